@@ -1,0 +1,277 @@
+// The kernels, compiled once per instruction set (CMakeLists.txt names the set in GRADCLIP_ISA).
+//
+// Sums run in float64: the square of any float32 is exact enough and cannot overflow there, and once memory is the
+// limit the conversion costs nothing. Whatever only compares magnitudes works on the bits as unsigned integers.
+#include "kernels.h"
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace gradclip {
+// No template or inline function of the standard library below: the linker would keep one copy for all instruction
+// sets, and a CPU without AVX-512 might get the wrong one.
+namespace {
+
+#include "lanes.h"
+
+template <class V>
+[[gnu::always_inline]] inline V smaller(V a, V b) { return b < a ? b : a; }
+
+template <class V>
+[[gnu::always_inline]] inline V larger(V a, V b) { return a < b ? b : a; }
+
+// A partial vector of the last n < kLanes elements, padded with zeros.
+template <class T>
+struct Tail {
+  typename T::Bits bits[kLanes] = {};
+  Tail(const typename T::Bits* x, std::size_t n) { std::memcpy(bits, x, n * sizeof *x); }
+};
+
+template <class Bits>
+constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
+
+template <class T>
+double value(typename T::Bits bits) {
+  return T::load(Tail<T>(&bits, 1).bits)[0];
+}
+
+// sum of power(x * factor) over n elements; four chains hide the latency of the addition.
+template <class T, class Power>
+[[gnu::always_inline]] inline double sum(const typename T::Bits* x, std::size_t n, double factor, Power power) {
+  F64 chain[4] = {};
+  std::size_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    F64 v[4];
+    load_four<T>(x + i, v);
+    for (int j = 0; j < 4; ++j) chain[j] += power(v[j] * factor);
+  }
+  for (; i + kLanes <= n; i += kLanes) chain[0] += power(T::load(x + i) * factor);
+  const F64 lanes = (chain[0] + chain[1]) + (chain[2] + chain[3]);
+  double total = 0;
+  for (int j = 0; j < kLanes; ++j) total += lanes[j];
+  if (i < n) {
+    const F64 last = power(T::load(Tail<T>(x + i, n - i).bits) * factor);
+    for (std::size_t j = 0; j < n - i; ++j) total += last[j];
+  }
+  return total;
+}
+
+namespace reals {
+
+[[gnu::always_inline]] inline F64 absolute(F64 x) { return bit_cast<F64>(bit_cast<I64>(x) & INT64_MAX); }
+
+[[gnu::always_inline]] inline F64 square_root(F64 x) {
+  for (int j = 0; j < kLanes; ++j) x[j] = std::sqrt(x[j]);
+  return x;
+}
+
+template <class T>
+double power_sum(const void* data, std::size_t n, double p, double factor) {
+  const auto* x = static_cast<const typename T::Bits*>(data);
+  if (p == 2 && factor == 1) return sum<T>(x, n, 1, [](F64 v) { return v * v; });
+  if (p == 1) return sum<T>(x, n, factor, absolute);
+  const double halves = 2 * p;
+  if (halves == std::floor(halves) && halves > 0 && halves <= 12) {
+    const int whole = static_cast<int>(p);
+    const bool root = whole != p;
+    return sum<T>(x, n, factor, [=](F64 v) {
+      v = absolute(v);
+      F64 product = root ? square_root(v) : F64{} + 1;
+      for (int k = 0; k < whole; ++k) product *= v;
+      return product;
+    });
+  }
+  return sum<T>(x, n, factor, [=](F64 v) {
+    for (int j = 0; j < kLanes; ++j) v[j] = std::pow(std::fabs(v[j]), p);
+    return v;
+  });
+}
+
+template <class T>
+double largest(const void* data, std::size_t n) {
+  using Bits = typename T::Bits;
+  const auto* x = static_cast<const Bits*>(data);
+  Bits most = 0;
+  for (std::size_t i = 0; i < n; ++i) most = larger<Bits>(most, x[i] & kMagnitude<Bits>);
+  return value<T>(most);
+}
+
+template <class T>
+double smallest(const void* data, std::size_t n) {
+  using Bits = typename T::Bits;
+  const auto* x = static_cast<const Bits*>(data);
+  Bits least = T::kInfinity, most = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    least = smaller<Bits>(least, x[i] & kMagnitude<Bits>);
+    most = larger<Bits>(most, x[i] & kMagnitude<Bits>);
+  }
+  return value<T>(most > T::kInfinity ? most : least);
+}
+
+template <class T>
+std::size_t count_nonzero(const void* data, std::size_t n) {
+  using Bits = typename T::Bits;
+  const auto* x = static_cast<const Bits*>(data);
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < n; ++i) count += (x[i] & kMagnitude<Bits>) != 0;
+  return count;
+}
+
+template <class T>
+void scale_exactly(typename T::Bits* x, std::size_t n, double coef) {
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) T::store(x + i, T::load(x + i) * coef);
+  if (i < n) {
+    Tail<T> tail(x + i, n - i);
+    T::store(tail.bits, T::load(tail.bits) * coef);
+    std::memcpy(x + i, tail.bits, (n - i) * sizeof *x);
+  }
+}
+
+template <class T>
+void scale(void* data, std::size_t n, double coef) {
+  scale_exactly<T>(static_cast<typename T::Bits*>(data), n, coef);
+}
+
+// A float32 product of a 16-bit element with the rounded coefficient is off by one unit in its last place at most.
+// Where both its neighbours round to the same 16 bits, so does the exact product; elsewhere (one block in a hundred)
+// the block is done again in float64.
+template <class T>
+void scale_narrow(void* data, std::size_t n, double coef) {
+  auto* x = static_cast<std::uint16_t*>(data);
+  constexpr std::size_t kBlock = 32 * kLanes;
+  const bool normal = coef >= 0x1p-126 && coef <= 1;  // so that rounding it costs half a unit and no more
+  const float single = static_cast<float>(coef);
+  std::size_t begin = 0;
+  for (; normal && begin + kBlock <= n; begin += kBlock) {
+    std::uint16_t rounded[kBlock];
+    U32 unsure = {};
+    for (std::size_t i = 0; i < kBlock; i += kLanes) {
+      const U16 nearest = T::round(T::load_single(x + begin + i) * single, &unsure);
+      std::memcpy(rounded + i, &nearest, sizeof nearest);
+    }
+    std::uint32_t any = 0;
+    for (int j = 0; j < kLanes; ++j) any |= unsure[j];
+    if (any) scale_exactly<T>(x + begin, kBlock, coef);
+    else std::memcpy(x + begin, rounded, sizeof rounded);
+  }
+  scale_exactly<T>(x + begin, n - begin, coef);
+}
+
+template <>
+void scale<BFloat16>(void* x, std::size_t n, double coef) { scale_narrow<BFloat16>(x, n, coef); }
+
+template <>
+void scale<Float16>(void* x, std::size_t n, double coef) { scale_narrow<Float16>(x, n, coef); }
+
+template <class T>
+void clamp(void* data, std::size_t n, double bound) {
+  using Bits = typename T::Bits;
+  auto* x = static_cast<Bits*>(data);
+  Bits lanes[kLanes];
+  T::store(lanes, F64{} + bound);
+  const Bits limit = lanes[0];
+  constexpr std::size_t kBlock = 512;
+  for (std::size_t begin = 0; begin < n; begin += kBlock) {
+    const std::size_t end = smaller(begin + kBlock, n);
+    Bits most = 0;
+    for (std::size_t i = begin; i < end; ++i) most = larger<Bits>(most, x[i] & kMagnitude<Bits>);
+    if (most <= limit) continue;  // nothing to write
+    for (std::size_t i = begin; i < end; ++i) {
+      const Bits magnitude = x[i] & kMagnitude<Bits>;
+      const Bits clamped = static_cast<Bits>((x[i] & ~kMagnitude<Bits>) | limit);
+      x[i] = magnitude > limit && magnitude <= T::kInfinity ? clamped : x[i];
+    }
+  }
+}
+
+}  // namespace reals
+
+// A complex element is a pair of reals, unless its modulus counts.
+template <class T>
+struct Complex {
+  // Calls `use(moduli, count)` on block after block of moduli, which are float64.
+  template <class Use>
+  static void moduli(const void* data, std::size_t n, double factor, Use use) {
+    const auto* x = static_cast<const typename T::Bits*>(data);
+    constexpr std::size_t kBlock = 256;
+    Float64::Bits block[kBlock];
+    for (std::size_t begin = 0; begin < n; begin += kBlock) {
+      const std::size_t count = smaller<std::size_t>(kBlock, n - begin);
+      for (std::size_t i = 0; i < count; ++i) {
+        const auto* z = x + 2 * (begin + i);
+        block[i] = bit_cast<Float64::Bits>(factor * std::hypot(value<T>(z[0]), value<T>(z[1])));
+      }
+      use(block, count);
+    }
+  }
+
+  static double power_sum(const void* x, std::size_t n, double p, double factor) {
+    if (p == 2) return reals::power_sum<T>(x, 2 * n, p, factor);
+    double total = 0;
+    moduli(x, n, factor, [&](const auto* block, std::size_t count) {
+      total += reals::power_sum<Float64>(block, count, p, 1);
+    });
+    return total;
+  }
+
+  static double largest(const void* x, std::size_t n) {
+    Float64::Bits most = 0;
+    moduli(x, n, 1, [&](const auto* block, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) most = larger(most, block[i]);
+    });
+    return bit_cast<double>(most);
+  }
+
+  static double smallest(const void* x, std::size_t n) {
+    Float64::Bits least = Float64::kInfinity, most = 0;
+    moduli(x, n, 1, [&](const auto* block, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) least = smaller(least, block[i]), most = larger(most, block[i]);
+    });
+    return bit_cast<double>(most > Float64::kInfinity ? most : least);
+  }
+
+  static std::size_t count_nonzero(const void* x, std::size_t n) {
+    std::size_t total = 0;
+    moduli(x, n, 1, [&](const auto* block, std::size_t count) {
+      total += reals::count_nonzero<Float64>(block, count);
+    });
+    return total;
+  }
+
+  static void scale(void* x, std::size_t n, double coef) { reals::scale<T>(x, 2 * n, coef); }
+  static void clamp(void* x, std::size_t n, double bound) { reals::clamp<T>(x, 2 * n, bound); }
+};
+
+std::uint64_t read(const void* data, std::size_t bytes) {
+  const auto* x = static_cast<const char*>(data);
+  I64 chain[4] = {};
+  for (std::size_t i = 0; i + sizeof chain <= bytes; i += sizeof chain)
+    for (int j = 0; j < 4; ++j) chain[j] ^= load_raw<I64>(x + i + j * sizeof(I64));
+  const I64 lanes = (chain[0] ^ chain[1]) ^ (chain[2] ^ chain[3]);
+  return static_cast<std::uint64_t>(lanes[0] ^ lanes[1]);
+}
+
+#define GRADCLIP_EVERY_DTYPE(op) \
+  {reals::op<Float16>, reals::op<BFloat16>, reals::op<Float32>, reals::op<Float64>, Complex<Float32>::op, Complex<Float64>::op}
+
+constexpr Kernels kTable = {
+    GRADCLIP_ISA_NAME,
+    GRADCLIP_EVERY_DTYPE(power_sum),
+    GRADCLIP_EVERY_DTYPE(largest),
+    GRADCLIP_EVERY_DTYPE(smallest),
+    GRADCLIP_EVERY_DTYPE(count_nonzero),
+    GRADCLIP_EVERY_DTYPE(scale),
+    GRADCLIP_EVERY_DTYPE(clamp),
+    read,
+};
+
+}  // namespace
+
+const Kernels* GRADCLIP_ISA() { return &kTable; }
+
+}  // namespace gradclip

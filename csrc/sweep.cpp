@@ -1,0 +1,146 @@
+#include "sweep.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+namespace gradclip {
+namespace {
+
+// Chunks are the same whatever the number of threads, and their results are combined in their order: the bits of a
+// norm depend on the gradients alone.
+constexpr std::int64_t kChunk = 1 << 16;
+
+// An OpenMP pool does not survive fork(): its threads are gone, and the next parallel region would wait for them.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+struct Chunk {
+  void* data;
+  std::int64_t numel;
+  std::size_t tensor;
+  DType dtype;
+
+  int type() const { return static_cast<int>(dtype); }
+};
+
+struct Chunks : std::vector<Chunk> {
+  // Pieces of `piece(tensor)` elements, none across two tensors.
+  template <class Piece>
+  Chunks(const std::vector<Dense>& tensors, const Piece& piece) {
+    reserve(tensors.size());
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      const Dense& tensor = tensors[t];
+      const std::int64_t length = piece(tensor);
+      for (std::int64_t begin = 0; begin < tensor.numel; begin += length)
+        push_back({static_cast<char*>(tensor.data) + begin * element_size(tensor.dtype),
+                   std::min(length, tensor.numel - begin), t, tensor.dtype});
+    }
+  }
+
+  explicit Chunks(const std::vector<Dense>& tensors) : Chunks(tensors, [](const Dense&) { return kChunk; }) {}
+
+  // Calls `body(chunk, its index)` for all of them, on up to `threads` threads.
+  template <class Body>
+  void for_each(int threads, const Body& body) const {
+    const auto count = static_cast<std::int64_t>(size());
+    if (threads <= 1 || forked.load(std::memory_order_relaxed)) {
+      for (std::int64_t i = 0; i < count; ++i) body((*this)[i], i);
+      return;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (std::int64_t i = 0; i < count; ++i) body((*this)[i], i);
+  }
+};
+
+struct Norm {
+  double type;
+
+  double identity() const { return type == -std::numeric_limits<double>::infinity() ? -type : 0; }
+
+  double combine(double a, double b) const {
+    if (!std::isinf(type)) return a + b;
+    if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<double>::quiet_NaN();
+    return type > 0 ? std::max(a, b) : std::min(a, b);
+  }
+
+  double of(const Chunk& chunk, double factor) const {
+    const Kernels& kernel = kernels();
+    const auto n = static_cast<std::size_t>(chunk.numel);
+    if (type == 0) return static_cast<double>(kernel.count_nonzero[chunk.type()](chunk.data, n));
+    if (std::isinf(type)) return (type > 0 ? kernel.largest : kernel.smallest)[chunk.type()](chunk.data, n);
+    return kernel.power_sum[chunk.type()](chunk.data, n, type, factor);
+  }
+};
+
+}  // namespace
+
+bool worth_threads(const std::vector<Dense>& tensors) {
+  constexpr std::int64_t kEnough = 1 << 19;
+  std::int64_t elements = 0;
+  for (const Dense& tensor : tensors) elements += tensor.numel;
+  return elements >= kEnough;
+}
+
+double measure(const std::vector<Dense>& tensors, double norm_type, double factor, int threads, double* each) {
+  const Norm norm{norm_type};
+  const Chunks chunks(tensors);
+  std::vector<double> partials(chunks.size());
+  chunks.for_each(threads, [&](const Chunk& chunk, std::int64_t i) { partials[i] = norm.of(chunk, factor); });
+
+  if (each) std::fill_n(each, tensors.size(), norm.identity());
+  double total = norm.identity();
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    total = norm.combine(total, partials[i]);
+    if (each) each[chunks[i].tensor] = norm.combine(each[chunks[i].tensor], partials[i]);
+  }
+  return total;
+}
+
+void scale(const std::vector<Dense>& tensors, const double* coefs, std::size_t num_coefs, int threads) {
+  Chunks(tensors).for_each(threads, [=](const Chunk& chunk, std::int64_t) {
+    const double coef = coefs[num_coefs == 1 ? 0 : chunk.tensor];
+    if (coef != 1) kernels().scale[chunk.type()](chunk.data, static_cast<std::size_t>(chunk.numel), coef);
+  });
+}
+
+void clamp(const std::vector<Dense>& tensors, double bound, int threads) {
+  Chunks(tensors).for_each(threads, [=](const Chunk& chunk, std::int64_t) {
+    kernels().clamp[chunk.type()](chunk.data, static_cast<std::size_t>(chunk.numel), bound);
+  });
+}
+
+void row_square_sums(const std::vector<Dense>& tensors, double* out, int threads) {
+  std::vector<double*> first;  // where the rows of each tensor go
+  for (const Dense& tensor : tensors) {
+    first.push_back(out);
+    out = std::fill_n(out, tensor.rows, 0.0);
+  }
+
+  const auto columns = [](const Dense& tensor) { return std::max<std::int64_t>(1, tensor.numel / tensor.rows); };
+  const Chunks chunks(tensors, [&](const Dense& tensor) {
+    if (!tensor.rows) return kChunk;  // nothing to cut
+    return std::max<std::int64_t>(1, kChunk / columns(tensor)) * columns(tensor);
+  });
+  chunks.for_each(threads, [&](const Chunk& chunk, std::int64_t) {
+    const Dense& tensor = tensors[chunk.tensor];
+    const std::size_t bytes = element_size(chunk.dtype) * columns(tensor);
+    auto* row = static_cast<char*>(chunk.data);
+    double* sum = first[chunk.tensor] + (row - static_cast<char*>(tensor.data)) / bytes;
+    for (std::int64_t left = chunk.numel; left > 0; left -= columns(tensor), row += bytes)
+      *sum++ = kernels().power_sum[chunk.type()](row, static_cast<std::size_t>(columns(tensor)), 2, 1);
+  });
+}
+
+std::uint64_t read(const std::vector<Dense>& tensors, int threads) {
+  std::atomic<std::uint64_t> mixed{0};
+  Chunks(tensors).for_each(threads, [&](const Chunk& chunk, std::int64_t) {
+    mixed ^= kernels().read(chunk.data, element_size(chunk.dtype) * static_cast<std::size_t>(chunk.numel));
+  });
+  return mixed;
+}
+
+}  // namespace gradclip

@@ -1,0 +1,29 @@
+"""The errors of gradclip.
+
+    GradClipError
+    ├── NonFiniteGradientError(RuntimeError)     a norm that is NaN or infinite, where an error was asked for
+    ├── OverlappingGradientError(RuntimeError)   a gradient that cannot be written in place
+    └── BackendUnavailableError(RuntimeError)    a backend asked for by name that cannot run here
+
+A wrong argument raises the built-in `TypeError` or `ValueError`. Each class above also is the built-in error that
+`torch.nn.utils` raises in its place, so code that catches that one goes on working.
+"""
+
+
+class GradClipError(Exception):
+    """The base of the errors that gradclip defines."""
+
+
+class NonFiniteGradientError(GradClipError, RuntimeError):
+    """The total norm is NaN or infinite, and `nonfinite="raise"` or `error_if_nonfinite=True` was given.
+
+    The message names the first parameters, with their counts of NaN and infinite elements. No gradient was changed.
+    """
+
+
+class OverlappingGradientError(GradClipError, RuntimeError):
+    """Several elements of a gradient share one place in memory, as after `expand`, so it cannot be scaled in place."""
+
+
+class BackendUnavailableError(GradClipError, RuntimeError):
+    """`GRADCLIP_BACKEND` names a backend that cannot run here; the message says why."""

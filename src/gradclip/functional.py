@@ -1,0 +1,285 @@
+"""The drop-in: the pipeline called once, under torch's names.
+
+Each function has the name, the arguments and the meaning that it has in `torch.nn.utils`; what is ours comes after
+torch's arguments and by keyword. `foreach` is accepted for compatibility and has no effect.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gradclip.exceptions import NonFiniteGradientError
+from gradclip.gradients import GradientSet, collect, gather
+from gradclip.norms import coefficient, one_unless_finite
+from gradclip.parameters import Parameters
+from gradclip.validation import (
+    NonFinite,
+    check_eps,
+    check_max_norm,
+    check_nonfinite,
+    check_norm_type,
+    check_total_norm,
+)
+
+
+def clip_grad_norm_(
+    parameters: Parameters,
+    max_norm: float | Tensor,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+    foreach: bool | None = None,  # noqa: ARG001, FBT001
+    *,
+    eps: float = 1e-6,
+    nonfinite: NonFinite = "propagate",
+) -> Tensor:
+    r"""Scale gradients in place so that their total norm is at most `max_norm`.
+
+    With :math:`g` the gradients of `parameters` viewed as one vector,
+
+    .. math:: g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert_p + \epsilon}\right),
+
+    where :math:`c` is `max_norm`, :math:`p` is `norm_type` and :math:`\epsilon` is `eps`. Norm and coefficient are
+    float64 and each element is rounded once. Where the coefficient is 1, no byte changes.
+
+    Args:
+        parameters: Whose gradients to clip: a tensor, an iterable of tensors or of (name, tensor) pairs, a module, or
+            an optimizer. Parameters without a gradient are skipped, repeated ones counted and scaled once. Sparse
+            COO and complex gradients count by their values and moduli.
+        max_norm: Largest total norm left after the call, in the units of the gradients, >= 0. `math.inf` measures
+            only. A 0-dim tensor on another device is never read back to the host.
+        norm_type: Order of the norm, any real number or `math.inf` (or `"inf"`); 0 counts non-zero elements, and
+            `-math.inf` is the smallest absolute value.
+        error_if_nonfinite: The same as `nonfinite="raise"`.
+        foreach: Has no effect.
+        eps: Added to the norm before dividing by it, >= 0.
+        nonfinite: What to do about a total norm that is NaN or infinite. `"propagate"` does torch's arithmetic,
+            which leaves zeros and NaNs; `"raise"` raises with the names of the parameters; `"keep"` touches nothing;
+            `"sanitize"` sets non-finite elements to 0, then clips and returns the norm of the rest.
+
+    Returns:
+        The total norm before clipping: 0-dim, float32 (float64 where any gradient has that precision), on the device
+        of the first gradient.
+
+    Raises:
+        NonFiniteGradientError: If the total norm is not finite and `"raise"` was asked for.
+        OverlappingGradientError: If a gradient cannot be written in place.
+        TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
+        ValueError: If `max_norm` or `eps` is negative or NaN, or another argument has no meaning.
+
+        On every error, all gradients are as they were.
+
+    Example:
+        >>> import torch, gradclip
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> w.grad = torch.tensor([3.0, 4.0])
+        >>> gradclip.clip_grad_norm_([w], max_norm=1.0)
+        tensor(5.)
+        >>> w.grad
+        tensor([0.6000, 0.8000])
+
+    Note:
+        *Host sync:* on another device than the CPU nothing is read back, unless `"raise"` or `"sanitize"` asks.
+
+        *Differs from torch:* the norm neither overflows nor underflows nor drifts, and never rounds to bfloat16 or
+        float16; `norm_type=0` counts elements, where torch counts tensors; the norm of no elements is 0.
+
+    References:
+        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013,
+        arXiv:1211.5063, section 3.2, algorithm 1.
+    """
+    function = "clip_grad_norm_"
+    max_norm = check_max_norm(function, max_norm)
+    if norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
+        norm_type = check_norm_type(function, norm_type)
+    if eps != 1e-6:  # noqa: PLR2004
+        eps = check_eps(function, eps)
+    if error_if_nonfinite or nonfinite != "propagate":
+        nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
+    gradients = collect(function, parameters, norm_type)
+    total_norm = gradients.total_norm(norm_type)
+    if nonfinite in {"raise", "sanitize"} and not math.isfinite(total_norm):
+        if nonfinite == "raise":
+            raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
+        gradients.zero_nonfinite_()
+        total_norm = gradients.total_norm(norm_type, in_units=True)
+    coef = coefficient(total_norm, max_norm, eps)
+    if nonfinite == "keep":
+        coef = one_unless_finite(coef, total_norm)
+    gradients.scale_(coef)
+    return gradients.as_tensor(total_norm)
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+    foreach: bool | None = None,  # noqa: ARG001, FBT001
+) -> Tensor:
+    r"""Return the norm :math:`\lVert x \rVert_p` of all tensors viewed as one vector; nothing is written.
+
+    Args:
+        tensors: Gradients, or any floating-point tensors; repeated ones count once.
+        norm_type: Order :math:`p` of the norm, as in `clip_grad_norm_`.
+        error_if_nonfinite: Whether to raise where the norm is NaN or infinite.
+        foreach: Has no effect.
+
+    Returns:
+        The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first.
+
+    Raises:
+        NonFiniteGradientError: If the norm is not finite and `error_if_nonfinite` is true.
+        TypeError: If `tensors` holds anything else than real or complex floating-point tensors.
+        ValueError: If `norm_type` is not an order.
+
+    Example:
+        >>> import torch, gradclip
+        >>> gradclip.get_total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5.)
+    """
+    function = "get_total_norm"
+    norm_type = check_norm_type(function, norm_type)
+    gradients = gather(function, tensors)
+    total_norm = gradients.total_norm(norm_type)
+    if error_if_nonfinite and not math.isfinite(total_norm):
+        raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
+    return gradients.as_tensor(total_norm)
+
+
+def clip_grads_with_norm_(
+    parameters: Parameters,
+    max_norm: float | Tensor,
+    total_norm: float | Tensor,
+    foreach: bool | None = None,  # noqa: ARG001, FBT001 -- torch's signature
+    *,
+    eps: float = 1e-6,
+) -> None:
+    r"""Scale gradients in place by :math:`\min(1, c / (n + \epsilon))`, for a norm known already.
+
+    Args:
+        parameters: Whose gradients to scale, as in `clip_grad_norm_`.
+        max_norm: The bound :math:`c` >= 0; `math.inf` touches no byte.
+        total_norm: The norm :math:`n` >= 0 of all gradients, as `get_total_norm` returns it.
+        foreach: Has no effect.
+        eps: The :math:`\epsilon` >= 0 of the formula.
+
+    Raises:
+        OverlappingGradientError: If a gradient cannot be written in place.
+        TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
+        ValueError: If `max_norm`, `total_norm` or `eps` is negative, or a bound is NaN.
+
+    Example:
+        >>> import torch, gradclip
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> w.grad = torch.tensor([3.0, 4.0])
+        >>> gradclip.clip_grads_with_norm_([w], max_norm=1.0, total_norm=gradclip.get_total_norm([w.grad]))
+        >>> w.grad
+        tensor([0.6000, 0.8000])
+    """
+    function = "clip_grads_with_norm_"
+    max_norm = check_max_norm(function, max_norm)
+    norm = check_total_norm(function, total_norm)
+    eps = check_eps(function, eps)
+    collect(function, parameters).scale_(coefficient(norm, max_norm, eps))
+
+
+def clip_grad_value_(
+    parameters: Parameters,
+    clip_value: float | Tensor,
+    foreach: bool | None = None,  # noqa: ARG001, FBT001 -- torch's signature
+) -> None:
+    """Limit every element of every gradient to [-clip_value, clip_value], in place.
+
+    Args:
+        parameters: Whose gradients to clip, as in `clip_grad_norm_`. Of a complex gradient, the real and the
+            imaginary part are limited each for itself; of a sparse one, the sum of duplicate entries is.
+        clip_value: Largest absolute value left, >= 0, rounded to the dtype of the gradient; `math.inf` changes nothing.
+        foreach: Has no effect.
+
+    Raises:
+        OverlappingGradientError: If a gradient cannot be written in place.
+        TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
+        ValueError: If `clip_value` is negative or NaN.
+
+    Example:
+        >>> import torch, gradclip
+        >>> w = torch.nn.Parameter(torch.zeros(3))
+        >>> w.grad = torch.tensor([-3.0, 0.5, 4.0])
+        >>> gradclip.clip_grad_value_([w], clip_value=1.0)
+        >>> w.grad
+        tensor([-1.0000,  0.5000,  1.0000])
+
+    Note:
+        NaN stays NaN. *Host sync:* a `clip_value` on another device is read back.
+
+    References:
+        Mikolov, Statistical Language Models Based on Neural Networks, PhD thesis, Brno, 2012.
+    """
+    function = "clip_grad_value_"
+    bound = float(check_max_norm(function, clip_value, "clip_value"))
+    collect(function, parameters).clamp_(bound)
+
+
+def clip_coefficient(total_norm: float | Tensor, max_norm: float | Tensor, eps: float = 1e-6) -> Tensor:
+    r"""Return the multiplier :math:`\min(1, c / (n + \epsilon))` that clipping applies.
+
+    Args:
+        total_norm: The norm :math:`n` >= 0.
+        max_norm: The bound :math:`c` >= 0.
+        eps: The :math:`\epsilon` >= 0.
+
+    Returns:
+        The coefficient in [0, 1]: 0-dim, float64, on the device of `total_norm`. NaN where the norm is.
+
+    Raises:
+        TypeError: If an argument is not a number or a tensor of one.
+        ValueError: If an argument is negative, or a bound is NaN.
+
+    Example:
+        >>> import gradclip
+        >>> gradclip.clip_coefficient(total_norm=5.0, max_norm=1.0, eps=0.0)
+        tensor(0.2000, dtype=torch.float64)
+    """
+    function = "clip_coefficient"
+    norm = check_total_norm(function, total_norm)
+    bound = check_max_norm(function, max_norm)
+    coef = coefficient(norm, bound, check_eps(function, eps))
+    return torch.as_tensor(coef, dtype=torch.float64)
+
+
+def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tensor]:
+    """Return the norm of the gradient of each parameter, in one pass; nothing is written.
+
+    Args:
+        parameters: Whose gradients to measure, as in `clip_grad_norm_`. Parameters without one are left out.
+        norm_type: Order of the norms, as in `clip_grad_norm_`.
+
+    Returns:
+        Norms by name, in order: 0-dim, float32 (float64 where any gradient has that precision), each on the device of
+        its gradient. Where no names are given, they are `parameters[0]`, `parameters[1]` and so on.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
+        ValueError: If `norm_type` is not an order.
+
+    Example:
+        >>> import torch, gradclip
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([1.0])
+        >>> gradclip.get_norms(layer)
+        {'weight': tensor(5.), 'bias': tensor(1.)}
+    """
+    function = "get_norms"
+    norm_type = check_norm_type(function, norm_type)
+    gradients = collect(function, parameters)
+    return {gradients.name(position): norm for position, norm in enumerate(gradients.norms(norm_type))}
+
+
+def _nonfinite_message(gradients: GradientSet, norm_type: float) -> str:
+    # The first two sentences are torch's, for the sake of code that matches them.
+    return (
+        f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be clipped. "
+        "To disable this error and scale the gradients by the non-finite norm anyway, set "
+        f"`error_if_nonfinite=False`. {gradients.describe_nonfinite()}"
+    )

@@ -1,0 +1,251 @@
+"""Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
+
+import math
+import sys
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gradclip import norms, validation
+from gradclip.norms import Scalar, finish, needs_unit
+from gradclip.ops import dispatch
+from gradclip.ops.dispatch import scalar
+from gradclip.parameters import Parameters, flatten
+
+SHOWN = 3
+"""How many gradients with non-finite elements a message names."""
+
+CPU = torch.device("cpu")
+FLOAT32_BITS = 32
+
+
+def collect(function: str, parameters: Parameters, norm_type: float | None = None) -> "GradientSet":
+    """Collect the gradients of parameters, to read and to write: each once, in order, without those that are None.
+
+    Args:
+        function: The public function that was called, for messages.
+        parameters: Any accepted input.
+        norm_type: The order of the norm that will be asked for: it may be measured on the way.
+
+    Raises:
+        TypeError: For anything else than parameters, gradients passed in their place included.
+        OverlappingGradientError: If a gradient cannot be written in place.
+    """
+    tensors, names = (parameters, None) if type(parameters) is list else flatten(function, parameters)
+    backend = dispatch.native()
+    if backend is not None and (answer := backend.collect(tensors, norm_type)) is not None:
+        gradients, bits, partial = answer
+        buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
+        dtype = torch.float32 if bits <= FLOAT32_BITS else torch.float64
+        return GradientSet(tensors, names, gradients, dtype, CPU, buckets, {norm_type: partial})
+
+    if tensors is parameters:  # a list, of pairs perhaps
+        tensors, names = flatten(function, parameters)
+    _check_tensors(function, "parameters", tensors)
+    gradients = list({id(gradient): gradient for owner in tensors if (gradient := owner.grad) is not None}.values())
+    if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
+        validation.refuse_gradients(function)
+    found = _of_any_kind(tensors, names, gradients)
+    for position, gradient in enumerate(gradients):
+        _check_kind(function, found, position)
+        if _overlaps(gradient):
+            validation.refuse_overlap(function, found.name(position), gradient)
+    found.bucket()
+    return found
+
+
+def gather(function: str, tensors: Tensor | Iterable[Tensor]) -> "GradientSet":
+    """Collect tensors that are gradients themselves, to read only."""
+    listed, names = flatten(function, tensors, argument="tensors")
+    _check_tensors(function, "tensors", listed)
+    found = _of_any_kind(listed, names, list({id(x): x for x in listed}.values()))
+    for position in range(len(found.gradients)):
+        _check_kind(function, found, position)
+    found.bucket()
+    return found
+
+
+@final
+class GradientSet:
+    """The gradients of one clip: each counted once, with a name, in buckets that one backend takes in one call.
+
+    A sparse gradient stands for its values. Where it is not coalesced, what has a norm is the sum of its duplicates: a
+    coalesced copy is measured, and scaling the values of the original scales that sum.
+
+    Attributes:
+        gradients: The gradients as they were found.
+        dtype: That of their norm: float32, or float64 where any gradient has this precision.
+        device: That of their norm: the device of the first gradient.
+    """
+
+    __slots__ = ("_measured", "_names", "_owners", "_partials", "_uncoalesced", "_written", "device", "dtype", "gradients")
+
+    def __init__(
+        self,
+        owners: list[Tensor],
+        names: list[str] | None,
+        gradients: list[Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        buckets: list[dispatch.Bucket],
+        partials: dict[float | None, Scalar],
+    ) -> None:
+        """Take gradients, who owns them, the buckets they are in, and the partials known already, by order."""
+        self._owners = owners
+        self._names = names
+        self._measured = self._written = buckets
+        self._partials = partials
+        self._uncoalesced: list[tuple[Tensor, Tensor]] = []
+        self.gradients = gradients
+        self.dtype = dtype
+        self.device = device
+
+    def bucket(self) -> None:
+        """Put the gradients in buckets, sparse ones by their values."""
+        self._partials.clear()
+        self._uncoalesced = [(x, x.coalesce()) for x in self.gradients if x.is_sparse and not x.is_coalesced()]
+        summed = {id(original): coalesced for original, coalesced in self._uncoalesced}
+        self._measured = self._written = dispatch.bucket([_values(summed.get(id(x), x)) for x in self.gradients])
+        if self._uncoalesced:
+            self._written = dispatch.bucket([_values(x) for x in self.gradients])
+
+    def name(self, position: int) -> str:
+        """Return the name of a gradient: that of the first tensor that owns it, or its place like `parameters[3]`."""
+        wanted = self.gradients[position]
+        for place, owner in enumerate(self._owners):
+            if owner is wanted:
+                return f"tensors[{place}]"
+            if owner.grad is wanted:
+                return self._names[place] if self._names is not None else f"parameters[{place}]"
+        msg = f"gradient {position} has no owner"
+        raise LookupError(msg)
+
+    def as_tensor(self, norm: Scalar) -> Tensor:
+        """Return a norm as torch does: 0-dim, on the device of the first gradient, rounded to `dtype` once."""
+        if isinstance(norm, Tensor):
+            return norm.to(self.device, self.dtype)
+        number = scalar(norm, self.dtype is torch.float64)
+        return number if self.device is CPU else number.to(self.device)
+
+    def total_norm(self, norm_type: float, *, in_units: bool = False) -> Scalar:
+        """Return the p-norm of all elements as one vector, in float64; 0 where there is no element.
+
+        In units of its extremum, the norm of float64 elements cannot overflow either; that takes a second pass.
+        """
+        if norm_type < 0.0 and all(x.numel() == 0 for x in self.gradients):
+            return 0.0
+        if in_units or needs_unit(norm_type):
+            return _norm_in_units(self._measured, norm_type)
+        partial = self._partials.get(norm_type)
+        return finish(_partial(self._measured, norm_type) if partial is None else partial, norm_type)
+
+    def norms(self, norm_type: float) -> list[Tensor]:
+        """Return the p-norm of each gradient in order: 0-dim, of `dtype`, on the gradient's device."""
+        each: dict[int, Tensor] = {}
+        for backend, tensors, positions in self._measured:
+            if needs_unit(norm_type):
+                own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
+                values = torch.stack([torch.as_tensor(norm, dtype=torch.float64) for norm in own])
+            else:
+                values = torch.as_tensor(finish(backend.measure_each(tensors, norm_type), norm_type))
+            each.update(zip(positions, values.to(self.dtype).unbind(), strict=True))
+        return [each[position] if x.numel() else torch.zeros_like(each[position]) for position, x in enumerate(self.gradients)]
+
+    def scale_(self, coef: Scalar) -> None:
+        """Multiply every gradient by one coefficient; 1 changes no byte."""
+        if not isinstance(coef, Tensor) and coef == 1.0:
+            return
+        self._partials.clear()
+        for backend, tensors, _ in self._written:
+            backend.scale_(tensors, coef)
+
+    def clamp_(self, bound: float) -> None:
+        """Limit every element, or real and imaginary part, to [-bound, bound]."""
+        for backend, tensors, _ in self._measured:
+            backend.clamp_(tensors, bound)
+        self._settle()
+
+    def zero_nonfinite_(self) -> None:
+        """Set every NaN or infinite element to 0."""
+        with torch.no_grad():
+            for _, tensors, _ in self._measured:
+                for x in tensors:
+                    x.masked_fill_(~x.isfinite(), 0.0)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Write what was done to coalesced copies back; the gradients are coalesced from then on."""
+        self._partials.clear()
+        if self._uncoalesced:
+            for original, coalesced in self._uncoalesced:
+                original.copy_(coalesced)
+            self.bucket()
+
+    def describe_nonfinite(self) -> str:
+        """Say which gradients hold NaN or infinite elements, the first by name and with their counts."""
+        found: dict[int, Tensor] = {}
+        for backend, tensors, positions in self._measured:
+            largest = backend.measure_each(tensors, math.inf).tolist()
+            found |= {p: x for p, x, most in zip(positions, tensors, largest, strict=True) if not math.isfinite(most)}
+        if not found:
+            return "No element is NaN or infinite: the sum of powers overflows float64."
+        shown = [
+            f"{self.name(p)} ({int(x.isnan().sum())} NaN, {int(x.isinf().sum())} Inf of {x.numel()} elements)"
+            for p, x in sorted(found.items())[:SHOWN]
+        ]
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"Found in {', '.join(shown)}{more}."
+
+
+def _partial(buckets: list[dispatch.Bucket], norm_type: float, factor: Scalar = 1.0) -> Scalar:
+    partials = [backend.measure(tensors, norm_type, factor) for backend, tensors, _ in buckets]
+    return norms.combine(partials, norm_type) if partials else norms.identity(norm_type)
+
+
+def _norm_in_units(buckets: list[dispatch.Bucket], norm_type: float) -> Scalar:
+    if not norms.is_power(norm_type):
+        return _partial(buckets, norm_type)
+    unit = norms.unit(_partial(buckets, math.copysign(math.inf, norm_type)))
+    return unit * finish(_partial(buckets, norm_type, 1.0 / unit), norm_type)
+
+
+def _of_any_kind(owners: list[Tensor], names: list[str] | None, gradients: list[Tensor]) -> GradientSet:
+    wide = any(x.dtype in {torch.float64, torch.complex128} for x in gradients)
+    device = gradients[0].device if gradients else CPU
+    device = CPU if device == CPU else device
+    return GradientSet(owners, names, gradients, torch.float64 if wide else torch.float32, device, [], {})
+
+
+def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
+    for place, x in enumerate(tensors):
+        if not isinstance(x, Tensor):
+            validation.refuse_element(function, argument, f"{argument}[{place}]", x)
+
+
+def _check_kind(function: str, found: GradientSet, position: int) -> None:
+    x = found.gradients[position]
+    if not x.is_floating_point() and not x.is_complex():
+        reason = "Only these have a norm."
+    elif x.layout not in {torch.strided, torch.sparse_coo}:
+        reason = "Convert it to a strided or a sparse COO tensor."
+    elif _is_distributed(x):
+        reason = "A sharded gradient needs a reduction over its mesh: call `torch.nn.utils` for it."
+    else:
+        return
+    validation.refuse_gradient(function, found.name(position), x, reason)
+
+
+def _is_distributed(x: Tensor) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, nobody made a DTensor
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def _overlaps(x: Tensor) -> bool:
+    strided = zip(x.shape, x.stride(), strict=True) if x.layout == torch.strided else ()
+    return any(size > 1 and stride == 0 for size, stride in strided)
+
+
+def _values(x: Tensor) -> Tensor:
+    return x._values() if x.is_sparse else x

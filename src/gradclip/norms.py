@@ -1,0 +1,106 @@
+r"""The algebra of p-norms: what is measured on a part of the gradients, how parts combine, how a norm finishes.
+
+The *partial* of a set of elements :math:`x` is
+
+=====================  ====================================  ==========  ==================
+order p                partial                               combine by  norm
+=====================  ====================================  ==========  ==================
+0                      number of :math:`x_i \ne 0`           sum         the partial
+:math:`\pm\infty`      largest or smallest :math:`|x_i|`     max or min  the partial
+any other              :math:`\sum_i |x_i|^p`                sum         its p-th root
+=====================  ====================================  ==========  ==================
+
+A partial is a float64: a Python `float` where it is known on the host, or a 0-dim tensor where it is on another device
+(reading it would wait for that device) or inside `torch.compile`. The functions below take both.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Scalar: TypeAlias = float | Tensor
+
+LARGEST_PLAIN_ORDER = 6.0
+"""Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64.
+
+Their exponents span -149 to 128, those of float64 -1074 to 1024: 149 p <= 1022 and 128 p + 31 <= 1023 give p <= 6.8.
+"""
+
+SMALLEST_UNIT = 1e-300
+"""Its inverse still is a float64."""
+
+
+def is_extremum(norm_type: float) -> bool:
+    """Whether partials combine by maximum or minimum instead of addition."""
+    return math.isinf(norm_type)
+
+
+def needs_unit(norm_type: float) -> bool:
+    """Whether elements must be divided by their extremum before the power is taken, even those of float32."""
+    return abs(norm_type) > LARGEST_PLAIN_ORDER and is_power(norm_type)
+
+
+def is_power(norm_type: float) -> bool:
+    """Whether a partial is a sum of powers, and its norm a root."""
+    return norm_type != 0.0 and not is_extremum(norm_type)
+
+
+def unit(extremum: Scalar) -> Scalar:
+    """Return what to divide by: the extremum, or 1 where a division by it would make no number."""
+    if isinstance(extremum, Tensor):
+        return torch.where((extremum > SMALLEST_UNIT) & (extremum < math.inf), extremum, 1.0)
+    return extremum if SMALLEST_UNIT < extremum < math.inf else 1.0
+
+
+def identity(norm_type: float) -> float:
+    """Return the partial of no elements."""
+    return math.inf if norm_type == -math.inf else 0.0
+
+
+def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
+    """Return the partial of a union of disjoint sets; tensors move to the device of the first."""
+    if len(partials) == 1:
+        return partials[0]
+    device = next((part.device for part in partials if isinstance(part, Tensor)), None)
+    values = torch.stack([torch.as_tensor(part, dtype=torch.float64, device=device) for part in partials])
+    if not is_extremum(norm_type):
+        combined = values.sum()
+    else:
+        combined = values.amax() if norm_type > 0 else values.amin()  # both propagate NaN
+    return combined.item() if device is None else combined
+
+
+def finish(partial: Scalar, norm_type: float) -> Scalar:
+    """Return the norm that a partial of all elements amounts to."""
+    if norm_type == 2.0:  # noqa: PLR2004
+        return partial.sqrt() if isinstance(partial, Tensor) else math.sqrt(partial)
+    if norm_type == 1.0 or not is_power(norm_type):
+        return partial
+    # torch's power has IEEE's answers where Python's raises: 0 ** -1 and overflow.
+    root = torch.as_tensor(partial, dtype=torch.float64).pow(1.0 / norm_type)
+    return root if isinstance(partial, Tensor) else root.item()
+
+
+def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
+    """Return min(1, max_norm / (total_norm + eps)): 1 for an infinite bound, NaN for a NaN norm under a finite one."""
+    if isinstance(total_norm, Tensor) or isinstance(max_norm, Tensor):
+        norm = torch.as_tensor(total_norm, dtype=torch.float64)
+        bound = torch.as_tensor(max_norm, dtype=torch.float64, device=norm.device)
+        divisor = norm + eps
+        coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
+        return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
+    divisor = total_norm + eps
+    if max_norm == math.inf or divisor == 0.0:
+        return 1.0
+    coef = max_norm / divisor
+    return 1.0 if coef > 1.0 else coef
+
+
+def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
+    """Return the coefficient, or 1 where the norm is NaN or infinite."""
+    if isinstance(coef, Tensor):
+        return torch.where(torch.as_tensor(total_norm).isfinite(), coef, 1.0)
+    return coef if math.isfinite(total_norm) else 1.0

@@ -1,0 +1,81 @@
+"""Which backend takes which tensors, and why a backend cannot run here.
+
+Dispatch goes by the tensors at call time. `GRADCLIP_BACKEND=native` or `reference` in the environment, read at import,
+forces one: `reference` then takes everything, and a `native` that is missing is an error instead of a fallback.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+
+from gradclip.exceptions import BackendUnavailableError
+from gradclip.ops.backend import Backend
+from gradclip.ops.reference import REFERENCE
+
+if TYPE_CHECKING:
+    from gradclip.ops.native import Native
+
+Bucket: TypeAlias = tuple[Backend, list[Tensor], Sequence[int]]
+"""A backend, tensors that it takes in one call, and where they stand in the list they come from."""
+
+NATIVE: "Native | None"
+NATIVE_MISSING: str
+"""Why `native` cannot run here, or an empty string."""
+
+try:
+    from gradclip.ops.native import NATIVE
+except ImportError as error:
+    NATIVE, NATIVE_MISSING = None, str(error)
+else:
+    NATIVE_MISSING = ""
+
+FORCED = os.environ.get("GRADCLIP_BACKEND", "")
+"""The backend that the environment asks for, or an empty string."""
+
+_NATIVE_IF_ALLOWED = NATIVE if FORCED in {"", "native"} else None
+
+
+def check_forced() -> None:
+    """Raise if the backend that the environment asks for does not exist or cannot run here."""
+    if FORCED not in {"", "native", "reference"}:
+        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {FORCED!r}. Unset it to let gradclip choose."
+        raise BackendUnavailableError(msg)
+    if FORCED == "native" and NATIVE is None:
+        msg = (
+            f"`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: {NATIVE_MISSING}. "
+            "Unset it to fall back to plain torch; `gradclip doctor` shows details."
+        )
+        raise BackendUnavailableError(msg)
+
+
+def native() -> "Native | None":
+    """Return the native backend where it may run: not under a compiler, which traces torch's operations alone."""
+    return None if is_dynamo_compiling() else _NATIVE_IF_ALLOWED
+
+
+def _torch_scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
+    """Return a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range."""
+    exact = torch.scalar_tensor(number, dtype=torch.float64, device="cpu")
+    return exact if wide else exact.to(torch.float32)
+
+
+scalar = _torch_scalar if _NATIVE_IF_ALLOWED is None else _NATIVE_IF_ALLOWED.scalar
+"""(number, wide) -> 0-dim CPU tensor."""
+
+
+def bucket(tensors: list[Tensor]) -> list[Bucket]:
+    """Cut any tensors into what one backend takes in one call each."""
+    check_forced()
+    kernels = native()
+    places: dict[tuple[torch.device, bool], list[int]] = {}
+    for position, x in enumerate(tensors):
+        on_native = kernels is not None and kernels.takes([x])
+        places.setdefault((x.device, on_native), []).append(position)
+    return [
+        (kernels if kernels is not None and on_native else REFERENCE, [tensors[i] for i in positions], positions)
+        for (_, on_native), positions in places.items()
+    ]

@@ -1,0 +1,65 @@
+"""The operations in C++, for dense CPU tensors: `csrc/` says how."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from gradclip.norms import Scalar
+from gradclip.ops import _native
+from gradclip.ops.backend import Backend
+
+ISA: str = _native.ISA
+"""The instruction set that this CPU runs the kernels with: avx512, avx2 or baseline. `GRADCLIP_ISA` asks for another."""
+
+
+@final
+class Native(Backend):
+    """One pass over memory an operation, on the threads that `torch.set_num_threads` allows."""
+
+    name = "native"
+
+    collect = staticmethod(_native.collect)
+    """(list of tensors, order of a norm or None) -> (their gradients, bits of the widest, partial of that norm).
+
+    Each gradient comes once; None stands for no gradient at all, or one that the kernels do not take.
+    """
+
+    scalar = staticmethod(_native.scalar)
+    """(number, whether as float64) -> 0-dim CPU tensor, float64 or float32."""
+
+    def takes(self, tensors: list[Tensor]) -> bool:
+        """Whether the kernels take all of them: dense, on the CPU, of a dtype that they know."""
+        return _native.widest(tensors) > 0
+
+    measure = staticmethod(_native.measure)
+
+    def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
+        out = torch.empty(len(tensors), dtype=torch.float64, device="cpu")
+        _native.measure_each(tensors, norm_type, out)
+        return out
+
+    def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
+        rows = [x.contiguous() for x in tensors]
+        out = torch.empty(sum(x.shape[0] if x.ndim else 1 for x in rows), dtype=torch.float64, device="cpu")
+        _native.row_square_sums(rows, out)
+        return out
+
+    def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
+        if isinstance(coef, Tensor):
+            coef = coef.to("cpu") if coef.ndim else coef.item()
+        elif coef == 1.0:
+            return
+        increment_version(tensors)
+        _native.scale_(tensors, coef)
+
+    def clamp_(self, tensors: list[Tensor], bound: float) -> None:
+        increment_version(tensors)
+        _native.clamp_(tensors, bound)
+
+    read = staticmethod(_native.read)
+    """(list of tensors) -> None: reads every byte, which is the floor that a benchmark of `measure` compares with."""
+
+
+NATIVE = Native()

@@ -1,0 +1,112 @@
+"""The operations in plain torch: what they mean, and the fallback on every device and for every layout."""
+
+import math
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import Scalar, combine, identity, is_extremum
+from gradclip.ops.backend import Backend
+
+PIECE = 2**20
+"""Elements that are widened to float64 at a time: 8 MiB of scratch, whatever the size of the gradients."""
+
+
+@final
+class Reference(Backend):
+    """Float64 arithmetic by torch operations, piece by piece."""
+
+    name = "reference"
+
+    @torch.no_grad()
+    def measure(self, tensors: list[Tensor], norm_type: float, factor: float | Tensor = 1.0) -> Scalar:
+        partials: list[Scalar] = [_partial(piece * factor, norm_type) for piece in _wide_pieces(tensors)]
+        if not partials:
+            return identity(norm_type)
+        partial = combine(partials, norm_type)
+        on_host = isinstance(partial, Tensor) and partial.device.type == "cpu" and not torch.compiler.is_compiling()
+        return partial.item() if on_host else partial
+
+    @torch.no_grad()
+    def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
+        return torch.stack([torch.as_tensor(self._measure_one(x, norm_type), device=x.device) for x in tensors])
+
+    def _measure_one(self, x: Tensor, norm_type: float) -> Tensor:
+        partials: list[Scalar] = [_partial(piece, norm_type) for piece in _wide_pieces([x])]
+        return torch.as_tensor(combine(partials or [identity(norm_type)], norm_type), dtype=torch.float64)
+
+    @torch.no_grad()
+    def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
+        rows = [x.reshape(x.shape[0] if x.ndim else 1, -1 if x.numel() else 0) for x in tensors]
+        return torch.cat([(_magnitude(x) ** 2).sum(dim=1) for x in rows])
+
+    @torch.no_grad()
+    def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
+        for i, x in enumerate(tensors):
+            own = coef[i] if isinstance(coef, Tensor) and coef.ndim else coef
+            if isinstance(own, float) and own == 1.0:
+                continue
+            factor = own.to(x.device) if isinstance(own, Tensor) else own
+            for piece in _pieces(x):
+                piece.copy_(_rounded(_wide(piece) * factor, piece.dtype))
+
+    @torch.no_grad()
+    def clamp_(self, tensors: list[Tensor], bound: float) -> None:
+        for x in tensors:
+            parts = torch.view_as_real(x) if x.is_complex() else x
+            parts.clamp_(-bound, bound)
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Views that together hold every element once; a tensor without a flat view stays whole."""
+    return x.view(-1).split(PIECE) if x.is_contiguous() else (x,)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    return _wide(x).abs()
+
+
+def _wide_pieces(tensors: list[Tensor]) -> Iterator[Tensor]:
+    """Yield all magnitudes as flat float64 vectors: large tensors cut, small ones of one dtype put together."""
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for x in tensors:
+        if x.numel() > PIECE:
+            yield from (_magnitude(piece).reshape(-1) for piece in _pieces(x))
+            continue
+        if x.numel() == 0:
+            continue
+        group = small.setdefault(x.dtype, [])
+        group.append(x.reshape(-1))
+        if sum(y.numel() for y in group) > PIECE:
+            yield _magnitude(torch.cat(group))
+            group.clear()
+    yield from (_magnitude(torch.cat(group)) for group in small.values() if group)
+
+
+def _partial(magnitudes: Tensor, norm_type: float) -> Tensor:
+    if norm_type == 0.0:
+        return torch.count_nonzero(magnitudes).to(torch.float64)
+    if is_extremum(norm_type):
+        return magnitudes.amax() if norm_type > 0 else magnitudes.amin()
+    return magnitudes.pow(norm_type).sum()
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float64 to `dtype` once; torch's own conversion goes through float32 and may round twice."""
+    if x.is_complex() or dtype.itemsize >= torch.float32.itemsize:
+        return x.to(dtype)
+    info = torch.finfo(dtype)
+    digits = 1 - round(math.log2(info.eps))
+    # Adding 1.5 * 2**52 units in the last place of the result makes the adder round there.
+    power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
+    magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
+    return ((x + magic) - magic).to(dtype)
+
+
+REFERENCE = Reference()

@@ -1,0 +1,56 @@
+"""What may be passed as `parameters`, as one list of tensors with a name for each."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from gradclip import validation
+
+Parameters: TypeAlias = Tensor | Module | Optimizer | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+"""A tensor, a module (all its parameters), an optimizer (all its groups), or an iterable of tensors or named pairs."""
+
+
+Owners: TypeAlias = tuple[list[Tensor], list[str] | None]
+"""Tensors that own gradients, or are gradients, in the order given, and their names; without names, None."""
+
+
+def flatten(function: str, parameters: Parameters, *, argument: str = "parameters", stacklevel: int = 4) -> Owners:
+    """List the tensors of any accepted input once, so that an iterator serves all later passes.
+
+    Raises:
+        TypeError: If the input is a mapping, a string or not iterable, or a pair holds something else than its two.
+    """
+    if type(parameters) is list and parameters and isinstance(parameters[0], Tensor):
+        return parameters, None
+    if isinstance(parameters, Tensor):
+        return [parameters], None
+    if isinstance(parameters, Module):
+        return _from_pairs(function, parameters.named_parameters(), argument)
+    if isinstance(parameters, Optimizer):
+        groups = enumerate(parameters.param_groups)
+        pairs = [(f"param_groups[{g}][{i}]", p) for g, group in groups for i, p in enumerate(group["params"])]
+        return _from_pairs(function, pairs, argument)
+    if isinstance(parameters, Mapping | str | bytes) or not isinstance(parameters, Iterable):
+        validation.refuse_parameters(function, argument, parameters)
+    tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
+    if tensors and isinstance(tensors[0], tuple):
+        return _from_pairs(function, tensors, argument)
+    if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
+        warnings.warn(warning, stacklevel=stacklevel)
+    return tensors, None
+
+
+def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners:
+    tensors, names = [], []
+    for i, pair in enumerate(pairs):
+        match pair:
+            case (str() as name, Tensor() as tensor):
+                tensors.append(tensor)
+                names.append(name)
+            case _:
+                validation.refuse_element(function, argument, f"{argument}[{i}]", pair)
+    return tensors, names
