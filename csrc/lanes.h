@@ -56,7 +56,8 @@ template <class V>
   const F64 power = bit_cast<F64>(bit_cast<I64>(x) & 0x7ff0000000000000);  // 2^exponent
   const F64 bounded = power < least ? F64{} + least : power > 0x1p200 ? F64{} + 0x1p200 : power;
   const F64 magic = bounded * (1.5 * static_cast<double>(std::uint64_t{1} << (53 - digits)));
-  return (x + magic) - magic;
+  const F64 rounded = (x + magic) - magic;
+  return bit_cast<F64>(bit_cast<I64>(rounded) | (bit_cast<I64>(x) & INT64_MIN));  // -0 stays -0
 }
 
 [[gnu::always_inline]] inline F32 from_half(U16 h) {

@@ -7,12 +7,11 @@ torch's arguments and by keyword. `foreach` is accepted for compatibility and ha
 import math
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
-from gradclip.norms import coefficient, one_unless_finite
+from gradclip.norms import CPU, as_float64, coefficient, one_unless_finite
 from gradclip.parameters import Parameters
 from gradclip.validation import (
     NonFinite,
@@ -245,7 +244,7 @@ def clip_coefficient(total_norm: float | Tensor, max_norm: float | Tensor, eps: 
     norm = check_total_norm(function, total_norm)
     bound = check_max_norm(function, max_norm)
     coef = coefficient(norm, bound, check_eps(function, eps))
-    return torch.as_tensor(coef, dtype=torch.float64)
+    return as_float64(coef, coef.device if isinstance(coef, Tensor) else CPU)
 
 
 def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tensor]:

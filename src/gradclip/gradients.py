@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradclip import norms, validation
-from gradclip.norms import Scalar, finish, needs_unit
+from gradclip.norms import CPU, Scalar, finish, needs_unit
 from gradclip.ops import dispatch
 from gradclip.ops.dispatch import scalar
 from gradclip.parameters import Parameters, flatten
@@ -17,7 +17,6 @@ from gradclip.parameters import Parameters, flatten
 SHOWN = 3
 """How many gradients with non-finite elements a message names."""
 
-CPU = torch.device("cpu")
 FLOAT32_BITS = 32
 
 
@@ -35,16 +34,17 @@ def collect(function: str, parameters: Parameters, norm_type: float | None = Non
     """
     tensors, names = (parameters, None) if type(parameters) is list else flatten(function, parameters)
     backend = dispatch.native()
-    if backend is not None and (answer := backend.collect(tensors, norm_type)) is not None:
+    measured = None if norm_type is None or needs_unit(norm_type) else norm_type
+    if backend is not None and (answer := backend.collect(tensors, measured)) is not None:
         gradients, bits, partial = answer
         buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
         dtype = torch.float32 if bits <= FLOAT32_BITS else torch.float64
-        return GradientSet(tensors, names, gradients, dtype, CPU, buckets, {norm_type: partial})
+        return GradientSet(tensors, names, gradients, dtype, CPU, buckets, {measured: partial})
 
     if tensors is parameters:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
-    gradients = list({id(gradient): gradient for owner in tensors if (gradient := owner.grad) is not None}.values())
+    gradients = _each_once(owner.grad for owner in tensors)
     if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
         validation.refuse_gradients(function)
     found = _of_any_kind(tensors, names, gradients)
@@ -60,7 +60,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor]) -> "GradientSet":
     """Collect tensors that are gradients themselves, to read only."""
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
-    found = _of_any_kind(listed, names, list({id(x): x for x in listed}.values()))
+    found = _of_any_kind(listed, names, _each_once(listed))
     for position in range(len(found.gradients)):
         _check_kind(function, found, position)
     found.bucket()
@@ -147,9 +147,9 @@ class GradientSet:
         for backend, tensors, positions in self._measured:
             if needs_unit(norm_type):
                 own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
-                values = torch.stack([torch.as_tensor(norm, dtype=torch.float64) for norm in own])
+                values = torch.stack([norms.as_float64(norm, x.device) for norm, x in zip(own, tensors, strict=True)])
             else:
-                values = torch.as_tensor(finish(backend.measure_each(tensors, norm_type), norm_type))
+                values = norms.finish_each(backend.measure_each(tensors, norm_type), norm_type)
             each.update(zip(positions, values.to(self.dtype).unbind(), strict=True))
         return [each[position] if x.numel() else torch.zeros_like(each[position]) for position, x in enumerate(self.gradients)]
 
@@ -216,6 +216,10 @@ def _of_any_kind(owners: list[Tensor], names: list[str] | None, gradients: list[
     device = gradients[0].device if gradients else CPU
     device = CPU if device == CPU else device
     return GradientSet(owners, names, gradients, torch.float64 if wide else torch.float32, device, [], {})
+
+
+def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return list({id(x): x for x in tensors if x is not None}.values())
 
 
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 Scalar: TypeAlias = float | Tensor
 
+CPU = torch.device("cpu")
+
 LARGEST_PLAIN_ORDER = 6.0
 """Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64.
 
@@ -35,7 +37,7 @@ SMALLEST_UNIT = 1e-300
 
 def is_extremum(norm_type: float) -> bool:
     """Whether partials combine by maximum or minimum instead of addition."""
-    return math.isinf(norm_type)
+    return abs(norm_type) == math.inf
 
 
 def needs_unit(norm_type: float) -> bool:
@@ -60,12 +62,19 @@ def identity(norm_type: float) -> float:
     return math.inf if norm_type == -math.inf else 0.0
 
 
+def as_float64(value: Scalar, device: torch.device) -> Tensor:
+    """Return a scalar as a 0-dim float64 tensor on a device, whatever the default device is."""
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device=device)
+
+
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
     """Return the partial of a union of disjoint sets; tensors move to the device of the first."""
     if len(partials) == 1:
         return partials[0]
     device = next((part.device for part in partials if isinstance(part, Tensor)), None)
-    values = torch.stack([torch.as_tensor(part, dtype=torch.float64, device=device) for part in partials])
+    values = torch.stack([as_float64(part, device or CPU) for part in partials])
     if not is_extremum(norm_type):
         combined = values.sum()
     else:
@@ -75,20 +84,26 @@ def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
 
 def finish(partial: Scalar, norm_type: float) -> Scalar:
     """Return the norm that a partial of all elements amounts to."""
+    if isinstance(partial, Tensor):
+        return finish_each(partial, norm_type)
     if norm_type == 2.0:  # noqa: PLR2004
-        return partial.sqrt() if isinstance(partial, Tensor) else math.sqrt(partial)
-    if norm_type == 1.0 or not is_power(norm_type):
-        return partial
+        return math.sqrt(partial)
     # torch's power has IEEE's answers where Python's raises: 0 ** -1 and overflow.
-    root = torch.as_tensor(partial, dtype=torch.float64).pow(1.0 / norm_type)
-    return root if isinstance(partial, Tensor) else root.item()
+    return finish_each(as_float64(partial, CPU), norm_type).item() if is_power(norm_type) else partial
+
+
+def finish_each(partials: Tensor, norm_type: float) -> Tensor:
+    """Return the norms that a tensor of partials amounts to, one by one."""
+    if norm_type == 2.0:  # noqa: PLR2004
+        return partials.sqrt()
+    return partials.pow(1.0 / norm_type) if is_power(norm_type) else partials
 
 
 def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     """Return min(1, max_norm / (total_norm + eps)): 1 for an infinite bound, NaN for a NaN norm under a finite one."""
     if isinstance(total_norm, Tensor) or isinstance(max_norm, Tensor):
-        norm = torch.as_tensor(total_norm, dtype=torch.float64)
-        bound = torch.as_tensor(max_norm, dtype=torch.float64, device=norm.device)
+        device = total_norm.device if isinstance(total_norm, Tensor) else CPU
+        norm, bound = as_float64(total_norm, device), as_float64(max_norm, device)
         divisor = norm + eps
         coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
         return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
@@ -102,5 +117,5 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
 def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
     """Return the coefficient, or 1 where the norm is NaN or infinite."""
     if isinstance(coef, Tensor):
-        return torch.where(torch.as_tensor(total_norm).isfinite(), coef, 1.0)
+        return torch.where(as_float64(total_norm, coef.device).isfinite(), coef, 1.0)
     return coef if math.isfinite(total_norm) else 1.0

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.norms import Scalar, combine, identity, is_extremum
+from gradclip.norms import Scalar, as_float64, combine, identity, is_extremum
 from gradclip.ops.backend import Backend
 
 PIECE = 2**20
@@ -31,11 +31,9 @@ class Reference(Backend):
 
     @torch.no_grad()
     def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
-        return torch.stack([torch.as_tensor(self._measure_one(x, norm_type), device=x.device) for x in tensors])
-
-    def _measure_one(self, x: Tensor, norm_type: float) -> Tensor:
-        partials: list[Scalar] = [_partial(piece, norm_type) for piece in _wide_pieces([x])]
-        return torch.as_tensor(combine(partials or [identity(norm_type)], norm_type), dtype=torch.float64)
+        own = [[_partial(piece, norm_type) for piece in _wide_pieces([x])] or [identity(norm_type)] for x in tensors]
+        each = zip(own, tensors, strict=True)
+        return torch.stack([as_float64(combine(partials, norm_type), x.device) for partials, x in each])
 
     @torch.no_grad()
     def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
@@ -56,7 +54,8 @@ class Reference(Backend):
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         for x in tensors:
             parts = torch.view_as_real(x) if x.is_complex() else x
-            parts.clamp_(-bound, bound)
+            limit = torch.tensor(bound, dtype=torch.float64, device=x.device).to(parts.dtype)
+            parts.clamp_(-limit, limit)
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +105,7 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     # Adding 1.5 * 2**52 units in the last place of the result makes the adder round there.
     power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
     magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
-    return ((x + magic) - magic).to(dtype)
+    return torch.copysign((x + magic) - magic, x).to(dtype)  # -0 stays -0
 
 
 REFERENCE = Reference()

@@ -1,0 +1,60 @@
+"""The commands of `gradclip`, gathered.
+
+One module a command, and each exposes one function: its name is the command, its docstring the help, its annotated
+arguments the options. To add one, import it and append it to `COMMANDS`. What is slow to import (rich, matplotlib)
+stays inside the function, so that `gradclip --help` is quick.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+
+from gradclip.cli import INTERRUPTED, UserError
+from gradclip.cli.demo import demo
+
+COMMANDS: tuple[Callable[..., None], ...] = (demo,)
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
+"""What typer raises for a wrong command, option or value; it has no public name there."""
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def gradclip(context: typer.Context) -> None:
+    """Gradient clipping for PyTorch: see what it does, check what it runs on, measure what it costs."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run one command and turn what the user can put right into one line on stderr.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        result: object = app(args=arguments, prog_name="gradclip", standalone_mode=False)
+    except (UserError, USAGE_ERROR) as error:
+        sys.stderr.write(f"gradclip: {_one_line(error)}\n")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _one_line(error: Exception) -> str:
+    # A usage error of typer words itself in format_message, and knows the command whose help explains more.
+    message = str(getattr(error, "format_message", error.__str__)()).strip()
+    path = getattr(getattr(error, "ctx", None), "command_path", None)
+    if path is not None:
+        message = f"{message.rstrip('.')}. See {path} --help."
+    # A file name may hold anything, line breaks and terminal codes included.
+    return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))

@@ -1,0 +1,94 @@
+"""What came of a run: numbers to compare, and a taste of what the model writes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gradclip.cli.demo.training import STEPS_BACK, STREAMS, CharacterModel, StepRecord, windows
+
+LAST = 50
+"""Steps at the end of a run whose mean is its training loss."""
+
+MOST_WINDOWS = 50
+"""Stretches of 64 characters validated: all of a small text, and a second's work of a large one."""
+
+TEMPERATURE = 0.7
+"""Divides the logits when sampling; below 1, likely characters become likelier and words easier to recognise."""
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        name: What was different about the run.
+        records: Its steps, one or more.
+        validation_bits: The loss on text that it never saw, in bits per character; NaN where that is not finite.
+        sample: Text that its model wrote; empty where the model no longer computes numbers.
+    """
+
+    name: str
+    records: Sequence[StepRecord]
+    validation_bits: float
+    sample: str
+
+    @property
+    def training_bits(self) -> float:
+        """The mean loss of the last steps, in bits per character; NaN where the run broke down."""
+        return fmean(record.bits for record in self.records[-LAST:]) if self.records[-1].finite else math.nan
+
+    @property
+    def largest_norm(self) -> float:
+        """The largest total norm before clipping; NaN where any was."""
+        norms = [record.norm for record in self.records]
+        return math.nan if any(map(math.isnan, norms)) else max(norms)
+
+    @property
+    def clipped_share(self) -> float:
+        """The share of steps that were clipped, from 0 to 1."""
+        return fmean(record.clipped for record in self.records)
+
+
+@torch.no_grad()
+def validate(model: CharacterModel, text: Tensor) -> float:
+    """Return the loss of a model on a text, in bits per character."""
+    # Few streams where the text is short: each begins without context, and costs more until it has some.
+    streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
+    losses, state = [], None
+    for inputs, targets in windows(text, streams)[:MOST_WINDOWS]:
+        logits, state = model(inputs, state)
+        losses.append(cross_entropy(logits.flatten(0, 1), targets.flatten()).item())
+    return fmean(losses) / math.log(2)
+
+
+@torch.no_grad()
+def sample(model: CharacterModel, symbols: str, prompt: Tensor, *, characters: int, seed: int) -> str:
+    """Let a model go on from a prompt.
+
+    Args:
+        model: The model, in any condition.
+        symbols: What its outputs stand for.
+        prompt: Symbols as int64, of shape (time,), one or more.
+        characters: How many to write.
+        seed: What the draws depend on.
+
+    Returns:
+        The text without the prompt. It ends where the outputs are no longer finite: at once, for a broken model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    written, state, seen = "", None, prompt[:, None]
+    for _ in range(characters):
+        logits, state = model(seen, state)
+        if not logits[-1].isfinite().all():
+            break
+        probabilities = (logits[-1, 0].double() / TEMPERATURE).softmax(dim=0)
+        seen = torch.multinomial(probabilities, 1, generator=generator)[None]
+        written += symbols[int(seen)]
+    return written

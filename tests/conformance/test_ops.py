@@ -1,0 +1,189 @@
+"""One contract for the operations of every backend, against the oracle."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import NARROW, elements
+from torch import Tensor
+
+from gradclip import norms
+from gradclip.ops.backend import Backend
+from gradclip.ops.reference import REFERENCE
+
+REAL = (*NARROW, torch.float64)
+EVERY = (*REAL, torch.complex64, torch.complex128)
+ORDERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.5, 0.1, 3.3, -1.0, -2.5)
+
+
+def make(dtype: torch.dtype, *shape: int) -> Tensor:
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(shape, dtype=wide).to(dtype)
+
+
+def layouts(dtype: torch.dtype) -> list[Tensor]:
+    """Sizes around the widths of vectors and blocks, and dense layouts in other orders of dimensions."""
+    sizes = [make(dtype, n) for n in (0, 1, 3, 7, 8, 9, 31, 32, 33, 255, 256, 257, 513, 1025)]
+    return [*sizes, make(dtype), make(dtype, 5, 7).t(), make(dtype, 2, 3, 4, 5).permute(0, 2, 3, 1)]
+
+
+def partial(tensors: list[Tensor], p: float) -> float:
+    values = reference.magnitudes(tensors)
+    if p == 0:
+        return float(sum(v != 0 for v in values))
+    if math.isinf(p):
+        return max(values, default=0.0) if p > 0 else min(values, default=math.inf)
+    return math.fsum(v**p for v in values)
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+@pytest.mark.parametrize("p", [0.0, math.inf, -math.inf, *ORDERS])
+def test_measure_is_the_definition(backend: Backend, dtype: torch.dtype, p: float) -> None:
+    """The partial of a list is that of all its elements, and each tensor's own comes out of the same pass."""
+    tensors = layouts(dtype)
+    assert backend.measure(tensors, p) == pytest.approx(partial(tensors, p), rel=1e-12)
+    each = backend.measure_each(tensors, p)
+    assert each.dtype == torch.float64
+    assert each.tolist() == pytest.approx([partial([x], p) for x in tensors], rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.3, math.inf])
+def test_measure_shows_non_finite_elements(backend: Backend, dtype: torch.dtype, bad: float, p: float) -> None:
+    """One bad element anywhere makes the partial non-finite, NaN for NaN."""
+    for n in (1, 8, 100, 1000):
+        for place in {0, n // 2, n - 1}:
+            x = make(dtype, n)
+            x[place] = bad
+            got = backend.measure([make(dtype, 5), x], p)
+            assert math.isnan(got) if math.isnan(bad) else got == math.inf
+
+
+def test_smallest_magnitude_propagates_nan(backend: Backend) -> None:
+    """-inf takes the smallest magnitude, unless there is a NaN; infinite elements are just large."""
+    x = torch.tensor([3.0, -0.5, math.inf])
+    assert backend.measure([x], -math.inf) == 0.5
+    assert math.isnan(backend.measure([x, torch.tensor([math.nan])], -math.inf))
+
+
+def test_nan_is_not_zero(backend: Backend) -> None:
+    """Order 0 counts NaN and both infinities, and neither zero."""
+    assert backend.measure([torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])], 0.0) == 3
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_factor_multiplies_before_the_power(backend: Backend, dtype: torch.dtype) -> None:
+    """A sum of powers in units of the largest element is what large orders are made of."""
+    x = make(dtype, 100)
+    expected = math.fsum((v * 0.25) ** 10 for v in reference.magnitudes([x]))
+    assert backend.measure([x], 10.0, 0.25) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+def test_row_square_sums(backend: Backend, dtype: torch.dtype) -> None:
+    """Rows are the indices of dimension 0, whatever the order in memory."""
+    tensors = [make(dtype, 3, 5), make(dtype, 7, 4).t(), make(dtype), make(dtype, 6), make(dtype, 0, 4)]
+    tensors += [make(dtype, 2, 0), make(dtype, 4, 3, 70), make(dtype, 3, 40_000)]
+    rows = [row for x in tensors for row in (x if x.ndim else x[None])]
+    got = backend.row_square_sums(tensors)
+    assert got.dtype == torch.float64
+    assert got.tolist() == pytest.approx([partial([row], 2.0) for row in rows], rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@given(data=st.data(), coef=st.floats(0.0, 1.0))
+def test_scale_rounds_once(backend: Backend, dtype: torch.dtype, data: st.DataObject, coef: float) -> None:
+    """Every element is the exact product rounded to the nearest, over all finite bit patterns."""
+    x = data.draw(elements(dtype, max_size=300))
+    expected = reference.scaled(x, coef)
+    backend.scale_([x], coef)
+    assert x.to(torch.float64).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("coef", [0.3, 0.999, 1 - 2**-9, 0.5 + 2**-30, 3e-5, 2.0**-130, 0.0])
+def test_scale_rounds_once_for_all_bit_patterns(backend: Backend, dtype: torch.dtype, coef: float) -> None:
+    """All 65536 patterns: near ties the float32 product would round the wrong way."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    before = x.clone()
+    finite = x.isfinite()
+    expected = torch.tensor(reference.scaled(x[finite], coef), dtype=torch.float64)
+    backend.scale_([x], coef)
+    assert torch.equal(x[finite].to(torch.float64), expected)
+    assert torch.equal(x[finite].signbit(), before[finite].signbit())
+    assert bool(x[before.isnan()].isnan().all())
+    assert bool((x[before.isinf()].isnan() if coef == 0 else x[before.isinf()] == before[before.isinf()]).all())
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+def test_scale_reaches_every_element_of_every_layout(backend: Backend, dtype: torch.dtype) -> None:
+    """Halving is exact, so it shows any element that was missed or scaled twice."""
+    tensors = layouts(dtype)
+    halves = [x * 0.5 for x in tensors]
+    versions = [x._version for x in tensors]
+    backend.scale_(tensors, 0.5)
+    assert all(torch.equal(x, half) for x, half in zip(tensors, halves, strict=True))
+    assert all(x._version > version for x, version in zip(tensors, versions, strict=True) if x.numel())
+
+
+def test_scale_takes_one_coefficient_a_tensor(backend: Backend) -> None:
+    """A vector of coefficients goes tensor by tensor; a 0-dim tensor is one for all."""
+    tensors = [torch.full((5,), 8.0), torch.full((70_000,), 8.0), torch.full((3,), 8.0)]
+    backend.scale_(tensors, torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64))
+    assert [set(x.tolist()) for x in tensors] == [{4.0}, {8.0}, {2.0}]
+    backend.scale_(tensors, torch.tensor(0.5, dtype=torch.float64))
+    assert [set(x.tolist()) for x in tensors] == [{2.0}, {4.0}, {1.0}]
+
+
+@pytest.mark.parametrize("coef", [math.nan, 0.0])
+def test_scale_by_a_bad_norm_is_ieee_arithmetic(backend: Backend, coef: float) -> None:
+    """What torch does after a NaN or infinite norm: NaN everywhere, or zeros with NaN for infinity."""
+    for dtype in REAL:
+        x = torch.tensor([1.0, -2.0, math.inf] * 100).to(dtype)
+        expected = x.to(torch.float64) * coef
+        backend.scale_([x], coef)
+        assert torch.equal(x.to(torch.float64).nan_to_num(7.0), expected.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("bound", [0.0, 0.1, 1.0, 1e30, math.inf])
+def test_clamp_is_torch_clamp(backend: Backend, dtype: torch.dtype, bound: float) -> None:
+    """Element by element the same as torch, NaN and infinities included."""
+    x = torch.cat([make(dtype, 1500), torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0]).to(dtype)])
+    limit = float(torch.tensor(bound, dtype=torch.float64).to(dtype))
+    expected = x.to(torch.float64).clamp(-limit, limit)
+    backend.clamp_([x], bound)
+    assert torch.equal(x.to(torch.float64).nan_to_num(7.0, 8.0, -8.0), expected.nan_to_num(7.0, 8.0, -8.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_clamp_limits_real_and_imaginary_part(backend: Backend, dtype: torch.dtype) -> None:
+    """A complex element keeps each of its parts in the interval, not its modulus."""
+    x = torch.tensor([3 + 0.5j, -0.25 - 4j, 0.1 + 0.1j], dtype=dtype)
+    backend.clamp_([x], 1.0)
+    assert x.tolist() == pytest.approx([1 + 0.5j, -0.25 - 1j, 0.1 + 0.1j], rel=1e-6)
+
+
+def test_nothing_is_combined_to_the_identity(backend: Backend) -> None:
+    """No element has the neutral partial of its order."""
+    for p in (0.0, 1.0, 2.0, math.inf, -math.inf):
+        assert backend.measure([torch.empty(0)], p) == norms.identity(p)
+
+
+def test_reference_cuts_large_tensors_and_joins_small_ones() -> None:
+    """Pieces are scratch memory, not meaning: a large tensor between small ones counts all its elements."""
+    tensors = [torch.ones(3), torch.ones(2**21 + 5), torch.ones(4), *[torch.ones(2**19) for _ in range(5)]]
+    assert REFERENCE.measure(tensors, 1.0) == 7 + 2**21 + 5 + 5 * 2**19
+
+
+def test_oracle_rounds_halves_to_even() -> None:
+    """The oracle itself: float32 neighbours of 1 are 2**-23 apart."""
+    assert reference.rounded(1 + Fraction(1, 2**24), torch.float32) == 1.0
+    assert reference.rounded(1 + Fraction(3, 2**24), torch.float32) == 1 + 2**-22
+    assert reference.rounded(Fraction(65520), torch.float16) == math.inf
+    assert reference.rounded(Fraction(1, 2**134), torch.bfloat16) == 0.0

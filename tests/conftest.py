@@ -1,0 +1,40 @@
+"""What all tests share: strict about missing backends, the same numbers on every run."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+from gradclip.ops import dispatch
+from gradclip.ops.backend import Backend
+from gradclip.ops.reference import REFERENCE
+
+REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
+"""What must not be skipped for lack of it: `native`, `cuda`."""
+
+settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("gradclip")
+
+
+def skip_without(what: str, reason: str) -> None:
+    """Skip a test, or fail it where the environment promises what it needs."""
+    if what in REQUIRED:
+        pytest.fail(f"GRADCLIP_REQUIRE={what}, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=["native", "reference"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each implementation of the operations in turn."""
+    if request.param == "reference":
+        return REFERENCE
+    if dispatch.NATIVE is None:
+        skip_without("native", f"the native backend is missing: {dispatch.NATIVE_MISSING}")
+    assert dispatch.NATIVE is not None
+    return dispatch.NATIVE
