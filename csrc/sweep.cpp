@@ -79,7 +79,7 @@ struct Norm {
 }  // namespace
 
 bool worth_threads(const std::vector<Dense>& tensors) {
-  constexpr std::int64_t kEnough = 1 << 19;
+  constexpr std::int64_t kEnough = 1 << 22;
   std::int64_t elements = 0;
   for (const Dense& tensor : tensors) elements += tensor.numel;
   return elements >= kEnough;
@@ -101,7 +101,10 @@ double measure(const std::vector<Dense>& tensors, double norm_type, double facto
 }
 
 void scale(const std::vector<Dense>& tensors, const double* coefs, std::size_t num_coefs, int threads) {
-  Chunks(tensors).for_each(threads, [=](const Chunk& chunk, std::int64_t) {
+  // Backwards: what the norm read last is still in the cache.
+  const Chunks chunks(tensors);
+  chunks.for_each(threads, [&](const Chunk&, std::int64_t i) {
+    const Chunk& chunk = chunks[chunks.size() - 1 - static_cast<std::size_t>(i)];
     const double coef = coefs[num_coefs == 1 ? 0 : chunk.tensor];
     if (coef != 1) kernels().scale[chunk.type()](chunk.data, static_cast<std::size_t>(chunk.numel), coef);
   });

@@ -3,14 +3,14 @@
 import math
 
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NARROW, elements, gradients
 from torch import Tensor
 
 import gradclip
+import reference
+from strategies import NARROW, elements, gradients
 
 ORDERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 10.0, math.inf, 0.0, -1.0, -math.inf)
 
@@ -103,7 +103,7 @@ def test_an_infinite_bound_measures_only() -> None:
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 10.0, math.inf])
 def test_extreme_but_finite_gradients_survive(p: float) -> None:
-    """torch's norm is infinite or zero here, and its gradients vanish or stay."""
+    """Torch's norm is infinite or zero here, and its gradients vanish or stay."""
     for value in (1e20, 1e38, 1e-30, 1e-42):
         x = torch.full((1000,), value)
         expected = reference.norm([x], p)

@@ -99,7 +99,9 @@ def test_which_norms_are_errors(norm_type: float, value: float, everywhere: bool
         try:
             clip(parameters, 1.0, norm_type, error_if_nonfinite=True)
         except RuntimeError:
-            assert all(torch.equal(p.grad.nan_to_num(), g.nan_to_num()) for p, g in zip(parameters, before, strict=True))
+            assert all(
+                torch.equal(p.grad.nan_to_num(), g.nan_to_num()) for p, g in zip(parameters, before, strict=True)
+            )
             return True
         return False
 

@@ -72,7 +72,7 @@ def test_norm_type(p: nn.Parameter, norm_type: object, error: type[Exception], m
 
 
 def test_norm_type_inf_by_name(p: nn.Parameter) -> None:
-    """torch's one word for an order."""
+    """Torch's one word for an order."""
     assert gradclip.clip_grad_norm_([p], 10.0, "inf").item() == 4
     assert gradclip.get_total_norm([p.grad], 1).item() == 7
 
@@ -125,12 +125,14 @@ def test_nonfinite(p: nn.Parameter) -> None:
 def test_what_is_no_parameters(given: object, message: str) -> None:
     """A dict, a string, a list with something else in it."""
     for call in (gradclip.clip_grad_norm_, gradclip.clip_grad_value_):
-        with pytest.raises(TypeError, match=re.escape(f"`{call.__name__}(parameters=...)` must ") + ".*" + re.escape(message)):
+        with pytest.raises(
+            TypeError, match=re.escape(f"`{call.__name__}(parameters=...)` must ") + ".*" + re.escape(message)
+        ):
             call(given, 1.0)
 
 
 def test_gradients_in_place_of_parameters() -> None:
-    """torch returns 0 and clips nothing; transformers shipped that."""
+    """Torch returns 0 and clips nothing; transformers shipped that."""
     gradients = [torch.ones(3), torch.ones(2)]
     for call in (
         lambda: gradclip.clip_grad_norm_(gradients, 1.0),

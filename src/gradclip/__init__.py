@@ -1,6 +1,6 @@
 """Gradient clipping for PyTorch: exact, close to free, and clear about what it did."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 from gradclip.exceptions import (
     BackendUnavailableError,
@@ -30,4 +30,4 @@ __all__ = [
     "get_total_norm",
 ]
 
-__version__ = version("gradclip")
+__version__ = importlib.metadata.version("gradclip")

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ def collect(function: str, parameters: Parameters, norm_type: float | None = Non
         TypeError: For anything else than parameters, gradients passed in their place included.
         OverlappingGradientError: If a gradient cannot be written in place.
     """
-    tensors, names = (parameters, None) if type(parameters) is list else flatten(function, parameters)
+    given: Any = parameters  # a list is taken at its word until its elements are read
+    tensors, names = (given, None) if type(given) is list else flatten(function, parameters)
     backend = dispatch.native()
     measured = None if norm_type is None or needs_unit(norm_type) else norm_type
     if backend is not None and (answer := backend.collect(tensors, measured)) is not None:
@@ -80,7 +81,17 @@ class GradientSet:
         device: That of their norm: the device of the first gradient.
     """
 
-    __slots__ = ("_measured", "_names", "_owners", "_partials", "_uncoalesced", "_written", "device", "dtype", "gradients")
+    __slots__ = (
+        "_measured",
+        "_names",
+        "_owners",
+        "_partials",
+        "_uncoalesced",
+        "_written",
+        "device",
+        "dtype",
+        "gradients",
+    )
 
     def __init__(
         self,
@@ -151,7 +162,10 @@ class GradientSet:
             else:
                 values = norms.finish_each(backend.measure_each(tensors, norm_type), norm_type)
             each.update(zip(positions, values.to(self.dtype).unbind(), strict=True))
-        return [each[position] if x.numel() else torch.zeros_like(each[position]) for position, x in enumerate(self.gradients)]
+        return [
+            each[position] if x.numel() else torch.zeros_like(each[position])
+            for position, x in enumerate(self.gradients)
+        ]
 
     def scale_(self, coef: Scalar) -> None:
         """Multiply every gradient by one coefficient; 1 changes no byte."""

@@ -75,10 +75,8 @@ def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
         return partials[0]
     device = next((part.device for part in partials if isinstance(part, Tensor)), None)
     values = torch.stack([as_float64(part, device or CPU) for part in partials])
-    if not is_extremum(norm_type):
-        combined = values.sum()
-    else:
-        combined = values.amax() if norm_type > 0 else values.amin()  # both propagate NaN
+    smallest_or_largest = values.amax if norm_type > 0 else values.amin  # both propagate NaN
+    combined = smallest_or_largest() if is_extremum(norm_type) else values.sum()
     return combined.item() if device is None else combined
 
 
@@ -111,7 +109,7 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     if max_norm == math.inf or divisor == 0.0:
         return 1.0
     coef = max_norm / divisor
-    return 1.0 if coef > 1.0 else coef
+    return min(coef, 1.0)
 
 
 def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:

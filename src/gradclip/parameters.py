@@ -25,7 +25,7 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
         TypeError: If the input is a mapping, a string or not iterable, or a pair holds something else than its two.
     """
     if type(parameters) is list and parameters and isinstance(parameters[0], Tensor):
-        return parameters, None
+        return parameters, None  # pyrefly: ignore[bad-return] -- the first element speaks for all, until they are read
     if isinstance(parameters, Tensor):
         return [parameters], None
     if isinstance(parameters, Module):
@@ -34,7 +34,7 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
         groups = enumerate(parameters.param_groups)
         pairs = [(f"param_groups[{g}][{i}]", p) for g, group in groups for i, p in enumerate(group["params"])]
         return _from_pairs(function, pairs, argument)
-    if isinstance(parameters, Mapping | str | bytes) or not isinstance(parameters, Iterable):
+    if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
         validation.refuse_parameters(function, argument, parameters)
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
     if tensors and isinstance(tensors[0], tuple):
@@ -45,7 +45,8 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
 
 
 def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners:
-    tensors, names = [], []
+    tensors: list[Tensor] = []
+    names: list[str] = []
     for i, pair in enumerate(pairs):
         match pair:
             case (str() as name, Tensor() as tensor):

@@ -4,16 +4,16 @@ import math
 from fractions import Fraction
 
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NARROW, elements
 from torch import Tensor
 
+import reference
 from gradclip import norms
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
+from strategies import NARROW, elements
 
 REAL = (*NARROW, torch.float64)
 EVERY = (*REAL, torch.complex64, torch.complex128)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 import typer
 
 from gradclip.cli import INTERRUPTED, UserError
+from gradclip.cli.bench import bench
 from gradclip.cli.demo import demo
+from gradclip.cli.doctor import doctor
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo,)
+COMMANDS: tuple[Callable[..., None], ...] = (demo, doctor, bench)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
 """What typer raises for a wrong command, option or value; it has no public name there."""
@@ -55,6 +57,6 @@ def _one_line(error: Exception) -> str:
     message = str(getattr(error, "format_message", error.__str__)()).strip()
     path = getattr(getattr(error, "ctx", None), "command_path", None)
     if path is not None:
-        message = f"{message.rstrip('.')}. See {path} --help."
+        message = f"{message}{'' if message.endswith(('.', '?')) else '.'} See {path} --help."
     # A file name may hold anything, line breaks and terminal codes included.
     return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))

@@ -17,7 +17,7 @@ class Backend(ABC):
     name: str
 
     @abstractmethod
-    def measure(self, tensors: list[Tensor], norm_type: float, factor: float | Tensor = 1.0) -> Scalar:
+    def measure(self, tensors: list[Tensor], norm_type: float, factor: float | Tensor = 1.0, /) -> Scalar:
         """Return the partial of `factor` times all elements: a float from the host, a 0-dim float64 tensor else."""
 
     @abstractmethod

@@ -5,7 +5,8 @@ forces one: `reference` then takes everything, and a `native` that is missing is
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -26,25 +27,37 @@ NATIVE: "Native | None"
 NATIVE_MISSING: str
 """Why `native` cannot run here, or an empty string."""
 
+ISA: str
+"""The instruction set that the native kernels use here, or an empty string."""
+
 try:
-    from gradclip.ops.native import NATIVE
+    from gradclip.ops.native import ISA, NATIVE
 except ImportError as error:
-    NATIVE, NATIVE_MISSING = None, str(error)
+    NATIVE, NATIVE_MISSING, ISA = None, str(error), ""
 else:
     NATIVE_MISSING = ""
 
-FORCED = os.environ.get("GRADCLIP_BACKEND", "")
-"""The backend that the environment asks for, or an empty string."""
+_forced = os.environ.get("GRADCLIP_BACKEND", "")
 
-_NATIVE_IF_ALLOWED = NATIVE if FORCED in {"", "native"} else None
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Force a backend by name inside a `with` block, as the environment does for a process."""
+    global _forced  # noqa: PLW0603
+    before, _forced = _forced, name
+    try:
+        check_forced()
+        yield
+    finally:
+        _forced = before
 
 
 def check_forced() -> None:
-    """Raise if the backend that the environment asks for does not exist or cannot run here."""
-    if FORCED not in {"", "native", "reference"}:
-        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {FORCED!r}. Unset it to let gradclip choose."
+    """Raise if the backend that was asked for by name does not exist or cannot run here."""
+    if _forced not in {"", "native", "reference"}:
+        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {_forced!r}. Unset it to let gradclip choose."
         raise BackendUnavailableError(msg)
-    if FORCED == "native" and NATIVE is None:
+    if _forced == "native" and NATIVE is None:
         msg = (
             f"`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: {NATIVE_MISSING}. "
             "Unset it to fall back to plain torch; `gradclip doctor` shows details."
@@ -54,7 +67,7 @@ def check_forced() -> None:
 
 def native() -> "Native | None":
     """Return the native backend where it may run: not under a compiler, which traces torch's operations alone."""
-    return None if is_dynamo_compiling() else _NATIVE_IF_ALLOWED
+    return None if _forced == "reference" or is_dynamo_compiling() else NATIVE
 
 
 def _torch_scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
@@ -63,7 +76,7 @@ def _torch_scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the k
     return exact if wide else exact.to(torch.float32)
 
 
-scalar = _torch_scalar if _NATIVE_IF_ALLOWED is None else _NATIVE_IF_ALLOWED.scalar
+scalar = _torch_scalar if NATIVE is None else NATIVE.scalar
 """(number, wide) -> 0-dim CPU tensor."""
 
 

@@ -11,7 +11,7 @@ from gradclip.ops import _native
 from gradclip.ops.backend import Backend
 
 ISA: str = _native.ISA
-"""The instruction set that this CPU runs the kernels with: avx512, avx2 or baseline. `GRADCLIP_ISA` asks for another."""
+"""The instruction set of the kernels on this CPU: avx512, avx2 or baseline; `GRADCLIP_ISA` asks for another."""
 
 
 @final

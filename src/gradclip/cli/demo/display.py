@@ -1,9 +1,10 @@
 """All that the demo prints."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from rich import box
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from gradclip.cli.demo.outcome import LAST, Outcome
+from gradclip.cli.demo.outcome import LAST, TEMPERATURE, Outcome
 from gradclip.cli.demo.training import StepRecord
 
 PLAIN_LINES = 4
@@ -22,36 +23,44 @@ FIXED_COLUMNS = 54
 
 SAMPLE_LENGTH = 100
 
-Watch = Callable[[str, StepRecord], None]
+Watch: TypeAlias = Callable[[str, StepRecord], None]
 """Called after each step with the name of its run."""
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line as it is: no markup, and whole where it is piped."""
-    readable = line.encode(console.encoding, "replace").decode(console.encoding)
-    console.print(Text(readable), soft_wrap=not console.is_terminal)
+def say(console: Console, line: str, *, wrap: bool = True) -> None:
+    """Print a line as it is, without markup.
+
+    Args:
+        console: Where to.
+        line: The text. What a terminal would obey and what the encoding lacks is replaced: it may quote any file.
+        wrap: Whether a terminal too narrow for the line breaks it between words. Piped, it stays whole.
+    """
+    shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in line)
+    shown = shown.encode(console.encoding, "replace").decode(console.encoding)
+    console.print(Text(shown), soft_wrap=not (wrap and console.is_terminal))
 
 
 @contextmanager
-def progress(console: Console, steps: int) -> Iterator[Watch]:
+def progress(console: Console, steps: int) -> Generator[Watch]:
     """Show loss and norm while the runs go on: bars on a terminal, elsewhere a few plain lines."""
     if not console.is_interactive:
         yield lambda run, record: _plain(console, run, record, steps)
         return
     bars = Progress(
         TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=max(4, min(40, console.width - FIXED_COLUMNS))),
+        BarColumn(max(4, min(40, console.width - FIXED_COLUMNS)), complete_style="cyan", finished_style="cyan"),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[bits]:6.2f} bits"),
-        TextColumn("norm {task.fields[norm]:<8.3g}"),
+        TextColumn("{task.fields[bits]:>6} bits"),
+        TextColumn("norm {task.fields[norm]:<9}"),
         console=console,
     )
     tasks: dict[str, TaskID] = {}
 
     def watch(run: str, record: StepRecord) -> None:
+        measured = {"bits": _amount(record.bits), "norm": _amount(record.norm)}
         if run not in tasks:
-            tasks[run] = bars.add_task(run, total=steps, bits=record.bits, norm=record.norm)
-        bars.update(tasks[run], completed=record.step, bits=record.bits, norm=record.norm)
+            tasks[run] = bars.add_task(run, total=steps, **measured)
+        bars.update(tasks[run], completed=record.step, **measured)
 
     with bars:
         yield watch
@@ -59,58 +68,61 @@ def progress(console: Console, steps: int) -> Iterator[Watch]:
 
 def _plain(console: Console, run: str, record: StepRecord, steps: int) -> None:
     if record.step % math.ceil(steps / PLAIN_LINES) == 0 or record.step == steps or not record.finite:
-        measured = f"{record.bits:.2f} bits per character, gradient norm {record.norm:.3g}"
+        measured = f"bits per character {_amount(record.bits)}, gradient norm {_amount(record.norm)}"
         say(console, f"{run}: step {record.step}/{steps}, {measured}")
 
 
 def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
     """Print the table that compares the runs, and say which of them broke down."""
+    last = min(LAST, max(len(outcome.records) for outcome in outcomes))
     table = Table(
         "",
         box=box.SIMPLE_HEAD,
-        caption=f"Loss in bits per character: lower is better.\nTraining is the mean of the last {LAST} steps.",
+        caption=f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps.",
         caption_justify="left",
     )
     for outcome in outcomes:
         table.add_column(outcome.name, justify="right")
-    table.add_row("training loss", *(_bits(outcome.training_bits, guessing_bits) for outcome in outcomes))
-    table.add_row("validation loss", *(_bits(outcome.validation_bits, guessing_bits) for outcome in outcomes))
+    table.add_row("training loss", *(_judged(outcome.training_bits, guessing_bits) for outcome in outcomes))
+    table.add_row("validation loss", *(_judged(outcome.validation_bits, guessing_bits) for outcome in outcomes))
     table.add_row("loss of guessing", *(f"{guessing_bits:.2f}" for _ in outcomes))
-    table.add_row("largest gradient norm", *(_norm(outcome.largest_norm) for outcome in outcomes))
+    table.add_row("largest gradient norm", *(_amount(outcome.largest_norm) for outcome in outcomes))
     table.add_row("steps clipped", *(f"{100 * outcome.clipped_share:.1f} %" for outcome in outcomes))
     table.add_row("steps taken", *(str(len(outcome.records)) for outcome in outcomes))
     console.print(table)
     for outcome in outcomes:
-        if not (last := outcome.records[-1]).finite:
-            say(console, f"The run {outcome.name} ended at step {last.step}: its loss or norm was not finite.")
+        if not outcome.finite:
+            say(console, f"The run {outcome.name} ended at step {len(outcome.records)}: it was no longer finite.")
 
 
 def samples(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print a line of what each model writes."""
-    say(console, "What each model writes:")
+    say(console, f"What each model writes, sampled at temperature {TEMPERATURE}:")
     for outcome in outcomes:
-        line = f"  {outcome.name + ':':<18}{one_line(outcome.sample) or '(nothing: its output is not a number)'}"
-        # On a terminal the line ends where the window does, so that it stays one.
-        say(console, line[: console.width] if console.is_terminal else line)
+        line = Text(f"  {outcome.name + ':':<18}{one_line(outcome.sample) or '(nothing: its output is not a number)'}")
+        if console.is_terminal:  # the line ends where the window does, so that it stays one
+            line.truncate(console.width)
+        say(console, line.plain)
 
 
 def closing(console: Console, out: Path, files: str) -> None:
     """Print the last line, which names the folder."""
-    say(console, f"Written to the folder {out}: {files}.")
+    say(console, f"Written to the folder {out}: {files}.", wrap=False)
 
 
 def one_line(text: str) -> str:
-    """Return the beginning of a text on one line: white space as single blanks, what cannot be shown as dots."""
-    line = " ".join(text.split()) or text.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
-    return "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in line[:SAMPLE_LENGTH])
+    """Return the beginning of a text on one line: white space as single blanks, or visible where it is nearly all."""
+    line = " ".join(text.split())
+    if len(line) < SAMPLE_LENGTH:
+        line = text.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
+    return line[:SAMPLE_LENGTH]
 
 
-def _bits(bits: float, guessing_bits: float) -> Text:
-    shown = f"{bits:.2f}" if math.isfinite(bits) else "not finite"
-    return Text(shown, style="green" if bits < guessing_bits else "red")
+def _judged(bits: float, guessing_bits: float) -> Text:
+    return Text(_amount(bits), style="green" if bits < guessing_bits else "red")
 
 
-def _norm(norm: float) -> str:
-    if not math.isfinite(norm):
+def _amount(value: float) -> str:
+    if not math.isfinite(value):
         return "not finite"
-    return f"{norm:.2f}" if norm < 100 else f"{norm:,.0f}" if norm < 1e9 else f"{norm:.2e}"  # noqa: PLR2004
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e9 else f"{value:.2e}"  # noqa: PLR2004

@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         name: What was different about the run.
         records: Its steps, one or more.
-        validation_bits: The loss on text that it never saw, in bits per character; NaN where that is not finite.
+        validation_bits: The loss on text that it never saw, in bits per character; perhaps not finite.
         sample: Text that its model wrote; empty where the model no longer computes numbers.
     """
 
@@ -40,9 +40,14 @@ class Outcome:
     sample: str
 
     @property
+    def finite(self) -> bool:
+        """Whether the run did not break down."""
+        return self.records[-1].finite
+
+    @property
     def training_bits(self) -> float:
         """The mean loss of the last steps, in bits per character; NaN where the run broke down."""
-        return fmean(record.bits for record in self.records[-LAST:]) if self.records[-1].finite else math.nan
+        return fmean(record.bits for record in self.records[-LAST:]) if self.finite else math.nan
 
     @property
     def largest_norm(self) -> float:
@@ -61,7 +66,8 @@ def validate(model: CharacterModel, text: Tensor) -> float:
     """Return the loss of a model on a text, in bits per character."""
     # Few streams where the text is short: each begins without context, and costs more until it has some.
     streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
-    losses, state = [], None
+    losses: list[float] = []
+    state = None
     for inputs, targets in windows(text, streams)[:MOST_WINDOWS]:
         logits, state = model(inputs, state)
         losses.append(cross_entropy(logits.flatten(0, 1), targets.flatten()).item())

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gradclip.cli.demo.outcome import Outcome
 
@@ -39,29 +39,30 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, 
     _frame(losses, "loss, bits per character", guessing_bits, f"guessing: {guessing_bits:.2f}")
     _frame(norms, "gradient norm before clipping", max_norm, f"max_norm = {max_norm:g}")
     losses.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    losses.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    losses.yaxis.set_minor_formatter(NullFormatter())
+    losses.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     norms.set_xlabel("training step")
-    norms.margins(x=0.01)
+    norms.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_title(title, loc="left", fontsize=11)
     figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path)
 
 
 def _label(outcome: Outcome) -> str:
-    last = outcome.records[-1]
-    return outcome.name if last.finite else f"{outcome.name} (not finite at step {last.step})"
+    return outcome.name if outcome.finite else f"{outcome.name} (not finite at step {len(outcome.records)})"
 
 
 def _line(axes: Axes, steps: Sequence[int], values: Iterable[float], color: str, label: str) -> None:
     # A gap where a value is not finite: no scale has a place for it.
     shown = [value if math.isfinite(value) else math.nan for value in values]
-    axes.plot(steps, shown, color=color, linewidth=1.1, label=label, marker="." if len(steps) == 1 else "")
+    marker = "." if sum(map(math.isfinite, shown)) == 1 else ""  # one point makes no line
+    axes.plot(steps, shown, color=color, linewidth=1.1, label=label, marker=marker)
 
 
 def _frame(axes: Axes, ylabel: str, level: float, name: str) -> None:
     axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(ylabel)
+    axes.margins(x=0.01)
     axes.axhline(level, color=GREY, linewidth=1.0, linestyle="--")
     axes.annotate(
         name,

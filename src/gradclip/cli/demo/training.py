@@ -1,7 +1,7 @@
 """The model, and the loop that trains it: this is where clipping belongs in a training loop."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from typing import NamedTuple, final
@@ -51,6 +51,7 @@ class CharacterModel(nn.Module):
         self.rnn = nn.RNN(32, 128)
         self.head = nn.Linear(128, symbols)
 
+    # pyrefly: ignore [missing-override-decorator] -- Python 3.10 has no typing.override
     def forward(self, characters: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logits of shape (time, stream, symbol), and the state to go on from.
 
@@ -70,7 +71,7 @@ def build(symbols: int, seed: int) -> CharacterModel:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> Generator[None]:
     """Run on one thread: so small a network gains nothing from a second, and loses much on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

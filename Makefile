@@ -1,0 +1,62 @@
+# Every target sets up what it needs: a virtual environment in .venv, with torch pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test format lint types imports unit package bench doctor clean
+
+setup: $(INSTALLED)
+
+$(VENV)/.created: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.created pyproject.toml
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[dev]'
+	touch $@
+
+# Installed, not linked: what is tested is what a user gets.
+$(INSTALLED): $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	touch $@
+
+demo: setup
+	$(BIN)/gradclip demo
+
+doctor: setup
+	$(BIN)/gradclip doctor
+
+# pytest comes last: its closing line is the verdict that continuous integration reads.
+test: format lint types imports package unit
+
+format: setup
+	$(BIN)/ruff format --check .
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/pyrefly check
+
+imports: setup
+	$(BIN)/lint-imports
+
+# With the native kernels in every instruction set, then in plain torch. The first run is the whole suite.
+unit: setup
+	GRADCLIP_ISA=baseline $(BIN)/pytest -q tests/conformance
+	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
+	GRADCLIP_BACKEND=reference $(BIN)/pytest -q
+	GRADCLIP_REQUIRE=native $(BIN)/pytest -q
+
+package: setup
+	$(BIN)/python tests/packaging/check_wheels.py
+
+bench: setup
+	$(BIN)/gradclip bench --dtype float32 --dtype bfloat16 --seconds 8 --threads 2 \
+	  --out benchmarks/results/$$(date -u +%Y-%m-%dT%H%M%S)-$$(git rev-parse --short HEAD).json
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,92 @@
+"""The command: run the cases and show them as one table."""
+
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradclip.cli import UserError
+
+if TYPE_CHECKING:
+    from gradclip.cli.bench.harness import Timing
+
+DTYPES = ("float32", "bfloat16")
+
+
+def bench(
+    shapes: Annotated[list[str] | None, typer.Option(help="Models to take the shapes of; by default all.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32 or bfloat16; by default float32.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds a case, of which there are two a model and dtype.")] = 2.0,
+    threads: Annotated[int | None, typer.Option(help="torch threads; by default what torch chose.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the timings and the machine into this JSON file.")
+    ] = None,
+) -> None:
+    """Measure clipping against torch on this machine."""
+    import torch  # noqa: PLC0415 -- not needed for --help
+
+    from gradclip.cli.bench import display  # noqa: PLC0415
+    from gradclip.cli.bench.cases import load_shapes, providers  # noqa: PLC0415
+    from gradclip.cli.bench.harness import measure  # noqa: PLC0415
+
+    known = load_shapes()
+    for name in shapes or []:
+        if name not in known:
+            raise UserError(f"--shapes must be one of {', '.join(known)}, got {name}")
+    for name in dtype or []:
+        if name not in DTYPES:
+            raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {name}")
+    if not seconds > 0:
+        raise UserError(f"--seconds must be above 0, got {seconds}")
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+    cases = [
+        (known[name], getattr(torch, dtype_name), clipping)
+        for dtype_name in dtype or ["float32"]
+        for name in shapes or list(known)
+        for clipping in (False, True)
+    ]
+    timings: list[Timing] = []
+    with display.progress(len(cases)) as advance:
+        for case, case_dtype, clipping in cases:
+            advance(f"{case.name} {str(case_dtype).removeprefix('torch.')} {'clipping' if clipping else 'unclipped'}")
+            timings += measure(case, case_dtype, providers(), clipping=clipping, seconds=seconds)
+    display.show(timings, known)
+    if out is not None:
+        record = {"machine": _machine(), "timings": [timing._asdict() for timing in timings]}
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror}") from error
+
+
+def _machine() -> dict[str, str | int]:
+    """Describe what the figures belong to."""
+    import torch  # noqa: PLC0415
+
+    import gradclip  # noqa: PLC0415
+    from gradclip.ops import dispatch  # noqa: PLC0415
+
+    return {
+        "cpu": cpu_name(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gradclip": gradclip.__version__,
+        "native": dispatch.NATIVE_MISSING or dispatch.ISA,
+    }
+
+
+def cpu_name() -> str:
+    """Return the CPU's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

@@ -1,0 +1,56 @@
+"""Say which backend answers on this machine, and why another one does not."""
+
+import os
+import platform
+
+
+def doctor() -> None:
+    """Say which backend answers here, and why."""
+    import rich.table  # noqa: PLC0415 -- not needed for --help
+    import torch  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    import gradclip  # noqa: PLC0415
+
+    table = rich.table.Table.grid(padding=(0, 2))
+    for name, value in _findings(torch.__version__, gradclip.__version__):
+        table.add_row(name, value)
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+
+
+def _findings(torch_version: str, gradclip_version: str) -> list[tuple[str, str]]:
+    import torch  # noqa: PLC0415
+
+    from gradclip.exceptions import BackendUnavailableError  # noqa: PLC0415
+    from gradclip.ops import dispatch  # noqa: PLC0415
+
+    wish = os.environ.get("GRADCLIP_BACKEND", "")
+    try:
+        dispatch.check_forced()
+    except BackendUnavailableError as error:
+        answer = f"none: {error}"
+    else:
+        answer = "native" if dispatch.native() is not None else "reference"
+    return [
+        ("gradclip", f"{gradclip_version}, torch {torch_version}, Python {platform.python_version()}"),
+        ("machine", f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"),
+        ("native", _native()),
+        ("reference", "available: plain torch, on every device"),
+        ("GRADCLIP_BACKEND", wish or "not set"),
+        ("dense CPU gradients", f"answered by {answer}"),
+        ("other gradients", "answered by reference" if not answer.startswith("none") else answer),
+    ]
+
+
+def _native() -> str:
+    """Say whether the kernels run, and else the reason and the way out."""
+    from gradclip.ops import dispatch  # noqa: PLC0415
+
+    if dispatch.NATIVE is not None:
+        return f"available: C++ kernels for {dispatch.ISA}"
+    if "_native" in dispatch.NATIVE_MISSING:
+        return (
+            "not available: gradclip was installed without its compiled kernels. "
+            "Install a C++ compiler (such as g++) and reinstall with `pip install --force-reinstall --no-deps gradclip`"
+        )
+    return f"not available: {dispatch.NATIVE_MISSING}. A newer torch is needed"

@@ -1,0 +1,225 @@
+"""The native kernel as a part of a process: its threads, the GIL, fork, versions of the CPU, and being absent."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import gradclip
+from conftest import skip_without
+from gradclip.ops import dispatch
+
+
+@pytest.fixture(autouse=True)
+def _native() -> None:
+    if dispatch.native() is None:
+        skip_without("native", dispatch.NATIVE_MISSING or "GRADCLIP_BACKEND asks for another backend")
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_one_openmp_runtime_in_the_process() -> None:
+    """The kernels use torch's thread pool; two pools that spin against each other slow both sides down."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not list the libraries of a process")
+    gradclip.get_total_norm([torch.ones(2**23)])
+    loaded = set(re.findall(r"/\S*lib(?:gomp|omp|iomp)\S*\.so\S*", maps.read_text()))
+    assert len(loaded) == 1, loaded
+
+
+def test_threads_follow_torch() -> None:
+    """A pool grows with torch.set_num_threads, and one thread means none beside the caller."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("this system does not list the threads of a process")
+    script = """
+        import os, torch
+        torch.set_num_threads(1)
+        import gradclip
+        x = torch.empty(2**23).zero_()
+        before = len(os.listdir("/proc/self/task"))
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            gradclip.get_total_norm([x])
+            print(len(os.listdir("/proc/self/task")) - before)
+    """
+    assert run(script).stdout.split() == ["0", "1", "3"]
+
+
+def test_small_gradients_stay_on_the_calling_thread() -> None:
+    """Waking a thread may cost more than four million elements do."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("this system does not list the threads of a process")
+    script = """
+        import os, torch
+        torch.set_num_threads(1)
+        import gradclip
+        x = torch.zeros(2**22 - 1)
+        before = len(os.listdir("/proc/self/task"))
+        torch.set_num_threads(4)
+        gradclip.get_total_norm([x])
+        print(len(os.listdir("/proc/self/task")) - before)
+    """
+    assert run(script).stdout.split() == ["0"]
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_the_number_of_threads_does_not_change_a_bit(p: float) -> None:
+    """Chunks and the order of their sums depend on the gradients alone."""
+    tensors = [torch.randn(5_000_003), torch.randn(7), torch.randn(300_000).to(torch.bfloat16)]
+    before, norms = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            norms.add(dispatch.NATIVE.measure(tensors, p))
+    finally:
+        torch.set_num_threads(before)
+    assert len(norms) == 1
+
+
+def test_called_from_many_threads_at_once() -> None:
+    """Each caller gets its own answer and writes its own gradients."""
+    failures: list[str] = []
+
+    def work(seed: int) -> None:
+        x = torch.full((5_000_000 + seed,), float(seed + 1))
+        p = torch.nn.Parameter(torch.zeros_like(x))
+        for _ in range(3):
+            p.grad = x.clone()
+            norm = gradclip.clip_grad_norm_([p], 1.0, float("inf"), eps=0.0).item()
+            if norm != seed + 1 or not bool((p.grad == 1.0).all() if seed else (p.grad == x).all()):
+                failures.append(f"{seed}: {norm}")
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_the_gil_is_released() -> None:
+    """Python goes on while a kernel runs."""
+    x = torch.rand(10_000_000)
+    started, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        dispatch.NATIVE.measure([x], 3.3)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    turns = 0
+    while not ended.is_set():
+        turns += 1
+        ended.wait(0.001)
+    thread.join()
+    assert turns > 5
+
+
+def test_after_fork() -> None:
+    """A pool's threads do not survive fork(); the child must not wait for them."""
+    script = """
+        import os, signal, torch, gradclip
+        torch.set_num_threads(2)
+        x = torch.ones(2**24)
+        assert gradclip.get_total_norm([x]).item() == 2**12
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            torch.set_num_threads(2)
+            os._exit(0 if gradclip.get_total_norm([x]).item() == 2**12 else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(script)
+    assert done.stdout.split() == ["0"], done.stderr
+
+
+class Norms(Dataset[float]):
+    """Items that are norms of large tensors."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> float:
+        return gradclip.get_total_norm([torch.full((2**22,), float(index))]).item()
+
+
+def test_in_a_dataloader_worker() -> None:
+    """Forked workers use the library too, after the parent has used its threads."""
+    gradclip.get_total_norm([torch.ones(2**23)])
+    loader = DataLoader(Norms(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    assert list(loader) == [index * 2.0**11 for index in range(4)]
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_is_at_hand(isa: str) -> None:
+    """`GRADCLIP_ISA` chooses among what the CPU has; the conformance tests run under each."""
+    answer = run("from gradclip.ops.native import ISA; print(ISA)", GRADCLIP_ISA=isa).stdout.strip()
+    if answer != isa:
+        pytest.skip(f"this CPU has no {isa}: {answer} answers")
+
+
+def test_mixed_lists_go_to_both_backends() -> None:
+    """What the kernels do not take, plain torch does, in one norm."""
+    dense, sliced = torch.full((5,), 3.0), torch.full((4, 4), 1.0)[:, ::2]
+    buckets = dispatch.bucket([dense, sliced, dense])
+    assert [(backend.name, list(positions)) for backend, _, positions in buckets] == [
+        ("native", [0, 2]),
+        ("reference", [1]),
+    ]
+    assert gradclip.get_total_norm([dense, sliced]).item() == pytest.approx(53**0.5)
+
+
+def test_kernels_refuse_what_they_cannot_read() -> None:
+    """The extension itself never touches memory that it does not understand."""
+    native = dispatch.NATIVE
+    for bad in (torch.ones(4, 4)[:, ::2], torch.ones(3, dtype=torch.int32), torch.ones(2, device="meta"), 3):
+        with pytest.raises(TypeError, match=r"tensors\[1\] is not a dense floating-point CPU tensor"):
+            native.measure([torch.ones(2), bad], 2.0)
+        assert not native.takes([torch.ones(2), bad])
+    with pytest.raises(TypeError, match="tensors must be a list"):
+        native.measure((torch.ones(2),), 2.0)
+    with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 1 elements"):
+        native.scale_([torch.ones(2)], torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("name", "answer"), [("native", "native"), ("reference", "reference"), ("", "native")])
+def test_the_environment_forces_a_backend(name: str, answer: str) -> None:
+    """GRADCLIP_BACKEND names who answers."""
+    script = """
+        import torch
+        from gradclip.gradients import gather
+        print(*[backend.name for backend, _, _ in gather("f", [torch.ones(3)])._measured])
+    """
+    assert run(script, GRADCLIP_BACKEND=name).stdout.strip() == answer
+
+
+def test_forcing_what_is_missing_says_why() -> None:
+    """An unknown name, or kernels that cannot be loaded, are errors and not fallbacks."""
+    script = "import torch, gradclip; gradclip.get_total_norm([torch.ones(3)])"
+    missing = "import sys; sys.modules['gradclip.ops._native'] = None\n" + script
+    unknown = run(script, GRADCLIP_BACKEND="cuda")
+    assert "BackendUnavailableError: `GRADCLIP_BACKEND` must be 'native' or 'reference', got 'cuda'" in unknown.stderr
+    forced = run(missing, GRADCLIP_BACKEND="native")
+    assert "`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: " in forced.stderr
+    assert "_native" in forced.stderr
+    assert run(missing, GRADCLIP_BACKEND="").returncode == 0

@@ -1,0 +1,76 @@
+"""The package as a product: what importing it loads, what it exports, and that its examples are true."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradclip
+
+FORBIDDEN = ("triton", "matplotlib", "plotly", "rich", "typer", "lightning", "transformers", "torch.distributed.tensor")
+
+
+def test_import_loads_torch_and_nothing_else() -> None:
+    """No framework is imported to find out whether it is there."""
+    script = f"""
+import sys, torch
+before = set(sys.modules)
+import gradclip
+new = {{name.split('.')[0] for name in set(sys.modules) - before}} - {{'gradclip'}}
+new = sorted(new - set(sys.stdlib_module_names))
+print(new, [name for name in {FORBIDDEN!r} if name in sys.modules and name not in before])
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[] []"
+
+
+def test_public_names_are_what_all_says() -> None:
+    """`__all__` is sorted, complete, and every name says who made it."""
+    assert list(gradclip.__all__) == sorted(gradclip.__all__)
+    public = {name for name, value in vars(gradclip).items() if not name.startswith("_") and not _is_module(value)}
+    assert public == set(gradclip.__all__)
+    assert all(getattr(gradclip, name).__doc__ for name in gradclip.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", gradclip.__version__)
+
+
+def _is_module(value: object) -> bool:
+    return type(value).__name__ == "module"
+
+
+MODULES = ["gradclip", *(module.name for module in pkgutil.walk_packages(gradclip.__path__, "gradclip."))]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "__main__" not in name and "_native" not in name])
+def test_examples_in_docstrings(name: str) -> None:
+    """Every example in a docstring prints what it says."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"an extra is missing: {error.name}")
+    except ImportError as error:
+        if name != "gradclip.ops.native":
+            raise
+        pytest.skip(f"the native backend is missing: {error}")
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_public_functions_have_examples() -> None:
+    """Each public function shows its use in an example that ran above."""
+    functions = [getattr(gradclip, name) for name in gradclip.__all__ if not isinstance(getattr(gradclip, name), type)]
+    assert all(">>> gradclip." in function.__doc__ for function in functions)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_examples_in_the_readme(page: str) -> None:
+    """The Python blocks of the page run, one after the other, as a reader would type them."""
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)  # noqa: S102 -- our own page
