@@ -22,8 +22,8 @@ constexpr std::size_t element_size(DType dtype) {
   return sizes[static_cast<int>(dtype)];
 }
 
-// Below four million elements the calling thread works alone: one core reads them in a millisecond, and on a busy
-// machine waking a second one costs a scheduler quantum.
+// Below half a million elements the calling thread works alone: on a busy machine, waking a second one costs a
+// scheduler quantum.
 bool worth_threads(const std::vector<Dense>& tensors);
 
 // What a norm needs to know: a sum of powers, a count, or an extremum, as `norm_type` says.

@@ -7,9 +7,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from gradclip import norms, validation
-from gradclip.norms import CPU, Scalar, finish, needs_unit
+from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
 from gradclip.ops.dispatch import scalar
 from gradclip.parameters import Parameters, flatten
@@ -34,13 +35,13 @@ def collect(function: str, parameters: Parameters, norm_type: float | None = Non
     """
     given: Any = parameters  # a list is taken at its word until its elements are read
     tensors, names = (given, None) if type(given) is list else flatten(function, parameters)
-    backend = dispatch.native()
-    measured = None if norm_type is None or needs_unit(norm_type) else norm_type
-    if backend is not None and (answer := backend.collect(tensors, measured)) is not None:
-        gradients, bits, partial = answer
-        buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
-        dtype = torch.float32 if bits <= FLOAT32_BITS else torch.float64
-        return GradientSet(tensors, names, gradients, dtype, CPU, buckets, {measured: partial})
+    if not is_dynamo_compiling() and (backend := dispatch.ACTIVE) is not None:
+        plain = norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER
+        answer = backend.collect(tensors, norm_type if plain else None)
+        if answer is not None:
+            gradients, bits, partial = answer
+            buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
+            return GradientSet(tensors, names, gradients, CPU, buckets, bits > FLOAT32_BITS, (norm_type, partial))
 
     if tensors is parameters:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
@@ -77,45 +78,34 @@ class GradientSet:
 
     Attributes:
         gradients: The gradients as they were found.
-        dtype: That of their norm: float32, or float64 where any gradient has this precision.
         device: That of their norm: the device of the first gradient.
+        wide: Whether their norm is float64 instead of float32: where any gradient has this precision.
     """
 
-    __slots__ = (
-        "_measured",
-        "_names",
-        "_owners",
-        "_partials",
-        "_uncoalesced",
-        "_written",
-        "device",
-        "dtype",
-        "gradients",
-    )
+    __slots__ = ("_known", "_measured", "_names", "_owners", "_uncoalesced", "_written", "device", "gradients", "wide")
 
     def __init__(
         self,
         owners: list[Tensor],
         names: list[str] | None,
         gradients: list[Tensor],
-        dtype: torch.dtype,
         device: torch.device,
         buckets: list[dispatch.Bucket],
-        partials: dict[float | None, Scalar],
+        wide: bool,  # noqa: FBT001 -- made in one place for each kind of input
+        known: tuple[float | None, Scalar],
     ) -> None:
-        """Take gradients, who owns them, the buckets they are in, and the partials known already, by order."""
+        """Take gradients, who owns them, the buckets they are in, and a partial that is known already, by its order."""
         self._owners = owners
         self._names = names
         self._measured = self._written = buckets
-        self._partials = partials
-        self._uncoalesced: list[tuple[Tensor, Tensor]] = []
+        self._known = known
+        self._uncoalesced: list[tuple[Tensor, Tensor]] | None = None
         self.gradients = gradients
-        self.dtype = dtype
         self.device = device
+        self.wide = wide
 
     def bucket(self) -> None:
         """Put the gradients in buckets, sparse ones by their values."""
-        self._partials.clear()
         self._uncoalesced = [(x, x.coalesce()) for x in self.gradients if x.is_sparse and not x.is_coalesced()]
         summed = {id(original): coalesced for original, coalesced in self._uncoalesced}
         self._measured = self._written = dispatch.bucket([_values(summed.get(id(x), x)) for x in self.gradients])
@@ -133,11 +123,16 @@ class GradientSet:
         msg = f"gradient {position} has no owner"
         raise LookupError(msg)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the norm."""
+        return torch.float64 if self.wide else torch.float32
+
     def as_tensor(self, norm: Scalar) -> Tensor:
         """Return a norm as torch does: 0-dim, on the device of the first gradient, rounded to `dtype` once."""
         if isinstance(norm, Tensor):
             return norm.to(self.device, self.dtype)
-        number = scalar(norm, self.dtype is torch.float64)
+        number = scalar(norm, self.wide)
         return number if self.device is CPU else number.to(self.device)
 
     def total_norm(self, norm_type: float, *, in_units: bool = False) -> Scalar:
@@ -147,16 +142,16 @@ class GradientSet:
         """
         if norm_type < 0.0 and all(x.numel() == 0 for x in self.gradients):
             return 0.0
-        if in_units or needs_unit(norm_type):
+        if in_units or abs(norm_type) > LARGEST_PLAIN_ORDER:
             return _norm_in_units(self._measured, norm_type)
-        partial = self._partials.get(norm_type)
-        return finish(_partial(self._measured, norm_type) if partial is None else partial, norm_type)
+        order, partial = self._known
+        return finish(partial if order == norm_type else _partial(self._measured, norm_type), norm_type)
 
     def norms(self, norm_type: float) -> list[Tensor]:
         """Return the p-norm of each gradient in order: 0-dim, of `dtype`, on the gradient's device."""
         each: dict[int, Tensor] = {}
         for backend, tensors, positions in self._measured:
-            if needs_unit(norm_type):
+            if abs(norm_type) > LARGEST_PLAIN_ORDER:
                 own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
                 values = torch.stack([norms.as_float64(norm, x.device) for norm, x in zip(own, tensors, strict=True)])
             else:
@@ -171,7 +166,7 @@ class GradientSet:
         """Multiply every gradient by one coefficient; 1 changes no byte."""
         if not isinstance(coef, Tensor) and coef == 1.0:
             return
-        self._partials.clear()
+        self._known = None, 0.0
         for backend, tensors, _ in self._written:
             backend.scale_(tensors, coef)
 
@@ -191,7 +186,7 @@ class GradientSet:
 
     def _settle(self) -> None:
         """Write what was done to coalesced copies back; the gradients are coalesced from then on."""
-        self._partials.clear()
+        self._known = None, 0.0
         if self._uncoalesced:
             for original, coalesced in self._uncoalesced:
                 original.copy_(coalesced)
@@ -229,7 +224,7 @@ def _of_any_kind(owners: list[Tensor], names: list[str] | None, gradients: list[
     wide = any(x.dtype in {torch.float64, torch.complex128} for x in gradients)
     device = gradients[0].device if gradients else CPU
     device = CPU if device == CPU else device
-    return GradientSet(owners, names, gradients, torch.float64 if wide else torch.float32, device, [], {})
+    return GradientSet(owners, names, gradients, device, [], wide, (None, 0.0))
 
 
 def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:

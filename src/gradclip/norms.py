@@ -26,7 +26,8 @@ Scalar: TypeAlias = float | Tensor
 CPU = torch.device("cpu")
 
 LARGEST_PLAIN_ORDER = 6.0
-"""Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64.
+"""Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64; above, they are taken in
+units of the extremum.
 
 Their exponents span -149 to 128, those of float64 -1074 to 1024: 149 p <= 1022 and 128 p + 31 <= 1023 give p <= 6.8.
 """
@@ -38,11 +39,6 @@ SMALLEST_UNIT = 1e-300
 def is_extremum(norm_type: float) -> bool:
     """Whether partials combine by maximum or minimum instead of addition."""
     return abs(norm_type) == math.inf
-
-
-def needs_unit(norm_type: float) -> bool:
-    """Whether elements must be divided by their extremum before the power is taken, even those of float32."""
-    return abs(norm_type) > LARGEST_PLAIN_ORDER and is_power(norm_type)
 
 
 def is_power(norm_type: float) -> bool:

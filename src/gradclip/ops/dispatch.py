@@ -5,7 +5,7 @@ forces one: `reference` then takes everything, and a `native` that is missing is
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -39,17 +39,21 @@ else:
 
 _forced = os.environ.get("GRADCLIP_BACKEND", "")
 
+ACTIVE = None if _forced == "reference" else NATIVE
+"""The native backend where it may run, or None; only `forced` changes it."""
+
 
 @contextmanager
-def forced(name: str) -> Iterator[None]:
+def forced(name: str) -> Generator[None, None, None]:
     """Force a backend by name inside a `with` block, as the environment does for a process."""
-    global _forced  # noqa: PLW0603
-    before, _forced = _forced, name
+    global _forced, ACTIVE
+    before = _forced, ACTIVE
+    _forced, ACTIVE = name, None if name == "reference" else NATIVE
     try:
         check_forced()
         yield
     finally:
-        _forced = before
+        _forced, ACTIVE = before
 
 
 def check_forced() -> None:
@@ -67,7 +71,7 @@ def check_forced() -> None:
 
 def native() -> "Native | None":
     """Return the native backend where it may run: not under a compiler, which traces torch's operations alone."""
-    return None if _forced == "reference" or is_dynamo_compiling() else NATIVE
+    return None if is_dynamo_compiling() else ACTIVE
 
 
 def _torch_scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
