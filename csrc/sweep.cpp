@@ -1,5 +1,6 @@
 #include "sweep.h"
 
+#include <omp.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -44,28 +45,56 @@ struct Chunks : std::vector<Chunk> {
   explicit Chunks(const std::vector<Dense>& tensors) : Chunks(tensors, [](const Dense&) { return kChunk; }) {}
 
   // Calls `body(chunk, its index)` for all of them, on up to `threads` threads.
+  //
+  // Each thread has a range of its own, the same in every sweep: what its core has cached stays useful. Backwards, it
+  // begins with what it read last. A thread that is done helps the others, so that a busy core delays nobody.
   template <class Body>
-  void for_each(int threads, const Body& body) const {
+  void for_each(int threads, const Body& body, bool backwards = false) const {
+    const auto visit = [&](std::int64_t begin, std::int64_t end, std::int64_t step) {
+      const std::int64_t i = backwards ? end - 1 - step : begin + step;
+      const std::int64_t later = backwards ? i - 1 : i + 1;
+      if (begin <= later && later < end) prefetch((*this)[later]);
+      body((*this)[i], i);
+    };
     const auto count = static_cast<std::int64_t>(size());
     if (threads <= 1 || forked.load(std::memory_order_relaxed)) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        prefetch(i + 1);
-        body((*this)[i], i);
-      }
+      for (std::int64_t step = 0; step < count; ++step) visit(0, count, step);
       return;
     }
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (std::int64_t i = 0; i < count; ++i) {
-      prefetch(i + threads);
-      body((*this)[i], i);
+    std::vector<Range> ranges(threads);
+    split(ranges);
+#pragma omp parallel num_threads(threads)
+    {
+      const int self = omp_get_thread_num();
+      for (int other = 0; other < threads; ++other) {
+        Range& range = ranges[(self + other) % threads];
+        for (std::int64_t step; (step = range.next++) < range.end - range.begin;) visit(range.begin, range.end, step);
+      }
     }
   }
 
  private:
+  struct alignas(64) Range {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t begin = 0, end = 0;
+  };
+
+  // Equal numbers of elements, as far as whole chunks allow.
+  void split(std::vector<Range>& ranges) const {
+    std::int64_t elements = 0, before = 0, chunk = 0;
+    for (const Chunk& c : *this) elements += c.numel;
+    const auto parts = static_cast<std::int64_t>(ranges.size());
+    for (std::int64_t part = 0; part < parts; ++part) {
+      ranges[part].begin = chunk;
+      while (chunk < static_cast<std::int64_t>(size()) && before < elements / parts * (part + 1))
+        before += (*this)[chunk++].numel;
+      ranges[part].end = part + 1 == parts ? static_cast<std::int64_t>(size()) : chunk;
+    }
+  }
+
   // The first lines of a chunk that comes soon, and the page table entries on the way to them.
-  void prefetch(std::int64_t i) const {
-    if (i >= static_cast<std::int64_t>(size())) return;
-    const auto* first = static_cast<const char*>((*this)[i].data);
+  static void prefetch(const Chunk& chunk) {
+    const auto* first = static_cast<const char*>(chunk.data);
     for (int line = 0; line < 8; ++line) __builtin_prefetch(first + 64 * line);
   }
 };
@@ -115,13 +144,11 @@ double measure(const std::vector<Dense>& tensors, double norm_type, double facto
 }
 
 void scale(const std::vector<Dense>& tensors, const double* coefs, std::size_t num_coefs, int threads) {
-  // Backwards: what the norm read last is still in the cache.
-  const Chunks chunks(tensors);
-  chunks.for_each(threads, [&](const Chunk&, std::int64_t i) {
-    const Chunk& chunk = chunks[chunks.size() - 1 - static_cast<std::size_t>(i)];
+  const auto body = [=](const Chunk& chunk, std::int64_t) {
     const double coef = coefs[num_coefs == 1 ? 0 : chunk.tensor];
     if (coef != 1) kernels().scale[chunk.type()](chunk.data, static_cast<std::size_t>(chunk.numel), coef);
-  });
+  };
+  Chunks(tensors).for_each(threads, body, /*backwards=*/true);
 }
 
 void clamp(const std::vector<Dense>& tensors, double bound, int threads) {
