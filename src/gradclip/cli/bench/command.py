@@ -44,6 +44,12 @@ def bench(
         if threads < 1:
             raise UserError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.touch()
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror}. Name a file that can be written.") from error
 
     cases = [
         (known[name], getattr(torch, dtype_name), clipping)
@@ -59,11 +65,7 @@ def bench(
     display.show(timings, known)
     if out is not None:
         record = {"machine": _machine(), "timings": [timing._asdict() for timing in timings]}
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}") from error
+        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _machine() -> dict[str, str | int]:
@@ -74,7 +76,7 @@ def _machine() -> dict[str, str | int]:
     from gradclip.ops import dispatch  # noqa: PLC0415
 
     return {
-        "cpu": cpu_name(),
+        "cpu": _cpu_name(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -84,7 +86,7 @@ def _machine() -> dict[str, str | int]:
     }
 
 
-def cpu_name() -> str:
+def _cpu_name() -> str:
     """Return the CPU's name as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []

@@ -1,0 +1,50 @@
+"""`gradclip doctor` says which backend answers, and why another one does not."""
+
+import pytest
+
+from gradclip.cli import main
+from gradclip.ops import dispatch
+
+
+def diagnosis(capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["doctor"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_says_who_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend that dense CPU gradients go to, and the instruction set."""
+    with dispatch.forced("reference"):
+        monkeypatch.setenv("GRADCLIP_BACKEND", "reference")
+        printed = diagnosis(capsys)
+    assert "GRADCLIP_BACKEND reference" in printed
+    assert "dense CPU gradients answered by reference" in printed
+    if dispatch.NATIVE is not None:
+        with dispatch.forced("native"):
+            printed = diagnosis(capsys)
+        assert f"available: C++ kernels for {dispatch.ISA}" in printed
+        assert "dense CPU gradients answered by native" in printed
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("No module named 'gradclip.ops._native'", "installed without its compiled kernels. Install a C++ compiler"),
+        ("this torch does not publish torch.Tensor.__dlpack_c_exchange_api__", "A newer torch is needed"),
+    ],
+)
+def test_explains_missing_kernels(
+    missing: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason comes with its way out."""
+    monkeypatch.setattr(dispatch, "NATIVE", None)
+    monkeypatch.setattr(dispatch, "ACTIVE", None)
+    monkeypatch.setattr(dispatch, "NATIVE_MISSING", missing)
+    printed = diagnosis(capsys)
+    assert words in printed
+    assert "answered by reference" in printed
+
+
+def test_a_wish_that_cannot_be_met_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor works where everything else raises."""
+    monkeypatch.setattr(dispatch, "_forced", "cuda")
+    assert "must be 'native' or 'reference', got 'cuda'" in diagnosis(capsys)
