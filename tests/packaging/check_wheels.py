@@ -54,7 +54,7 @@ def main() -> None:
             answer = run(python, "-c", USE, cwd=folder)
             assert str(folder / "venv") in answer, answer
             assert "5.0 [0.5999" in answer, answer
-            diagnosis = run(python.with_name("gradclip"), "doctor", cwd=folder)
+            diagnosis = " ".join(run(python.with_name("gradclip"), "doctor", cwd=folder).split())
             assert f"answered by {backend}" in diagnosis, diagnosis
             assert ("installed without its compiled kernels" in diagnosis) == (backend == "reference"), diagnosis
             sys.stdout.write(f"{wheel.name}: {backend} answers in a fresh environment\n")

@@ -51,6 +51,6 @@ def _native() -> str:
     if "_native" in dispatch.NATIVE_MISSING:
         return (
             "not available: gradclip was installed without its compiled kernels. "
-            "Install a C++ compiler (such as g++) and reinstall with `pip install --force-reinstall --no-deps gradclip`"
+            "Install a C++ compiler (such as g++), then reinstall with `pip install --force-reinstall --no-deps .`"
         )
     return f"not available: {dispatch.NATIVE_MISSING}. A newer torch is needed"
