@@ -137,9 +137,9 @@ void scale(void* data, std::size_t n, double coef) {
   scale_exactly<T>(static_cast<typename T::Bits*>(data), n, coef);
 }
 
-// A float32 product of a 16-bit element with the rounded coefficient is off by one unit in its last place at most.
-// Where both its neighbours round to the same 16 bits, so does the exact product; elsewhere (one block in a hundred)
-// the block is done again in float64.
+// The float32 product of a 16-bit element with the rounded coefficient is off by less than 1.5 units in its last place:
+// one from the coefficient, half a unit from the product. Where all numbers within two units round to the same 16 bits,
+// so does the exact product; elsewhere (a few blocks in a hundred) the block is done again in float64.
 template <class T>
 void scale_narrow(void* data, std::size_t n, double coef) {
   auto* x = static_cast<std::uint16_t*>(data);

@@ -133,8 +133,8 @@ struct Float32 {
   }
 };
 
-// `round` takes a float32 known to one unit in its last place: `unsure` gets a bit where both neighbours do not round to
-// the same 16 bits.
+// `round` takes a float32 that is off by less than two units in its last place, and sets a bit of `unsure` where not all
+// numbers that near round to the same 16 bits.
 template <F32 (*unpack)(U16)>
 struct Narrow {
   using Bits = std::uint16_t;
@@ -150,7 +150,7 @@ struct BFloat16 : Narrow<from_brain> {
   }
   [[gnu::always_inline]] static U16 round(F32 x, U32* unsure) {
     const U32 bits = bit_cast<U32>(x);
-    const U32 near_tie = bit_cast<U32>(((bits - 0x7fff) & 0xffff) < 3);
+    const U32 near_tie = bit_cast<U32>(((bits - 0x7ffe) & 0xffff) < 5);
     const U32 special = bit_cast<U32>((bits & 0x7f800000) == 0x7f800000);
     *unsure |= near_tie | special;
     return narrow((bits + 0x8000) >> 16);
@@ -165,9 +165,9 @@ struct Float16 : Narrow<from_half> {
   }
   [[gnu::always_inline]] static U16 round(F32 x, U32* unsure) {
     const U32 bits = bit_cast<U32>(x);
-    const U32 one_unless_zero = (bits & 0x7fffffff) > 0 ? U32{} + 1 : U32{};
-    const U16 above = to_half(bit_cast<F32>(bits + 1));
-    *unsure |= widen(above ^ to_half(bit_cast<F32>(bits - one_unless_zero)));
+    const U32 magnitude = bits & 0x7fffffff;
+    const U16 above = to_half(bit_cast<F32>(bits + 2));
+    *unsure |= widen(above ^ to_half(bit_cast<F32>(bits - (magnitude < 2 ? magnitude : U32{} + 2))));
     return above;
   }
 };

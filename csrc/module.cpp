@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "dlpack.h"
 #include "sweep.h"
@@ -149,9 +150,11 @@ bool read_threads(const std::vector<Dense>& tensors, int* out) {
 
 template <class Work>
 void without_gil(const Work& work) {
-  PyThreadState* state = PyEval_SaveThread();
+  struct Released {
+    PyThreadState* state = PyEval_SaveThread();
+    ~Released() { PyEval_RestoreThread(state); }
+  } released;
   work();
-  PyEval_RestoreThread(state);
 }
 
 // Bits of the real numbers that a tensor is made of.
@@ -199,6 +202,29 @@ class Seen {
   std::vector<const void*> table_;
 };
 
+// Owns a Python object for the length of a block.
+struct Owned {
+  PyObject* object;
+  ~Owned() { Py_XDECREF(object); }
+};
+
+// The gradients of a private list of tensors, each once and None left out; false if something else is in the list, or
+// with a Python error set. Reading `.grad` may run Python code: a warning's, a finalizer's.
+bool gather(PyObject* owners, PyObject* found) {
+  const Py_ssize_t count = PyList_Size(owners);
+  Seen seen(static_cast<std::size_t>(count));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    prefetch_ahead(owners, i, count);
+    PyObject* owner = PyList_GetItem(owners, i);
+    if (!is_tensor(owner)) return false;
+    const Owned gradient{PyObject_GetAttr(owner, grad_name)};
+    if (!gradient.object) return false;
+    if (gradient.object != Py_None && seen.insert(gradient.object) && PyList_Append(found, gradient.object) != 0)
+      return false;
+  }
+  return true;
+}
+
 // Collecting and measuring in one call: the first look at each tensor costs more than all that is done with it.
 PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double norm_type = 0, partial = 0;
@@ -206,38 +232,25 @@ PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   const bool measured = args[1] != Py_None;
   if (measured && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
-  PyObject* found = PyList_New(0);
-  if (!found) return nullptr;
-  const Py_ssize_t count = PyList_Size(args[0]);
-  std::vector<Dense> tensors;
-  tensors.reserve(static_cast<std::size_t>(count));
-  Seen seen(static_cast<std::size_t>(count));
-  long bits = 16;
-  for (Py_ssize_t i = 0; bits && i < count; ++i) {
-    prefetch_ahead(args[0], i, count);
-    PyObject* owner = PyList_GetItem(args[0], i);
-    PyObject* gradient = is_tensor(owner) ? PyObject_GetAttr(owner, grad_name) : nullptr;
-    if (!gradient && PyErr_Occurred()) {  // a warning about a non-leaf tensor that is turned into an error
-      Py_DECREF(found);
-      return nullptr;
-    }
-    if (!gradient) {
-      bits = 0;
-    } else if (gradient != Py_None && seen.insert(gradient)) {
-      Dense t;
-      bits = read_tensor(gradient, &t) && PyList_Append(found, gradient) == 0 ? std::max(bits, real_bits(t.dtype)) : 0;
-      tensors.push_back(t);
-    }
-    Py_XDECREF(gradient);
-  }
-  int threads;
-  if (!bits || tensors.empty() || !read_threads(tensors, &threads)) {
-    Py_DECREF(found);
+  const Owned owners{PyList_GetSlice(args[0], 0, PyList_Size(args[0]))};
+  const Owned found{PyList_New(0)};
+  if (!owners.object || !found.object) return nullptr;
+  if (!gather(owners.object, found.object)) {
     if (PyErr_Occurred()) return nullptr;
     Py_RETURN_NONE;
   }
+  // Only now, with no Python code in between any more, where the elements are.
+  std::vector<Dense> tensors(static_cast<std::size_t>(PyList_Size(found.object)));
+  long bits = tensors.empty() ? 0 : 16;
+  for (std::size_t i = 0; bits && i < tensors.size(); ++i) {
+    PyObject* gradient = PyList_GetItem(found.object, static_cast<Py_ssize_t>(i));
+    bits = read_tensor(gradient, &tensors[i]) ? std::max(bits, real_bits(tensors[i].dtype)) : 0;
+  }
+  int threads;
+  if (!bits) Py_RETURN_NONE;
+  if (!read_threads(tensors, &threads)) return nullptr;
   if (measured) without_gil([&] { partial = gradclip::measure(tensors, norm_type, 1, threads, nullptr); });
-  return Py_BuildValue("Nld", found, bits, partial);
+  return Py_BuildValue("Old", found.object, bits, partial);
 }
 
 PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -339,35 +352,52 @@ PyObject* scalar(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!has_arguments("scalar", n, 2, 2) || !read_double(args[0], &number)) return nullptr;
   auto* owner = new Scalar(number, PyObject_IsTrue(args[1]) == 1);
   void* tensor = nullptr;
-  if (exchange->managed_tensor_to_py_object(owner, &tensor) != 0) return nullptr;
-  return static_cast<PyObject*>(tensor);
+  if (exchange->managed_tensor_to_py_object(owner, &tensor) == 0) return static_cast<PyObject*>(tensor);
+  delete owner;
+  return nullptr;
 }
 
-template <class Function>
-PyCFunction method(Function* function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+// No C++ exception may reach the interpreter; the only one there is says that memory has run out.
+template <auto function, class... Arguments>
+PyObject* guarded(Arguments... arguments) {
+  try {
+    return function(arguments...);
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+template <auto function>
+PyCFunction fast() {
+  PyObject* (*call)(PyObject*, PyObject* const*, Py_ssize_t) = guarded<function>;
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call));
+}
+
+template <auto function>
+PyCFunction one() {
+  return guarded<function, PyObject*, PyObject*>;
 }
 
 PyMethodDef methods[] = {
-    {"widest", widest, METH_O,
+    {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
-    {"collect", method(collect), METH_FASTCALL,
+    {"collect", fast<collect>(), METH_FASTCALL,
      "collect(owners, norm_type)\n\nThe gradients of a list of tensors, each once and None left out, the bits of their "
      "widest real dtype, and the partial of their norm unless `norm_type` is None. None if there is no gradient, or one "
      "that the kernels do not take."},
-    {"measure", method(measure), METH_FASTCALL,
+    {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},
-    {"measure_each", method(measure_each), METH_FASTCALL,
+    {"measure_each", fast<measure_each>(), METH_FASTCALL,
      "measure_each(tensors, norm_type, out)\n\nThe partial of each tensor into a float64 tensor."},
-    {"scale_", method(scale_), METH_FASTCALL,
+    {"scale_", fast<scale_>(), METH_FASTCALL,
      "scale_(tensors, coef)\n\nMultiply in place by a float, or by one element of a float64 tensor each."},
-    {"clamp_", method(clamp_), METH_FASTCALL,
+    {"clamp_", fast<clamp_>(), METH_FASTCALL,
      "clamp_(tensors, bound)\n\nClamp every real or imaginary part to [-bound, bound] in place."},
-    {"row_square_sums", method(row_square_sums), METH_FASTCALL,
+    {"row_square_sums", fast<row_square_sums>(), METH_FASTCALL,
      "row_square_sums(tensors, out)\n\nSum of squares of every row of every tensor into a float64 tensor."},
-    {"scalar", method(scalar), METH_FASTCALL,
+    {"scalar", fast<scalar>(), METH_FASTCALL,
      "scalar(number, wide)\n\nA 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range."},
-    {"read", read, METH_O, "read(tensors)\n\nRead every byte: a benchmark's floor."},
+    {"read", one<read>(), METH_O, "read(tensors)\n\nRead every byte: a benchmark's floor."},
     {nullptr, nullptr, 0, nullptr},
 };
 

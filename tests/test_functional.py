@@ -178,6 +178,59 @@ def test_expanded_gradient_is_refused_before_anything_is_touched() -> None:
     assert gradclip.get_total_norm([second.grad]).item() == pytest.approx(math.sqrt(6))
 
 
+def test_expanded_gradients_may_be_measured() -> None:
+    """Reading needs no place of its own for every element; nor does writing no element."""
+    p = nn.Parameter(torch.zeros(2, 3))
+    p.grad = torch.ones(2, 1).expand(2, 3)
+    assert gradclip.get_norms([p])["parameters[0]"].item() == pytest.approx(math.sqrt(6))
+    empty = nn.Parameter(torch.zeros(5, 0))
+    empty.grad = torch.empty(1, 0).expand(5, 0)
+    assert gradclip.clip_grad_norm_([empty, parameter(torch.ones(4, 4)[:, ::2])], 1.0).item() == pytest.approx(8**0.5)
+
+
+def test_expanded_sparse_values_are_refused_before_anything_is_touched() -> None:
+    """The values of a sparse gradient are written as those of a dense one."""
+    first, second = parameter(torch.tensor([3.0, 4.0])), parameter(None)
+    second.data = torch.zeros(4)
+    values = torch.ones(1).expand(2)
+    second.grad = torch.sparse_coo_tensor(
+        torch.tensor([[0, 2]]), values, (4,), is_coalesced=True, check_invariants=False
+    )
+    if second.grad._values().stride() == (0,):
+        for call in (gradclip.clip_grad_norm_, gradclip.clip_grad_value_):
+            with pytest.raises(gradclip.OverlappingGradientError):
+                call([first, second], 1.0)
+    assert first.grad.tolist() == [3, 4]
+
+
+def test_lazy_conjugates_are_clipped() -> None:
+    """A gradient through `mH` is a view with a conjugate bit; a sliced one goes to plain torch."""
+    base = torch.tensor([[3 + 4j, 0j], [0j, 1j]])
+    p = nn.Parameter(torch.zeros(2, dtype=base.dtype))
+    p.grad = base.conj()[:, 0]
+    assert p.grad.is_conj()
+    gradclip.clip_grad_norm_([p], 2.5, eps=0.0)
+    assert p.grad.tolist() == pytest.approx([1.5 - 2j, 0])
+    gradclip.clip_grad_value_([p], 1.0)
+    assert p.grad.tolist() == pytest.approx([1 - 1j, 0])
+
+
+def test_an_empty_sparse_gradient_has_norm_zero() -> None:
+    """Whatever the order."""
+    x = torch.sparse_coo_tensor(torch.empty(1, 0), torch.empty(0), (4,), check_invariants=True)
+    assert [gradclip.get_total_norm([x], p).item() for p in (-1.0, -math.inf, 0.0, 2.0)] == [0.0] * 4
+
+
+def test_a_list_that_changes_while_it_is_read() -> None:
+    """Reading a non-leaf tensor's gradient warns, and what shows the warning may do anything."""
+    tensors = [torch.ones(3, requires_grad=True) * 2 for _ in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *_, **__: tensors.clear()
+        assert gradclip.clip_grad_norm_(tensors, 1.0).item() == 0
+    assert not tensors
+
+
 def test_mixed_dtypes_share_one_norm_and_one_factor() -> None:
     """float64 among them makes the norm float64; every dtype keeps its own."""
     dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.complex64)
@@ -249,6 +302,8 @@ def test_get_norms_names_every_gradient() -> None:
     assert [norm.item() for norm in gradclip.get_norms(net, 10.0).values()] == pytest.approx(
         [reference.norm([p.grad], 10.0) for p in net.parameters()]
     )
+    with pytest.raises(ValueError, match="must name every parameter differently, got '0.weight' twice"):
+        gradclip.get_norms([*net.named_parameters(), *model().named_parameters()])
     empty = parameter(torch.empty(0))
     assert [norm.item() for norm in gradclip.get_norms([empty], -math.inf).values()] == [0.0]
 
@@ -329,6 +384,60 @@ def test_compiles_as_one_graph(norm_type: float) -> None:
         expected = reference.norm([g * 2], norm_type)
         assert norm.item() == pytest.approx(expected)
         assert clipped.tolist() == pytest.approx([2 * value * reference.coefficient(expected, 1.0)] * 3)
+
+
+@pytest.mark.filterwarnings("default")
+def test_compiles_once_for_all_steps() -> None:
+    """Every step has new gradients; a compiler that looked at who they are would compile again and again."""
+    compilations = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        del inputs
+        compilations.append(graph)
+        return graph.forward
+
+    def step(parameters: list[Tensor]) -> Tensor:
+        return gradclip.clip_grad_norm_(parameters, 1.0)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=backend, fullgraph=True)
+    parameters = [parameter(torch.zeros(3)) for _ in range(3)]
+    for _ in range(5):
+        for p in parameters:
+            p.grad = torch.ones(3)
+        assert compiled([*parameters, parameters[0]]).item() == 3
+    assert len(compilations) == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_compiles_where_there_is_nothing_to_clip() -> None:
+    """No gradients, and a norm of 0."""
+    compiled = torch.compile(lambda p: gradclip.clip_grad_norm_([p], 1.0), backend="eager", fullgraph=True)
+    assert compiled(parameter(None)).item() == 0
+
+
+def test_tracers_record_the_clip() -> None:
+    """A recorded graph clips new inputs, instead of remembering the answer to the old ones."""
+
+    def step(p: Tensor, g: Tensor) -> Tensor:
+        p.grad = g.clone()
+        gradclip.clip_grad_norm_([p], 1.0, eps=0.0)
+        return p.grad
+
+    p, small, large = parameter(None), torch.tensor([3.0, 4.0]), torch.tensor([30.0, 40.0])
+    p.data = torch.zeros(2)
+    traced = torch.fx.experimental.proxy_tensor.make_fx(step)(p, small)
+    assert traced(p, large).tolist() == pytest.approx([0.6, 0.8])
+
+
+def test_fake_tensors_have_a_norm_without_a_value() -> None:
+    """What plans memory without computing gets a shape."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        p = nn.Parameter(torch.zeros(3))
+        p.grad = torch.ones(3)
+        assert gradclip.clip_grad_norm_([p], 1.0).shape == ()
 
 
 def test_default_device_does_not_move_the_norm() -> None:

@@ -105,6 +105,21 @@ def test_sanitize_complex_zeroes_the_element() -> None:
     assert p.grad.tolist() == pytest.approx([0, 0.6 + 0.8j])
 
 
+def test_an_infinite_bound_touches_nothing_even_then() -> None:
+    """`math.inf` measures only, whatever else is asked for."""
+    pairs = net(GOOD, BAD[0])
+    before = raw(pairs)
+    assert math.isnan(gradclip.clip_grad_norm_(pairs, math.inf, nonfinite="sanitize").item())
+    assert raw(pairs) == before
+
+
+def test_names_of_tensors_are_their_own_places() -> None:
+    """A parameter among the tensors of get_total_norm is a tensor, and its gradient another one."""
+    p = net(torch.tensor([math.nan]))[0][1]
+    with pytest.raises(gradclip.NonFiniteGradientError, match=r"Found in tensors\[1\] "):
+        gradclip.get_total_norm([p, p.grad], error_if_nonfinite=True)
+
+
 def test_overflow_of_float64_is_said_and_survived() -> None:
     """Plain sums of float64 can overflow: no element is bad then, and sanitize measures in units of the largest."""
     p = nn.Parameter(torch.zeros(4, dtype=torch.float64))

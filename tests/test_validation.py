@@ -3,7 +3,10 @@
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,6 +78,15 @@ def test_norm_type_inf_by_name(p: nn.Parameter) -> None:
     """Torch's one word for an order."""
     assert gradclip.clip_grad_norm_([p], 10.0, "inf").item() == 4
     assert gradclip.get_total_norm([p.grad], 1).item() == 7
+
+
+def test_numbers_of_other_libraries(p: nn.Parameter) -> None:
+    """Whatever float() takes, but truth values and words."""
+    for number in (np.float32(1), np.float64(1), np.array(1.0), Decimal(1), Fraction(1), np.int64(1)):
+        p.grad = torch.tensor([3.0, 4.0])
+        assert gradclip.clip_grad_norm_([p], number, number, eps=0.0).item() == 7
+        assert p.grad.abs().sum().item() == pytest.approx(1)
+    assert gradclip.clip_grad_norm_([p], 1e9, torch.tensor(3.0)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("eps", [-1e-6, math.nan, math.inf])

@@ -20,6 +20,7 @@ from gradclip.validation import (
     check_nonfinite,
     check_norm_type,
     check_total_norm,
+    refuse_same_name,
 )
 
 
@@ -55,7 +56,8 @@ def clip_grad_norm_(
         eps: Added to the norm before dividing by it, >= 0.
         nonfinite: What to do about a total norm that is NaN or infinite. `"propagate"` does torch's arithmetic,
             which leaves zeros and NaNs; `"raise"` raises with the names of the parameters; `"keep"` touches nothing;
-            `"sanitize"` sets non-finite elements to 0, then clips and returns the norm of the rest.
+            `"sanitize"` sets non-finite elements to 0, then clips and returns the norm of the rest (unless
+            `max_norm` is infinite, which only measures).
 
     Returns:
         The total norm before clipping: 0-dim, float32 (float64 where any gradient has that precision), on the device
@@ -90,7 +92,7 @@ def clip_grad_norm_(
     """
     function = "clip_grad_norm_"
     max_norm = check_max_norm(function, max_norm)
-    if norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
+    if type(norm_type) is not float or norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
         norm_type = check_norm_type(function, norm_type)
     if eps != 1e-6:  # noqa: PLR2004
         eps = check_eps(function, eps)
@@ -101,6 +103,8 @@ def clip_grad_norm_(
     if nonfinite in {"raise", "sanitize"} and not math.isfinite(total_norm):
         if nonfinite == "raise":
             raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
+        if coefficient(total_norm, max_norm, eps) == 1.0:  # without a bound: measure only
+            return gradients.as_tensor(total_norm)
         gradients.zero_nonfinite_()
         total_norm = gradients.total_norm(norm_type, in_units=True)
     coef = coefficient(total_norm, max_norm, eps)
@@ -125,7 +129,9 @@ def get_total_norm(
         foreach: Has no effect.
 
     Returns:
-        The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first.
+        The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first. A
+        norm beyond the range of float32, which finite gradients can have, is infinite; `clip_grad_norm_` clips by the
+        float64 norm all the same.
 
     Raises:
         NonFiniteGradientError: If the norm is not finite and `error_if_nonfinite` is true.
@@ -271,8 +277,13 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
     """
     function = "get_norms"
     norm_type = check_norm_type(function, norm_type)
-    gradients = collect(function, parameters)
-    return {gradients.name(position): norm for position, norm in enumerate(gradients.norms(norm_type))}
+    gradients = collect(function, parameters, writes=False)
+    found: dict[str, Tensor] = {}
+    for name, norm in zip(gradients.names(), gradients.norms(norm_type), strict=True):
+        if name in found:
+            refuse_same_name(function, name)
+        found[name] = norm
+    return found
 
 
 def _nonfinite_message(gradients: GradientSet, norm_type: float) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
@@ -12,7 +12,6 @@ from torch.compiler import is_dynamo_compiling
 from gradclip import norms, validation
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
-from gradclip.ops.dispatch import scalar
 from gradclip.parameters import Parameters, flatten
 
 SHOWN = 3
@@ -21,13 +20,16 @@ SHOWN = 3
 FLOAT32_BITS = 32
 
 
-def collect(function: str, parameters: Parameters, norm_type: float | None = None) -> "GradientSet":
-    """Collect the gradients of parameters, to read and to write: each once, in order, without those that are None.
+def collect(
+    function: str, parameters: Parameters, norm_type: float | None = None, *, writes: bool = True
+) -> "GradientSet":
+    """Collect the gradients of parameters: each once, in order, without those that are None.
 
     Args:
         function: The public function that was called, for messages.
         parameters: Any accepted input.
         norm_type: The order of the norm that will be asked for: it may be measured on the way.
+        writes: Whether the gradients will be written.
 
     Raises:
         TypeError: For anything else than parameters, gradients passed in their place included.
@@ -35,13 +37,15 @@ def collect(function: str, parameters: Parameters, norm_type: float | None = Non
     """
     given: Any = parameters  # a list is taken at its word until its elements are read
     tensors, names = (given, None) if type(given) is list else flatten(function, parameters)
-    if not is_dynamo_compiling() and (backend := dispatch.ACTIVE) is not None:
+    if (backend := dispatch.native()) is not None:
         plain = norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER
         answer = backend.collect(tensors, norm_type if plain else None)
         if answer is not None:
             gradients, bits, partial = answer
             buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
-            return GradientSet(tensors, names, gradients, CPU, buckets, bits > FLOAT32_BITS, (norm_type, partial))
+            wide = bits > FLOAT32_BITS
+            known = norm_type, partial
+            return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
 
     if tensors is parameters:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
@@ -49,11 +53,11 @@ def collect(function: str, parameters: Parameters, norm_type: float | None = Non
     gradients = _each_once(owner.grad for owner in tensors)
     if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
         validation.refuse_gradients(function)
-    found = _of_any_kind(tensors, names, gradients)
+    found = _of_any_kind("parameters", tensors, names, gradients)
     for position, gradient in enumerate(gradients):
         _check_kind(function, found, position)
-        if _overlaps(gradient):
-            validation.refuse_overlap(function, found.name(position), gradient)
+        if writes and _overlaps(_values(gradient)):
+            validation.refuse_overlap(function, found.names()[position], _values(gradient))
     found.bucket()
     return found
 
@@ -62,7 +66,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor]) -> "GradientSet":
     """Collect tensors that are gradients themselves, to read only."""
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
-    found = _of_any_kind(listed, names, _each_once(listed))
+    found = _of_any_kind("tensors", listed, names, _each_once(listed))
     for position in range(len(found.gradients)):
         _check_kind(function, found, position)
     found.bucket()
@@ -82,20 +86,39 @@ class GradientSet:
         wide: Whether their norm is float64 instead of float32: where any gradient has this precision.
     """
 
-    __slots__ = ("_known", "_measured", "_names", "_owners", "_uncoalesced", "_written", "device", "gradients", "wide")
+    __slots__ = (
+        "_argument",
+        "_known",
+        "_measured",
+        "_names",
+        "_owners",
+        "_scalar",
+        "_uncoalesced",
+        "_written",
+        "device",
+        "gradients",
+        "wide",
+    )
 
     def __init__(
         self,
+        argument: str,
         owners: list[Tensor],
         names: list[str] | None,
         gradients: list[Tensor],
         device: torch.device,
         buckets: list[dispatch.Bucket],
         wide: bool,  # noqa: FBT001 -- made in one place for each kind of input
+        scalar: Callable[[float, bool], Tensor],
         known: tuple[float | None, Scalar],
     ) -> None:
-        """Take gradients, who owns them, the buckets they are in, and a partial that is known already, by its order."""
+        """Take gradients, who owns them, the buckets they are in, and a partial that is known already, by its order.
+
+        `scalar` makes a 0-dim CPU tensor of a number: (number, whether as float64) -> tensor.
+        """
+        self._argument = argument
         self._owners = owners
+        self._scalar = scalar
         self._names = names
         self._measured = self._written = buckets
         self._known = known
@@ -107,21 +130,18 @@ class GradientSet:
     def bucket(self) -> None:
         """Put the gradients in buckets, sparse ones by their values."""
         self._uncoalesced = [(x, x.coalesce()) for x in self.gradients if x.is_sparse and not x.is_coalesced()]
-        summed = {id(original): coalesced for original, coalesced in self._uncoalesced}
-        self._measured = self._written = dispatch.bucket([_values(summed.get(id(x), x)) for x in self.gradients])
+        self._measured = self._written = dispatch.bucket([_values(x) for x in self.gradients])
         if self._uncoalesced:
-            self._written = dispatch.bucket([_values(x) for x in self.gradients])
+            summed = {id(original): coalesced for original, coalesced in self._uncoalesced}
+            self._measured = dispatch.bucket([_values(summed.get(id(x), x)) for x in self.gradients])
 
-    def name(self, position: int) -> str:
-        """Return the name of a gradient: that of the first tensor that owns it, or its place like `parameters[3]`."""
-        wanted = self.gradients[position]
+    def names(self) -> list[str]:
+        """Return the name of each gradient: that of the first tensor that owns it, or a place like `parameters[3]`."""
+        found: dict[int, str] = {}
         for place, owner in enumerate(self._owners):
-            if owner is wanted:
-                return f"tensors[{place}]"
-            if owner.grad is wanted:
-                return self._names[place] if self._names is not None else f"parameters[{place}]"
-        msg = f"gradient {position} has no owner"
-        raise LookupError(msg)
+            gradient = owner if self._argument == "tensors" else owner.grad
+            found.setdefault(id(gradient), self._names[place] if self._names else f"{self._argument}[{place}]")
+        return [found[id(gradient)] for gradient in self.gradients]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -132,7 +152,7 @@ class GradientSet:
         """Return a norm as torch does: 0-dim, on the device of the first gradient, rounded to `dtype` once."""
         if isinstance(norm, Tensor):
             return norm.to(self.device, self.dtype)
-        number = scalar(norm, self.wide)
+        number = self._scalar(norm, self.wide)
         return number if self.device is CPU else number.to(self.device)
 
     def total_norm(self, norm_type: float, *, in_units: bool = False) -> Scalar:
@@ -140,7 +160,7 @@ class GradientSet:
 
         In units of its extremum, the norm of float64 elements cannot overflow either; that takes a second pass.
         """
-        if norm_type < 0.0 and all(x.numel() == 0 for x in self.gradients):
+        if norm_type < 0.0 and all(x.numel() == 0 for _, tensors, _ in self._measured for x in tensors):
             return 0.0
         if in_units or abs(norm_type) > LARGEST_PLAIN_ORDER:
             return _norm_in_units(self._measured, norm_type)
@@ -157,10 +177,9 @@ class GradientSet:
             else:
                 values = norms.finish_each(backend.measure_each(tensors, norm_type), norm_type)
             each.update(zip(positions, values.to(self.dtype).unbind(), strict=True))
-        return [
-            each[position] if x.numel() else torch.zeros_like(each[position])
-            for position, x in enumerate(self.gradients)
-        ]
+        # The norm of no element is 0, of whatever order.
+        ordered = [(each[position], _values(x).numel()) for position, x in enumerate(self.gradients)]
+        return [norm if numel else torch.zeros_like(norm) for norm, numel in ordered]
 
     def scale_(self, coef: Scalar) -> None:
         """Multiply every gradient by one coefficient; 1 changes no byte."""
@@ -188,8 +207,9 @@ class GradientSet:
         """Write what was done to coalesced copies back; the gradients are coalesced from then on."""
         self._known = None, 0.0
         if self._uncoalesced:
-            for original, coalesced in self._uncoalesced:
-                original.copy_(coalesced)
+            with torch.no_grad():
+                for original, coalesced in self._uncoalesced:
+                    original.copy_(coalesced)
             self.bucket()
 
     def describe_nonfinite(self) -> str:
@@ -200,8 +220,9 @@ class GradientSet:
             found |= {p: x for p, x, most in zip(positions, tensors, largest, strict=True) if not math.isfinite(most)}
         if not found:
             return "No element is NaN or infinite: the sum of powers overflows float64."
+        names = self.names()
         shown = [
-            f"{self.name(p)} ({int(x.isnan().sum())} NaN, {int(x.isinf().sum())} Inf of {x.numel()} elements)"
+            f"{names[p]} ({int(x.isnan().sum())} NaN, {int(x.isinf().sum())} Inf of {x.numel()} elements)"
             for p, x in sorted(found.items())[:SHOWN]
         ]
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -220,15 +241,21 @@ def _norm_in_units(buckets: list[dispatch.Bucket], norm_type: float) -> Scalar:
     return unit * finish(_partial(buckets, norm_type, 1.0 / unit), norm_type)
 
 
-def _of_any_kind(owners: list[Tensor], names: list[str] | None, gradients: list[Tensor]) -> GradientSet:
+def _of_any_kind(argument: str, owners: list[Tensor], names: list[str] | None, gradients: list[Tensor]) -> GradientSet:
     wide = any(x.dtype in {torch.float64, torch.complex128} for x in gradients)
     device = gradients[0].device if gradients else CPU
     device = CPU if device == CPU else device
-    return GradientSet(owners, names, gradients, device, [], wide, (None, 0.0))
+    return GradientSet(argument, owners, names, gradients, device, [], wide, _scalar, (None, 0.0))
 
 
 def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    return list({id(x): x for x in tensors if x is not None}.values())
+    if not is_dynamo_compiling():
+        return list({id(x): x for x in tensors if x is not None}.values())
+    once: list[Tensor] = []  # a compiler would compile again for every new id
+    for x in tensors:
+        if x is not None and not any(x is y for y in once):
+            once.append(x)
+    return once
 
 
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
@@ -247,7 +274,7 @@ def _check_kind(function: str, found: GradientSet, position: int) -> None:
         reason = "A sharded gradient needs a reduction over its mesh: call `torch.nn.utils` for it."
     else:
         return
-    validation.refuse_gradient(function, found.name(position), x, reason)
+    validation.refuse_gradient(function, found.names()[position], x, reason)
 
 
 def _is_distributed(x: Tensor) -> bool:
@@ -255,9 +282,13 @@ def _is_distributed(x: Tensor) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
+def _scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
+    exact = torch.scalar_tensor(number, dtype=torch.float64, device=CPU)
+    return exact if wide else exact.to(torch.float32)  # infinite beyond its range
+
+
 def _overlaps(x: Tensor) -> bool:
-    strided = zip(x.shape, x.stride(), strict=True) if x.layout == torch.strided else ()
-    return any(size > 1 and stride == 0 for size, stride in strided)
+    return x.numel() > 0 and any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def _values(x: Tensor) -> Tensor:

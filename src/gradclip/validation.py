@@ -5,14 +5,15 @@ The template: `` `function(argument=...)` must <requirement>, got <value>. <What
 
 import math
 from collections.abc import Iterator
-from numbers import Real
 from types import GeneratorType
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, NoReturn, SupportsFloat, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from gradclip.exceptions import OverlappingGradientError
+from gradclip.tracing import is_traced
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -29,7 +30,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
                 f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
             )
             raise ValueError(msg)
-        if value.device.type != "cpu" or torch.compiler.is_compiling():
+        if type(value) not in {Tensor, Parameter} or value.device.type != "cpu" or is_traced():
             return value.detach().reshape(())
         value = value.item()
     number = _real(function, argument, value)
@@ -42,7 +43,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
 def check_total_norm(function: str, value: object) -> float | Tensor:
     """Return a norm as a float, or as it is where it is a tensor on another device; NaN is a norm too."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
-        if value.device.type != "cpu" or torch.compiler.is_compiling():
+        if type(value) not in {Tensor, Parameter} or value.device.type != "cpu" or is_traced():
             return value.detach().reshape(())
         value = value.item()
     number = _real(function, "total_norm", value)
@@ -144,6 +145,12 @@ def refuse_gradient(function: str, name: str, gradient: Tensor, reason: str) -> 
     raise TypeError(msg)
 
 
+def refuse_same_name(function: str, name: str) -> NoReturn:
+    """Raise for two parameters of one name, where results go by name."""
+    msg = f"`{function}(parameters=...)` must name every parameter differently, got {name!r} twice. Prefix the names."
+    raise ValueError(msg)
+
+
 def refuse_overlap(function: str, name: str, gradient: Tensor) -> NoReturn:
     """Raise for a gradient, such as an expanded one, whose elements share memory."""
     msg = (
@@ -155,7 +162,7 @@ def refuse_overlap(function: str, name: str, gradient: Tensor) -> NoReturn:
 
 
 def _real(function: str, argument: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
         raise TypeError(msg)
-    return float(value)
+    return float(cast("SupportsFloat", value))

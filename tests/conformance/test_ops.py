@@ -120,6 +120,27 @@ def test_scale_rounds_once_for_all_bit_patterns(backend: Backend, dtype: torch.d
     assert bool((x[before.isinf()].isnan() if coef == 0 else x[before.isinf()] == before[before.isinf()]).all())
 
 
+def test_scale_rounds_once_where_the_float32_product_is_beyond_a_tie(backend: Backend) -> None:
+    """The product and the rounded coefficient are off together by more than one unit here, across a tie."""
+    x = torch.full((1024,), float.fromhex("0x1.f7c0000000000p-13"), dtype=torch.float16)
+    coef = float.fromhex("0x1.001043000d1b7p-1")
+    expected = reference.scaled(x[:1], coef)
+    backend.scale_([x], coef)
+    assert set(x.to(torch.float64).tolist()) == set(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_parts_are_scaled_each_for_itself(backend: Backend, dtype: torch.dtype) -> None:
+    """A real factor leaves an infinite part infinite and a signed zero signed, on lazy conjugates too."""
+    x = torch.tensor([complex(math.inf, 1.0), complex(-0.0, -1.0)], dtype=dtype)
+    for y in (x.clone(), x.clone().conj().resolve_conj().conj()):
+        backend.scale_([y], torch.tensor(0.5, dtype=torch.float64))
+        assert torch.view_as_real(y.resolve_conj()).tolist() == [[math.inf, 0.5], [0.0, -0.5]]
+        assert torch.view_as_real(y.resolve_conj())[1, 0].signbit()
+        backend.clamp_([y], 0.25)
+        assert torch.view_as_real(y.resolve_conj()).tolist() == [[0.25, 0.25], [0.0, -0.25]]
+
+
 @pytest.mark.parametrize("dtype", EVERY, ids=str)
 def test_scale_reaches_every_element_of_every_layout(backend: Backend, dtype: torch.dtype) -> None:
     """Halving is exact, so it shows any element that was missed or scaled twice."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
 from gradclip.exceptions import BackendUnavailableError
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
+from gradclip.tracing import is_traced
 
 if TYPE_CHECKING:
     from gradclip.ops.native import Native
@@ -70,18 +70,8 @@ def check_forced() -> None:
 
 
 def native() -> "Native | None":
-    """Return the native backend where it may run: not under a compiler, which traces torch's operations alone."""
-    return None if is_dynamo_compiling() else ACTIVE
-
-
-def _torch_scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
-    """Return a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range."""
-    exact = torch.scalar_tensor(number, dtype=torch.float64, device="cpu")
-    return exact if wide else exact.to(torch.float32)
-
-
-scalar = _torch_scalar if NATIVE is None else NATIVE.scalar
-"""(number, wide) -> 0-dim CPU tensor."""
+    """Return the native backend where it may run: not where somebody traces the operations of torch."""
+    return None if is_traced() else ACTIVE
 
 
 def bucket(tensors: list[Tensor]) -> list[Bucket]:

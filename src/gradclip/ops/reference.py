@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradclip.norms import Scalar, as_float64, combine, identity, is_extremum
 from gradclip.ops.backend import Backend
+from gradclip.tracing import is_traced
 
 PIECE = 2**17
 """Elements that are widened to float64 at a time: 1 MiB of scratch, which stays in a CPU's cache."""
@@ -26,7 +27,7 @@ class Reference(Backend):
         if not partials:
             return identity(norm_type)
         partial = combine(partials, norm_type)
-        if isinstance(partial, Tensor) and partial.device.type == "cpu" and not torch.compiler.is_compiling():
+        if type(partial) is Tensor and partial.device.type == "cpu" and not is_traced():
             return partial.item()  # on the host already: nothing waits
         return partial
 
@@ -48,13 +49,13 @@ class Reference(Backend):
             if isinstance(own, float) and own == 1.0:
                 continue
             factor = own.to(x.device) if isinstance(own, Tensor) else own
-            for piece in _pieces(x):
+            for piece in _pieces(_parts(x)):
                 piece.copy_(_rounded(_wide(piece).mul_(factor), piece.dtype))
 
     @torch.no_grad()
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         for x in tensors:
-            parts = torch.view_as_real(x) if x.is_complex() else x
+            parts = _parts(x)
             limit = torch.tensor(bound, dtype=torch.float64, device=x.device).to(parts.dtype)
             parts.clamp_(-limit, limit)
 
@@ -64,8 +65,15 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
     return x.view(-1).split(PIECE) if x.is_contiguous() else (x,)
 
 
+def _parts(x: Tensor) -> Tensor:
+    """Return the real numbers that a tensor is made of; a conjugate that is lazy differs by signs alone."""
+    if not x.is_complex():
+        return x
+    return torch.view_as_real(x.conj() if x.is_conj() else x)
+
+
 def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.complex128 if x.is_complex() else torch.float64, copy=True)
+    return x.to(torch.float64, copy=True)
 
 
 def _real(x: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ def _partial(values: Tensor, norm_type: float) -> Tensor:
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Round float64 to `dtype` once; torch's own conversion goes through float32 and may round twice."""
-    if x.is_complex() or dtype.itemsize >= torch.float32.itemsize:
+    if dtype.itemsize >= torch.float32.itemsize:
         return x.to(dtype)
     info = torch.finfo(dtype)
     digits = 1 - round(math.log2(info.eps))
