@@ -196,10 +196,10 @@ def test_expanded_sparse_values_are_refused_before_anything_is_touched() -> None
     second.grad = torch.sparse_coo_tensor(
         torch.tensor([[0, 2]]), values, (4,), is_coalesced=True, check_invariants=False
     )
-    if second.grad._values().stride() == (0,):
-        for call in (gradclip.clip_grad_norm_, gradclip.clip_grad_value_):
-            with pytest.raises(gradclip.OverlappingGradientError):
-                call([first, second], 1.0)
+    assert second.grad._values().stride() == (0,)
+    for call in (gradclip.clip_grad_norm_, gradclip.clip_grad_value_):
+        with pytest.raises(gradclip.OverlappingGradientError):
+            call([first, second], 1.0)
     assert first.grad.tolist() == [3, 4]
 
 
@@ -428,6 +428,20 @@ def test_tracers_record_the_clip() -> None:
     p.data = torch.zeros(2)
     traced = torch.fx.experimental.proxy_tensor.make_fx(step)(p, small)
     assert traced(p, large).tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.filterwarnings("default")
+def test_exported_programs_clip(strict: bool) -> None:
+    """An exported program clips what it is given, not what it was exported with."""
+
+    class Clip(nn.Module):
+        def forward(self, g: Tensor) -> Tensor:
+            norm = gradclip.get_total_norm([g])
+            return g * gradclip.clip_coefficient(norm, 1.0, 0.0).to(g.dtype)
+
+    program = torch.export.export(Clip(), (torch.tensor([3.0, 4.0]),), strict=strict).module()
+    assert program(torch.tensor([30.0, 40.0])).tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_fake_tensors_have_a_norm_without_a_value() -> None:

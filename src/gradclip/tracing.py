@@ -3,8 +3,8 @@
 import torch
 from torch.compiler import is_dynamo_compiling
 
-_modes = torch._C._len_torch_dispatch_stack
-_jit_tracing = torch._C._is_tracing
+_count_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_jit_tracing = torch._C._is_tracing
 
 
 def is_traced() -> bool:
@@ -12,4 +12,4 @@ def is_traced() -> bool:
 
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
-    return is_dynamo_compiling() or _modes() > 0 or _jit_tracing() or torch.compiler.is_compiling()
+    return is_dynamo_compiling() or _count_dispatch_modes() > 0 or _is_jit_tracing()
