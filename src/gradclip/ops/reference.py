@@ -12,7 +12,7 @@ from gradclip.ops.backend import Backend
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
-"""Elements that are widened to float64 at a time: 1 MiB of scratch, which stays in a CPU's cache."""
+"""Elements that are widened to float64 at a time: 1 MiB of scratch, whatever the size of the gradients."""
 
 
 @final
@@ -109,15 +109,15 @@ def _partial(values: Tensor, norm_type: float) -> Tensor:
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float64 to `dtype` once; torch's own conversion goes through float32 and may round twice."""
+    """Return float64 numbers that `dtype` holds; torch's conversion goes through float32, and may round twice."""
     if dtype.itemsize >= torch.float32.itemsize:
-        return x.to(dtype)
+        return x  # rounded once as it is written
     info = torch.finfo(dtype)
     digits = 1 - round(math.log2(info.eps))
     # Adding 1.5 * 2**52 units in the last place of the result makes the adder round there.
     power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
     magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
-    return torch.copysign((x + magic) - magic, x).to(dtype)  # -0 stays -0
+    return torch.copysign((x + magic) - magic, x)  # -0 stays -0
 
 
 REFERENCE = Reference()
