@@ -1,129 +1,21 @@
 // gradclip.ops._native: the sweeps for Python, on the limited API (one binary for every CPython from 3.10 on).
-//
-// torch's headers are not needed: a tensor's pointer, shape, strides and dtype come through the DLPack C exchange API
-// that torch.Tensor publishes, in one C call and without a Python object a field.
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030A0000
-#include <Python.h>
-
 #include <algorithm>
-#include <cstring>
 #include <new>
 
-#include "dlpack.h"
-#include "sweep.h"
+#include "exchange.h"
 
 namespace {
 
 using gradclip::Dense;
 using gradclip::DType;
+using gradclip::torch::is_tensor;
+using gradclip::torch::prefetch_ahead;
+using gradclip::torch::read_list;
+using gradclip::torch::read_tensor;
+using gradclip::torch::read_threads;
+using gradclip::torch::read_vector;
 
-const dlpack::ExchangeApi* exchange = nullptr;
-PyTypeObject* tensor_type = nullptr;
-PyTypeObject* parameter_type = nullptr;
 PyObject* grad_name = nullptr;
-PyObject* get_num_threads = nullptr;
-
-bool read_dtype(const dlpack::DataType& type, DType* out) {
-  const struct {
-    std::uint8_t code, bits;
-    DType dtype;
-  } known[] = {
-      {dlpack::kFloat, 32, DType::kFloat32},     {dlpack::kBfloat, 16, DType::kBFloat16},
-      {dlpack::kFloat, 16, DType::kFloat16},     {dlpack::kFloat, 64, DType::kFloat64},
-      {dlpack::kComplex, 64, DType::kComplex64}, {dlpack::kComplex, 128, DType::kComplex128},
-  };
-  for (const auto& k : known) {
-    if (k.code == type.code && k.bits == type.bits && type.lanes == 1) {
-      *out = k.dtype;
-      return true;
-    }
-  }
-  return false;
-}
-
-// Whether the elements fill one run of memory, each once; any order of dimensions will do.
-bool is_dense(const dlpack::Tensor& t, std::int64_t numel) {
-  constexpr int kMaxDims = 64;
-  if (!t.strides || numel == 0) return true;
-  if (t.ndim > kMaxDims) return false;
-  int order[kMaxDims];
-  int dims = 0;
-  for (int d = t.ndim - 1; d >= 0; --d)
-    if (t.shape[d] != 1) order[dims++] = d;
-  const auto by_stride = [&](int a, int b) { return t.strides[a] < t.strides[b]; };
-  if (!std::is_sorted(order, order + dims, by_stride)) std::sort(order, order + dims, by_stride);
-  std::int64_t expected = 1;
-  for (int i = 0; i < dims; ++i) {
-    if (t.strides[order[i]] != expected) return false;
-    expected *= t.shape[order[i]];
-  }
-  return true;
-}
-
-// Exactly: a subclass may keep its elements elsewhere.
-bool is_tensor(PyObject* object) { return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type; }
-
-// False, without a Python error, if the kernels do not take the object.
-bool read_tensor(PyObject* object, Dense* out) {
-  if (!is_tensor(object)) return false;
-  dlpack::Tensor t;
-  if (exchange->tensor_from_py_object(object, &t) != 0) {
-    PyErr_Clear();  // sparse, meta, functorch: not memory that can be read
-    return false;
-  }
-  if (t.device.type != dlpack::kCPU || !read_dtype(t.dtype, &out->dtype)) return false;
-  out->numel = 1;
-  for (int d = 0; d < t.ndim; ++d) out->numel *= t.shape[d];
-  if ((!t.data && out->numel) || !is_dense(t, out->numel)) return false;
-  const bool outermost = t.ndim && (!t.strides || t.shape[0] * t.strides[0] == out->numel || t.shape[0] == 1);
-  out->rows = t.ndim == 0 ? 1 : outermost || out->numel == 0 ? t.shape[0] : 0;
-  out->data = static_cast<char*>(t.data) + t.byte_offset;
-  return true;
-}
-
-// The way from a Python tensor to its memory is a chain of cache misses. Starting on those of a later tensor lets the
-// chains overlap: first the object, then, a few tensors on, whatever its first words point to. A prefetch of a word that
-// is no address does nothing, so no layout is assumed.
-void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n) {
-  constexpr Py_ssize_t kObject = 12, kPointees = 6;
-  constexpr std::size_t kWords = 5;
-  if (i + kObject < n) __builtin_prefetch(PyList_GetItem(list, i + kObject));
-  if (i + kPointees >= n) return;
-  PyObject* object = PyList_GetItem(list, i + kPointees);
-  if (!is_tensor(object)) return;
-  std::uintptr_t words[kWords];
-  std::memcpy(words, object, sizeof words);
-  for (std::size_t w = 2; w < kWords; ++w) {
-    for (int line = 0; line < 4; ++line) __builtin_prefetch(reinterpret_cast<const char*>(words[w]) + 64 * line);
-  }
-}
-
-// On failure: an empty list with a Python error set.
-bool read_list(PyObject* list, std::vector<Dense>* out) {
-  if (!PyList_Check(list)) {
-    PyErr_SetString(PyExc_TypeError, "tensors must be a list");
-    return false;
-  }
-  const Py_ssize_t n = PyList_Size(list);
-  out->resize(static_cast<std::size_t>(n));
-  for (Py_ssize_t i = 0; i < n; ++i) {
-    prefetch_ahead(list, i, n);
-    if (!read_tensor(PyList_GetItem(list, i), &(*out)[static_cast<std::size_t>(i)])) {
-      PyErr_Format(PyExc_TypeError, "tensors[%zd] is not a dense floating-point CPU tensor", i);
-      return false;
-    }
-  }
-  return true;
-}
-
-// The memory of a float64 tensor of `numel` elements; null with a Python error set for anything else.
-double* read_vector(PyObject* object, std::int64_t numel) {
-  Dense t;
-  if (read_tensor(object, &t) && t.dtype == DType::kFloat64 && t.numel == numel) return static_cast<double*>(t.data);
-  PyErr_Format(PyExc_TypeError, "must be a dense float64 CPU tensor of %lld elements", static_cast<long long>(numel));
-  return nullptr;
-}
 
 bool has_arguments(const char* name, Py_ssize_t given, Py_ssize_t least, Py_ssize_t most) {
   if (least <= given && given <= most) return true;
@@ -135,19 +27,6 @@ bool read_double(PyObject* object, double* out) {
   *out = PyFloat_AsDouble(object);
   return *out != -1 || !PyErr_Occurred();
 }
-
-// As many as torch would use now, in this thread: `torch.set_num_threads` rules.
-bool read_threads(const std::vector<Dense>& tensors, int* out) {
-  *out = 1;
-  if (!gradclip::worth_threads(tensors)) return true;
-  PyObject* answer = PyObject_CallNoArgs(get_num_threads);
-  if (!answer) return false;
-  const long threads = PyLong_AsLong(answer);
-  Py_DECREF(answer);
-  *out = static_cast<int>(std::clamp(threads, 1L, 1024L));
-  return threads != -1 || !PyErr_Occurred();
-}
-
 template <class Work>
 void without_gil(const Work& work) {
   struct Released {
@@ -156,13 +35,11 @@ void without_gil(const Work& work) {
   } released;
   work();
 }
-
 // Bits of the real numbers that a tensor is made of.
 long real_bits(DType dtype) {
   const bool complex = dtype == DType::kComplex64 || dtype == DType::kComplex128;
   return static_cast<long>(8 * gradclip::element_size(dtype) / (complex ? 2 : 1));
 }
-
 PyObject* widest(PyObject*, PyObject* list) {
   if (!PyList_Check(list)) return PyErr_Format(PyExc_TypeError, "tensors must be a list");
   long bits = 16;
@@ -174,7 +51,6 @@ PyObject* widest(PyObject*, PyObject* list) {
   }
   return PyLong_FromLong(bits);
 }
-
 // The pointers seen so far, in a table at most half full.
 class Seen {
  public:
@@ -285,7 +161,7 @@ PyObject* scale_(PyObject*, PyObject* const* args, Py_ssize_t n) {
     return nullptr;
   const double* coefs = &coef;
   std::size_t num_coefs = 1;
-  if (Py_TYPE(args[1]) == tensor_type) {
+  if (is_tensor(args[1])) {
     num_coefs = tensors.size();
     if (!(coefs = read_vector(args[1], static_cast<std::int64_t>(num_coefs)))) return nullptr;
   } else if (!read_double(args[1], &coef)) {
@@ -331,30 +207,10 @@ PyObject* read(PyObject*, PyObject* list) {
   without_gil([&] { mixed = gradclip::read(tensors, threads); });
   return PyLong_FromUnsignedLongLong(mixed);
 }
-
-// A 0-dim tensor that owns its number: half the cost of torch.scalar_tensor, which parses arguments and dispatches.
-struct Scalar : dlpack::ManagedTensor {
-  double value;  // the first four bytes hold a float where the dtype says so
-
-  Scalar(double number, bool wide) : ManagedTensor{{dlpack::kMajorVersion, 0}, nullptr, destroy, 0, {}}, value(number) {
-    const auto single = static_cast<float>(number);
-    if (!wide) std::memcpy(&value, &single, sizeof single);
-    const auto bits = static_cast<std::uint8_t>(wide ? 64 : 32);
-    tensor = {&value, {dlpack::kCPU, 0}, 0, {dlpack::kFloat, bits, 1}, no_dims, no_dims, 0};
-  }
-
-  static void destroy(dlpack::ManagedTensor* self) { delete static_cast<Scalar*>(self); }
-  static inline std::int64_t no_dims[1] = {0};
-};
-
 PyObject* scalar(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double number;
   if (!has_arguments("scalar", n, 2, 2) || !read_double(args[0], &number)) return nullptr;
-  auto* owner = new Scalar(number, PyObject_IsTrue(args[1]) == 1);
-  void* tensor = nullptr;
-  if (exchange->managed_tensor_to_py_object(owner, &tensor) == 0) return static_cast<PyObject*>(tensor);
-  delete owner;
-  return nullptr;
+  return gradclip::torch::make_scalar(number, PyObject_IsTrue(args[1]) == 1);
 }
 
 // No C++ exception may reach the interpreter; the only one there is says that memory has run out.
@@ -406,39 +262,10 @@ PyModuleDef definition = {
     nullptr,               nullptr,   nullptr,                                                  nullptr,
 };
 
-// Keeps one reference for ever: torch's types live as long as the process.
-PyTypeObject* get_type(PyObject* module, const char* name) {
-  return reinterpret_cast<PyTypeObject*>(PyObject_GetAttrString(module, name));
-}
-
-bool connect_to_torch() {
-  PyObject* torch = PyImport_ImportModule("torch");
-  if (!torch) return false;
-  if (!(get_num_threads = PyObject_GetAttrString(torch, "get_num_threads"))) return false;
-  if (!(grad_name = PyUnicode_InternFromString("grad"))) return false;
-  PyObject* nn = PyImport_ImportModule("torch.nn");
-  if (!nn || !(tensor_type = get_type(torch, "Tensor")) || !(parameter_type = get_type(nn, "Parameter"))) return false;
-  PyObject* capsule =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(tensor_type), "__dlpack_c_exchange_api__");
-  if (!capsule) {
-    PyErr_SetString(PyExc_ImportError, "this torch does not publish torch.Tensor.__dlpack_c_exchange_api__");
-    return false;
-  }
-  exchange = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  if (!exchange) return false;
-  if (exchange->version.major != dlpack::kMajorVersion || !exchange->tensor_from_py_object ||
-      !exchange->managed_tensor_to_py_object) {
-    PyErr_Format(PyExc_ImportError, "this torch speaks DLPack %u, the kernels speak %u", exchange->version.major,
-                 dlpack::kMajorVersion);
-    return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 PyMODINIT_FUNC PyInit__native() {
-  if (!connect_to_torch()) return nullptr;
+  if (!gradclip::torch::connect() || !(grad_name = PyUnicode_InternFromString("grad"))) return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0) {
     Py_DECREF(module);

@@ -1,0 +1,42 @@
+// What the module knows of torch: its tensors, read without its headers.
+//
+// A tensor's pointer, shape, strides and dtype come through the DLPack C exchange API that torch.Tensor publishes, in one
+// C call and without a Python object a field.
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "sweep.h"
+
+namespace gradclip::torch {
+
+// Looks torch up; to be called first. False with a Python error set where this torch cannot be read.
+bool connect();
+
+// Whether an object is a Tensor or a Parameter exactly: a subclass may keep its elements elsewhere.
+bool is_tensor(PyObject* object);
+
+// False, without a Python error, if the kernels do not take the object.
+bool read_tensor(PyObject* object, Dense* out);
+
+// All of a list; on failure false, with a Python error set.
+bool read_list(PyObject* list, std::vector<Dense>* out);
+
+// The memory of a float64 tensor of `numel` elements; null with a Python error set for anything else.
+double* read_vector(PyObject* object, std::int64_t numel);
+
+// As many threads as torch would use now, in this thread: `torch.set_num_threads` rules.
+bool read_threads(const std::vector<Dense>& tensors, int* out);
+
+// Starts on the cache misses of a later tensor in a list of n, of which the i-th is next.
+void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n);
+
+// A new reference to a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range.
+PyObject* make_scalar(double number, bool wide);
+
+}  // namespace gradclip::torch
