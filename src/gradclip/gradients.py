@@ -38,13 +38,13 @@ def collect(
     given: Any = parameters  # a list is taken at its word until its elements are read
     tensors, names = (given, None) if type(given) is list else flatten(function, parameters)
     if (backend := dispatch.native()) is not None:
-        plain = norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER
-        answer = backend.collect(tensors, norm_type if plain else None)
+        order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
+        answer = backend.collect(tensors, order)
         if answer is not None:
             gradients, bits, partial = answer
             buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
             wide = bits > FLOAT32_BITS
-            known = norm_type, partial
+            known = order, partial
             return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
 
     if tensors is parameters:  # a list, of pairs perhaps
