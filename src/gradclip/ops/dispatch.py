@@ -39,7 +39,7 @@ else:
 
 _forced = os.environ.get("GRADCLIP_BACKEND", "")
 
-ACTIVE = None if _forced == "reference" else NATIVE
+ACTIVE = NATIVE if _forced in {"", "native"} else None
 """The native backend where it may run, or None; only `forced` changes it."""
 
 
@@ -48,7 +48,7 @@ def forced(name: str) -> Generator[None, None, None]:
     """Force a backend by name inside a `with` block, as the environment does for a process."""
     global _forced, ACTIVE
     before = _forced, ACTIVE
-    _forced, ACTIVE = name, None if name == "reference" else NATIVE
+    _forced, ACTIVE = name, NATIVE if name in {"", "native"} else None
     try:
         check_forced()
         yield
