@@ -108,8 +108,8 @@ bool read_tensor(PyObject* object, Dense* out) {
   out->numel = 1;
   for (int d = 0; d < t.ndim; ++d) out->numel *= t.shape[d];
   if ((!t.data && out->numel) || !is_dense(t, out->numel)) return false;
-  const bool outermost = t.ndim && (!t.strides || t.shape[0] * t.strides[0] == out->numel || t.shape[0] == 1);
-  out->rows = t.ndim == 0 ? 1 : outermost || out->numel == 0 ? t.shape[0] : 0;
+  out->units = t.ndim < 2 ? 1 : t.shape[0];
+  out->units_in_order = out->units == 1 || out->numel == 0 || !t.strides || t.shape[0] * t.strides[0] == out->numel;
   out->data = static_cast<char*>(t.data) + t.byte_offset;
   return true;
 }
@@ -131,8 +131,10 @@ bool read_list(PyObject* list, std::vector<Dense>* out) {
 }
 
 double* read_vector(PyObject* object, std::int64_t numel) {
+  static double none;  // an empty tensor may have no memory
   Dense t;
-  if (read_tensor(object, &t) && t.dtype == DType::kFloat64 && t.numel == numel) return static_cast<double*>(t.data);
+  if (read_tensor(object, &t) && t.dtype == DType::kFloat64 && t.numel == numel)
+    return numel ? static_cast<double*>(t.data) : &none;
   PyErr_Format(PyExc_TypeError, "must be a dense float64 CPU tensor of %lld elements", static_cast<long long>(numel));
   return nullptr;
 }

@@ -24,11 +24,24 @@ template <class V>
 template <class V>
 [[gnu::always_inline]] inline V larger(V a, V b) { return a < b ? b : a; }
 
+// Copies n < kLanes elements. All in registers: a call of memcpy, and a vector read back from its pieces in memory,
+// would cost more than all else in a short run.
+template <class To, class From>
+[[gnu::always_inline]] inline void copy_few(To& to, const From& from, std::size_t n) {
+#pragma GCC unroll 8
+  for (std::size_t j = 0; j + 1 < kLanes; ++j)
+    if (j < n) to[j] = from[j];
+}
+
 // A partial vector of the last n < kLanes elements, padded with zeros.
 template <class T>
 struct Tail {
-  typename T::Bits bits[kLanes] = {};
-  Tail(const typename T::Bits* x, std::size_t n) { std::memcpy(bits, x, n * sizeof *x); }
+  using Bits = typename T::Bits;
+  using V [[gnu::vector_size(kLanes * sizeof(Bits))]] = Bits;
+  V v = {};
+  [[gnu::always_inline]] Tail(const Bits* x, std::size_t n) { copy_few(v, x, n); }
+  [[gnu::always_inline]] F64 load() const { return T::load(reinterpret_cast<const Bits*>(&v)); }
+  [[gnu::always_inline]] void store(F64 x) { T::store(reinterpret_cast<Bits*>(&v), x); }
 };
 
 template <class Bits>
@@ -36,7 +49,7 @@ constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
 
 template <class T>
 double value(typename T::Bits bits) {
-  return T::load(Tail<T>(&bits, 1).bits)[0];
+  return Tail<T>(&bits, 1).load()[0];
 }
 
 // sum of power(x * factor) over n elements; four chains hide the latency of the addition.
@@ -54,7 +67,7 @@ template <class T, class Power>
   double total = 0;
   for (int j = 0; j < kLanes; ++j) total += lanes[j];
   if (i < n) {
-    const F64 last = power(T::load(Tail<T>(x + i, n - i).bits) * factor);
+    const F64 last = power(Tail<T>(x + i, n - i).load() * factor);
     for (std::size_t j = 0; j < n - i; ++j) total += last[j];
   }
   return total;
@@ -123,13 +136,18 @@ std::size_t count_nonzero(const void* data, std::size_t n) {
 
 template <class T>
 void scale_exactly(typename T::Bits* x, std::size_t n, double coef) {
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) T::store(x + i, T::load(x + i) * coef);
-  if (i < n) {
-    Tail<T> tail(x + i, n - i);
-    T::store(tail.bits, T::load(tail.bits) * coef);
-    std::memcpy(x + i, tail.bits, (n - i) * sizeof *x);
+  F64 factor;  // lane by lane: `v * coef` would build it in memory where registers are narrower, slow for a short run
+  for (int j = 0; j < kLanes; ++j) factor[j] = coef;
+  if (n < kLanes) {
+    Tail<T> tail(x, n);
+    tail.store(tail.load() * factor);
+    copy_few(x, tail.v, n);
+    return;
   }
+  // The last vector overlaps the one before it, and is read before that is written.
+  const F64 last = T::load(x + n - kLanes) * factor;
+  for (std::size_t i = 0; i + kLanes < n; i += kLanes) T::store(x + i, T::load(x + i) * factor);
+  T::store(x + n - kLanes, last);
 }
 
 template <class T>
@@ -137,17 +155,16 @@ void scale(void* data, std::size_t n, double coef) {
   scale_exactly<T>(static_cast<typename T::Bits*>(data), n, coef);
 }
 
+// As many whole blocks as there are; returns the number of their elements.
+//
 // The float32 product of a 16-bit element with the rounded coefficient is off by less than 1.5 units in its last place:
 // one from the coefficient, half a unit from the product. Where all numbers within two units round to the same 16 bits,
 // so does the exact product; elsewhere (a few blocks in a hundred) the block is done again in float64.
-template <class T>
-void scale_narrow(void* data, std::size_t n, double coef) {
-  auto* x = static_cast<std::uint16_t*>(data);
-  constexpr std::size_t kBlock = 32 * kLanes;
-  const bool normal = coef >= 0x1p-126 && coef <= 1;  // so that rounding it costs half a unit and no more
+template <class T, std::size_t kBlock>
+[[gnu::always_inline]] inline std::size_t scale_blocks(std::uint16_t* x, std::size_t n, double coef) {
   const float single = static_cast<float>(coef);
   std::size_t begin = 0;
-  for (; normal && begin + kBlock <= n; begin += kBlock) {
+  for (; begin + kBlock <= n; begin += kBlock) {
     std::uint16_t rounded[kBlock];
     U32 unsure = {};
     for (std::size_t i = 0; i < kBlock; i += kLanes) {
@@ -159,7 +176,18 @@ void scale_narrow(void* data, std::size_t n, double coef) {
     if (any) scale_exactly<T>(x + begin, kBlock, coef);
     else std::memcpy(x + begin, rounded, sizeof rounded);
   }
-  scale_exactly<T>(x + begin, n - begin, coef);
+  return begin;
+}
+
+template <class T>
+void scale_narrow(void* data, std::size_t n, double coef) {
+  auto* x = static_cast<std::uint16_t*>(data);
+  std::size_t done = 0;
+  if (coef >= 0x1p-126 && coef <= 1) {  // so that rounding it costs half a unit and no more
+    done = scale_blocks<T, 32 * kLanes>(x, n, coef);
+    done += scale_blocks<T, 4 * kLanes>(x + done, n - done, coef);  // of a short run, or the rest of a long one
+  }
+  scale_exactly<T>(x + done, n - done, coef);
 }
 
 template <>

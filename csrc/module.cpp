@@ -84,6 +84,12 @@ struct Owned {
   ~Owned() { Py_XDECREF(object); }
 };
 
+// False with a Python error set if memory has run out.
+bool append(PyObject* list, std::int64_t number) {
+  const Owned object{PyLong_FromLongLong(number)};
+  return object.object && PyList_Append(list, object.object) == 0;
+}
+
 // The gradients of a private list of tensors, each once and None left out; false if something else is in the list, or
 // with a Python error set. Reading `.grad` may run Python code: a warning's, a finalizer's.
 bool gather(PyObject* owners, PyObject* found) {
@@ -182,21 +188,42 @@ PyObject* clamp_(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Py_RETURN_NONE;
 }
 
-PyObject* row_square_sums(PyObject*, PyObject* const* args, Py_ssize_t n) {
+PyObject* units(PyObject*, PyObject* list) {
+  std::vector<Dense> tensors;
+  const Owned counts{PyList_New(0)};
+  if (!counts.object || !read_list(list, &tensors)) return nullptr;
+  for (const Dense& tensor : tensors)
+    if (!append(counts.object, tensor.units)) return nullptr;
+  return Py_NewRef(counts.object);
+}
+
+// `sweep(tensors, vector, threads)` with one number a unit. Tensors whose units are scattered count as empty, and a
+// list of their positions is returned.
+template <class Sweep>
+PyObject* sweep_units(const char* name, PyObject* const* args, Py_ssize_t n, const Sweep& sweep) {
   std::vector<Dense> tensors;
   int threads;
-  if (!has_arguments("row_square_sums", n, 2, 2) || !read_list(args[0], &tensors) || !read_threads(tensors, &threads))
-    return nullptr;
-  std::int64_t rows = 0;
-  for (const Dense& tensor : tensors) {
-    if (tensor.numel && !tensor.rows)
-      return PyErr_Format(PyExc_TypeError, "the rows of every tensor must lie one after the other in memory");
-    rows += tensor.rows;
+  const Owned scattered{PyList_New(0)};
+  if (!scattered.object || !has_arguments(name, n, 2, 2) || !read_list(args[0], &tensors)) return nullptr;
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    count += tensors[i].units;
+    if (tensors[i].units_in_order) continue;
+    tensors[i].numel = 0;
+    if (!append(scattered.object, static_cast<std::int64_t>(i))) return nullptr;
   }
-  double* out = read_vector(args[1], rows);
-  if (!out) return nullptr;
-  without_gil([&] { gradclip::row_square_sums(tensors, out, threads); });
-  Py_RETURN_NONE;
+  double* vector = read_vector(args[1], count);
+  if (!vector || !read_threads(tensors, &threads)) return nullptr;
+  without_gil([&] { sweep(tensors, vector, threads); });
+  return Py_NewRef(scattered.object);
+}
+
+PyObject* unit_square_sums(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  return sweep_units("unit_square_sums", args, n, gradclip::unit_square_sums);
+}
+
+PyObject* scale_units_(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  return sweep_units("scale_units_", args, n, gradclip::scale_units);
 }
 
 PyObject* read(PyObject*, PyObject* list) {
@@ -249,8 +276,13 @@ PyMethodDef methods[] = {
      "scale_(tensors, coef)\n\nMultiply in place by a float, or by one element of a float64 tensor each."},
     {"clamp_", fast<clamp_>(), METH_FASTCALL,
      "clamp_(tensors, bound)\n\nClamp every real or imaginary part to [-bound, bound] in place."},
-    {"row_square_sums", fast<row_square_sums>(), METH_FASTCALL,
-     "row_square_sums(tensors, out)\n\nSum of squares of every row of every tensor into a float64 tensor."},
+    {"units", one<units>(), METH_O, "units(tensors)\n\nHow many units each tensor has."},
+    {"unit_square_sums", fast<unit_square_sums>(), METH_FASTCALL,
+     "unit_square_sums(tensors, out)\n\nSum of squares of every unit into a float64 tensor. Leaves tensors out whose "
+     "units do not lie one after the other, and returns their positions."},
+    {"scale_units_", fast<scale_units_>(), METH_FASTCALL,
+     "scale_units_(tensors, coefs)\n\nMultiply every unit in place by its element of a float64 tensor. Leaves tensors "
+     "out whose units do not lie one after the other, and returns their positions."},
     {"scalar", fast<scalar>(), METH_FASTCALL,
      "scalar(number, wide)\n\nA 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range."},
     {"read", one<read>(), METH_O, "read(tensors)\n\nRead every byte: a benchmark's floor."},

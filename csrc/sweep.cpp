@@ -21,6 +21,7 @@ std::atomic<bool> forked{false};
 
 struct Chunk {
   void* data;
+  std::int64_t begin;  // elements of the tensor before it
   std::int64_t numel;
   std::size_t tensor;
   DType dtype;
@@ -29,20 +30,16 @@ struct Chunk {
 };
 
 struct Chunks : std::vector<Chunk> {
-  // Pieces of `piece(tensor)` elements, none across two tensors.
-  template <class Piece>
-  Chunks(const std::vector<Dense>& tensors, const Piece& piece) {
+  // Pieces of `kChunk` elements, none across two tensors.
+  explicit Chunks(const std::vector<Dense>& tensors) {
     reserve(tensors.size());
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       const Dense& tensor = tensors[t];
-      const std::int64_t length = piece(tensor);
-      for (std::int64_t begin = 0; begin < tensor.numel; begin += length)
-        push_back({static_cast<char*>(tensor.data) + begin * element_size(tensor.dtype),
-                   std::min(length, tensor.numel - begin), t, tensor.dtype});
+      for (std::int64_t begin = 0; begin < tensor.numel; begin += kChunk)
+        push_back({static_cast<char*>(tensor.data) + begin * element_size(tensor.dtype), begin,
+                   std::min(kChunk, tensor.numel - begin), t, tensor.dtype});
     }
   }
-
-  explicit Chunks(const std::vector<Dense>& tensors) : Chunks(tensors, [](const Dense&) { return kChunk; }) {}
 
   // Calls `body(chunk, its index)` for all of them, on up to `threads` threads.
   //
@@ -97,6 +94,42 @@ struct Chunks : std::vector<Chunk> {
     const auto* first = static_cast<const char*>(chunk.data);
     for (int line = 0; line < 8; ++line) __builtin_prefetch(first + 64 * line);
   }
+};
+
+// The units of a list of tensors, counted through.
+struct Units {
+  std::int64_t count = 0;
+
+  explicit Units(const std::vector<Dense>& tensors) {
+    for (const Dense& tensor : tensors) {
+      of_tensor_.push_back({count, tensor.numel / std::max<std::int64_t>(1, tensor.units)});
+      count += tensor.units;
+    }
+  }
+
+  std::int64_t first_of(const Chunk& chunk) const {
+    const auto& [first, length] = of_tensor_[chunk.tensor];
+    return first + chunk.begin / length;
+  }
+
+  // Calls `body(unit, data, elements)` for every unit in a chunk: for the part of it that lies there.
+  template <class Body>
+  void for_each(const Chunk& chunk, const Body& body) const {
+    const std::int64_t length = of_tensor_[chunk.tensor].length;
+    auto* data = static_cast<char*>(chunk.data);
+    std::int64_t unit = first_of(chunk), left = chunk.numel, part = std::min(left, length - chunk.begin % length);
+    for (; left > 0; part = std::min(left, length)) {
+      body(unit++, data, static_cast<std::size_t>(part));
+      data += part * element_size(chunk.dtype);
+      left -= part;
+    }
+  }
+
+ private:
+  struct OfTensor {
+    std::int64_t first, length;  // elements of one unit
+  };
+  std::vector<OfTensor> of_tensor_;
 };
 
 struct Norm {
@@ -157,26 +190,29 @@ void clamp(const std::vector<Dense>& tensors, double bound, int threads) {
   });
 }
 
-void row_square_sums(const std::vector<Dense>& tensors, double* out, int threads) {
-  std::vector<double*> first;  // where the rows of each tensor go
-  for (const Dense& tensor : tensors) {
-    first.push_back(out);
-    out = std::fill_n(out, tensor.rows, 0.0);
-  }
+void unit_square_sums(const std::vector<Dense>& tensors, double* out, int threads) {
+  const Units units(tensors);
+  std::fill_n(out, units.count, 0.0);
+  const Chunks chunks(tensors);
+  std::vector<double> heads(chunks.size());  // of the first unit of each chunk, which may have begun before it
+  chunks.for_each(threads, [&](const Chunk& chunk, std::int64_t i) {
+    const auto power_sum = kernels().power_sum[chunk.type()];
+    units.for_each(chunk, [&](std::int64_t unit, void* data, std::size_t n) {
+      (data == chunk.data ? heads[i] : out[unit]) = power_sum(data, n, 2, 1);
+    });
+  });
+  for (std::size_t i = 0; i < chunks.size(); ++i) out[units.first_of(chunks[i])] += heads[i];
+}
 
-  const auto columns = [](const Dense& tensor) { return std::max<std::int64_t>(1, tensor.numel / tensor.rows); };
-  const Chunks chunks(tensors, [&](const Dense& tensor) {
-    if (!tensor.rows) return kChunk;  // nothing to cut
-    return std::max<std::int64_t>(1, kChunk / columns(tensor)) * columns(tensor);
-  });
-  chunks.for_each(threads, [&](const Chunk& chunk, std::int64_t) {
-    const Dense& tensor = tensors[chunk.tensor];
-    const std::size_t bytes = element_size(chunk.dtype) * columns(tensor);
-    auto* row = static_cast<char*>(chunk.data);
-    double* sum = first[chunk.tensor] + (row - static_cast<char*>(tensor.data)) / bytes;
-    for (std::int64_t left = chunk.numel; left > 0; left -= columns(tensor), row += bytes)
-      *sum++ = kernels().power_sum[chunk.type()](row, static_cast<std::size_t>(columns(tensor)), 2, 1);
-  });
+void scale_units(const std::vector<Dense>& tensors, const double* coefs, int threads) {
+  const Units units(tensors);
+  const auto body = [&](const Chunk& chunk, std::int64_t) {
+    const auto scale = kernels().scale[chunk.type()];
+    units.for_each(chunk, [&](std::int64_t unit, void* data, std::size_t n) {
+      if (coefs[unit] != 1) scale(data, n, coefs[unit]);
+    });
+  };
+  Chunks(tensors).for_each(threads, body, /*backwards=*/true);
 }
 
 std::uint64_t read(const std::vector<Dense>& tensors, int threads) {

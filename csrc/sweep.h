@@ -13,7 +13,8 @@ namespace gradclip {
 struct Dense {
   void* data;
   std::int64_t numel;
-  std::int64_t rows;  // size of dimension 0, or 0 where its rows do not follow each other in memory
+  std::int64_t units;   // indices of dimension 0, or one for the whole of a tensor of fewer than two dimensions
+  bool units_in_order;  // whether each unit is one run of memory, and they follow each other
   DType dtype;
 };
 
@@ -35,8 +36,11 @@ void scale(const std::vector<Dense>& tensors, const double* coefs, std::size_t n
 
 void clamp(const std::vector<Dense>& tensors, double bound, int threads);
 
-// Sum of squares of every row (index of dimension 0) of every tensor, one after the other.
-void row_square_sums(const std::vector<Dense>& tensors, double* out, int threads);
+// Sum of squares of every unit of every tensor, one after the other. All units must lie in order.
+void unit_square_sums(const std::vector<Dense>& tensors, double* out, int threads);
+
+// Multiplies every unit by a coefficient of its own; one of 1 touches nothing. All units must lie in order.
+void scale_units(const std::vector<Dense>& tensors, const double* coefs, int threads);
 
 // Reads every byte once, and nothing more.
 std::uint64_t read(const std::vector<Dense>& tensors, int threads);

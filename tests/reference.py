@@ -67,6 +67,11 @@ def scaled(x: Tensor, coef: float) -> list[float]:
     return [rounded(Fraction(v * coef), x.dtype) for v in x.to(torch.float64).reshape(-1).tolist()]
 
 
+def units(x: Tensor) -> list[Tensor]:
+    """The indices of dimension 0, each by itself; a vector or a number is one unit."""
+    return [x[i] for i in range(x.shape[0])] if x.ndim >= 2 else [x]
+
+
 def float32_ulps(a: float, b: float) -> float:
     """The distance of two numbers in units of the last place of the second as a float32."""
     if a == b or (math.isnan(a) and math.isnan(b)):

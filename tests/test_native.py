@@ -93,6 +93,22 @@ def test_the_number_of_threads_does_not_change_a_bit(p: float) -> None:
     assert len(norms) == 1
 
 
+def test_the_number_of_threads_does_not_change_a_bit_of_a_unit() -> None:
+    """A unit that two threads share is added up in the order of its pieces, and scaled once."""
+    tensors = [torch.randn(100_000, 9), torch.randn(3, 400_003), torch.randn(700_001), torch.randn(300, 500).t()]
+    before, answers = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            sums = dispatch.NATIVE.unit_square_sums(tensors)
+            scaled = [x.clone() for x in tensors]
+            dispatch.NATIVE.scale_units_(scaled, sums / (1 + sums))
+            answers.append([sums, *scaled])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(x, y) for answer in answers[1:] for x, y in zip(answers[0], answer, strict=True))
+
+
 def test_called_from_many_threads_at_once() -> None:
     """Each caller gets its own answer and writes its own gradients."""
     failures: list[str] = []
@@ -200,6 +216,19 @@ def test_kernels_refuse_what_they_cannot_read() -> None:
         native.measure((torch.ones(2),), 2.0)
     with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 1 elements"):
         native.scale_([torch.ones(2)], torch.ones(2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 3 elements"):
+        native.scale_units_([torch.ones(2, 4), torch.ones(4)], torch.ones(6, dtype=torch.float64))
+
+
+def test_filters_are_read_where_they_are() -> None:
+    """Only units that are scattered over memory are left to a copy, or to plain torch."""
+    from gradclip.ops import _native
+
+    filters = torch.ones(4, 3, 2, 2)
+    tensors = [filters, filters.to(memory_format=torch.channels_last), torch.ones(5, 4).t(), torch.ones(5, 1).t()]
+    assert _native.units(tensors) == [4, 4, 4, 1]
+    assert _native.unit_square_sums(tensors, torch.empty(13, dtype=torch.float64)) == [2]
+    assert _native.scale_units_(tensors, torch.ones(13, dtype=torch.float64)) == [2]
 
 
 @pytest.mark.parametrize(("name", "answer"), [("native", "native"), ("reference", "reference"), ("", "native")])

@@ -31,6 +31,25 @@ def layouts(dtype: torch.dtype) -> list[Tensor]:
     return [*sizes, make(dtype), make(dtype, 5, 7).t(), make(dtype, 2, 3, 4, 5).permute(0, 2, 3, 1)]
 
 
+def unit_layouts(dtype: torch.dtype) -> list[Tensor]:
+    """Units of one element and of many thousands, in order or scattered in memory, and none at all."""
+    shapes = [(0, 4), (2, 0), (1, 9), (700, 1), (400, 1, 3, 3), (90, 33), (9, 300), (3, 40_000), (140_000,)]
+    filters = [make(dtype, 6, 5, 3, 4) for _ in range(3)]
+    scattered = [make(dtype, 40, 300).t(), filters[0].permute(3, 0, 2, 1), make(dtype, 4, 6)[:, ::2]]
+    in_order = [filters[1].to(memory_format=torch.channels_last), filters[2].transpose(1, 3), make(dtype, 5, 1).t()]
+    return [*layouts(dtype), *(make(dtype, *shape) for shape in shapes), *scattered, *in_order]
+
+
+def in_kernels(backend: Backend, tensors: list[Tensor]) -> list[Tensor]:
+    """Those that dispatch may hand to a backend."""
+    return [x for x in tensors if backend is REFERENCE or backend.takes([x])]
+
+
+def raw(x: Tensor) -> Tensor:
+    """The bytes of every element."""
+    return (torch.view_as_real(x) if x.is_complex() else x).contiguous().view(torch.uint8)
+
+
 def partial(tensors: list[Tensor], p: float) -> float:
     values = reference.magnitudes(tensors)
     if p == 0:
@@ -85,14 +104,14 @@ def test_factor_multiplies_before_the_power(backend: Backend, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("dtype", EVERY, ids=str)
-def test_row_square_sums(backend: Backend, dtype: torch.dtype) -> None:
-    """Rows are the indices of dimension 0, whatever the order in memory."""
-    tensors = [make(dtype, 3, 5), make(dtype, 7, 4).t(), make(dtype), make(dtype, 6), make(dtype, 0, 4)]
-    tensors += [make(dtype, 2, 0), make(dtype, 4, 3, 70), make(dtype, 3, 40_000)]
-    rows = [row for x in tensors for row in (x if x.ndim else x[None])]
-    got = backend.row_square_sums(tensors)
+def test_unit_square_sums(backend: Backend, dtype: torch.dtype) -> None:
+    """Units are the indices of dimension 0, or the whole of a vector, whatever the order in memory."""
+    tensors = in_kernels(backend, unit_layouts(dtype))
+    got = backend.unit_square_sums(tensors)
     assert got.dtype == torch.float64
-    assert got.tolist() == pytest.approx([partial([row], 2.0) for row in rows], rel=1e-12)
+    assert got.tolist() == pytest.approx(
+        [partial([unit], 2.0) for x in tensors for unit in reference.units(x)], rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
@@ -159,6 +178,74 @@ def test_scale_takes_one_coefficient_a_tensor(backend: Backend) -> None:
     assert [set(x.tolist()) for x in tensors] == [{4.0}, {8.0}, {2.0}]
     backend.scale_(tensors, torch.tensor(0.5, dtype=torch.float64))
     assert [set(x.tolist()) for x in tensors] == [{2.0}, {4.0}, {1.0}]
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@given(data=st.data(), length=st.integers(1, 150))
+def test_scale_units_rounds_once(backend: Backend, dtype: torch.dtype, data: st.DataObject, length: int) -> None:
+    """Every element is its product with the coefficient of its unit, rounded to the nearest."""
+    x = data.draw(elements(dtype, max_size=300))
+    x = x[: len(x) // length * length].view(-1, length)
+    coefs = data.draw(st.lists(st.floats(0.0, 1.0), min_size=len(x), max_size=len(x)))
+    expected = [reference.scaled(unit, coef) for unit, coef in zip(x, coefs, strict=True)]
+    backend.scale_units_([x], torch.tensor(coefs, dtype=torch.float64))
+    assert x.to(torch.float64).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+def test_scale_units_reaches_every_unit_of_every_layout(backend: Backend, dtype: torch.dtype) -> None:
+    """Powers of two are exact, so they show any element that was missed, scaled twice, or by its neighbour's number."""
+    tensors = in_kernels(backend, unit_layouts(dtype))
+    units = [unit for x in tensors for unit in reference.units(x)]
+    coefs = [(0.5, 1.0, 2.0, 4.0, -1.0)[i % 5] for i in range(len(units))]
+    expected = [unit * coef for unit, coef in zip(units, coefs, strict=True)]
+    before = [(x._version, x.stride()) for x in tensors]
+    backend.scale_units_(tensors, torch.tensor(coefs, dtype=torch.float64))
+    assert all(torch.equal(unit, scaled) for unit, scaled in zip(units, expected, strict=True))
+    for x, (version, stride) in zip(tensors, before, strict=True):
+        assert x._version > version or not x.numel()
+        assert x.stride() == stride
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_unit_times_one_keeps_its_bytes(backend: Backend, dtype: torch.dtype, transposed: bool) -> None:
+    """Signalling NaN and negative zeros included, while its neighbours are scaled."""
+    bytes_ = torch.randint(256, (70, 130 * dtype.itemsize), dtype=torch.uint8)
+    x = bytes_.view(dtype).t() if transposed else bytes_.view(dtype)
+    kept = torch.rand(len(x)) < 0.7
+    before = x.clone()
+    backend.scale_units_([x], torch.where(kept, 1.0, 0.5).to(torch.float64))
+    assert torch.equal(raw(x[kept]), raw(before[kept]))
+    assert not torch.equal(raw(x[~kept]), raw(before[~kept]))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_units_of_lazy_conjugates(backend: Backend, dtype: torch.dtype) -> None:
+    """A conjugate that is not yet taken has the same norms, and is scaled through its view."""
+    x = make(dtype, 4, 6)
+    for y in (x.clone().conj(), x.clone().t().conj()):
+        sums = [partial([unit], 2.0) for unit in reference.units(y.resolve_conj())]
+        assert backend.unit_square_sums([y]).tolist() == pytest.approx(sums, rel=1e-12)
+        expected = y.resolve_conj() * 0.5
+        backend.scale_units_([y], torch.full((len(y),), 0.5, dtype=torch.float64))
+        assert torch.equal(y.resolve_conj(), expected)
+
+
+def test_units_of_parameters(backend: Backend) -> None:
+    """Weights are measured in the same way, and autograd hears nothing of it."""
+    weights = [torch.nn.Parameter(x) for x in (make(torch.float32, 4, 6), make(torch.float32, 4, 6).t())]
+    sums = backend.unit_square_sums(weights)
+    assert not sums.requires_grad
+    assert sums.tolist() == pytest.approx([partial([u], 2.0) for x in weights for u in reference.units(x)], rel=1e-12)
+
+
+def test_a_bad_unit_stays_alone(backend: Backend) -> None:
+    """A coefficient of NaN or 0 reaches its own unit and no other, across the pieces that a sweep is cut into."""
+    x = torch.ones(5, 50_000)
+    backend.scale_units_([x], torch.tensor([1.0, math.nan, 0.5, 0.0, 1.0], dtype=torch.float64))
+    assert bool(x[1].isnan().all())
+    assert [set(x[i].tolist()) for i in (0, 2, 3, 4)] == [{1.0}, {0.5}, {0.0}, {1.0}]
 
 
 @pytest.mark.parametrize("coef", [math.nan, 0.0])

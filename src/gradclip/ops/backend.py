@@ -10,6 +10,9 @@ from gradclip.norms import Scalar
 class Backend(ABC):
     """One implementation of the operations. Tensors are real or complex floating point, of any shape, on one device.
 
+    A *unit* is one index of dimension 0 of a tensor of two dimensions or more: an output row of a linear layer, a
+    filter of a convolution. A tensor of fewer dimensions is one unit. Units count through all tensors, in their order.
+
     Nothing is recorded by autograd; writing raises the version counter of what is written, as torch's own in-place
     operations do.
     """
@@ -25,17 +28,21 @@ class Backend(ABC):
         """Return the partial of each tensor: float64, of shape (number of tensors,), on their device."""
 
     @abstractmethod
-    def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        """Return the sum of squares of each index of dimension 0 of each tensor, one after the other, as float64.
-
-        A 0-dim tensor has one row.
-        """
+    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
+        """Return the sum of squares of each unit: float64, of shape (number of units,), on their device."""
 
     @abstractmethod
     def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
         """Multiply in float64 and round once; a coefficient of 1 changes no byte.
 
         `coef` is one number for all tensors, or a float64 tensor of shape (number of tensors,).
+        """
+
+    @abstractmethod
+    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
+        """Multiply each unit by its own coefficient, as `scale_` does; a coefficient of 1 changes no byte of its unit.
+
+        `coefs` is a float64 tensor of shape (number of units,), on their device.
         """
 
     @abstractmethod

@@ -9,6 +9,7 @@ from torch.autograd.graph import increment_version
 from gradclip.norms import Scalar
 from gradclip.ops import _native
 from gradclip.ops.backend import Backend
+from gradclip.ops.reference import REFERENCE
 
 ISA: str = _native.ISA
 """The instruction set of the kernels on this CPU: avx512, avx2 or baseline; `GRADCLIP_ISA` asks for another."""
@@ -40,10 +41,13 @@ class Native(Backend):
         _native.measure_each(tensors, norm_type, out)
         return out
 
-    def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        rows = [x.contiguous() for x in tensors]
-        out = torch.empty(sum(x.shape[0] if x.ndim else 1 for x in rows), dtype=torch.float64, device="cpu")
-        _native.row_square_sums(rows, out)
+    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
+        units = _native.units(tensors)
+        out = torch.empty(sum(units), dtype=torch.float64, device="cpu")
+        if scattered := _native.unit_square_sums(tensors, out):
+            own = out.split(units)
+            for i in scattered:
+                _native.unit_square_sums([tensors[i].detach().contiguous()], own[i])
         return out
 
     def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
@@ -53,6 +57,13 @@ class Native(Backend):
             return
         increment_version(tensors)
         _native.scale_(tensors, coef)
+
+    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
+        increment_version(tensors)
+        if scattered := _native.scale_units_(tensors, coefs):
+            own = coefs.split(_native.units(tensors))
+            for i in scattered:
+                REFERENCE.scale_units_([tensors[i]], own[i])
 
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         increment_version(tensors)

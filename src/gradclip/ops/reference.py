@@ -38,9 +38,9 @@ class Reference(Backend):
         return torch.stack([as_float64(combine(partials, norm_type), x.device) for partials, x in each])
 
     @torch.no_grad()
-    def row_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        rows = [x.reshape(x.shape[0] if x.ndim else 1, -1 if x.numel() else 0) for x in tensors]
-        return torch.cat([_real(x).square().sum(dim=1) for x in rows])
+    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
+        units = [x.reshape(_count_units(x), -1 if x.numel() else 0) for x in tensors]
+        return torch.cat([_real(x).square().sum(dim=1) for x in units])
 
     @torch.no_grad()
     def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
@@ -53,6 +53,13 @@ class Reference(Backend):
                 piece.copy_(_rounded(_wide(piece).mul_(factor), piece.dtype))
 
     @torch.no_grad()
+    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
+        for x, own in zip(tensors, coefs.split([_count_units(x) for x in tensors]), strict=True):
+            for piece, factor in _unit_pieces(x, own):
+                scaled = _rounded(_wide(piece).mul_(factor), piece.dtype).to(piece.dtype)
+                piece.copy_(torch.where(factor == 1.0, piece, scaled))  # a NaN times 1 may have other bits
+
+    @torch.no_grad()
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         for x in tensors:
             parts = _parts(x)
@@ -60,9 +67,24 @@ class Reference(Backend):
             parts.clamp_(-limit, limit)
 
 
+def _count_units(x: Tensor) -> int:
+    return x.shape[0] if x.ndim > 1 else 1
+
+
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
     """Views that together hold every element once; a tensor without a flat view stays whole."""
     return x.view(-1).split(PIECE) if x.is_contiguous() else (x,)
+
+
+def _unit_pieces(x: Tensor, coefs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield views of the real numbers of whole units, with coefficients that broadcast over them."""
+    parts = _parts(x)
+    if x.ndim <= 1:
+        yield from ((piece, coefs[0]) for piece in _pieces(parts))
+        return
+    units = max(1, PIECE // max(1, parts[:1].numel()))
+    for piece, own in zip(parts.split(units), coefs.split(units), strict=True):
+        yield piece, own.view(-1, *[1] * (piece.ndim - 1))
 
 
 def _parts(x: Tensor) -> Tensor:
