@@ -3,7 +3,10 @@
     GradClipError
     ├── NonFiniteGradientError(RuntimeError)     a norm that is NaN or infinite, where an error was asked for
     ├── OverlappingGradientError(RuntimeError)   a gradient that cannot be written in place
-    └── BackendUnavailableError(RuntimeError)    a backend asked for by name that cannot run here
+    ├── BackendUnavailableError(RuntimeError)    a backend asked for by name that cannot run here
+    └── ConsecutiveSkipsError(RuntimeError)      more steps in a row were skipped than were allowed
+
+    MisuseWarning(UserWarning)                   a training loop in which clipping cannot have worked
 
 A wrong argument raises the built-in `TypeError` or `ValueError`. Each class above also is the built-in error that
 `torch.nn.utils` raises in its place, so code that catches that one goes on working.
@@ -27,3 +30,14 @@ class OverlappingGradientError(GradClipError, RuntimeError):
 
 class BackendUnavailableError(GradClipError, RuntimeError):
     """`GRADCLIP_BACKEND` names a backend that cannot run here; the message says why."""
+
+
+class ConsecutiveSkipsError(GradClipError, RuntimeError):
+    """More steps in a row were skipped than `max_consecutive_skips` allows.
+
+    Training does not recover by itself: look at the data and the learning rate, or go back to a checkpoint.
+    """
+
+
+class MisuseWarning(UserWarning):
+    """Clipping cannot have worked in this training loop; the message has the line to change."""

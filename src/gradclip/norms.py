@@ -95,6 +95,9 @@ def finish_each(partials: Tensor, norm_type: float) -> Tensor:
 
 def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     """Return min(1, max_norm / (total_norm + eps)): 1 for an infinite bound, NaN for a NaN norm under a finite one."""
+    if isinstance(total_norm, Tensor) and not isinstance(max_norm, Tensor) and eps > 0.0 and max_norm < math.inf:
+        divisor = total_norm.to(torch.float64) + eps  # never 0
+        return torch.clamp(torch.full_like(divisor, max_norm) / divisor, max=1.0)
     if isinstance(total_norm, Tensor) or isinstance(max_norm, Tensor):
         device = total_norm.device if isinstance(total_norm, Tensor) else CPU
         norm, bound = as_float64(total_norm, device), as_float64(max_norm, device)

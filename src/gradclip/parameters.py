@@ -31,9 +31,7 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, Module):
         return _from_pairs(function, parameters.named_parameters(), argument)
     if isinstance(parameters, Optimizer):
-        groups = enumerate(parameters.param_groups)
-        pairs = [(f"param_groups[{g}][{i}]", p) for g, group in groups for i, p in enumerate(group["params"])]
-        return _from_pairs(function, pairs, argument)
+        return _from_pairs(function, named_parameters(parameters), argument)
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
         validation.refuse_parameters(function, argument, parameters)
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
@@ -42,6 +40,15 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
         warnings.warn(warning, stacklevel=stacklevel)
     return tensors, None
+
+
+def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
+    """Return the parameters of an optimizer with the names it knows, or places like `param_groups[0][3]`."""
+    named: list[tuple[str, Tensor]] = []
+    for g, group in enumerate(optimizer.param_groups):
+        places = [f"param_groups[{g}][{i}]" for i in range(len(group["params"]))]
+        named.extend(zip(group.get("param_names", places), group["params"], strict=True))
+    return named
 
 
 def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners:

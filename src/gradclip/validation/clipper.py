@@ -1,0 +1,140 @@
+"""Checks of what makes a clipper: policies, parameters, optimizers, saved states."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NoReturn, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import LBFGS, Optimizer
+
+from gradclip.validation.numbers import real
+
+NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
+"""What a clipper does with a total norm that is NaN or infinite."""
+
+
+def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
+    """Return what a clipper does with a total norm that is NaN or infinite."""
+    if value not in get_args(NonFiniteStep):
+        choices = ", ".join(repr(choice) for choice in get_args(NonFiniteStep))
+        msg = f"`{function}(nonfinite=...)` must be one of {choices}, got {value!r}."
+        raise ValueError(msg)
+    return value
+
+
+def check_loss(function: str, value: object) -> float | Tensor:
+    """Return a loss as a float, or as a float64 tensor where it is on another device."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            msg = f"`{function}(loss=...)` must hold one real number, got shape {tuple(value.shape)}. Pass its mean."
+            raise ValueError(msg)
+        value = value.detach().reshape(())
+        return value.item() if value.device.type == "cpu" else value.to(torch.float64)
+    return real(function, "loss", value)
+
+
+def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> None:
+    """Check what a clipper is attached to."""
+    if not isinstance(optimizer, Optimizer):
+        hint = " If it wraps an optimizer, pass that one." if hasattr(optimizer, "optimizer") else ""
+        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}.{hint}"
+        raise TypeError(msg)
+    if isinstance(optimizer, LBFGS):
+        msg = (
+            "`GradClipper.attach(optimizer=...)` must evaluate its closure once a step, got LBFGS, whose line search "
+            "needs gradients that fit the loss. Call `clip()` in the closure, after `backward()`, if you want it so."
+        )
+        raise TypeError(msg)
+    if scaler is not None and not isinstance(scaler, GradScaler):
+        msg = f"`GradClipper.attach(scaler=...)` must be a torch.amp.GradScaler, got {type(scaler).__name__}."
+        raise TypeError(msg)
+    if attached:
+        msg = (
+            "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
+        )
+        raise ValueError(msg)
+
+
+def refuse_optimizer(optimizer: object) -> NoReturn:
+    """Raise for an optimizer that updates nothing of what a clipper clips."""
+    msg = (
+        f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got {type(optimizer).__name__} of "
+        "none of them. Make the clipper from the optimizer: `GradClipper(optimizer, ...)`."
+    )
+    raise ValueError(msg)
+
+
+def refuse_no_parameters(function: str, given: object) -> NoReturn:
+    """Raise for an object without a parameter, such as an exhausted iterator."""
+    msg = (
+        f"`{function}(parameters=...)` must hold at least one parameter, got {type(given).__name__} without any. "
+        "An iterator can be walked once: pass the module, or a list."
+    )
+    raise ValueError(msg)
+
+
+def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bool = False) -> None:
+    """Check that there are policies, and that each needs no second measurement where that cannot be."""
+    if not policies:
+        msg = f"`{function}()` must be given one policy or more, got none."
+        raise TypeError(msg)
+    for policy in policies:
+        stages = getattr(policy, "stages", None)
+        if stages is None or isinstance(policy, type):
+            hint = f"Write `{policy.__name__}(...)`." if isinstance(policy, type) else "See `gradclip.policies`."
+            msg = f"`{function}()` must be given policies, got {policy!r} ({type(policy).__name__}). {hint}"
+            raise TypeError(msg)
+        if one_stage and len(stages) > 1:
+            msg = (
+                f"`{function}()` must be given policies that take one measurement, got {policy!r}, whose second part "
+                f"needs the norms after the first. Write a `chain` of two `{function}` instead."
+            )
+            raise ValueError(msg)
+
+
+def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoReturn:
+    """Raise for parts of a model that would be measured in norms of different orders."""
+    listed = ", ".join(f"{order:g}" for order in sorted(order for order in orders if order is not None))
+    msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
+    raise ValueError(msg)
+
+
+def refuse_pattern(function: str, pattern: str, names: tuple[str, ...]) -> NoReturn:
+    """Raise for a pattern that matches no parameter that is left."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
+    msg = (
+        f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none that an "
+        f"earlier one does not. The names are {shown}."
+    )
+    raise ValueError(msg)
+
+
+def refuse_groups(groups: int, policies: int) -> NoReturn:
+    """Raise for a policy by groups where there are no groups, or others than it is for."""
+    if groups:
+        msg = f"`by_group` must have one policy for each parameter group, or one for all, got {policies} for {groups}."
+    else:
+        msg = "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
+    raise ValueError(msg)
+
+
+def refuse_sparse_units(name: str) -> NoReturn:
+    """Raise for a sparse gradient where every unit has a norm of its own."""
+    msg = (
+        f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter another "
+        f"policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the rest, or ignore it."
+    )
+    raise TypeError(msg)
+
+
+def refuse_state(path: str, expected: Iterable[str], given: object) -> NoReturn:
+    """Raise for a saved state that belongs to other parameters or another policy."""
+    wanted, found = set(expected), set(given) if isinstance(given, Mapping) else {type(given).__name__}
+    missing = ", ".join(sorted(wanted - found)[:3]) or "nothing"
+    unknown = ", ".join(sorted(map(str, found - wanted))[:3]) or "nothing else"
+    msg = (
+        f"`load_state_dict(state_dict=...)` must come from a clipper of the same parameters and policy, got a "
+        f"state that at {path} lacks {missing} and holds {unknown}. Make the clipper as for the run that saved it."
+    )
+    raise ValueError(msg)

@@ -1,0 +1,86 @@
+"""Checks of plain numbers and words."""
+
+import math
+from typing import Any, SupportsFloat, cast
+
+
+def real(function: str, argument: str, value: object) -> float:
+    """Return anything that is a number, and neither a truth value nor a word, as a float."""
+    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
+        raise TypeError(msg)
+    return float(cast("SupportsFloat", value))
+
+
+def check_number(
+    function: str,
+    argument: str,
+    value: object,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    finite: bool = False,
+    integer: bool = False,
+    advice: str = "",
+) -> float:
+    """Return a number of a range as a float."""
+    number = real(function, argument, value)
+    inside = at_least <= number <= at_most and not (number <= above > -math.inf) and not (number >= below < math.inf)
+    if not inside or (finite and math.isinf(number)) or (integer and number % 1.0 != 0.0):
+        bounds = [
+            f">= {at_least:g}" if at_least > -math.inf else "",
+            f"> {above:g}" if above > -math.inf else "",
+            f"<= {at_most:g}" if at_most < math.inf else "",
+            f"< {below:g}" if below < math.inf else "",
+        ]
+        kind = "an integer" if integer else "finite" if finite else ""
+        requirement = " and ".join(part for part in [kind, *bounds] if part)
+        msg = f"`{function}({argument}=...)` must be {requirement}, got {value!r}. {advice}".rstrip()
+        raise ValueError(msg)
+    return number
+
+
+def check_field(owner: object, argument: str, *, integer: bool = False, **limits: Any) -> None:
+    """Check a field of a frozen dataclass as `check_number` does, and make it a float, or an int if it must be one."""
+    number = check_number(type(owner).__name__, argument, getattr(owner, argument), integer=integer, **limits)
+    object.__setattr__(owner, argument, int(number) if integer else number)
+
+
+def check_norm_type(function: str, value: object) -> float:
+    """Return the order of a norm as a float: any real number, infinities included."""
+    if type(value) is float and value == value:  # noqa: PLR0124 -- false for NaN, and cheaper than a call
+        return value
+    if isinstance(value, str):
+        if value == "inf":
+            return math.inf
+        msg = f"`{function}(norm_type=...)` must be a number or 'inf', got {value!r}. Pass the order p of the p-norm."
+        raise ValueError(msg)
+    number = real(function, "norm_type", value)
+    if math.isnan(number):
+        msg = f"`{function}(norm_type=...)` must be a number, got nan. Pass the order p of the p-norm, such as 2.0."
+        raise ValueError(msg)
+    return number
+
+
+def check_positive_order(owner: object) -> None:
+    """Check the order of a norm that decides about a step, and make it a float."""
+    function = type(owner).__name__
+    order = check_norm_type(function, getattr(owner, "norm_type", None))
+    if not order > 0.0:
+        msg = (
+            f"`{function}(norm_type=...)` must be > 0, got {order:g}. Norms of other orders do not shrink with the "
+            "gradients; `gradclip.clip_grad_norm_` takes them."
+        )
+        raise ValueError(msg)
+    object.__setattr__(owner, "norm_type", order)
+
+
+def check_choice(owner: object, argument: str, choices: tuple[str, ...]) -> None:
+    """Check that a field of an object is one of a few words."""
+    value = getattr(owner, argument)
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        msg = f"`{type(owner).__name__}({argument}=...)` must be one of {listed}, got {value!r}."
+        raise ValueError(msg)
