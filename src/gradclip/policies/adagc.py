@@ -1,0 +1,116 @@
+"""A bound for each parameter, a little above what it let through before."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import Scalar
+from gradclip.policies.arithmetic import bring_down, mapped, minimum, ratio, where
+from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.unlock import PATIENCE, press
+from gradclip.validation import check_field
+
+LARGEST_RISE = 3.0
+"""How much of a norm, in units of its level, an unlocked level learns at a time: it clips so many normal steps that a
+burst may well find it unlocked."""
+
+
+class AdaGCState(NamedTuple):
+    """What AdaGC has learned: the level of each parameter, its pressure, and the number of steps."""
+
+    gamma: Tensor
+    pressure: Tensor
+    count: float
+
+
+@final
+@dataclass(frozen=True)
+class AdaGC(Policy):
+    r"""Bound the norm of each parameter by a multiple of a moving average of what it let through.
+
+    .. math:: h_i = \min\left(1, \frac{\lambda \gamma_i}{n_i}\right), \qquad
+        \gamma_i \leftarrow \beta \gamma_i + (1 - \beta) h_i n_i
+
+    For the first `warmup` steps the total norm is bounded by `max_norm`, and :math:`\gamma_i` is the smallest norm that
+    parameter :math:`i` had after that.
+
+    Args:
+        max_norm: The largest total norm let through, always: the only bound while warming up, where it is the paper's
+            :math:`\lambda_{abs}`. >= 0; `math.inf` for none.
+        relative: The multiple :math:`\lambda` > 0; the paper's :math:`\lambda_{rel}`.
+        beta: The factor :math:`\beta` of the moving averages, in [0, 1).
+        warmup: How many steps to learn from before judging any, >= 1.
+        eps: Added to the total norm that `max_norm` is divided by, >= 0.
+        patience: Steps of mostly clipping after which a level follows the norm before clipping; `math.inf` for never.
+
+    Example:
+        >>> import gradclip
+        >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AdaGC(max_norm=1.0))
+
+    Note:
+        *Differs from the paper:* norms that are not finite teach nothing, and a norm of 0 does not become a level,
+        which would hold the parameter at 0; the total norm stays bounded after the warm-up; and a lasting change of
+        level unlocks, where the level as published grows by at most :math:`\beta + (1 - \beta) \lambda` a step.
+        The rule as published is `chain(warmup(99, FixedNorm(1.0)), AdaGC(math.inf, warmup=99, patience=math.inf))`.
+        Authors give several pairs of `relative` and `beta`: 1.05 and 0.98 (first version), 1.03 and 0.98 (ERNIE), 1.04
+        and 0.99 (Paddle).
+
+    References:
+        Wang, Li, Chen, Zeng, Yang, Yu, Ma and Shen, AdaGC: improving training stability for large language model
+        pretraining, 2025, arXiv:2502.11034, section 3, algorithm 1.
+    """
+
+    max_norm: float
+    _: KW_ONLY
+    relative: float = 1.05
+    beta: float = 0.98
+    warmup: int = 100
+    eps: float = 1e-6
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_field(self, "relative", above=0.0, finite=True)
+        check_field(self, "beta", at_least=0.0, below=1.0)
+        check_field(self, "warmup", at_least=1, integer=True)
+        check_field(self, "eps", at_least=0.0, finite=True)
+        check_field(self, "patience", at_least=1.0)
+
+    @property
+    def scope(self) -> Scope:
+        return "parameter"
+
+    def init(self, layout: Layout) -> AdaGCState:
+        shape = len(layout.names)
+        unknown = torch.full((shape,), math.inf, dtype=torch.float64, device=layout.device)
+        return AdaGCState(gamma=unknown, pressure=torch.zeros_like(unknown), count=0.0)
+
+    def decide(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
+        n, (gamma, pressure, count) = norms.of_parameters(), state
+        if count < self.warmup:  # a number of steps, which the host knows
+            ceiling = bring_down(norms.total, self.max_norm, self.eps)
+            let_through = n * ceiling  # 0 for all where the total is infinite
+            smallest = torch.fmin(gamma, torch.where(let_through > 0.0, let_through, math.inf))
+            return Decision(ceiling, self.max_norm), AdaGCState(smallest, pressure, count + 1.0)
+
+        h, bound, gamma, pressure = mapped(self._judge, n, gamma, pressure)
+        ceiling = self._ceiling(norms, h)
+        return Decision(h * ceiling, bound, "parameter"), AdaGCState(gamma, pressure, count + 1.0)
+
+    def _judge(self, n: Scalar, gamma: Scalar, pressure: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        bound = self.relative * gamma
+        h = minimum(ratio(bound, n), 1.0)
+        learned = minimum(n, where(pressure >= self.patience, LARGEST_RISE * gamma, bound))
+        average = where(gamma == math.inf, learned, learned + self.beta * (gamma - learned))
+        seen = (n > 0.0) & (n < math.inf)
+        pressed = press(pressure, self.patience, h < 1.0)
+        return h, bound, where(seen, average, gamma), where(seen, pressed, pressure)
+
+    def _ceiling(self, norms: Norms, h: Tensor) -> Scalar:
+        if not isinstance(norms.total, Tensor) and norms.total <= self.max_norm:  # and so is what is left of it
+            return 1.0
+        return bring_down(norms.scaled_each(h).total, self.max_norm, self.eps)

@@ -1,0 +1,70 @@
+"""A bound at a quantile of the norms so far."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, final
+
+from gradclip.policies.arithmetic import bring_down, minimum
+from gradclip.policies.history import History
+from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.policy import Decision, Policy
+from gradclip.validation import check_choice, check_field
+
+
+@final
+@dataclass(frozen=True)
+class AutoClip(Policy):
+    r"""Bound the norm by a percentile of its history.
+
+    .. math:: c_t = \text{percentile}_p(n_1, \dots, n_t)
+
+    Args:
+        max_norm: The largest norm let through, always. >= 0; `math.inf` for none.
+        percentile: The percentile :math:`p` of the history, in [0, 100], interpolated linearly. The paper's 10 clips
+            nine steps of ten, which normalises gradients more than it bounds them; 90 clips one of ten.
+        window: How many norms to remember, >= 1; None for all.
+        include_current: Whether the norm that is judged belongs to the history already.
+        eps: Added to the norm that the bound is divided by, >= 0.
+        scope: What is bounded: `"total"`, the norm of all gradients together, or `"parameter"`, that of each, by its
+            own history; `max_norm` then is a bound for each.
+
+    Example:
+        >>> import gradclip
+        >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AutoClip(max_norm=1.0))
+
+    Note:
+        *Differs from the paper:* norms that are not finite teach nothing; `max_norm` bounds; and the history is a
+        window, so that it forgets. `AutoClip(math.inf, window=None)` is the rule as published.
+        `AutoClip(math.inf, percentile=90, include_current=False, scope="parameter")` is `QuantileClip` of the package
+        autoclip. *Host sync:* none; on another device the history is sorted there at each step.
+
+    References:
+        Seetharaman, Wichern, Pardo and Le Roux, AutoClip: adaptive gradient clipping for source separation networks,
+        2020, arXiv:2007.14469, section 3. Windowed: Merad and Gaïffas, Robust stochastic optimization via gradient
+        quantile clipping, 2023, arXiv:2309.17316.
+    """
+
+    max_norm: float
+    _: KW_ONLY
+    percentile: float = 10.0
+    window: int | None = 1000
+    include_current: bool = True
+    eps: float = 1e-6
+    scope: Literal["total", "parameter"] = "total"
+
+    def __post_init__(self) -> None:
+        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_field(self, "percentile", at_least=0.0, at_most=100.0)
+        if self.window is not None:
+            check_field(self, "window", at_least=1, integer=True, advice="For all norms, pass None.")
+        check_field(self, "eps", at_least=0.0, finite=True)
+        check_choice(self, "scope", ("total", "parameter"))
+
+    def init(self, layout: Layout) -> tuple[History]:
+        return (History.of(self.window, len(layout.names) if self.scope == "parameter" else 1),)
+
+    def decide(self, norms: Norms, state: tuple[History]) -> tuple[Decision, tuple[History]]:
+        n, (history,) = norms.at(self.scope), state
+        longer = history.add(n)
+        judge = longer if self.include_current else history
+        threshold = minimum(judge.quantile(self.percentile / 100.0, n), self.max_norm)
+        return Decision(bring_down(n, threshold, self.eps), threshold, self.scope), (longer,)

@@ -1,0 +1,187 @@
+"""Policies one after the other, or for a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+from torch import Tensor
+
+from gradclip.norms import Scalar
+from gradclip.policies import effect
+from gradclip.policies.arithmetic import minimum
+from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
+from gradclip.validation import check_field, check_policies
+
+
+def chain(*policies: Policy) -> Policy:
+    """Apply policies one after the other: each sees the norms that the ones before it leave.
+
+    Args:
+        policies: One or more. Those of one order of the norm share one pass over the gradients; after a policy of
+            another order, or one that limits elements, the gradients are measured again.
+
+    Example:
+        >>> from gradclip.policies import FixedNorm, ZClip, chain, warmup
+        >>> policy = chain(warmup(1000, FixedNorm(1.0)), ZClip(math.inf))
+    """
+    check_policies("chain", policies)
+    links = tuple(x for policy in policies for x in (policy.links if isinstance(policy, Chain) else policy.stages))
+    return links[0] if len(links) == 1 else Chain(links)
+
+
+def warmup(steps: int, policy: Policy) -> Policy:
+    """Apply a policy in the first steps, and then no more.
+
+    Args:
+        steps: How many, >= 0. Steps whose norm is not finite do not count where they are skipped.
+        policy: The policy.
+    """
+    check_policies("warmup", (policy,))
+    return Warmup(steps, policy)
+
+
+def schedule(policy_of: Callable[[int], Policy]) -> Policy:
+    """Apply the policy of each step: a bound that moves.
+
+    Args:
+        policy_of: Maps the number of steps so far, from 0, to the policy of the next. All of one type; what an adaptive
+            one learns goes on from step to step. For a clipper that is pickled, a function of a module.
+
+    Example:
+        >>> from gradclip.policies import FixedNorm, schedule
+        >>> policy = schedule(lambda step: FixedNorm(1.0 + 9.0 * 0.99**step))
+    """
+    check_policies("schedule", (policy_of(0),), one_stage=True)
+    return Schedule(policy_of)
+
+
+@final
+@dataclass(frozen=True)
+class Chain(Policy):
+    """What `chain` returns."""
+
+    links: tuple[Policy, ...]
+
+    @cached_property
+    def stages(self) -> tuple[Policy, ...]:
+        stages: list[list[Policy]] = []
+        for link in self.links:
+            orders = {x.norm_type for x in (*stages[-1], link) if x.norm_type is not None} if stages else set()
+            if not stages or len(orders) > 1 or any(x.clamps for x in stages[-1]):
+                stages.append([])
+            stages[-1].append(link)
+        return tuple(stage[0] if len(stage) == 1 else Chain(tuple(stage)) for stage in stages)
+
+    @property
+    def norm_type(self) -> float | None:
+        return next((link.norm_type for link in self.links if link.norm_type is not None), None)
+
+    @property
+    def scope(self) -> Scope:
+        return max((link.scope for link in self.links), key=SCOPES.index)
+
+    @property
+    def clamps(self) -> bool:
+        return any(link.clamps for link in self.links)
+
+    def init(self, layout: Layout) -> tuple[Any, ...]:
+        return tuple(link.init(layout) for link in self.links)
+
+    def decide(self, norms: Norms, state: tuple[Any, ...]) -> tuple[Decision, tuple[Any, ...]]:
+        together = Decision()
+        states: list[Any] = []
+        for link, before in zip(self.links, state, strict=True):
+            decision, learned = link.decide(norms, before)
+            states.append(learned)
+            together = decision if len(states) == 1 else _both(together, decision, norms.layout)
+            norms = effect.after(norms, decision)
+        return together, tuple(states)
+
+
+@final
+@dataclass(frozen=True)
+class Warmup(Policy):
+    """What `warmup` returns."""
+
+    steps: int
+    policy: Policy
+
+    def __post_init__(self) -> None:
+        check_field(self, "steps", at_least=0, integer=True)
+
+    @property
+    def stages(self) -> tuple[Policy, ...]:
+        stages = self.policy.stages
+        return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
+
+    @property
+    def norm_type(self) -> float | None:
+        return self.policy.norm_type
+
+    @property
+    def scope(self) -> Scope:
+        return self.policy.scope
+
+    @property
+    def clamps(self) -> bool:
+        return self.policy.clamps
+
+    def init(self, layout: Layout) -> tuple[float, Any]:
+        return 0.0, self.policy.init(layout)
+
+    def decide(self, norms: Norms, state: tuple[float, Any]) -> tuple[Decision, tuple[float, Any]]:
+        taken, inner = state
+        if taken >= self.steps:
+            return Decision(), state
+        decision, inner = self.policy.decide(norms, inner)
+        return decision, (taken + 1.0, inner)
+
+
+@final
+@dataclass(frozen=True)
+class Schedule(Policy):
+    """What `schedule` returns."""
+
+    policy_of: Callable[[int], Policy]
+
+    @property
+    def norm_type(self) -> float | None:
+        return self.policy_of(0).norm_type
+
+    @property
+    def scope(self) -> Scope:
+        return self.policy_of(0).scope
+
+    @property
+    def clamps(self) -> bool:
+        return self.policy_of(0).clamps
+
+    def init(self, layout: Layout) -> tuple[float, Any]:
+        return 0.0, self.policy_of(0).init(layout)
+
+    def decide(self, norms: Norms, state: tuple[float, Any]) -> tuple[Decision, tuple[float, Any]]:
+        taken, inner = state
+        decision, inner = self.policy_of(int(taken)).decide(norms, inner)
+        return decision, (taken + 1.0, inner)
+
+
+def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
+    scope = max(first.scope, second.scope, key=SCOPES.index)
+    return Decision(
+        coef=spread(first.coef, first.scope, scope, layout) * spread(second.coef, second.scope, scope, layout),
+        threshold=minimum(
+            spread(first.threshold, first.scope, scope, layout), spread(second.threshold, second.scope, scope, layout)
+        ),
+        scope=scope,
+        skip=first.skip | second.skip,
+        clamp=second.clamp,  # nothing follows a limit on elements before the gradients are measured again
+    )
+
+
+def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
+    """Repeat numbers of a scope for everything that a finer scope tells apart."""
+    if isinstance(x, Tensor) and scope == "parameter" and finer == "unit":
+        return x[layout.owners]
+    return x

@@ -1,0 +1,34 @@
+"""What a decision does to the norms it was made from."""
+
+import math
+
+from torch import Tensor
+
+from gradclip.policies.arithmetic import Condition, where
+from gradclip.policies.measured import Norms
+from gradclip.policies.policy import Decision
+
+
+def after(norms: Norms, decision: Decision) -> Norms:
+    """Return the norms that gradients have once a decision is applied; NaN where the step is skipped."""
+    if decision.scope == "parameter" and isinstance(decision.coef, Tensor):
+        norms = norms.scaled_each(decision.coef)
+    elif decision.scope == "unit" and isinstance(decision.coef, Tensor):
+        norms = norms.scaled_units(decision.coef)
+    else:
+        norms = norms.scaled(decision.coef)
+    if decision.clamp is not None:
+        norms = norms.clamped(decision.clamp)
+    if decision.skip is False:
+        return norms
+    return norms.scaled(where(decision.skip, math.nan, 1.0))
+
+
+def shrinks(norms: Norms, decision: Decision) -> Condition:
+    """Whether a decision makes any gradient smaller: for sure, but for limits below norms that are not maxima."""
+    smaller = decision.coef < 1.0  # false for a NaN, which stands for a parameter without a gradient
+    smaller = smaller.any() if isinstance(smaller, Tensor) else smaller
+    if decision.clamp is None:
+        return smaller
+    over = (norms.total if norms.each is None else norms.each) > decision.clamp
+    return smaller | (over.any() if isinstance(over, Tensor) else over)

@@ -1,0 +1,137 @@
+"""The norms of past steps, for rules that ask for their quantile, mean or deviation.
+
+A history does not change: adding a norm makes a new one, so that a policy stays pure. Norms that are not finite are
+left out. On the host, what arrived is also kept in order of size, since sorting anew at each step would cost far more;
+on another device it stays a tensor, and nothing is read back.
+"""
+
+import bisect
+import math
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import CPU, Scalar
+
+
+class Column(NamedTuple):
+    """Numbers on the host, as they arrived, and the same by size."""
+
+    arrived: list[float]
+    ordered: list[float]
+
+    def add(self, number: float, window: int | None) -> "Column":
+        """Return the column with one more number, without the oldest where it would exceed the window."""
+        if not math.isfinite(number):
+            return self
+        arrived, ordered = self.arrived.copy(), self.ordered.copy()
+        if window is not None and len(arrived) >= window:
+            del ordered[bisect.bisect_left(ordered, arrived.pop(0))]
+        arrived.append(number)
+        bisect.insort(ordered, number)
+        return Column(arrived, ordered)
+
+    def quantile(self, q: float) -> float:
+        """Return the quantile, interpolated between the two nearest numbers; infinite where there is none."""
+        if not self.ordered:
+            return math.inf
+        place = (len(self.ordered) - 1) * q
+        low = math.floor(place)
+        high = min(low + 1, len(self.ordered) - 1)
+        return self.ordered[low] + (self.ordered[high] - self.ordered[low]) * (place - low)
+
+    def mean_and_deviation(self) -> tuple[float, float]:
+        """Return mean and sample standard deviation; an infinite deviation for fewer than two numbers."""
+        count = len(self.arrived)
+        if count < 2:  # noqa: PLR2004
+            return (self.arrived[0] if count else 0.0), math.inf
+        mean = math.fsum(self.arrived) / count
+        return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in self.arrived) / (count - 1))
+
+
+@final
+class History:
+    """The norms of a scope in past steps, the oldest first.
+
+    Args:
+        window: How many to remember; None for all.
+        columns: One column for each norm of the scope; a total norm has one.
+        rows: In place of columns where the norms are on another device: of shape (steps,) or (steps, norms).
+    """
+
+    __slots__ = ("columns", "rows", "window")
+
+    def __init__(self, window: int | None, columns: tuple[Column, ...] = (), rows: Tensor | None = None) -> None:
+        self.window = window
+        self.columns = columns
+        self.rows = rows
+
+    @staticmethod
+    def of(window: int | None, width: int = 1) -> "History":
+        """Return an empty history of so many columns."""
+        return History(window, tuple(Column([], []) for _ in range(width)))
+
+    def add(self, norms: Scalar) -> "History":
+        """Return the history with the norms of one more step."""
+        if isinstance(norms, Tensor) and self._is_elsewhere(norms):
+            rows = self._as_rows(norms)
+            if self.window is None:
+                return History(None, rows=torch.cat([rows, norms[None]]))
+            pushed = torch.cat([rows[1:], norms[None]])
+            return History(self.window, rows=torch.where(norms.isfinite(), pushed, rows))
+        numbers = norms.reshape(-1).tolist() if isinstance(norms, Tensor) else [norms]
+        added = tuple(column.add(x, self.window) for column, x in zip(self.columns, numbers, strict=True))
+        return History(self.window, added)
+
+    def count(self) -> Scalar:
+        """Return the most norms that a column holds."""
+        if self.rows is not None:
+            return self.rows.isfinite().sum(0).amax()
+        return float(max((len(column.arrived) for column in self.columns), default=0))
+
+    def quantile(self, q: float, like: Scalar) -> Scalar:
+        """Return the quantile of each column, infinite where there is none, in the form of `like`."""
+        if not isinstance(like, Tensor):
+            return self.columns[0].quantile(q)
+        if not self._is_elsewhere(like):
+            found = [column.quantile(q) for column in self.columns]
+            return torch.tensor(found, dtype=torch.float64).reshape(like.shape)
+        rows = self._as_rows(like)
+        finite = torch.cat([rows.masked_fill(~rows.isfinite(), math.nan), torch.full_like(like, math.nan)[None]])
+        return torch.nanquantile(finite, q, dim=0).nan_to_num(nan=math.inf)
+
+    def mean_and_deviation(self) -> tuple[Scalar, Scalar]:
+        """Return mean and sample standard deviation of a total norm, infinite where too few are known."""
+        if self.rows is None:
+            return self.columns[0].mean_and_deviation()
+        counted = self.rows.isfinite()
+        count = counted.sum()
+        mean = torch.where(counted, self.rows, 0.0).sum() / count
+        square = torch.where(counted, self.rows - mean, 0.0).square().sum() / (count - 1)
+        return mean, torch.where(count > 1, square, math.inf).sqrt()
+
+    def _as_rows(self, like: Tensor) -> Tensor:
+        if self.rows is not None:
+            return self.rows
+        columns = [column.arrived for column in self.columns] or [[]] * like.numel()
+        longest = self.window or max(map(len, columns), default=0)
+        padded = [[math.nan] * (longest - len(arrived)) + arrived for arrived in columns]
+        loaded = torch.tensor(padded, dtype=torch.float64, device=like.device)
+        return loaded.t().reshape(longest, *like.shape)
+
+    def _is_elsewhere(self, like: Scalar) -> bool:
+        return isinstance(like, Tensor) and (self.rows is not None or like.device != CPU)
+
+    def pack(self) -> list[Any]:
+        """Return what arrived in each column, as plain lists."""
+        if self.rows is None:
+            return [column.arrived for column in self.columns]
+        rows = self.rows.reshape(len(self.rows), -1)
+        return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
+
+    @staticmethod
+    def unpack(window: int | None, packed: list[Any]) -> "History":
+        """Return the history that `pack` was called on, on the host."""
+        columns = tuple(Column([float(x) for x in arrived], sorted(map(float, arrived))) for arrived in packed)
+        return History(window, columns)

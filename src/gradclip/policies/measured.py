@@ -1,0 +1,156 @@
+"""What a policy sees of a model: the norms of one step, and of what they are."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import CPU, Scalar
+
+Scope: TypeAlias = Literal["total", "parameter", "unit"]
+"""What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
+
+A unit is an output row: one index of dimension 0 of a parameter with two dimensions or more, else the parameter.
+"""
+
+SCOPES: tuple[Scope, ...] = ("total", "parameter", "unit")
+"""From coarse to fine."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The parameters that norms belong to: P of them, with U units in all.
+
+    Attributes:
+        names: The name of each, all different.
+        numels: The number of elements of each.
+        units: The number of units of each.
+        groups: The index of the optimizer's parameter group of each; None where there are no groups.
+        device: Where vectors of norms are.
+    """
+
+    names: tuple[str, ...]
+    numels: tuple[int, ...]
+    units: tuple[int, ...]
+    groups: tuple[int, ...] | None = None
+    device: torch.device = CPU
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """The number of elements of each parameter: float64, of shape (P,)."""
+        return torch.tensor(self.numels, dtype=torch.float64, device=self.device)
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """The position of the parameter that each unit belongs to: int64, of shape (U,)."""
+        counts = torch.tensor(self.units, dtype=torch.int64)
+        return torch.arange(len(self.units)).repeat_interleave(counts).to(self.device)
+
+    def subset(self, positions: list[int]) -> "Layout":
+        """Return the layout of some of the parameters."""
+        return Layout(
+            names=tuple(self.names[i] for i in positions),
+            numels=tuple(self.numels[i] for i in positions),
+            units=tuple(self.units[i] for i in positions),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
+            device=self.device,
+        )
+
+
+class Norms(NamedTuple):
+    """The norms of the gradients of one step, in float64.
+
+    Attributes:
+        layout: Of which parameters.
+        order: The p of the norms.
+        total: The norm of everything.
+        each: The norm of each parameter, of shape (P,), where the scope of the policy asks for it; NaN for a parameter
+            without a gradient.
+        units: The norm of each unit, of shape (U,), where the scope asks for it.
+        weights: With `units`, the norm of the same unit of the parameter itself.
+        present: The positions of the parameters that have a gradient, as int64; None where all have one.
+        loss: The loss of the step, where it was given.
+    """
+
+    layout: Layout
+    order: float
+    total: Scalar
+    each: Tensor | None = None
+    units: Tensor | None = None
+    weights: Tensor | None = None
+    present: Tensor | None = None
+    loss: Scalar | None = None
+
+    def at(self, scope: Scope) -> Scalar:
+        """Return the norms of a scope: a number, or of shape (P,) or (U,)."""
+        return self.total if scope == "total" else self.of_parameters() if scope == "parameter" else self.of_units()
+
+    def of_parameters(self) -> Tensor:
+        """Return the norm of each parameter, of shape (P,)."""
+        return _known(self.each)
+
+    def of_units(self) -> Tensor:
+        """Return the norm of each unit, of shape (U,)."""
+        return _known(self.units)
+
+    def of_weights(self) -> Tensor:
+        """Return the norms of the units of the parameters themselves, of shape (U,)."""
+        return _known(self.weights)
+
+    def subset(self, positions: Tensor, units: Tensor, layout: Layout) -> "Norms":
+        """Return the norms of some parameters; the norm of each must be known."""
+        present = None if self.present is None else torch.isin(positions, self.present).nonzero().flatten()
+        rows = None if self.units is None else self.units[units]
+        weights = None if self.weights is None else self.weights[units]
+        some = self._replace(layout=layout, present=present, units=rows, weights=weights)
+        return some.with_each(self.of_parameters()[positions])
+
+    def scaled(self, coef: Scalar) -> "Norms":
+        """Return the norms of all gradients times one coefficient."""
+        each, units = (None if x is None else x * coef for x in (self.each, self.units))
+        return self._replace(total=self.total * coef, each=each, units=units)
+
+    def scaled_each(self, coefs: Tensor) -> "Norms":
+        """Return the norms of each gradient times its own coefficient, of shape (P,)."""
+        units = None if self.units is None else self.units * coefs[self.layout.owners]
+        return self._replace(units=units).with_each(self.of_parameters() * coefs)
+
+    def scaled_units(self, coefs: Tensor) -> "Norms":
+        """Return the norms of each unit times its own coefficient, of shape (U,)."""
+        return self.with_units(self.of_units() * coefs)
+
+    def with_each(self, each: Tensor) -> "Norms":
+        """Return the norms that follow from those of each parameter, of shape (P,)."""
+        counted = each if self.present is None else each[self.present]
+        total = torch.linalg.vector_norm(counted, self.order) if counted.numel() else counted.sum()
+        on_host = total.device == CPU  # then nothing waits
+        return self._replace(total=total.item() if on_host else total, each=each)
+
+    def with_units(self, units: Tensor) -> "Norms":
+        """Return the norms that follow from those of each unit, of shape (U,)."""
+        squares = torch.zeros(len(self.layout.units), dtype=torch.float64, device=units.device)
+        squares.index_add_(0, self.layout.owners, units.square())
+        return self._replace(units=units).with_each(squares.sqrt())
+
+    def clamped(self, bound: Scalar) -> "Norms":
+        """Return the norms of elements within a bound, one or of shape (P,): NaN where they are not maxima."""
+        if self.order != math.inf:
+            return self.unknown()
+        if self.each is None:
+            return self._replace(total=self.total if isinstance(bound, Tensor) else min(self.total, bound))
+        return self.with_each(self.each.clamp(max=bound))
+
+    def unknown(self) -> "Norms":
+        """Return norms of NaN, which no policy learns from."""
+        each, units = (None if x is None else torch.full_like(x, math.nan) for x in (self.each, self.units))
+        return self._replace(total=math.nan, each=each, units=units)
+
+
+def _known(norms: Tensor | None) -> Tensor:
+    if norms is None:
+        raise RuntimeError("these norms were not measured: the `scope` of the policy does not ask for them.")
+    return norms

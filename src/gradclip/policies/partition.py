@@ -1,0 +1,198 @@
+"""A policy of its own for each part of a model."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import Scalar
+from gradclip.policies.combine import spread
+from gradclip.policies.fixed import FixedNorm
+from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
+from gradclip.validation import check_policies, refuse_groups, refuse_norm_types, refuse_pattern
+
+
+def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Policy:
+    """Give the parameters whose names match a pattern a policy of their own.
+
+    Args:
+        policies: Maps patterns, such as `"encoder.*"` or `"*.bias"` with the wildcards of a shell, to policies. A
+            parameter belongs to the first pattern that matches. The parameters of a pattern have a total norm of
+            their own.
+        default: The policy of all others together; None leaves them as they are.
+
+    Raises:
+        ValueError: From `GradClipper`, if a pattern matches no parameter, or the policies measure norms of two orders.
+
+    Example:
+        >>> from gradclip.policies import AGC, FixedNorm, by_name
+        >>> policy = by_name({"head.*": FixedNorm(1.0)}, default=AGC())
+    """
+    rest = FixedNorm(math.inf) if default is None else default
+    check_policies("by_name", (*policies.values(), rest), one_stage=True)
+    return ByName(tuple(policies.items()), rest)
+
+
+def by_group(policies: Policy | Sequence[Policy]) -> Policy:
+    """Give each parameter group of an optimizer a policy of its own.
+
+    Args:
+        policies: One for each group, in order; or one for all, which then treats every group by itself.
+
+    Raises:
+        ValueError: From `GradClipper`, if it was not made from an optimizer, or the number of groups differs.
+
+    Example:
+        >>> from gradclip.policies import FixedNorm, by_group
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)
+        >>> clipper = gradclip.GradClipper(optimizer, by_group([FixedNorm(1.0), FixedNorm(0.1)]))
+    """
+    listed = (policies,) if isinstance(policies, Policy) else tuple(policies)
+    check_policies("by_group", listed, one_stage=True)
+    return ByGroup(listed, alike=isinstance(policies, Policy))
+
+
+class Part(NamedTuple):
+    """Some of the parameters: their layout, where they and their units are in the whole, and what was learned."""
+
+    name: str
+    policy: Policy
+    layout: Layout
+    positions: Tensor
+    units: Tensor
+    state: Any
+
+
+class Partition(Policy):
+    """Parameters in parts, each with a policy."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[Policy, ...]:
+        """All policies."""
+
+    @abstractmethod
+    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
+        """Return the parts: a name, the policy, and the positions of the parameters."""
+
+    @property
+    @final
+    def norm_type(self) -> float | None:
+        orders = {policy.norm_type for policy in self.members} - {None}
+        if len(orders) > 1:
+            refuse_norm_types(self, orders)
+        return next(iter(orders), None)
+
+    @property
+    @final
+    def scope(self) -> Scope:
+        finest: Scope = max((policy.scope for policy in self.members), key=SCOPES.index)
+        return "parameter" if finest == "total" else finest
+
+    @property
+    @final
+    def clamps(self) -> bool:
+        return any(policy.clamps for policy in self.members)
+
+    @final
+    def init(self, layout: Layout) -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for name, policy, places in self.split(layout):
+            positions = torch.tensor(places, dtype=torch.int64, device=layout.device)
+            units = torch.isin(layout.owners, positions).nonzero().flatten()
+            subset = layout.subset(places)
+            parts.append(Part(name, policy, subset, positions, units, policy.init(subset)))
+        return tuple(parts)
+
+    @final
+    def decide(self, norms: Norms, state: tuple[Part, ...]) -> tuple[Decision, tuple[Part, ...]]:
+        decisions: list[Decision] = []
+        parts: list[Part] = []
+        for part in state:
+            own = norms.subset(part.positions, part.units, part.layout)
+            decision, after = Decision(), part.state
+            if own.present is None or len(own.present):  # a part without a gradient has nothing to learn from
+                decision, after = part.policy.decide(own, part.state)
+            decisions.append(decision)
+            parts.append(part._replace(state=after))
+        return _merged(decisions, parts, norms), tuple(parts)
+
+
+@final
+@dataclass(frozen=True)
+class ByName(Partition):
+    """What `by_name` returns."""
+
+    patterns: tuple[tuple[str, Policy], ...]
+    default: Policy
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        return (*(policy for _, policy in self.patterns), self.default)
+
+    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
+        places: dict[str, list[int]] = {pattern: [] for pattern, _ in self.patterns}
+        rest: list[int] = []
+        for position, name in enumerate(layout.names):
+            owner = next((pattern for pattern, _ in self.patterns if fnmatchcase(name, pattern)), None)
+            (rest if owner is None else places[owner]).append(position)
+        for pattern, found in places.items():
+            if not found:
+                refuse_pattern("by_name", pattern, layout.names)
+        parts = [(pattern, policy, places[pattern]) for pattern, policy in self.patterns]
+        return [*parts, ("(default)", self.default, rest)] if rest else parts
+
+
+@final
+@dataclass(frozen=True)
+class ByGroup(Partition):
+    """What `by_group` returns."""
+
+    policies: tuple[Policy, ...]
+    alike: bool
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        return self.policies
+
+    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
+        count = 0 if layout.groups is None else max(layout.groups) + 1
+        if layout.groups is None or (not self.alike and count != len(self.policies)):
+            refuse_groups(count, len(self.policies))
+        policies = self.policies * count if self.alike else self.policies
+        places = [[i for i, group in enumerate(layout.groups) if group == g] for g in range(count)]
+        return [(f"group {g}", policies[g], found) for g, found in enumerate(places) if found]
+
+
+def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decision:
+    finest = max((decision.scope for decision in decisions), key=SCOPES.index)
+    scope: Scope = "unit" if finest == "unit" else "parameter"
+    size = len(norms.layout.names) if scope == "parameter" else len(norms.layout.owners)
+    coef = torch.ones(size, dtype=torch.float64, device=norms.layout.device)
+    threshold = torch.full_like(coef, math.inf)
+    for decision, part in zip(decisions, parts, strict=True):
+        places = part.positions if scope == "parameter" else part.units
+        coef[places] = _filled(decision.coef, decision.scope, scope, part.layout, coef)
+        threshold[places] = _filled(decision.threshold, decision.scope, scope, part.layout, coef)
+    clamp = None
+    if any(decision.clamp is not None for decision in decisions):
+        clamp = torch.full((len(norms.layout.names),), math.inf, dtype=torch.float64, device=coef.device)
+        for decision, part in zip(decisions, parts, strict=True):
+            if decision.clamp is not None:
+                clamp[part.positions] = torch.as_tensor(decision.clamp, dtype=torch.float64, device=coef.device)
+    skips = [decision.skip for decision in decisions]
+    skip = skips[0]
+    for other in skips[1:]:
+        skip = skip | other
+    return Decision(coef, threshold, scope, skip, clamp)
+
+
+def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
+    return torch.as_tensor(spread(x, scope, finer, layout), dtype=torch.float64, device=like.device)

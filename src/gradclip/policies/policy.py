@@ -1,0 +1,65 @@
+"""What a policy is: numbers in, coefficients out. It never touches a gradient.
+
+A policy is a frozen dataclass of its hyper-parameters. What it has learned is in a state of its own, which `init` makes
+and every `decide` makes anew: the same norms always lead to the same decisions, in training and in a replay.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from gradclip.norms import Scalar
+from gradclip.policies.arithmetic import Condition
+from gradclip.policies.measured import Layout, Norms, Scope
+
+
+class Decision(NamedTuple):
+    """What to do with the gradients of one step: multiply them, then limit their elements; or skip the step.
+
+    Attributes:
+        coef: What to multiply by: one number, or one for each parameter, of shape (P,), or each unit, of shape (U,).
+        threshold: What the norms of the scope were held against, in the same shape; infinite where nothing bounds.
+        scope: What has a coefficient of its own.
+        skip: Whether the step should not happen.
+        clamp: The largest absolute value of an element, one number or one for each parameter; None for no limit.
+    """
+
+    coef: Scalar = 1.0
+    threshold: Scalar = float("inf")
+    scope: Scope = "total"
+    skip: Condition = False
+    clamp: Scalar | None = None
+
+
+class Policy(ABC):
+    """A rule that turns norms into a decision.
+
+    Subclasses are frozen dataclasses. The methods are pure: what they return depends on their arguments alone.
+    """
+
+    @property
+    def norm_type(self) -> float | None:
+        """The order of the norms to measure; None where any will do."""
+        return 2.0
+
+    @property
+    def scope(self) -> Scope:
+        """The finest scope whose norms are needed."""
+        return "total"
+
+    @property
+    def clamps(self) -> bool:
+        """Whether decisions may limit elements, after which norms other than the maximum are not known."""
+        return False
+
+    @property
+    def stages(self) -> tuple["Policy", ...]:
+        """The parts that take one measurement each, in order."""
+        return (self,)
+
+    @abstractmethod
+    def init(self, layout: Layout) -> Any:
+        """Return the state before the first step: a tuple of numbers, tensors, histories and such tuples."""
+
+    @abstractmethod
+    def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
+        """Return what to do about these norms, and the state after it."""

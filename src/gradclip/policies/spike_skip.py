@@ -1,0 +1,97 @@
+"""No step at all where the norm or the loss is far off."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, final
+
+from gradclip.norms import Scalar
+from gradclip.policies.arithmetic import Condition, bring_down, isfinite, where
+from gradclip.policies.history import History
+from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.unlock import PATIENCE, press
+from gradclip.validation import check_field
+
+
+class SpikeSkipState(NamedTuple):
+    """What SpikeSkip has seen, and its pressure."""
+
+    norms: History
+    losses: History
+    pressure: Scalar
+
+
+@final
+@dataclass(frozen=True)
+class SpikeSkip(Policy):
+    r"""Skip the step where the norm, or the loss, is many deviations above its recent mean.
+
+    .. math:: \text{skip where } n > \mu_w(n) + s \, \sigma_w(n) \;\text{ or }\; l > \mu_w(l) + s \, \sigma_w(l)
+
+    Mean and sample standard deviation are those of the last `window` steps that were taken.
+
+    Args:
+        max_norm: The largest norm let through, always: steps that are not skipped are clipped to it. >= 0; `math.inf`
+            for none.
+        sigmas: The deviations :math:`s` > 0.
+        window: How many steps :math:`w` >= 2 to remember.
+        warmup: How many steps to learn from before judging any, >= 2.
+        learn_skipped: Whether skipped steps enter the statistics.
+        eps: Added to the norm that the bound is divided by, >= 0.
+        patience: Steps of mostly skipping after which they are taken and learned from; `math.inf` for never.
+
+    Example:
+        >>> import gradclip
+        >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.SpikeSkip(max_norm=1.0))
+
+    Note:
+        The loss is judged where it is given: `clipper.clip(loss=loss)`, or `clipper.observe_loss(loss)` before the step
+        of an attached optimizer. In a `chain`, what comes before a second measurement has been applied already when a
+        step is skipped, so it belongs first. *Host sync:* whether to skip is read back from another device.
+
+        *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps teach nothing, where a spike in the
+        window hides the ones after it; what is not finite teaches nothing, where one NaN skips as many steps as the
+        window holds; `max_norm` bounds; and a lasting change of level unlocks. Its rule is
+        `SpikeSkip(math.inf, warmup=63, learn_skipped=True, patience=math.inf)`.
+
+    References:
+        OLMo Team, 2 OLMo 2 Furious, 2025, arXiv:2501.00656, and its code, `olmo_core.optim.SkipStepOptimizer`.
+        Chowdhery et al., PaLM: scaling language modeling with pathways, 2022, arXiv:2204.02311, section 5.1, skips
+        batches by hand.
+    """
+
+    max_norm: float
+    _: KW_ONLY
+    sigmas: float = 6.0
+    window: int = 128
+    warmup: int = 64
+    learn_skipped: bool = False
+    eps: float = 1e-6
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_field(self, "sigmas", above=0.0, finite=True)
+        check_field(self, "window", at_least=2, integer=True)
+        check_field(self, "warmup", at_least=2, at_most=self.window, integer=True)
+        check_field(self, "eps", at_least=0.0, finite=True)
+        check_field(self, "patience", at_least=1.0)
+
+    def init(self, layout: Layout) -> SpikeSkipState:
+        return SpikeSkipState(History.of(self.window), History.of(self.window), pressure=0.0)
+
+    def decide(self, norms: Norms, state: SpikeSkipState) -> tuple[Decision, SpikeSkipState]:
+        n, loss = norms.total, math.nan if norms.loss is None else norms.loss
+        spike = self._is_spike(n, state.norms) | self._is_spike(loss, state.losses)
+        skip = spike & (state.pressure < self.patience)
+        hidden = False if self.learn_skipped else skip
+        new = SpikeSkipState(
+            state.norms.add(where(hidden, math.nan, n)),
+            state.losses.add(where(hidden, math.nan, loss)),
+            where(isfinite(n), press(state.pressure, self.patience, spike), state.pressure),
+        )
+        return Decision(bring_down(n, self.max_norm, self.eps), self.max_norm, skip=skip), new
+
+    def _is_spike(self, x: Scalar, history: History) -> Condition:
+        mean, deviation = history.mean_and_deviation()
+        return (x > mean + self.sigmas * deviation) & (history.count() >= self.warmup)
