@@ -14,8 +14,9 @@ $(VENV)/.created: constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	touch $@
 
-$(VENV)/.tools: $(VENV)/.created pyproject.toml
+$(VENV)/.tools: $(VENV)/.created pyproject.toml tests/oracles.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement tests/oracles.txt
 	touch $@
 
 # Installed, not linked: what is tested is what a user gets.
@@ -49,7 +50,7 @@ unit: setup
 	GRADCLIP_ISA=baseline $(BIN)/pytest -q tests/conformance
 	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
 	GRADCLIP_BACKEND=reference $(BIN)/pytest -q
-	GRADCLIP_REQUIRE=native $(BIN)/pytest -q
+	GRADCLIP_REQUIRE=native,oracles $(BIN)/pytest -q
 
 package: setup
 	$(BIN)/python tests/packaging/check_wheels.py

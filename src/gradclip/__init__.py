@@ -2,9 +2,13 @@
 
 import importlib.metadata
 
+from gradclip import policies
+from gradclip.clipper import GradClipper
 from gradclip.exceptions import (
     BackendUnavailableError,
+    ConsecutiveSkipsError,
     GradClipError,
+    MisuseWarning,
     NonFiniteGradientError,
     OverlappingGradientError,
 )
@@ -16,18 +20,27 @@ from gradclip.functional import (
     get_norms,
     get_total_norm,
 )
+from gradclip.records import ClipRecord
+from gradclip.result import ClipResult, Status
 
 __all__ = [
     "BackendUnavailableError",
+    "ClipRecord",
+    "ClipResult",
+    "ConsecutiveSkipsError",
     "GradClipError",
+    "GradClipper",
+    "MisuseWarning",
     "NonFiniteGradientError",
     "OverlappingGradientError",
+    "Status",
     "clip_coefficient",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
     "get_norms",
     "get_total_norm",
+    "policies",
 ]
 
 __version__ = importlib.metadata.version("gradclip")

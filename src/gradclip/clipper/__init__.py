@@ -1,0 +1,5 @@
+"""`GradClipper`: clipping tied to an optimizer."""
+
+from gradclip.clipper.clipper import GradClipper
+
+__all__ = ["GradClipper"]

@@ -1,0 +1,368 @@
+"""The pipeline tied to an optimizer."""
+
+import math
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from gradclip.clipper import misuse
+from gradclip.clipper.checks import check_attached, check_hooked, check_max_skips, check_patterns, check_sinks
+from gradclip.clipper.hooks import Attachment, running_steps, watch_steps, watchers
+from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
+from gradclip.clipper.selection import select
+from gradclip.clipper.suppress import SuppressedStep
+from gradclip.clipper.trust import Trust
+from gradclip.exceptions import ConsecutiveSkipsError
+from gradclip.norms import Scalar
+from gradclip.parameters import Parameters
+from gradclip.policies import FixedNorm, Policy
+from gradclip.records import Sink, Sinks, record_of
+from gradclip.result import ClipResult, Status
+from gradclip.validation import (
+    NonFiniteStep,
+    check_attachable,
+    check_loss,
+    check_nonfinite_step,
+    check_number,
+    check_policies,
+    refuse_optimizer,
+    refuse_state,
+)
+
+TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppressed", "_trust", "last")
+"""What is not copied or pickled with a clipper."""
+
+
+@final
+class GradClipper:
+    r"""Clip the gradients of parameters by a policy, once for every step of their optimizer.
+
+    Args:
+        parameters: What to clip together: a module, an optimizer, a tensor, or an iterable of tensors or of (name,
+            tensor) pairs. Each is counted once.
+        policy: The rule; `gradclip.policies` has them.
+        nonfinite: What to do about a total norm that is NaN or infinite. `"skip"` keeps the step of the optimizer from
+            happening: parameters, optimizer state and step counts stay bit for bit, and the gradients come back
+            untouched. `"raise"` raises with the names of the parameters; `"sanitize"` sets non-finite elements to 0 and
+            clips the rest; `"propagate"` lets the policy compute with it.
+        max_consecutive_skips: How many steps in a row may be skipped, for whatever reason but a scaler's; `math.inf`
+            for any number.
+        counted_only: Patterns of names, such as `"blocks.*.weight"` with the wildcards of a shell, of parameters that
+            count in the norm but are not scaled: those of an optimizer that normalises, such as Muon.
+        ignored: Patterns of names of parameters that are left alone and not counted.
+        norms_every: After how many clips to measure the norm of each parameter, for `ClipResult.norms` and `worst`; 0
+            for only where the policy needs them. They cost no second pass.
+        sinks: Callables that take a `ClipRecord` of each clip.
+
+    Attributes:
+        policy: The rule.
+        last: The result of the last clip, or None.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a number is out of range, a pattern matches nothing, or the policy does not fit the parameters.
+
+    Example:
+        >>> import torch, gradclip
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> clipper = gradclip.GradClipper(model, gradclip.policies.ZClip(max_norm=1.0))
+        >>> clipper.attach(optimizer)  # every optimizer.step() now clips first
+        GradClipper(2 parameters, ZClip(max_norm=1.0, ...), attached to 1 optimizer)
+        >>> model(torch.ones(4, 2)).square().sum().backward()
+        >>> optimizer.step()
+        >>> clipper.last.total_norm_after <= 1.0
+        True
+
+    Note:
+        *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
+        does a policy that skips.
+
+        Attachments and sinks are not copied or pickled with a clipper: `attach` again.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        policy: Policy | None = None,
+        *,
+        nonfinite: NonFiniteStep = "skip",
+        max_consecutive_skips: float = 25,
+        counted_only: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        norms_every: int = 0,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.policy: Policy = FixedNorm(1.0) if policy is None else policy
+        check_policies("GradClipper", (self.policy,))
+        nonfinite = check_nonfinite_step("GradClipper", nonfinite)
+        self._max_skips = check_max_skips(max_consecutive_skips)
+        self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
+        given = check_sinks(sinks)
+        self._selected = select(
+            parameters, check_patterns("counted_only", counted_only), check_patterns("ignored", ignored)
+        )
+        self._pipeline = Pipeline(self.policy, self._selected, nonfinite)
+        self._step = 0
+        self._skips = 0
+        self._start(given)
+
+    def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
+        self.last: ClipResult | None = None
+        self._loss: Scalar | None = None
+        self._sinks = Sinks(sinks)
+        self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
+        self._suppressed: SuppressedStep | None = None
+        measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
+        self._trust = Trust(self._selected, self._is_clipped_elsewhere, quiet=measures)
+        watch_steps(self)
+
+    # Clipping.
+
+    def clip(self, *, loss: float | Tensor | None = None) -> ClipResult:
+        """Clip now: between `loss.backward()` and `optimizer.step()`, once a step. Not needed where attached.
+
+        Args:
+            loss: The loss of the step, for policies that look at it.
+
+        Returns:
+            What was done. Where `result.skipped` says so, the next step of the optimizer on these gradients does not
+            happen, unless a scaler keeps it from happening itself.
+
+        Raises:
+            ConsecutiveSkipsError: If more steps in a row were skipped than allowed.
+            NonFiniteGradientError: If the total norm is not finite, and `nonfinite` is `"raise"`.
+            OverlappingGradientError: If a gradient cannot be written in place.
+
+        Warns:
+            MisuseWarning: If it cannot have worked, from where it is in the training loop.
+        """
+        if loss is not None:
+            self.observe_loss(loss)
+        self._recover()
+        self._trust.before_clip()
+        result = self._clip(by_hand=True)
+        self._obey(result)  # in the step whose closure this is, if it is one
+        return result
+
+    def observe_loss(self, loss: float | Tensor) -> None:
+        """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
+        self._loss = check_loss("GradClipper.observe_loss", loss)
+
+    def _clip(self, *, by_hand: bool) -> ClipResult:
+        loss, self._loss = self._loss, None
+        step = self._step + 1
+        every = self._every
+        result = self._pipeline.run(step, loss, each=every > 0 and step % every == 0)
+        self._skips = 0 if result.skipped is None else self._skips + 1
+        self._finish(result, by_hand=by_hand)
+        if self._skips > self._max_skips:
+            raise ConsecutiveSkipsError(self._too_many_skips(result))
+        return result
+
+    def _finish(self, result: ClipResult, *, by_hand: bool) -> None:
+        self._step = result.step
+        self.last = result
+        self._trust.after_clip(by_hand=by_hand, found=self._pipeline.found)
+        if self._sinks.wanted:
+            self._sinks.emit(record_of(result, repr(self.policy)))
+
+    def _too_many_skips(self, result: ClipResult) -> str:
+        reason = f" {self._pipeline.describe_nonfinite()}" if result.skipped is Status.SKIPPED_NONFINITE else ""
+        return (
+            f"{self._skips} steps in a row were skipped, the last as {result.status.value}, and "
+            f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "
+            "back to a checkpoint."
+        )
+
+    # Attached to optimizers.
+
+    def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "GradClipper":
+        """Clip before every step of an optimizer.
+
+        Attached to several, a clipper measures all its parameters together, once for the steps that follow one
+        `backward`. Optimizers that do not step together, such as those of two adversaries, take a clipper each.
+
+        Args:
+            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most.
+            scaler: The `torch.amp.GradScaler` of its loss. Gradients are unscaled once, here or by the call of
+                `scaler.unscale_` before; steps on which the scaler finds an overflow stay its own.
+
+        Returns:
+            The clipper, which in a `with` statement is detached at the end.
+
+        Raises:
+            TypeError: If the optimizer is none, or an `LBFGS`, whose line search evaluates unclipped gradients.
+            ValueError: If it is attached already, or updates no parameter of the clipper.
+
+        Warns:
+            MisuseWarning: If another clipper of the same parameters is attached to it.
+        """
+        check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
+        check_hooked(optimizer)
+        if not self._trust.owns(optimizer):
+            refuse_optimizer(optimizer)
+        if any(self._is_rival(other, optimizer) for other in watchers()):
+            misuse.warn(misuse.ATTACHED_TWICE)
+        self._attachments[optimizer] = Attachment(optimizer, scaler, self._clip_for)
+        return self
+
+    def detach(self, optimizer: Optimizer | None = None) -> None:
+        """Stop clipping before the steps of an optimizer, or of all.
+
+        Raises:
+            ValueError: If the clipper is not attached to it.
+        """
+        self._recover()
+        for one in [optimizer] if optimizer is not None else list(self._attachments):
+            check_attached(one, attached=one in self._attachments)
+            self._attachments.pop(one).remove()
+            self._trust.release(one)
+
+    def __enter__(self) -> "GradClipper":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
+        """Clip for the step of an attached optimizer, or keep it from happening."""
+        if self._suppressed is not None and self._suppressed.is_complete():  # this is part of a suppressed step
+            return
+        if self._loss is None and isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
+            self.observe_loss(loss)
+        self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
+        overflow = self._unscale(optimizer)
+        if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
+            result = self.last  # for the step of another optimizer, or by hand
+        elif overflow:
+            result = self._pipeline.overflow(self._step + 1)
+            self._finish(result, by_hand=False)
+        else:
+            result = self._clip(by_hand=False)
+        self._obey(result)
+
+    def _unscale(self, stepping: Optimizer) -> bool:
+        """Unscale what is clipped together; return whether a scaler found an overflow in it."""
+        overflow = False
+        for optimizer, attachment in list(self._attachments.items()):
+            if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
+                unscale_(optimizer, attachment.scaler)
+                overflow = has_overflow(optimizer, attachment.scaler) or overflow
+        return overflow
+
+    def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
+        """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
+        if getattr(optimizer, "grad_scale", None) is not None:  # by which a fused optimizer divides
+            return True
+        if self.last is None or not self._trust.is_first_step(optimizer) or (scaler := stepping_scaler()) is None:
+            return False
+        after = self.last.total_norm_after  # a scaler leaves no other trace
+        return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
+
+    def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
+        if other is self or not isinstance(other, GradClipper) or optimizer not in other._attachments:
+            return False
+        trusts = (self._trust, other._trust)
+        return not any(x.quiet for x in trusts) and any(other._trust.covers(p) for p in self._selected.owners)
+
+    # Hearing of every step.
+
+    def _step_begins(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+        """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
+        if not self._trust.owns(optimizer):
+            return
+        self._recover(within=1)
+        attached = optimizer in self._attachments
+        scaled = not attached and self._is_loss_scaled(optimizer)
+        self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
+        if attached or self._suppressed is not None:
+            return
+        skipped = self.last is not None and self.last.skipped is not None
+        if skipped and not has_closure and self._trust.is_as_clipped(optimizer):  # a closure makes other gradients
+            self._suppress()
+
+    def _step_ends(self, optimizer: Optimizer) -> None:
+        """Put things back after a step."""
+        if not self._trust.owns(optimizer):
+            return
+        self._recover(within=1)
+        self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
+
+    def _clips(self, parameter: Tensor) -> bool:
+        """Whether it has clipped yet, with this parameter among what it works on."""
+        return self._trust.clips > 0 and not self._trust.quiet and self._trust.covers(parameter)
+
+    def _is_clipped_elsewhere(self, parameter: Tensor) -> bool:
+        return any(watcher is not self and watcher._clips(parameter) for watcher in watchers())
+
+    def _obey(self, result: ClipResult) -> None:
+        if result.skipped is not None:
+            self._suppress()
+        else:
+            self._suppressed = None  # where a closure ran before: what it makes now is to be used
+
+    def _suppress(self) -> None:
+        """Keep the step from happening that is running, the outermost where optimizers wrap each other."""
+        if self._suppressed is not None:
+            self._suppressed.hold()
+        elif running := [optimizer for optimizer in running_steps() if self._trust.owns(optimizer)]:
+            self._suppressed = SuppressedStep(running[-1])
+
+    def _recover(self, *, within: int = 0) -> None:
+        """End a suppressed step that is over, be it by an error; it is not while one of the outer steps."""
+        if self._suppressed is not None and self._suppressed.optimizer not in running_steps()[within:]:
+            self._suppressed.end()
+            self._suppressed = None
+
+    # Saving.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs to go on bit for bit: numbers, words, lists and dicts by name.
+
+        `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
+        """
+        return {
+            "step": self._step,
+            "skips": self._skips,
+            "parameters": list(self._selected.names),
+            "stages": self._pipeline.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; hyper-parameters stay those of this clipper.
+
+        Raises:
+            ValueError: If it comes from another policy or other parameters. Nothing is changed then.
+        """
+        try:
+            step, skips = int(state_dict["step"]), int(state_dict["skips"])
+            parameters = dict.fromkeys(state_dict["parameters"])
+            stages = [{"policy": stage["policy"], "state": stage["state"]} for stage in state_dict["stages"]]
+        except (KeyError, TypeError, ValueError):
+            refuse_state("the top", ["step", "skips", "parameters", "stages"], state_dict)
+        if parameters.keys() != set(self._selected.names):
+            refuse_state("parameters", self._selected.names, parameters)
+        self._pipeline.load_state_dict(stages)
+        self._step, self._skips = step, skips
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __repr__(self) -> str:
+        count, attached = len(self._selected.owners), len(self._attachments)
+        to = f", attached to {attached} optimizer{'s' * (attached > 1)}" if attached else ""
+        return f"GradClipper({count} parameters, {self.policy!r}{to})"

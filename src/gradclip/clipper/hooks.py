@@ -1,0 +1,112 @@
+"""Take part in the steps of optimizers: of those a clipper is attached to, and, to watch, of all others."""
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, final
+
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+STEP = Optimizer.profile_hook_step(lambda: None).__code__
+"""The code around the step of every optimizer, which runs the hooks."""
+
+
+class Watcher(Protocol):
+    """What wants to know of every step."""
+
+    def _step_begins(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+        """Hear of a step before it happens, and before the optimizer's own hooks."""
+
+    def _step_ends(self, optimizer: Optimizer) -> None:
+        """Hear of a step after it happened, and after the optimizer's own hooks."""
+
+    def _clips(self, parameter: Tensor) -> bool:
+        """Whether it has clipped yet, with this parameter among what it works on."""
+        ...
+
+
+_WATCHERS: "weakref.WeakValueDictionary[int, Watcher]" = weakref.WeakValueDictionary()
+_HANDLES: list[RemovableHandle] = []
+
+
+def watch_steps(watcher: Watcher) -> None:
+    """Let an object hear of the steps of all optimizers for as long as it lives."""
+    if not _HANDLES:
+        _HANDLES.append(register_optimizer_step_pre_hook(_begins))
+        _HANDLES.append(register_optimizer_step_post_hook(_ends))
+    _WATCHERS[id(watcher)] = watcher
+
+
+def watchers() -> list[Watcher]:
+    """Return all that hear of steps now; safe while another thread adds one."""
+    return [watcher for reference in _WATCHERS.valuerefs() if (watcher := reference()) is not None]
+
+
+def running_steps() -> list[Optimizer]:
+    """Return the optimizers whose `step` this thread is in, from the innermost on.
+
+    What a hook remembers of a step that began is wrong once the step raises; the stack is not.
+    """
+    running: list[Optimizer] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is STEP:
+            running.append(frame.f_locals["self"])
+        frame = frame.f_back
+    return running
+
+
+def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    has_closure = _closure_of(args, kwargs) is not None
+    for watcher in watchers():
+        watcher._step_begins(optimizer, has_closure=has_closure)
+
+
+def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+    for watcher in watchers():
+        watcher._step_ends(optimizer)
+
+
+def _closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
+@final
+class Attachment:
+    """The hook on one optimizer: it clips before each of its steps.
+
+    Args:
+        optimizer: The optimizer, which is not kept alive.
+        scaler: What scales its loss, if anything.
+        clip: Clips for a step, given the loss that its closure returned.
+    """
+
+    def __init__(self, optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Optimizer, Any], None]) -> None:
+        self.scaler = scaler
+        self._clip = clip
+        self._handle = optimizer.register_step_pre_hook(self._before)
+
+    def remove(self) -> None:
+        """Take the hook off."""
+        self._handle.remove()
+
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = _closure_of(args, kwargs)
+        if closure is None:
+            self._clip(optimizer, None)
+            return None
+
+        def clipped_closure() -> Any:  # the gradients of such a step exist only once the closure has run
+            loss = closure()
+            self._clip(optimizer, loss)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], clipped_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": clipped_closure}

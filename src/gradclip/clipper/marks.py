@@ -1,0 +1,44 @@
+"""Tell whether gradients have changed, without reading one."""
+
+import weakref
+from typing import TypeAlias
+
+from torch import Tensor
+
+WATCHED = 64
+"""The most gradients that are looked at: spread over the model, all where there are no more."""
+
+Mark: TypeAlias = tuple[weakref.ref[Tensor] | None, int]
+"""The gradient of a parameter, which is not kept alive, and how often it had been written."""
+
+
+def watched(count: int) -> list[int]:
+    """Return the positions to watch among so many parameters."""
+    return list(range(count)) if count <= WATCHED else [i * count // WATCHED for i in range(WATCHED)]
+
+
+def mark(owners: list[Tensor]) -> list[Mark]:
+    """Return what the gradients of parameters are now."""
+    return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), _version(x)) for owner in owners]
+
+
+def is_same(owner: Tensor, before: Mark) -> bool:
+    """Whether a gradient is the tensor that it was, and was not written since; or is gone, and so cannot do harm."""
+    gradient = owner.grad
+    if gradient is None:
+        return True
+    reference, version = before
+    return reference is not None and reference() is gradient and version == _version(gradient)
+
+
+def writes_since(owner: Tensor, before: Mark) -> int:
+    """Return how often a gradient was written since, if it is the tensor that it was; else 0."""
+    gradient, (reference, version) = owner.grad, before
+    return 0 if gradient is None or reference is None or reference() is not gradient else _version(gradient) - version
+
+
+def _version(gradient: Tensor) -> int:
+    try:
+        return gradient._version
+    except RuntimeError:  # that of an inference tensor is not counted
+        return 0

@@ -1,0 +1,62 @@
+"""What is said about a training loop in which clipping cannot have worked, and to whom."""
+
+import sys
+import warnings
+
+from gradclip.exceptions import MisuseWarning
+
+SHOWN = 3
+"""How many parameters a message names."""
+
+PACKAGES = ("torch", "gradclip")
+"""Whose lines are not the user's."""
+
+PLACE = "Call it between `loss.backward()` and `optimizer.step()`."
+BEFORE_BACKWARD = f"`clip()` found no gradient: it runs before `loss.backward()`. {PLACE}"
+AFTER_STEP = f"`clip()` found the gradients that `optimizer.step()` has used already: it runs after the step. {PLACE}"
+NEVER = (
+    "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "
+    "or `clipper.attach(optimizer)` once."
+)
+EVERY_BATCH = (
+    "`clip()` ran {count} times between two steps, while gradients were still being added up. Call it once, after the "
+    "last `backward()` and right before `optimizer.step()`."
+)
+LOSS_SCALE = (
+    "Clipping ran on gradients that are still multiplied by the loss scale. Call `scaler.unscale_(optimizer)` before "
+    "`clip()`, or `clipper.attach(optimizer, scaler=scaler)` once."
+)
+CHANGED = (
+    "The gradient of {name} changed between `clip()` and `optimizer.step()`. Do what changes it, such as a second "
+    "`backward()`, a reduction or noise, before `clip()`."
+)
+BY_HAND_TOO = (
+    "`clip()` was called by hand on gradients that an attached optimizer clips by itself. Remove the call, or do not "
+    "`attach`."
+)
+ATTACHED_TWICE = (
+    "Two clippers of the same parameters are attached to one optimizer, and both clip. Call `detach()` of one, or make "
+    "one clipper of both policies: `policies.chain(...)`."
+)
+NOT_CLIPPED = (
+    "`optimizer.step()` updates {count} parameters that no clipper clips: {names}. Make the clipper from all of them, "
+    "for instance `GradClipper(optimizer, ...)`, and name in `ignored` those to be left alone."
+)
+NOT_UPDATED = (
+    "{count} parameters count in the norm, but no optimizer updates them: {names}. Make the clipper from what is "
+    "trained, for instance `GradClipper(optimizer, ...)`, or name them in `ignored`."
+)
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's that led here."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PACKAGES:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, MisuseWarning, stacklevel=level + 1)
+
+
+def some(names: list[str]) -> str:
+    """Return the first of names, and a sign that there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

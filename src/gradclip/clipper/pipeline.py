@@ -1,0 +1,163 @@
+"""From the gradients to what was done about them: measure, decide, apply, as many times as a policy has stages."""
+
+import math
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor
+
+from gradclip.clipper.measure import apply_, measure, spread_over
+from gradclip.clipper.selection import Selection
+from gradclip.exceptions import NonFiniteGradientError
+from gradclip.gradients import GradientSet, collect
+from gradclip.norms import Scalar
+from gradclip.policies import Policy
+from gradclip.policies.arithmetic import ratio, where
+from gradclip.policies.effect import after, shrinks
+from gradclip.policies.measured import SCOPES, Norms, Scope
+from gradclip.policies.policy import Decision
+from gradclip.policies.state import pack, unpack
+from gradclip.result import ClipResult, Each, Outcome, Status
+from gradclip.validation import NonFiniteStep, refuse_state
+
+FUNCTION = "GradClipper.clip"
+
+
+@final
+class Stage:
+    """A part of a policy that takes one measurement, and what it has learned."""
+
+    __slots__ = ("order", "policy", "scope", "state")
+
+    def __init__(self, policy: Policy, selection: Selection) -> None:
+        self.policy = policy
+        self.scope: Scope = policy.scope
+        if selection.scaled is not None:  # each parameter has a coefficient of its own
+            self.scope = max(policy.scope, "parameter", key=SCOPES.index)
+        self.order = math.inf if policy.norm_type is None else policy.norm_type
+        self.state: Any = policy.init(selection.layout)
+
+
+@final
+class Pipeline:
+    """The parameters of a clipper, and the policy that it applies to their gradients.
+
+    Args:
+        policy: The policy.
+        selection: The parameters.
+        nonfinite: What to do about a total norm that is NaN or infinite.
+
+    Attributes:
+        found: Whether the last run found any gradient.
+    """
+
+    def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep) -> None:
+        self.found = False
+        self._selection = selection
+        self._nonfinite = nonfinite
+        self._stages = [Stage(stage, selection) for stage in policy.stages]
+
+    def run(self, step: int, loss: Scalar | None, *, each: bool) -> ClipResult:
+        """Clip; measure the norm of each parameter if asked to, or where the policy needs it."""
+        done: list[tuple[Norms, Decision]] = []
+        for stage in self._stages:
+            scope = "parameter" if each and stage.scope == "total" else stage.scope
+            gradients, norms = self._measure(stage.order, scope, loss)
+            self.found = bool(gradients.gradients)
+            if not self.found:  # nothing to clip, and nothing to learn
+                return _untouched(step, norms, Decision())
+            if self._nonfinite != "propagate" and not math.isfinite(norms.total):
+                if self._nonfinite == "skip":
+                    return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
+                if self._nonfinite == "raise":
+                    raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
+                gradients.zero_nonfinite_()
+                gradients, norms = self._measure(stage.order, scope, loss)
+            decision, stage.state = stage.policy.decide(norms, stage.state)
+            if decision.skip is not False and bool(decision.skip):
+                return _untouched(step, norms, decision, Status.SKIPPED_SPIKE)
+            if self._selection.scaled is not None:
+                decision = spread_over(decision, self._selection.scaled, norms)
+            apply_(gradients, decision, norms)
+            done.append((norms, decision))
+        return ClipResult(step, done[0][0].total, partial(_outcome_of, done), partial(_each_of, done[0][0]))
+
+    def overflow(self, step: int) -> ClipResult:
+        """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned."""
+        gradients, norms = self._measure(self._stages[0].order, "total", None)
+        self.found = bool(gradients.gradients)
+        return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
+
+    def total_norm(self) -> float:
+        """Return the total norm now: where nothing happened since, that after clipping."""
+        return float(self._measure(self._stages[-1].order, "total", None)[1].total)
+
+    def describe_nonfinite(self) -> str:
+        """Say which parameters have NaN or infinite elements in their gradients."""
+        selection = self._selection
+        return collect(FUNCTION, selection.owners, names=selection.names, writes=False).describe_nonfinite()
+
+    def _measure(self, order: float, scope: Scope, loss: Scalar | None) -> tuple[GradientSet, Norms]:
+        selection = self._selection
+        gradients = collect(FUNCTION, selection.owners, order if scope == "total" else None, names=selection.names)
+        return gradients, measure(gradients, selection.owners, selection.layout, order, scope, loss)
+
+    # Saving.
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return what was learned as plain data."""
+        layout = self._selection.layout
+        return [{"policy": type(stage.policy).__name__, "state": pack(stage.state, layout)} for stage in self._stages]
+
+    def load_state_dict(self, saved: list[dict[str, Any]]) -> None:
+        """Go on from what was saved.
+
+        Raises:
+            ValueError: If it comes from another policy or other parameters. Nothing is changed then.
+        """
+        mine, given = [type(stage.policy).__name__ for stage in self._stages], [entry["policy"] for entry in saved]
+        if mine != given:
+            refuse_state("policy", mine, dict.fromkeys(given))
+        layout = self._selection.layout
+        states = [
+            unpack(stage.policy.init(layout), entry["state"], layout, name)
+            for stage, entry, name in zip(self._stages, saved, mine, strict=True)
+        ]
+        for stage, state in zip(self._stages, states, strict=True):
+            stage.state = state
+
+
+def _untouched(step: int, norms: Norms, decision: Decision, status: Status | None = None) -> ClipResult:
+    bounded = status is Status.SKIPPED_SPIKE and decision.scope == "total"
+    outcome = Outcome(norms.total, decision.threshold if bounded else None, 1.0, shrunk=False)
+    return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
+
+
+def _outcome_of(done: list[tuple[Norms, Decision]]) -> Outcome:
+    norms, decision = done[0]
+    threshold = decision.threshold if decision.scope == "total" and not isinstance(decision.clamp, Tensor) else None
+    left, coef, shrunk = after(norms, decision), _ratio(norms, decision), shrinks(norms, decision)
+    for later in done[1:]:
+        left, coef, shrunk = after(*later), coef * _ratio(*later), shrunk | shrinks(*later)
+    return Outcome(left.total, threshold, coef, shrunk)
+
+
+def _each_of(norms: Norms) -> Each | None:
+    if norms.each is None:
+        return None
+    if norms.present is None:
+        return Each(norms.layout.names, norms.each)
+    return Each(tuple(norms.layout.names[i] for i in norms.present.tolist()), norms.each[norms.present])
+
+
+def _ratio(norms: Norms, decision: Decision) -> Scalar:
+    """Return what a decision multiplied the total norm by."""
+    if decision.scope == "total" and decision.clamp is None:
+        return decision.coef
+    return where(norms.total == 0.0, 1.0, ratio(after(norms, decision).total, norms.total))
+
+
+def _nonfinite_message(gradients: GradientSet, order: float) -> str:
+    return (
+        f"The total norm of order {order:g} is not finite, and `nonfinite` is 'raise'. {gradients.describe_nonfinite()}"
+    )

@@ -1,0 +1,97 @@
+"""Which parameters a clipper works on, under which names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradclip.gradients import units_of
+from gradclip.norms import CPU
+from gradclip.parameters import Parameters, flatten
+from gradclip.policies.measured import Layout
+from gradclip.validation import (
+    refuse_element,
+    refuse_gradients,
+    refuse_no_parameters,
+    refuse_pattern,
+    refuse_same_name,
+)
+
+FUNCTION = "GradClipper"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The parameters of a clipper, each once.
+
+    Attributes:
+        owners: The parameters that are counted.
+        names: Their names, all different.
+        layout: The same for policies.
+        scaled: 1.0 for each that is scaled, 0.0 for each that is only counted, as float64; None where all are scaled.
+        ignored: The parameters that are neither.
+    """
+
+    owners: list[Tensor]
+    names: list[str]
+    layout: Layout
+    scaled: Tensor | None
+    ignored: list[Tensor]
+
+
+def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequence[str]) -> Selection:
+    """List parameters once, and find those that patterns name.
+
+    Raises:
+        TypeError: If something else is among them, or gradients are passed in their place.
+        ValueError: If there is none, or none is left, a pattern matches none, or two have one name.
+    """
+    tensors, names = flatten(FUNCTION, parameters)
+    names = names or [f"parameters[{i}]" for i in range(len(tensors))]
+    groups = [0] * len(tensors)
+    if isinstance(parameters, Optimizer):
+        groups = [g for g, group in enumerate(parameters.param_groups) for _ in group["params"]]
+    once: dict[int, tuple[str, Tensor, int]] = {}
+    for name, tensor, group in zip(names, tensors, groups, strict=True):
+        if not isinstance(tensor, Tensor):
+            refuse_element(FUNCTION, "parameters", name, tensor)
+        once.setdefault(id(tensor), (name, tensor, group))
+    if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
+        refuse_gradients(FUNCTION)
+    all_names = tuple(name for name, _, _ in once.values())
+    for name in {name for name in all_names if all_names.count(name) > 1}:
+        refuse_same_name(FUNCTION, name)
+    left_out = _matched("ignored", ignored, all_names)
+    kept = [entry for entry in once.values() if entry[0] not in left_out]
+    if not kept:
+        refuse_no_parameters(FUNCTION, parameters)
+    only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
+    owners = [tensor for _, tensor, _ in kept]
+    device = owners[0].device
+    layout = Layout(
+        names=tuple(name for name, _, _ in kept),
+        numels=tuple(x.numel() for x in owners),
+        units=tuple(units_of(x) for x in owners),
+        groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
+        device=CPU if device == CPU else device,
+    )
+    flags = [float(name not in only) for name in layout.names]
+    scaled = torch.tensor(flags, dtype=torch.float64, device=layout.device) if only else None
+    return Selection(
+        owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out]
+    )
+
+
+def _matched(argument: str, patterns: Sequence[str], names: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = {name for name in names if fnmatchcase(name, pattern)}
+        if not matches:
+            refuse_pattern(f"{FUNCTION}({argument}=...)", pattern, names)
+        found |= matches
+    return found

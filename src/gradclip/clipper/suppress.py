@@ -1,0 +1,65 @@
+"""Keep a step from happening."""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+@final
+class SuppressedStep:
+    """An optimizer whose step, until `end` is called, finds no gradients and so does nothing.
+
+    An optimizer passes over a parameter without a gradient: no update, no weight decay, no state, no count. What it
+    writes elsewhere all the same is put back: parameter groups, where some count, and empty states.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._states = set(optimizer.state)
+        self._groups = [(group, _numbers(group)) for group in optimizer.param_groups]
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        self.hold()
+
+    def hold(self) -> None:
+        """Take the gradients out that are there now."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        if gradients:
+            self._gradients = gradients
+            for parameter, _ in gradients:
+                parameter.grad = None
+
+    def is_complete(self) -> bool:
+        """Whether no gradient has come up since."""
+        return all(parameter.grad is None for parameter, _ in self._gradients)
+
+    def end(self) -> None:
+        """Give the gradients back, as they were; unless, after an error in the step, there are new ones."""
+        if self.is_complete():
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+        for parameter in [p for p in self.optimizer.state if p not in self._states]:
+            del self.optimizer.state[parameter]
+        for group, before in self._groups:
+            _restore(group, before)
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, tuple[Any, Tensor | None]]:
+    """Return what a parameter group holds but for its parameters, and copies of tensors, which may be written."""
+    return {
+        key: (value, value.clone() if isinstance(value, Tensor) else None)
+        for key, value in group.items()
+        if key != "params"
+    }
+
+
+def _restore(group: dict[str, Any], before: dict[str, tuple[Any, Tensor | None]]) -> None:
+    for key in group.keys() - before.keys() - {"params"}:
+        del group[key]
+    for key, (value, copy) in before.items():
+        group[key] = value
+        if copy is not None:
+            with torch.no_grad():
+                value.copy_(copy)

@@ -1,0 +1,245 @@
+"""Notice when clipping cannot have worked: one warning for each mistake, with the line to change.
+
+Two kinds of events tell: the clips of a clipper, and the steps of the optimizers that own its parameters, attached or
+not, which torch's hooks report. At each event it is looked at which gradients changed since the last clip and since the
+last step. From this order follows what went wrong; the right loop, in all its forms, gives no warning.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import final
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradclip.clipper import misuse
+from gradclip.clipper.hooks import running_steps
+from gradclip.clipper.marks import Mark, is_same, mark, watched, writes_since
+from gradclip.clipper.selection import Selection
+from gradclip.parameters import named_parameters
+
+PATIENCE = 100
+"""Steps of one optimizer after which a parameter that none has updated is reported."""
+
+
+@final
+class Known:
+    """What is known of an optimizer.
+
+    Attributes:
+        places: Where its parameters are among the watched ones; none where it updates no parameter of the clipper.
+        size: The number of its parameters when this was found out.
+        steps: How many steps it took.
+        clip: The number of the last clip before its last step.
+        ready: Whether its gradients had been clipped when its step began, or would be.
+        released: Whether the clipper was detached from it, and leaves it alone.
+    """
+
+    __slots__ = ("clip", "places", "ready", "released", "size", "steps")
+
+    def __init__(self, places: list[int], size: int, *, released: bool) -> None:
+        self.places = places
+        self.size = size
+        self.steps = 0
+        self.clip = 0
+        self.ready = False
+        self.released = released
+
+
+@final
+class Trust:
+    """The misuse that one clipper can notice.
+
+    Args:
+        selection: The parameters of the clipper.
+        clipped_elsewhere: Whether another clipper works on a parameter.
+        quiet: Whether to give no warning, as where a clipper only measures.
+    """
+
+    def __init__(self, selection: Selection, clipped_elsewhere: Callable[[Tensor], bool], *, quiet: bool) -> None:
+        self.quiet = quiet
+        places = watched(len(selection.owners))
+        self._selection = selection
+        self._owners = [selection.owners[i] for i in places]
+        self._names = [selection.names[i] for i in places]
+        self._covered = {id(p) for p in (*selection.owners, *selection.ignored)}
+        self._elsewhere = clipped_elsewhere
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
+        self._warned: set[str] = set()
+        # The last clip: which it was, and what it left.
+        self.clips = 0
+        self._at_clip: list[Mark] = []
+        self._found = False  # any gradient
+        self._by_hand = False
+        self._late = False  # after the step that it was for
+        self._repeats = 1  # clips by hand without a step in between, of gradients that were added to
+        # The last step: what it used. Optimizers that call each other take one step together, the outermost.
+        self._depth = 0
+        self._at_step: list[Mark] = []
+        self._step_at = 0  # the number of the last clip before it
+        self._step_clipped = False
+        self._step_attached = False
+
+    # What the clipper tells.
+
+    def covers(self, parameter: Tensor) -> bool:
+        """Whether a parameter is one of the clipper's, be it to be left alone."""
+        return id(parameter) in self._covered
+
+    def owns(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer updates a parameter of the clipper: found out anew where it has got more of them."""
+        known = self._optimizers.get(optimizer)
+        size = sum([len(group["params"]) for group in optimizer.param_groups])
+        if known is None or known.size != size:
+            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            places = [i for i, owner in enumerate(self._owners) if id(owner) in owned]
+            known = Known(places or self._watch_one_more(owned), size, released=known is not None and known.released)
+            self._optimizers[optimizer] = known
+        return bool(known.places)
+
+    def release(self, optimizer: Optimizer) -> None:
+        """Let an optimizer step without clipping from now on."""
+        self._optimizers[optimizer].released = True
+
+    def is_as_clipped(self, optimizer: Optimizer) -> bool:
+        """Whether the gradients of an optimizer are as the last clip left them."""
+        return self.clips > 0 and self._changed_place(self._optimizers[optimizer]) is None
+
+    def has_stepped(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer has stepped since the last clip."""
+        return self._optimizers[optimizer].clip == self.clips
+
+    def is_first_step(self, optimizer: Optimizer) -> bool:
+        """Whether the next step of an optimizer is its first."""
+        return self._optimizers[optimizer].steps == 0
+
+    def has_fresh_gradients(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer has a gradient that was not there yet when the last step was over."""
+        places = [i for i in self._optimizers[optimizer].places if self._owners[i].grad is not None]
+        return any(not self._at_step or not is_same(self._owners[i], self._at_step[i]) for i in places)
+
+    def before_clip(self) -> None:
+        """Judge the place of a `clip()` by hand in the loop, before it changes anything."""
+        self._late = False
+        if self._at_step and self._is_unchanged_since_step():
+            if self._step_attached:
+                self._warn("by hand", misuse.BY_HAND_TOO)
+            elif not self._step_clipped:
+                self._late = True
+                self._warn("order", misuse.AFTER_STEP)
+        repeated = self._by_hand and self._step_at < self.clips and self._was_added_to()
+        self._repeats = self._repeats + 1 if repeated else 1
+
+    def after_clip(self, *, by_hand: bool, found: bool) -> None:
+        """Remember what a clip left, and whether it found any gradient."""
+        self.clips += 1
+        self._at_clip = mark(self._owners)
+        self._by_hand = by_hand
+        self._found = found
+
+    # What torch's hooks tell.
+
+    def before_attached_clip(self, optimizer: Optimizer, *, scaled: bool) -> None:
+        """Judge the last clip, where an attached optimizer steps on the gradients that it left."""
+        if self._found and not self.has_stepped(optimizer) and self.is_as_clipped(optimizer):
+            if self._by_hand:
+                self._warn("by hand", misuse.BY_HAND_TOO)
+            elif scaled:
+                self._warn("order", misuse.LOSS_SCALE)
+
+    def step_begins(self, optimizer: Optimizer, *, attached: bool, scaled: bool) -> None:
+        """Judge the last clip, where the optimizer that steps is not attached.
+
+        Args:
+            optimizer: It.
+            attached: Whether it is.
+            scaled: Whether the last clip saw gradients that are multiplied by a loss scale.
+        """
+        known = self._optimizers[optimizer]
+        if self._depth:  # of this step too, unless the one before has raised
+            self._depth = sum(self.owns(running) for running in running_steps()[1:])
+        self._depth += 1
+        if self._depth > 1:
+            return
+        stepped = self.has_stepped(optimizer)
+        known.ready = attached or not stepped or self.is_as_clipped(optimizer)
+        if attached or self._late or stepped:
+            return
+        place = self._changed_place(known)
+        if scaled:
+            self._warn("order", misuse.LOSS_SCALE)
+        elif place is None and self._repeats > 1:
+            self._warn("order", misuse.EVERY_BATCH.format(count=self._repeats))
+        elif place is not None and not self._found:
+            self._warn("order", misuse.BEFORE_BACKWARD)
+        elif place is not None:
+            changed = misuse.CHANGED.format(name=self._names[place])
+            self._warn("order", changed if self._by_hand else misuse.NEVER)
+
+    def step_ends(self, optimizer: Optimizer, *, attached: bool) -> None:
+        """Judge a step after all, and remember which gradients it used."""
+        known = self._optimizers[optimizer]
+        self._depth -= 1
+        clipped = known.ready or not self.has_stepped(optimizer)
+        if self._depth == 0 and known.steps and not clipped and not known.released and self._is_unclipped(known):
+            self._warn("order", misuse.NEVER)
+        known.steps += 1
+        known.clip = self.clips
+        self._at_step = mark(self._owners)
+        self._step_at, self._step_attached = self.clips, attached
+        self._step_clipped = clipped and not self._late
+        if known.steps in {1, PATIENCE}:
+            self._judge_coverage(optimizer, known)
+
+    # How it finds out.
+
+    def _watch_one_more(self, owned: set[int]) -> list[int]:
+        """Watch a parameter of an optimizer too that owns none of those watched so far."""
+        place = next((i for i, owner in enumerate(self._selection.owners) if id(owner) in owned), None)
+        if place is None:
+            return []
+        owner = self._selection.owners[place]
+        self._owners.append(owner)
+        self._names.append(self._selection.names[place])
+        if self._at_clip:
+            self._at_clip += mark([owner])
+        if self._at_step:
+            self._at_step.append((None, 0))
+        return [len(self._owners) - 1]
+
+    def _changed_place(self, known: Known) -> int | None:
+        return next((i for i in known.places if not is_same(self._owners[i], self._at_clip[i])), None)
+
+    def _is_unchanged_since_step(self) -> bool:
+        pairs = zip(self._owners, self._at_step, strict=True)
+        return all(is_same(owner, before) for owner, before in pairs) and any(x.grad is not None for x in self._owners)
+
+    def _was_added_to(self) -> bool:
+        """Whether just one `backward` took place since the last clip: setting gradients to 0 is one more write."""
+        writes = {writes_since(owner, before) for owner, before in zip(self._owners, self._at_clip, strict=True)}
+        return writes - {0} == {1}
+
+    def _is_unclipped(self, known: Known) -> bool:
+        owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
+        return bool(owners) and not any(map(self._elsewhere, owners))
+
+    def _judge_coverage(self, optimizer: Optimizer, known: Known) -> None:
+        missing = [
+            name
+            for name, p in named_parameters(optimizer)
+            if p.grad is not None and not self.covers(p) and not self._elsewhere(p)
+        ]
+        if missing:
+            self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=misuse.some(missing)))
+        if known.steps < PATIENCE:
+            return
+        updated = {id(p) for other in self._optimizers for _, p in named_parameters(other)}
+        pairs = zip(self._selection.names, self._selection.owners, strict=True)
+        unused = [name for name, p in pairs if p.grad is not None and id(p) not in updated]
+        if unused:
+            self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=misuse.some(unused)))
+
+    def _warn(self, mistake: str, message: str) -> None:
+        if mistake not in self._warned and not self.quiet:
+            self._warned.add(mistake)
+            misuse.warn(message)

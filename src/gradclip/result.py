@@ -1,0 +1,159 @@
+"""What one clip did."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import Scalar
+
+
+@final
+class Status(str, Enum):
+    """How one clip ended. A member is its own name in lower case: `result.status == "clipped"` holds."""
+
+    OK = "ok"
+    """The gradients are as they were."""
+
+    CLIPPED = "clipped"
+    """Some were scaled down or limited."""
+
+    SKIPPED_NONFINITE = "skipped_nonfinite"
+    """The norm is NaN or infinite, and the step does not happen."""
+
+    SKIPPED_SPIKE = "skipped_spike"
+    """The policy asked for no step."""
+
+    SKIPPED_SCALER = "skipped_scaler"
+    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself."""
+
+
+class Outcome(NamedTuple):
+    """What came of a clip: the total norm after it, its bound, what it was multiplied by, whether that is below 1."""
+
+    after: Scalar
+    threshold: Scalar | None
+    coef: Scalar
+    shrunk: bool | Tensor
+
+
+class Each(NamedTuple):
+    """The parameters that have a gradient, and the norms of these, as a vector."""
+
+    names: tuple[str, ...]
+    norms: Tensor
+
+
+@final
+class ClipResult:
+    """What one call of `GradClipper.clip` did.
+
+    Numbers stay on the device of the gradients until they are read: on another device than the CPU, each property below
+    waits for it.
+
+    Attributes:
+        step: The number of the clip, from 1.
+        skipped: Why the step does not happen, or None.
+    """
+
+    __slots__ = ("_each", "_found", "_judge", "_total", "skipped", "step")
+
+    def __init__(
+        self,
+        step: int,
+        total: Scalar,
+        judge: Callable[[], Outcome],
+        each: Callable[[], Each | None],
+        skipped: Status | None = None,
+    ) -> None:
+        """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at."""
+        self.step = step
+        self.skipped = skipped
+        self._total = total
+        self._judge = judge
+        self._each = each
+        self._found: Outcome | None = None
+
+    def _outcome(self) -> Outcome:
+        if self._found is None:
+            self._found = self._judge()
+        return self._found
+
+    @property
+    def total_norm(self) -> float:
+        """The total norm before clipping."""
+        return float(self._total)
+
+    @property
+    def total_norm_after(self) -> float:
+        """The total norm after clipping; NaN where only another pass over the gradients could tell.
+
+        Of a `chain` whose policies measure norms of different orders, this one is of the last order, and `total_norm`
+        of the first.
+        """
+        return float(self._outcome().after)
+
+    @property
+    def threshold(self) -> float | None:
+        """The bound that the total norm was held against; None where the policy bounds parts and not the total."""
+        threshold = self._outcome().threshold
+        return None if threshold is None else float(threshold)
+
+    @property
+    def coefficient(self) -> float:
+        """What the total norm was multiplied by; NaN where `total_norm_after` is."""
+        return float(self._outcome().coef)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether any gradient was scaled down or limited."""
+        return bool(self._outcome().shrunk)
+
+    @property
+    def status(self) -> Status:
+        """How the clip ended."""
+        if self.skipped is not None:
+            return self.skipped
+        return Status.CLIPPED if self.clipped else Status.OK
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether the norm of each parameter was measured: by need of the policy, or as `norms_every` says."""
+        return self._each() is not None
+
+    def norms(self) -> dict[str, float]:
+        """Return the norm of the gradient of each parameter before clipping, by name; only where there is a gradient.
+
+        Raises:
+            RuntimeError: If they were not measured.
+        """
+        if (each := self._each()) is None:
+            raise RuntimeError("`norms()` of this result were not measured. Pass `norms_every=1` to `GradClipper`.")
+        return dict(zip(each.names, each.norms.tolist(), strict=True))
+
+    def worst(self, count: int = 3) -> list[tuple[str, float]]:
+        """Return the parameters with the largest norms, and the share of each in the sum of all squares.
+
+        Args:
+            count: How many to return at most.
+
+        Returns:
+            Pairs of name and share in [0, 1], the largest first, without those of share 0; empty where norms were not
+            measured. A norm that is not finite comes first, with a share of NaN.
+        """
+        if (each := self._each()) is None:
+            return []
+        squares = torch.nan_to_num(each.norms, nan=math.inf, posinf=math.inf).square()
+        largest, places = squares.topk(min(count, len(each.names)))
+        shares = (largest / squares.sum()).tolist()
+        pairs = zip(places.tolist(), shares, strict=True)
+        return [(each.names[place], share) for place, share in pairs if share != 0.0]
+
+    def __repr__(self) -> str:
+        return (
+            f"ClipResult(step={self.step}, status={self.status.value!r}, total_norm={self.total_norm:.6g}, "
+            f"total_norm_after={self.total_norm_after:.6g})"
+        )

@@ -1,0 +1,143 @@
+"""Measure, by torch alone and in float64, what an optimizer is about to use."""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradclip.validation import check_number
+
+ROUNDINGS = 4
+"""How many units of the last place of the coarsest dtype a norm may be above its bound, where nothing else is said."""
+
+
+@contextmanager
+def assert_clipped(
+    optimizer: Optimizer, max_norm: float, norm_type: float = 2.0, *, rtol: float | None = None
+) -> Generator[None]:
+    """Assert that every step of an optimizer inside a `with` statement uses gradients of a bounded total norm.
+
+    It takes part in no clipping, and asks nobody whether it happened: right before the update, after all other hooks,
+    it measures the gradients in float64. So it holds for any way of clipping, that of torch included.
+
+    Args:
+        optimizer: The optimizer whose steps are checked; all its parameters count.
+        max_norm: The bound on their total norm.
+        norm_type: The order p of the norm.
+        rtol: How far above the bound the norm may be, as a share of it; None for the rounding of the dtype of the
+            gradients. Clipping that computes in low precision may need more.
+
+    Raises:
+        AssertionError: At the step whose norm is above the bound, with its number and norm; at the end if no step ran.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from gradclip.testing import assert_clipped
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with assert_clipped(optimizer, max_norm=0.1):
+        ...     model(torch.ones(4, 2)).sum().backward()
+        ...     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        ...     optimizer.step()
+        >>> with assert_clipped(optimizer, max_norm=0.1):
+        ...     model(torch.ones(4, 2)).sum().backward()
+        ...     optimizer.step()
+        Traceback (most recent call last):
+        AssertionError: step 1 of SGD used gradients of total norm ..., above max_norm 0.1...
+    """
+    bound, order, rtol = _checked(optimizer, max_norm, norm_type, rtol)
+    check = _Check(optimizer, bound, order, rtol)
+    last = optimizer.register_step_pre_hook(check.before_step)
+
+    def stay_last(stepping: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+        if stepping is optimizer:  # hooks that were registered since run before it
+            hooks = optimizer._optimizer_step_pre_hooks
+            hooks[last.id] = hooks.pop(last.id)
+
+    first = register_optimizer_step_pre_hook(stay_last)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()
+    if check.steps == 0:
+        msg = f"no step of {type(optimizer).__name__} ran inside `assert_clipped`, so nothing was proved"
+        raise AssertionError(msg)
+
+
+@final
+class _Check:
+    def __init__(self, optimizer: Optimizer, max_norm: float, norm_type: float, rtol: float | None) -> None:
+        self.steps = 0
+        self._optimizer = optimizer
+        self._max_norm = max_norm
+        self._norm_type = norm_type
+        self._rtol = rtol
+
+    def before_step(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure: Callable[[], Any] | None = args[1] if len(args) > 1 else kwargs.get("closure")
+        self.steps += 1
+        if closure is None:
+            self._assert_bounded()
+            return None
+
+        def checked() -> Any:  # the gradients exist only once it has run
+            loss = closure()
+            self._assert_bounded()
+            return loss
+
+        return ((args[0], checked, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": checked})
+
+    def _assert_bounded(self) -> None:
+        if float(getattr(self._optimizer, "found_inf", None) or 0.0) > 0.0:
+            return  # a scaler has found an overflow, and the step uses nothing
+        gradients = _gradients(self._optimizer)
+        scale = getattr(self._optimizer, "grad_scale", None)  # which a fused optimizer divides by
+        norm = _norm(gradients, self._norm_type) / (1.0 if scale is None else float(scale))
+        rtol = self._rtol
+        if rtol is None:
+            rtol = ROUNDINGS * max((torch.finfo(x.dtype).eps for x in gradients), default=0.0)
+        if not norm <= self._max_norm * (1.0 + rtol):
+            msg = (
+                f"step {self.steps} of {type(self._optimizer).__name__} used gradients of total norm {norm:.9g}, above "
+                f"max_norm {self._max_norm:g} by more than a share of {rtol:.2g}"
+            )
+            raise AssertionError(msg)
+
+
+def _checked(optimizer: object, max_norm: object, norm_type: object, rtol: object) -> tuple[float, float, float | None]:
+    if not isinstance(optimizer, Optimizer):
+        msg = f"`assert_clipped(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
+        raise TypeError(msg)
+    bound = check_number("assert_clipped", "max_norm", max_norm, at_least=0.0)
+    order = check_number("assert_clipped", "norm_type", norm_type, above=0.0)
+    return bound, order, None if rtol is None else check_number("assert_clipped", "rtol", rtol, at_least=0.0)
+
+
+def _gradients(optimizer: Optimizer) -> list[Tensor]:
+    parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+    found = [p.grad.detach() for p in parameters.values() if p.grad is not None]
+    return [x.coalesce().values() if x.is_sparse else x for x in found]
+
+
+def _norm(gradients: list[Tensor], norm_type: float) -> float:
+    """Return the p-norm of all elements, in float64 and in units of the largest, so that no power overflows."""
+    sizes = (
+        torch.cat([x.reshape(-1).abs().to("cpu", torch.float64) for x in gradients]) if gradients else torch.zeros(0)
+    )
+    largest = float(sizes.max()) if len(sizes) else 0.0
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return largest * float(torch.linalg.vector_norm(sizes / largest, norm_type))

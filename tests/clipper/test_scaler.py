@@ -1,0 +1,251 @@
+"""Clipping under `torch.amp.GradScaler`: gradients are unscaled once, and overflows stay the scaler's."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+import gradclip
+import reference
+from clipper.training import OPTIMIZERS, Batch, batches, everything, gradients, loss_of, network, same_bits
+from gradclip import GradClipper
+from gradclip.policies import FixedNorm, ZClip
+from gradclip.testing import assert_clipped, capture_records
+
+NAMES = ["SGD", "SGD, momentum, fused", "Adam", "AdamW, foreach, amsgrad", "AdamW, fused", "Adagrad, fused"]
+FUSED = [name for name in NAMES if "fused" in name]
+
+Clip = Callable[[list[nn.Parameter], float], Any]
+
+
+def data(overflows: tuple[int, ...] = ()) -> list[Batch]:
+    """Ten batches; the gradients of some overflow once they are scaled."""
+    listed = batches(10)
+    for i in overflows:
+        listed[i] = (listed[i][0], listed[i][1] * 1e37)
+    return listed
+
+
+def scaler_of(**arguments: Any) -> GradScaler:
+    return GradScaler("cpu", init_scale=1024.0, growth_interval=3, **arguments)
+
+
+def train_by_hand(name: str, listed: list[Batch], clip: Clip, **arguments: Any) -> tuple[Any, list[float]]:
+    """The recipe of torch's documentation."""
+    net = network()
+    optimizer, scaler = OPTIMIZERS[name](net.parameters()), scaler_of(**arguments)
+    scales = []
+    for batch in listed:
+        optimizer.zero_grad()
+        scaler.scale(loss_of(net, batch)).backward()
+        scaler.unscale_(optimizer)
+        clip(list(net.parameters()), 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    return everything(net, optimizer), scales
+
+
+def train(
+    name: str,
+    listed: list[Batch],
+    *,
+    known: bool = True,
+    unscale: bool = False,
+    directly: bool = False,
+    **arguments: Any,
+) -> tuple[Any, list[float], list[str]]:
+    """The same with a clipper attached."""
+    net = network()
+    optimizer, scaler = OPTIMIZERS[name](net.parameters()), scaler_of(**arguments)
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer, scaler=scaler if known else None)
+    scales = []
+    with capture_records(clipper) as records:
+        for batch in listed:
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+            optimizer.step() if directly else scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+    return everything(net, optimizer), scales, [record.status for record in records]
+
+
+WAYS: dict[str, dict[str, bool]] = {
+    "attached": {},
+    "unscaled before": {"unscale": True},
+    "scaler not given": {"known": False},
+    "scaler not given, unscaled before": {"known": False, "unscale": True},
+    "step called directly": {"directly": True},
+    "step called directly, unscaled before": {"directly": True, "unscale": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_as_unscaling_clipping_and_stepping(name: str, way: str) -> None:
+    """Bit for bit what our function gives in torch's recipe, and torch's but for rounding; on the same scales."""
+    ours, scales, statuses = train(name, data(), **WAYS[way])
+    assert statuses == ["clipped"] * 10
+    expected, its_scales = train_by_hand(name, data(), gradclip.clip_grad_norm_)
+    assert same_bits(ours, expected) and scales == its_scales == [1024.0 * 2.0 ** ((i + 1) // 3) for i in range(10)]
+    by_torch, _ = train_by_hand(name, data(), torch.nn.utils.clip_grad_norm_)
+    torch.testing.assert_close(ours[0], by_torch[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_overflows_stay_the_scalers(name: str, way: str) -> None:
+    """The scale falls as ever, and the parameters are those of a run that clips by hand."""
+    overflows = (1, 4, 5)
+    ours, scales, statuses = train(name, data(overflows), **WAYS[way])
+    expected, its_scales = train_by_hand(name, data(overflows), gradclip.clip_grad_norm_)
+    assert scales == its_scales and min(scales) < 1024.0
+    assert same_bits(ours, expected)
+    heard = name in FUSED or "directly" in way
+    skipped = ["skipped_scaler" if i in overflows else "clipped" for i in range(10)]
+    assert statuses == (skipped if heard else ["clipped"] * 7)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_first_step_that_overflows_leaves_no_state(name: str) -> None:
+    """Fused SGD would keep a momentum buffer of whatever was in memory."""
+    (parameters, state), _, statuses = train(name, data((0,))[:1])
+    assert statuses == ["skipped_scaler"] and same_bits(parameters, list(network().parameters()))
+    assert state["state"] == {} or all(float(s["step"]) == 0.0 for s in state["state"].values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_overflows_spend_no_budget_and_teach_nothing(name: str) -> None:
+    """However many come in a row."""
+    net = network()
+    optimizer = OPTIMIZERS[name](net.parameters())
+    scaler = GradScaler("cpu", init_scale=2.0**127)
+    clipper = GradClipper(net, ZClip(1.0, warmup=2), max_consecutive_skips=0, nonfinite="raise")
+    clipper.attach(optimizer, scaler=scaler)
+    before = clipper.state_dict()["stages"]
+    for batch in data(tuple(range(10))):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(net, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert clipper.state_dict()["stages"] == before and clipper.state_dict()["skips"] == 0
+
+
+def test_a_disabled_scaler_is_none() -> None:
+    """It scales nothing, and nothing is unscaled."""
+    ours, scales, statuses = train("AdamW, fused", data(), enabled=False)
+    expected, _ = train_by_hand("AdamW, fused", data(), gradclip.clip_grad_norm_, enabled=False)
+    assert same_bits(ours, expected) and set(scales) == {1.0} and set(statuses) == {"clipped"}
+
+
+def test_a_scaler_that_was_not_used_yet() -> None:
+    """A loss that was not scaled needs no unscaling, as in a warm-up in full precision."""
+    net = network()
+    optimizer = OPTIMIZERS["SGD"](net.parameters())
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer, scaler=scaler_of())
+    loss_of(net, data()[0]).backward()
+    expected = reference.norm([x for x in gradients(net) if x is not None], 2.0)
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.total_norm == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_other_skips_still_skip(known: bool) -> None:
+    """A NaN that is no overflow: the scaler calls it one, and the fused step does not happen either way."""
+    listed = batches(4, poisoned=[1])
+    ours, scales, statuses = train("AdamW, fused", listed, known=known)
+    expected, its_scales = train_by_hand("AdamW, fused", [listed[0], *listed[2:]], gradclip.clip_grad_norm_)
+    assert same_bits(ours, expected)
+    assert statuses == ["clipped", "skipped_scaler", "clipped", "clipped"]
+    assert scales[1] == 512.0 and its_scales[0] == 1024.0
+
+
+@pytest.mark.parametrize("names", [("SGD", "Adam"), ("AdamW, fused", "SGD"), ("SGD, momentum, fused", "AdamW, fused")])
+def test_several_optimizers(names: tuple[str, str]) -> None:
+    """All are unscaled before the one clip, none twice, and an overflow in one holds back all."""
+
+    def run(*, attach: bool, overflows: tuple[int, ...]) -> tuple[list[Any], list[float]]:
+        net = network()
+        clipper = GradClipper(net, FixedNorm(0.5)) if attach else None
+        optimizers = [OPTIMIZERS[name](part.parameters()) for name, part in zip(names, (net[0], net[2]), strict=True)]
+        scaler = scaler_of()
+        for optimizer in optimizers if clipper is not None else ():
+            clipper.attach(optimizer, scaler=scaler)
+        scales = []
+        for batch in data(overflows):
+            net.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            if clipper is None:
+                for optimizer in optimizers:
+                    scaler.unscale_(optimizer)
+                if all(x is not None and x.isfinite().all() for x in gradients(net)):
+                    gradclip.clip_grad_norm_(net.parameters(), 0.5)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+        assert clipper is None or clipper.state_dict()["step"] <= 10
+        return [everything(net, optimizer) for optimizer in optimizers], scales
+
+    for overflows in ((), (4, 5)):
+        ours, scales = run(attach=True, overflows=overflows)
+        expected, its_scales = run(attach=False, overflows=overflows)
+        assert same_bits(ours, expected) and scales == its_scales
+
+
+def test_an_overflow_in_one_optimizer_alone() -> None:
+    """The other, whose own gradients are finite, must not step on a common norm that is infinite."""
+    net = network()
+    optimizers = [
+        OPTIMIZERS[name](part.parameters()) for name, part in zip(("SGD", "Adam"), (net[0], net[2]), strict=True)
+    ]
+    clipper, scaler = GradClipper(net, FixedNorm(0.5), nonfinite="raise"), scaler_of()
+    for optimizer in optimizers:
+        clipper.attach(optimizer, scaler=scaler)
+    scaler.scale(loss_of(net, data()[0])).backward()
+    assert isinstance(net[2].bias, Tensor) and net[2].bias.grad is not None
+    net[2].bias.grad.fill_(math.inf)
+    kept = [everything(net, optimizer) for optimizer in optimizers]
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+    scaler.update()
+    assert same_bits([everything(net, optimizer) for optimizer in optimizers], kept)
+    assert clipper.last is not None and clipper.last.status == "skipped_scaler" and scaler.get_scale() == 512.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(dtype: torch.dtype) -> None:
+    """Where torch refuses to unscale such gradients, the fused optimizer would, and so it is done for it."""
+
+    def run(step: Callable[[list[nn.Parameter], Optimizer, GradScaler], object]) -> Any:
+        parameters = [nn.Parameter(torch.ones(4, dtype=dtype)), nn.Parameter(torch.ones(3, dtype=dtype))]
+        optimizer, scaler = torch.optim.AdamW(parameters, lr=0.1, fused=True), GradScaler("cpu", init_scale=64.0)
+        for i in range(3):
+            optimizer.zero_grad()
+            total = sum(p.float().square().sum() * (i + 2.0) for p in parameters)
+            assert isinstance(total, Tensor)
+            scaler.scale(total).backward()
+            step(parameters, optimizer, scaler)
+            scaler.update()
+        return [p.detach().float() for p in parameters]
+
+    def ours(parameters: list[nn.Parameter], optimizer: Optimizer, scaler: GradScaler) -> None:
+        with GradClipper(parameters, FixedNorm(0.5)).attach(optimizer, scaler=scaler), assert_clipped(optimizer, 0.5):
+            scaler.step(optimizer)
+
+    def by_hand(parameters: list[nn.Parameter], optimizer: Optimizer, scaler: GradScaler) -> None:
+        for p in parameters:
+            assert p.grad is not None
+            p.grad.div_(scaler.get_scale())
+        gradclip.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+        scaler._check_inf_per_device(optimizer)  # or it would have nothing to update from
+
+    assert same_bits(run(ours), run(by_hand))
