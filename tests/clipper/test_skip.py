@@ -288,6 +288,17 @@ def test_steps_with_a_closure(attached: bool, by_keyword: bool) -> None:
     assert same_bits(run(data), run([data[1], data[2], data[4]]))
 
 
+def test_a_closure_that_only_returns_the_loss() -> None:
+    """Clipped by hand before the step, the gradients are the same in it: a skip is a skip."""
+    net, optimizer, clipper = train_from_scratch(OPTIMIZERS["Adam"], batches(2), attached=False)
+    loss = backward(net, optimizer, batches(1, poisoned=[0])[0])
+    kept, found = everything(net, optimizer), gradients(net)
+    clipper.clip()
+    assert optimizer.step(lambda: loss) is loss
+    assert same_bits(everything(net, optimizer), kept)
+    assert all(a is b for a, b in zip(gradients(net), found, strict=True))
+
+
 def test_the_loss_of_a_closure_is_observed() -> None:
     """As `observe_loss` does; what is no single number is passed by."""
     parameter = nn.Parameter(torch.zeros(1))

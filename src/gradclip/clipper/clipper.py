@@ -277,7 +277,7 @@ class GradClipper:
 
     # Hearing of every step.
 
-    def _step_begins(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+    def _step_begins(self, optimizer: Optimizer) -> None:
         """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
         if not self._trust.owns(optimizer):
             return
@@ -287,8 +287,7 @@ class GradClipper:
         self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
         if attached or self._suppressed is not None:
             return
-        skipped = self.last is not None and self.last.skipped is not None
-        if skipped and not has_closure and self._trust.is_as_clipped(optimizer):  # a closure makes other gradients
+        if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
             self._suppress()
 
     def _step_ends(self, optimizer: Optimizer) -> None:
@@ -309,7 +308,7 @@ class GradClipper:
         if result.skipped is not None:
             self._suppress()
         else:
-            self._suppressed = None  # where a closure ran before: what it makes now is to be used
+            self._suppressed = None  # where a closure made other gradients than those that were skipped
 
     def _suppress(self) -> None:
         """Keep the step from happening that is running, the outermost where optimizers wrap each other."""

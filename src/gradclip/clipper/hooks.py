@@ -18,7 +18,7 @@ STEP = Optimizer.profile_hook_step(lambda: None).__code__
 class Watcher(Protocol):
     """What wants to know of every step."""
 
-    def _step_begins(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+    def _step_begins(self, optimizer: Optimizer) -> None:
         """Hear of a step before it happens, and before the optimizer's own hooks."""
 
     def _step_ends(self, optimizer: Optimizer) -> None:
@@ -60,19 +60,14 @@ def running_steps() -> list[Optimizer]:
     return running
 
 
-def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    has_closure = _closure_of(args, kwargs) is not None
+def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     for watcher in watchers():
-        watcher._step_begins(optimizer, has_closure=has_closure)
+        watcher._step_begins(optimizer)
 
 
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     for watcher in watchers():
         watcher._step_ends(optimizer)
-
-
-def _closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
-    return args[1] if len(args) > 1 else kwargs.get("closure")
 
 
 @final
@@ -97,7 +92,7 @@ class Attachment:
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = _closure_of(args, kwargs)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._clip(optimizer, None)
             return None

@@ -19,7 +19,10 @@ def watched(count: int) -> list[int]:
 
 def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
-    return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), _version(x)) for owner in owners]
+    try:
+        return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), x._version) for owner in owners]
+    except RuntimeError:  # one has no version
+        return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), _version(x)) for owner in owners]
 
 
 def is_same(owner: Tensor, before: Mark) -> bool:

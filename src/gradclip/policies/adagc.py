@@ -48,7 +48,7 @@ class AdaGC(Policy):
         patience: Steps of mostly clipping after which a level follows the norm before clipping; `math.inf` for never.
 
     Example:
-        >>> import gradclip
+        >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AdaGC(max_norm=1.0))
 
     Note:
@@ -98,8 +98,7 @@ class AdaGC(Policy):
             return Decision(ceiling, self.max_norm), AdaGCState(smallest, pressure, count + 1.0)
 
         h, bound, gamma, pressure = mapped(self._judge, n, gamma, pressure)
-        ceiling = self._ceiling(norms, h)
-        return Decision(h * ceiling, bound, "parameter"), AdaGCState(gamma, pressure, count + 1.0)
+        return Decision(self._under_ceiling(h, norms), bound, "parameter"), AdaGCState(gamma, pressure, count + 1.0)
 
     def _judge(self, n: Scalar, gamma: Scalar, pressure: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         bound = self.relative * gamma
@@ -110,7 +109,7 @@ class AdaGC(Policy):
         pressed = press(pressure, self.patience, h < 1.0)
         return h, bound, where(seen, average, gamma), where(seen, pressed, pressure)
 
-    def _ceiling(self, norms: Norms, h: Tensor) -> Scalar:
+    def _under_ceiling(self, h: Tensor, norms: Norms) -> Tensor:
         if not isinstance(norms.total, Tensor) and norms.total <= self.max_norm:  # and so is what is left of it
-            return 1.0
-        return bring_down(norms.scaled_each(h).total, self.max_norm, self.eps)
+            return h
+        return h * bring_down(norms.scaled_each(h).total, self.max_norm, self.eps)

@@ -28,7 +28,7 @@ class AutoClip(Policy):
             own history; `max_norm` then is a bound for each.
 
     Example:
-        >>> import gradclip
+        >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AutoClip(max_norm=1.0))
 
     Note:

@@ -23,6 +23,7 @@ def chain(*policies: Policy) -> Policy:
             another order, or one that limits elements, the gradients are measured again.
 
     Example:
+        >>> import math
         >>> from gradclip.policies import FixedNorm, ZClip, chain, warmup
         >>> policy = chain(warmup(1000, FixedNorm(1.0)), ZClip(math.inf))
     """

@@ -7,6 +7,7 @@ on another device it stays a tensor, and nothing is read back.
 
 import bisect
 import math
+from array import array
 from typing import Any, NamedTuple, final
 
 import torch
@@ -16,16 +17,21 @@ from gradclip.norms import CPU, Scalar
 
 
 class Column(NamedTuple):
-    """Numbers on the host, as they arrived, and the same by size."""
+    """Numbers on the host, as they arrived, and the same by size: arrays, which are copied at the speed of memory."""
 
-    arrived: list[float]
-    ordered: list[float]
+    arrived: "array[float]"
+    ordered: "array[float]"
+
+    @staticmethod
+    def of(numbers: list[float]) -> "Column":
+        """Return a column of numbers in the order they arrived in."""
+        return Column(array("d", numbers), array("d", sorted(numbers)))
 
     def add(self, number: float, window: int | None) -> "Column":
         """Return the column with one more number, without the oldest where it would exceed the window."""
         if not math.isfinite(number):
             return self
-        arrived, ordered = self.arrived.copy(), self.ordered.copy()
+        arrived, ordered = self.arrived[:], self.ordered[:]
         if window is not None and len(arrived) >= window:
             del ordered[bisect.bisect_left(ordered, arrived.pop(0))]
         arrived.append(number)
@@ -70,7 +76,7 @@ class History:
     @staticmethod
     def of(window: int | None, width: int = 1) -> "History":
         """Return an empty history of so many columns."""
-        return History(window, tuple(Column([], []) for _ in range(width)))
+        return History(window, tuple(Column.of([]) for _ in range(width)))
 
     def add(self, norms: Scalar) -> "History":
         """Return the history with the norms of one more step."""
@@ -114,8 +120,8 @@ class History:
     def _as_rows(self, like: Tensor) -> Tensor:
         if self.rows is not None:
             return self.rows
-        columns = [column.arrived for column in self.columns] or [[]] * like.numel()
-        longest = self.window or max(map(len, columns), default=0)
+        columns = self.pack()
+        longest = self.window or max(map(len, columns))
         padded = [[math.nan] * (longest - len(arrived)) + arrived for arrived in columns]
         loaded = torch.tensor(padded, dtype=torch.float64, device=like.device)
         return loaded.t().reshape(longest, *like.shape)
@@ -126,12 +132,12 @@ class History:
     def pack(self) -> list[Any]:
         """Return what arrived in each column, as plain lists."""
         if self.rows is None:
-            return [column.arrived for column in self.columns]
+            return [column.arrived.tolist() for column in self.columns]
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
     @staticmethod
     def unpack(window: int | None, packed: list[Any]) -> "History":
-        """Return the history that `pack` was called on, on the host."""
-        columns = tuple(Column([float(x) for x in arrived], sorted(map(float, arrived))) for arrived in packed)
-        return History(window, columns)
+        """Return the history that `pack` was called on, on the host; of a longer one, the end."""
+        kept = [[float(x) for x in arrived][-(window or 0) :] for arrived in packed]
+        return History(window, tuple(map(Column.of, kept)))

@@ -28,7 +28,7 @@ class MedianClip(Policy):
         eps: Added to the norm that the bound is divided by, >= 0.
 
     Example:
-        >>> import gradclip
+        >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.MedianClip(max_norm=1.0))
 
     Note:

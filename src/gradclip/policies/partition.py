@@ -49,6 +49,7 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
         ValueError: From `GradClipper`, if it was not made from an optimizer, or the number of groups differs.
 
     Example:
+        >>> import torch, gradclip
         >>> from gradclip.policies import FixedNorm, by_group
         >>> layer = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)

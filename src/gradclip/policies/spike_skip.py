@@ -41,7 +41,7 @@ class SpikeSkip(Policy):
         patience: Steps of mostly skipping after which they are taken and learned from; `math.inf` for never.
 
     Example:
-        >>> import gradclip
+        >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.SpikeSkip(max_norm=1.0))
 
     Note:

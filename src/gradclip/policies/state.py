@@ -41,7 +41,8 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy") -> 
         case Part():
             return template._replace(state=unpack(template.state, packed, template.layout, path))
         case History():
-            columns = _in_order(packed, layout, path)
+            one = isinstance(packed, list) and len(packed) == 1  # that of the total norm
+            columns = packed if one else _in_order(packed, layout, path)
             if len(columns) != len(template.columns):
                 refuse_state(path, layout.names if len(template.columns) > 1 else ["one history"], packed)
             return History.unpack(template.window, columns)
@@ -68,8 +69,6 @@ def _items(state: tuple[Any, ...]) -> list[tuple[str, Any]]:
 
 
 def _in_order(packed: Any, layout: Layout, path: str) -> list[Any]:
-    if isinstance(packed, list):
-        return packed
     if not isinstance(packed, Mapping) or set(packed) != set(layout.names):
         refuse_state(path, layout.names, packed)
     return [packed[name] for name in layout.names]

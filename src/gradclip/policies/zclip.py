@@ -42,7 +42,7 @@ class ZClip(Policy):
             for never.
 
     Example:
-        >>> import gradclip
+        >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.ZClip(max_norm=1.0))
 
     Note:
