@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -33,7 +34,7 @@ def test_public_names_are_what_all_says() -> None:
     """`__all__` is sorted, complete, and every name says who made it."""
     assert list(gradclip.__all__) == sorted(gradclip.__all__)
     public = {name for name, value in vars(gradclip).items() if not name.startswith("_") and not _is_module(value)}
-    assert public == set(gradclip.__all__)
+    assert public | {"policies"} == set(gradclip.__all__)
     assert all(getattr(gradclip, name).__doc__ for name in gradclip.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", gradclip.__version__)
 
@@ -61,11 +62,11 @@ def test_examples_in_docstrings(name: str) -> None:
 
 def test_public_functions_have_examples() -> None:
     """Each public function shows its use in an example that ran above."""
-    functions = [getattr(gradclip, name) for name in gradclip.__all__ if not isinstance(getattr(gradclip, name), type)]
-    assert all(">>> gradclip." in function.__doc__ for function in functions)
+    functions = [x for name in gradclip.__all__ if inspect.isfunction(x := getattr(gradclip, name))]
+    assert functions and all(">>> gradclip." in function.__doc__ for function in functions)
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/policies.md"])
 def test_examples_in_the_readme(page: str) -> None:
     """The Python blocks of the page run, one after the other, as a reader would type them."""
     text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
