@@ -34,10 +34,12 @@ def is_same(owner: Tensor, before: Mark) -> bool:
     return reference is not None and reference() is gradient and version == _version(gradient)
 
 
-def writes_since(owner: Tensor, before: Mark) -> int:
-    """Return how often a gradient was written since, if it is the tensor that it was; else 0."""
+def writes_since(owner: Tensor, before: Mark) -> int | None:
+    """Return how often a gradient was written since; 0 where there is or was none, None where it was made anew."""
     gradient, (reference, version) = owner.grad, before
-    return 0 if gradient is None or reference is None or reference() is not gradient else _version(gradient) - version
+    if gradient is None or reference is None:
+        return 0
+    return _version(gradient) - version if reference() is gradient else None
 
 
 def _version(gradient: Tensor) -> int:

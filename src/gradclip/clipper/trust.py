@@ -216,8 +216,13 @@ class Trust:
 
     def _was_added_to(self) -> bool:
         """Whether just one `backward` took place since the last clip: setting gradients to 0 is one more write."""
-        writes = {writes_since(owner, before) for owner, before in zip(self._owners, self._at_clip, strict=True)}
-        return writes - {0} == {1}
+        added = False
+        for owner, before in zip(self._owners, self._at_clip, strict=True):
+            writes = writes_since(owner, before)
+            if writes is None or writes > 1:  # made anew, or set to 0
+                return False
+            added = added or writes == 1
+        return added
 
     def _is_unclipped(self, known: Known) -> bool:
         owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
