@@ -1,12 +1,15 @@
 """`gradclip demo`: a recurrent network that explodes without clipping and learns with it.
 
 command   the options, checked
-session   text, then two runs, then what came of them
+session   text, then a run without clipping and runs with it, then what came of them
+presets   the policies by name
 text      a file or Python's own documentation, as numbered symbols
 training  the model and the loop; yields one record a step
+runs      a model, its policy and its records
 outcome   what a trained model is worth: validation loss, a sampled line
 display   all that is printed
-picture   all that is drawn
+picture   loss and norm of two runs
+panels    the losses of many
 steps     the records of all steps as a CSV file
 """
 

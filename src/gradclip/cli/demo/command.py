@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
+from gradclip.cli import UserError
+from gradclip.cli.demo.presets import BY_NAME, DEFAULT, PRESETS
+
 LARGEST = 1e38
 """A float32 holds three times as much; torch refuses a learning rate that it does not hold."""
+
+HELP = "help"
+"""In place of the name of a policy: print them all."""
 
 SEEDS = 2**63
 """How many seeds torch tells apart, less the negative ones."""
@@ -34,24 +40,55 @@ def _seed(value: int) -> int:
     return value
 
 
+def _policy(value: str | None) -> str | None:
+    if value is not None and value not in {*BY_NAME, HELP}:
+        message = f"must be one of {', '.join(BY_NAME)}, got {value!r}. --policy {HELP} explains them"
+        raise typer.BadParameter(message)
+    return value
+
+
+def _explain() -> None:
+    width = max(map(len, BY_NAME))
+    for preset in BY_NAME.values():
+        typer.echo(f"{preset.name:<{width}}  {preset.rule}")
+
+
 def demo(
+    *,
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="UTF-8 text to train on.", show_default="Python's own documentation"),
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=_policy,
+            help=f"How to clip: {', '.join(preset.name for preset in PRESETS)}. '{HELP}' explains these and more.",
+            show_default=DEFAULT.name,
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Compare all policies, one run each.")] = False,
     max_norm: Annotated[
-        float, typer.Option(callback=_positive, help="Largest gradient norm of the clipped run.")
+        float, typer.Option(callback=_positive, help="Largest gradient norm with clipping; some policies have none.")
     ] = 1.0,
-    lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of both runs.")] = 2.0,
+    lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of all runs.")] = 2.0,
     steps: Annotated[int, typer.Option(callback=_one_or_more, help="Training steps of each run.")] = 400,
     seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the weights and of the samples.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the picture and the numbers go.")] = Path(
         "gradclip-demo"
     ),
 ) -> None:
-    """Train a recurrent network twice from the same seed, without clipping and with it, and compare."""
+    """Train a recurrent network from the same seed without clipping and with it, and compare."""
+    if policy == HELP:
+        _explain()
+        return
+    if every and policy is not None:
+        message = "--all trains with every policy. Leave out --policy, or --all."
+        raise UserError(message)
     from gradclip.cli.demo.session import Settings, run  # noqa: PLC0415 -- rich is slow to import
 
-    code = run(Settings(text=text, max_norm=max_norm, lr=lr, steps=steps, seed=seed, out=out))
+    presets = PRESETS if every else (BY_NAME[policy or DEFAULT.name],)
+    code = run(Settings(text=text, presets=presets, max_norm=max_norm, lr=lr, steps=steps, seed=seed, out=out))
     if code:
         raise typer.Exit(code)

@@ -41,10 +41,10 @@ def say(console: Console, line: str, *, wrap: bool = True) -> None:
 
 
 @contextmanager
-def progress(console: Console, steps: int) -> Generator[Watch]:
-    """Show loss and norm while the runs go on: bars on a terminal, elsewhere a few plain lines."""
+def progress(console: Console, steps: int, lines: int = PLAIN_LINES) -> Generator[Watch]:
+    """Show loss and norm while the runs go on: bars on a terminal, elsewhere so many plain lines a run."""
     if not console.is_interactive:
-        yield lambda run, record: _plain(console, run, record, steps)
+        yield lambda run, record: _plain(console, run, record, steps, lines)
         return
     bars = Progress(
         TextColumn("{task.description:<16}"),
@@ -66,21 +66,15 @@ def progress(console: Console, steps: int) -> Generator[Watch]:
         yield watch
 
 
-def _plain(console: Console, run: str, record: StepRecord, steps: int) -> None:
-    if record.step % math.ceil(steps / PLAIN_LINES) == 0 or record.step == steps or not record.finite:
+def _plain(console: Console, run: str, record: StepRecord, steps: int, lines: int) -> None:
+    if record.step % math.ceil(steps / lines) == 0 or record.step == steps or not (record.finite or record.skipped):
         measured = f"bits per character {_amount(record.bits)}, gradient norm {_amount(record.norm)}"
         say(console, f"{run}: step {record.step}/{steps}, {measured}")
 
 
 def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
-    """Print the table that compares the runs, and say which of them broke down."""
-    last = min(LAST, max(len(outcome.records) for outcome in outcomes))
-    table = Table(
-        "",
-        box=box.SIMPLE_HEAD,
-        caption=f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps.",
-        caption_justify="left",
-    )
+    """Print the table that compares two runs, one a column."""
+    table = Table("", box=box.SIMPLE_HEAD, caption=_caption(outcomes), caption_justify="left")
     for outcome in outcomes:
         table.add_column(outcome.name, justify="right")
     table.add_row("training loss", *(_judged(outcome.training_bits, guessing_bits) for outcome in outcomes))
@@ -88,11 +82,36 @@ def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float)
     table.add_row("loss of guessing", *(f"{guessing_bits:.2f}" for _ in outcomes))
     table.add_row("largest gradient norm", *(_amount(outcome.largest_norm) for outcome in outcomes))
     table.add_row("steps clipped", *(f"{100 * outcome.clipped_share:.1f} %" for outcome in outcomes))
-    table.add_row("steps taken", *(str(len(outcome.records)) for outcome in outcomes))
+    if any(outcome.skipped for outcome in outcomes):
+        table.add_row("steps skipped", *(str(outcome.skipped) for outcome in outcomes))
+    table.add_row("steps taken", *(str(len(outcome.records) - outcome.skipped) for outcome in outcomes))
     console.print(table)
+
+
+def overview(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
+    """Print the table that compares many runs, one a row."""
+    table = Table(box=box.SIMPLE_HEAD, caption=_caption(outcomes), caption_justify="left")
+    table.add_column("")
+    for heading in ("training\nloss", "validation\nloss", "largest\nnorm", "steps\nclipped", "steps\nskipped"):
+        table.add_column(heading, justify="right")
     for outcome in outcomes:
-        if not outcome.finite:
-            say(console, f"The run {outcome.name} ended at step {len(outcome.records)}: it was no longer finite.")
+        table.add_row(
+            outcome.name,
+            _judged(outcome.training_bits, guessing_bits),
+            _judged(outcome.validation_bits, guessing_bits),
+            _amount(outcome.largest_norm),
+            f"{100 * outcome.clipped_share:.1f} %",
+            f"{outcome.skipped}, stopped" if outcome.ended else str(outcome.skipped),
+        )
+    console.print(table)
+    say(console, f"Guessing has a loss of {guessing_bits:.2f}.")
+
+
+def endings(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Say which runs ended early, and why."""
+    for outcome in outcomes:
+        if outcome.ended:
+            say(console, f"The run {outcome.name} ended at step {len(outcome.records)}: {outcome.ended}.")
 
 
 def samples(console: Console, outcomes: Sequence[Outcome]) -> None:
@@ -116,6 +135,11 @@ def one_line(text: str) -> str:
     if len(line) < SAMPLE_LENGTH:
         line = text.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
     return line[:SAMPLE_LENGTH]
+
+
+def _caption(outcomes: Sequence[Outcome]) -> str:
+    last = min(LAST, max(len(outcome.records) for outcome in outcomes))
+    return f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps."
 
 
 def _judged(bits: float, guessing_bits: float) -> Text:

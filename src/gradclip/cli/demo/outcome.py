@@ -16,7 +16,7 @@ LAST = 50
 """Steps at the end of a run whose mean is its training loss."""
 
 MOST_WINDOWS = 50
-"""Stretches of 64 characters validated: all of a small text, and a second's work of a large one."""
+"""Stretches of 32 characters a stream validated: all of a small text, and a second's work of a large one."""
 
 TEMPERATURE = 0.7
 """Divides the logits when sampling; below 1, likely characters become likelier and words easier to recognise."""
@@ -32,22 +32,19 @@ class Outcome:
         records: Its steps, one or more.
         validation_bits: The loss on text that it never saw, in bits per character; perhaps not finite.
         sample: Text that its model wrote; empty where the model no longer computes numbers.
+        ended: Why it ended before its last step; empty where it did not.
     """
 
     name: str
     records: Sequence[StepRecord]
     validation_bits: float
-    sample: str
-
-    @property
-    def finite(self) -> bool:
-        """Whether the run did not break down."""
-        return self.records[-1].finite
+    sample: str = ""
+    ended: str = ""
 
     @property
     def training_bits(self) -> float:
-        """The mean loss of the last steps, in bits per character; NaN where the run broke down."""
-        return fmean(record.bits for record in self.records[-LAST:]) if self.finite else math.nan
+        """The mean loss of the last steps, in bits per character; NaN where the run ended early."""
+        return math.nan if self.ended else fmean(record.bits for record in self.records[-LAST:])
 
     @property
     def largest_norm(self) -> float:
@@ -59,6 +56,11 @@ class Outcome:
     def clipped_share(self) -> float:
         """The share of steps that were clipped, from 0 to 1."""
         return fmean(record.clipped for record in self.records)
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps that were skipped."""
+        return sum(record.skipped for record in self.records)
 
 
 @torch.no_grad()

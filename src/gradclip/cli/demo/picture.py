@@ -25,7 +25,7 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, 
     Args:
         outcomes: The runs, in the order of `COLORS`.
         guessing_bits: The loss of guessing, drawn for reference.
-        max_norm: The bound of the clipped run, drawn for reference.
+        max_norm: The bound of the clipped run, drawn for reference; `math.inf` for none.
         title: What was trained, in a line.
         path: The file.
     """
@@ -34,8 +34,8 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, 
     losses, norms = figure.subplots(2, 1, sharex=True)
     for outcome, color in zip(outcomes, COLORS, strict=False):
         steps = [record.step for record in outcome.records]
-        _line(losses, steps, (record.bits for record in outcome.records), color, _label(outcome))
-        _line(norms, steps, (record.norm for record in outcome.records), color, _label(outcome))
+        line(losses, steps, (record.bits for record in outcome.records), color, _label(outcome))
+        line(norms, steps, (record.norm for record in outcome.records), color, _label(outcome))
     _frame(losses, "loss, bits per character", guessing_bits, f"guessing: {guessing_bits:.2f}")
     _frame(norms, "gradient norm before clipping", max_norm, f"max_norm = {max_norm:g}")
     losses.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -48,11 +48,12 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, 
 
 
 def _label(outcome: Outcome) -> str:
-    return outcome.name if outcome.finite else f"{outcome.name} (not finite at step {len(outcome.records)})"
+    return f"{outcome.name} (ended at step {len(outcome.records)})" if outcome.ended else outcome.name
 
 
-def _line(axes: Axes, steps: Sequence[int], values: Iterable[float], color: str, label: str) -> None:
-    # A gap where a value is not finite: no scale has a place for it.
+def line(axes: Axes, steps: Sequence[int], values: Iterable[float], color: str, label: str) -> None:
+    """Draw a line with gaps, or the one point that there is."""
+    # A gap is where a value is not finite: no scale has a place for it.
     shown = [value if math.isfinite(value) else math.nan for value in values]
     marker = "." if sum(map(math.isfinite, shown)) == 1 else ""  # one point makes no line
     axes.plot(steps, shown, color=color, linewidth=1.1, label=label, marker=marker)
@@ -63,6 +64,11 @@ def _frame(axes: Axes, ylabel: str, level: float, name: str) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(ylabel)
     axes.margins(x=0.01)
+    axes.grid(visible=True, axis="y", color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if level == math.inf:
+        return
     axes.axhline(level, color=GREY, linewidth=1.0, linestyle="--")
     axes.annotate(
         name,
@@ -74,6 +80,3 @@ def _frame(axes: Axes, ylabel: str, level: float, name: str) -> None:
         color=GREY,
         fontsize=9,
     )
-    axes.grid(visible=True, axis="y", color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

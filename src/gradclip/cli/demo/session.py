@@ -1,8 +1,9 @@
-"""One demo from beginning to end: the text, two runs, and what came of them."""
+"""One demo from beginning to end: the text, a run without clipping, runs with it, and what came of them."""
 
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import final
@@ -11,13 +12,15 @@ from rich.console import Console
 
 from gradclip.cli import INTERRUPTED, UserError
 from gradclip.cli.demo import display
-from gradclip.cli.demo.outcome import Outcome, sample, validate
+from gradclip.cli.demo.outcome import Outcome
+from gradclip.cli.demo.presets import DEFAULT, Preset
+from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.steps import write_steps
 from gradclip.cli.demo.text import Corpus, load
-from gradclip.cli.demo.training import CharacterModel, StepRecord, build, one_thread, train
+from gradclip.cli.demo.training import one_thread
 
-PROMPT, WRITTEN = 64, 1000
-"""Characters that a model reads, and then writes: more than one line shows, as blanks are taken out."""
+WRITTEN = 1000
+"""Characters that a model writes: more than one line shows, as blanks are taken out."""
 
 
 @final
@@ -26,26 +29,26 @@ class Settings:
     """What the options say; the values have been checked."""
 
     text: Path | None
+    presets: Sequence[Preset]
     max_norm: float
     lr: float
     steps: int
     seed: int
     out: Path
 
+    @property
+    def plain(self) -> bool:
+        """Whether no policy was asked for by name."""
+        return tuple(self.presets) == (DEFAULT,)
 
-@final
-@dataclass(frozen=True)
-class Run:
-    """A model in training, and its steps so far."""
-
-    name: str
-    max_norm: float
-    model: CharacterModel
-    records: list[StepRecord] = field(default_factory=list)
+    @property
+    def many(self) -> bool:
+        """Whether there are several runs with clipping."""
+        return len(self.presets) > 1
 
 
 def run(settings: Settings) -> int:
-    """Train without clipping and with it, show and save what came of it.
+    """Train without clipping and with each policy, show and save what came of it.
 
     Returns:
         The exit code: 0, or 130 where Ctrl-C ended the training; what there is then is shown and saved all the same.
@@ -59,40 +62,35 @@ def run(settings: Settings) -> int:
     size = f"{len(corpus.characters):,} characters, {len(corpus.symbols):,} symbols"
     display.say(console, f"Training on {corpus.source}: {size}.")
     with one_thread():
-        runs = [
-            Run("without clipping", math.inf, build(len(corpus.symbols), settings.seed)),
-            Run("with clipping", settings.max_norm, build(len(corpus.symbols), settings.seed)),
-        ]
-        finished = _train(console, runs, corpus, settings)
-        outcomes = [_judge(run, corpus, settings.seed) for run in runs if run.records]
+        runs = [Run("without clipping", None, corpus, settings.seed)]
+        for preset in settings.presets:
+            name = "with clipping" if settings.plain else preset.name
+            runs.append(Run(name, preset.policy(settings.max_norm), corpus, settings.seed))
+        if not settings.plain:
+            for clipped in runs[1:]:
+                display.say(console, f"{clipped.name} is {clipped.policy}.")
+        finished = _train(console, runs, settings)
+        outcomes = [run.judge(characters=0 if settings.many else WRITTEN) for run in runs if run.records]
     if not finished:
         display.say(
             console, "Interrupted. This is what there is:" if outcomes else "Interrupted before the first step."
         )
     if outcomes:
-        display.results(console, outcomes, corpus.guessing_bits)
-        display.samples(console, outcomes)
+        _show(console, outcomes, corpus, settings)
         _save(console, outcomes, corpus, settings)
     return 0 if finished else INTERRUPTED
 
 
-def _train(console: Console, runs: list[Run], corpus: Corpus, settings: Settings) -> bool:
+def _train(console: Console, runs: list[Run], settings: Settings) -> bool:
+    lines = 1 if settings.many else display.PLAIN_LINES
     try:
-        with display.progress(console, settings.steps) as watch:
+        with display.progress(console, settings.steps, lines) as watch:
             for run in runs:
-                for record in train(
-                    run.model, corpus.training, steps=settings.steps, lr=settings.lr, max_norm=run.max_norm
-                ):
-                    run.records.append(record)
+                for record in run.train(steps=settings.steps, lr=settings.lr):
                     watch(run.name, record)
     except KeyboardInterrupt:
         return False
     return True
-
-
-def _judge(run: Run, corpus: Corpus, seed: int) -> Outcome:
-    written = sample(run.model, corpus.symbols, corpus.validation[:PROMPT], characters=WRITTEN, seed=seed)
-    return Outcome(run.name, run.records, validate(run.model, corpus.validation), written)
 
 
 def _make_folder(out: Path) -> None:
@@ -107,6 +105,16 @@ def _make_folder(out: Path) -> None:
         raise UserError(message)
 
 
+def _show(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:
+    if settings.many:
+        display.overview(console, outcomes, corpus.guessing_bits)
+    else:
+        display.results(console, outcomes, corpus.guessing_bits)
+    display.endings(console, outcomes)
+    if not settings.many:
+        display.samples(console, outcomes)
+
+
 def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:
     try:
         write_steps(outcomes, settings.out / "steps.csv")
@@ -114,17 +122,24 @@ def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: S
             display.say(console, 'No picture without matplotlib: pip install "gradclip[report]"')
             files = "steps.csv"
         else:
-            from gradclip.cli.demo.picture import draw  # noqa: PLC0415 -- matplotlib may be missing
-
-            draw(
-                outcomes,
-                guessing_bits=corpus.guessing_bits,
-                max_norm=settings.max_norm,
-                title=f"A character RNN without and with clipping: SGD, lr {settings.lr:g}, seed {settings.seed}",
-                path=settings.out / "demo.png",
-            )
+            _draw(outcomes, corpus, settings)
             files = "demo.png and steps.csv"
     except OSError as error:
         message = f"--out {settings.out} cannot be written to ({error.strerror}). Name another folder."
         raise UserError(message) from None
     display.closing(console, settings.out, files)
+
+
+def _draw(outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:
+    from gradclip.cli.demo import panels, picture  # noqa: PLC0415 -- matplotlib may be missing
+
+    compared = "without and with clipping"
+    if not settings.plain:
+        compared = f"without clipping and with {'every policy' if settings.many else settings.presets[0].name}"
+    title = f"A character RNN {compared}: SGD, lr {settings.lr:g}, seed {settings.seed}"
+    path = settings.out / "demo.png"
+    if settings.many:
+        panels.draw(outcomes, guessing_bits=corpus.guessing_bits, title=title, path=path)
+        return
+    bound = getattr(settings.presets[0].policy(settings.max_norm), "max_norm", math.inf)
+    picture.draw(outcomes, guessing_bits=corpus.guessing_bits, max_norm=bound, title=title, path=path)

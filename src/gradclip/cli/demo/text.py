@@ -11,18 +11,22 @@ from torch import Tensor
 from gradclip.cli import UserError
 
 FEWEST = 10_000
-"""Characters below which there is nothing to learn from: each of 32 streams must be longer than one step back."""
+"""Characters below which there is nothing to learn from: each of 64 streams must be longer than one step back."""
 
 MOST = 5_000_000
 """Characters read of a longer file: more than the default steps see, and few enough for any memory."""
 
-TRAINING_SHARE = 0.9
+EVERY = 10
+"""Of so many stretches of a text, one is kept for validation."""
+
+STRETCH = 2_000
+"""Characters of a stretch, about; of a short text, a tenth."""
 
 
 @final
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers, the last tenth of which is kept for validation.
+    """A text as numbers, a tenth of which is kept for validation: stretches spread evenly over it.
 
     Attributes:
         source: Where the text is from, in words.
@@ -36,18 +40,22 @@ class Corpus:
 
     @property
     def training(self) -> Tensor:
-        """The first nine tenths."""
-        return self.characters[: int(TRAINING_SHARE * len(self.characters))]
+        """The nine tenths that are trained on, put together."""
+        stretches = self._stretches()
+        return torch.cat([stretch for i, stretch in enumerate(stretches, start=1) if i % EVERY])
 
     @property
     def validation(self) -> Tensor:
-        """The last tenth, which no step sees."""
-        return self.characters[int(TRAINING_SHARE * len(self.characters)) :]
+        """Every tenth stretch, put together, which no step sees."""
+        return torch.cat(self._stretches()[EVERY - 1 :: EVERY])
 
     @property
     def guessing_bits(self) -> float:
         """The loss of giving every symbol the same probability, in bits per character."""
         return math.log2(len(self.symbols))
+
+    def _stretches(self) -> tuple[Tensor, ...]:
+        return self.characters.tensor_split(EVERY * max(1, len(self.characters) // (EVERY * STRETCH)))
 
 
 def load(path: Path | None) -> Corpus:

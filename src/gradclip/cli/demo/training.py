@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradclip
+from gradclip.policies import FixedNorm, Policy
 
-STREAMS = 32
+STREAMS = 64
 """Places of the text that are read side by side: the batch."""
 
-STEPS_BACK = 64
+STEPS_BACK = 32
 """Characters after which back-propagation through time is cut."""
+
+MOST_SKIPS = 25
+"""Steps in a row that may be skipped before a run is given up."""
 
 
 class StepRecord(NamedTuple):
@@ -27,16 +31,18 @@ class StepRecord(NamedTuple):
         bits: The loss before the update, in bits per character.
         norm: The total norm of the gradients before clipping.
         clipped: Whether they were scaled down.
+        skipped: Whether the update did not happen.
     """
 
     step: int
     bits: float
     norm: float
     clipped: bool
+    skipped: bool = False
 
     @property
     def finite(self) -> bool:
-        """Whether training can go on from here."""
+        """Whether the loss and the norm are."""
         return math.isfinite(self.bits) and math.isfinite(self.norm)
 
 
@@ -47,11 +53,10 @@ class CharacterModel(nn.Module):
     def __init__(self, symbols: int) -> None:
         """Draw the weights from torch's global generator, as its layers do."""
         super().__init__()
-        self.embedding = nn.Embedding(symbols, 32)
-        self.rnn = nn.RNN(32, 128)
-        self.head = nn.Linear(128, symbols)
+        self.embedding = nn.Embedding(symbols, 96)
+        self.rnn = nn.RNN(96, 192)
+        self.head = nn.Linear(192, symbols)
 
-    # pyrefly: ignore [missing-override-decorator] -- Python 3.10 has no typing.override
     def forward(self, characters: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logits of shape (time, stream, symbol), and the state to go on from.
 
@@ -94,31 +99,50 @@ def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs.split(STEPS_BACK), targets.split(STEPS_BACK), strict=True))
 
 
-def train(model: CharacterModel, text: Tensor, *, steps: int, lr: float, max_norm: float) -> Iterator[StepRecord]:
-    """Train a model in place, one step for each record taken; end early once a step is not finite.
+def train(model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy: Policy | None) -> Iterator[StepRecord]:
+    """Train a model in place, one step for each record taken.
 
     Args:
         model: The model to train.
         text: Symbols as int64, of shape (time,).
         steps: The number of steps.
         lr: The learning rate of SGD.
-        max_norm: The largest total norm to train with; `math.inf` measures and changes nothing.
+        policy: The rule that clips, and skips steps that are not finite. None clips nothing, and ends early once a step
+            is not finite.
 
     Yields:
         The record of each step, after its update.
+
+    Raises:
+        ConsecutiveSkipsError: If more than `MOST_SKIPS` steps in a row were skipped.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    clipper = gradclip.GradClipper(
+        model,
+        FixedNorm(math.inf) if policy is None else policy,
+        nonfinite="propagate" if policy is None else "skip",
+        max_consecutive_skips=MOST_SKIPS,
+    )
     state = None
-    for step, (inputs, targets) in zip(range(1, steps + 1), cycle(windows(text, STREAMS)), strict=False):
-        logits, state = model(inputs, state)
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        norm = gradclip.clip_grad_norm_(model.parameters(), max_norm)
-        optimizer.step()
-        state = state.detach()
-        clipped = gradclip.clip_coefficient(norm, max_norm).item() < 1
-        record = StepRecord(step, loss.item() / math.log(2), norm.item(), clipped)
-        yield record
-        if not record.finite:
-            return
+    with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first
+        for step, (inputs, targets) in zip(range(1, steps + 1), cycle(windows(text, STREAMS)), strict=False):
+            logits, state = model(inputs, state)
+            loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            clipper.observe_loss(loss)  # for policies that judge it
+            norm = total_norm(model)
+            optimizer.step()
+            status = gradclip.Status.OK if clipper.last is None else clipper.last.status
+            skipped = status.startswith("skipped")
+            record = StepRecord(step, loss.item() / math.log(2), norm, status == "clipped", skipped)
+            yield record
+            if policy is None and not record.finite:
+                return
+            # A state that is not a number would spoil all steps to come.
+            state = state.detach() if record.finite else None
+
+
+def total_norm(model: nn.Module) -> float:
+    """Return the total norm of the gradients, of order 2 whatever a policy measures."""
+    return gradclip.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()

@@ -1,0 +1,35 @@
+"""What tests of the demo read: its files, its pictures, its refusals."""
+
+import csv
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from gradclip.cli import main
+
+UNCLIPPED, CLIPPED = "without clipping", "with clipping"
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "steps.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shows(picture: Path, color: str) -> bool:
+    """Whether a picture has a line of this colour: some fifty pixels of it, or more."""
+    pixels = matplotlib.image.imread(picture)[..., :3]
+    wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return int((np.abs(pixels - wanted).max(axis=-1) < 0.02).sum()) > 50
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused: code 2, nothing on stdout, one line on stderr, which is returned."""
+    code = main(["demo", *arguments])
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.endswith("\n")
+    assert len(printed.err.splitlines()) == 1
+    return printed.err

@@ -1,0 +1,78 @@
+"""Ctrl-C ends the training of the demo, and what there is then is shown and saved."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from cli.demo.reading import CLIPPED, UNCLIPPED, rows_of, shows
+from gradclip.cli import main
+from gradclip.cli.demo import training
+from gradclip.cli.demo.picture import COLORS
+
+
+@pytest.mark.parametrize(("at", "expected"), [(7, [6]), (37, [30, 6])])
+def test_shows_and_saves_what_there_is(
+    at: int,
+    expected: list[int],
+    text: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    interrupt_at_step(at, monkeypatch)
+    assert main(["demo", "--text", str(text), "--steps", "30", "--out", str(out)]) == 130
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert printed.err == ""
+    assert "Interrupted. This is what there is:" in lines
+    assert lines[-1] == f"Written to the folder {out}: demo.png and steps.csv."
+    assert next(line for line in lines if "steps taken" in line).split()[2:] == [str(n) for n in expected]
+    runs = [row["run"] for row in rows_of(out)]
+    assert [runs.count(run) for run in (UNCLIPPED, CLIPPED)][: len(expected)] == expected
+    assert len(runs) == sum(expected)
+    assert [shows(out / "demo.png", color) for color in COLORS] == [True, len(expected) == 2]
+
+
+def test_before_the_first_step(
+    text: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at_step(1, monkeypatch)
+    assert main(["demo", "--text", str(text), "--steps", "30", "--out", str(out)]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "Interrupted before the first step."
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_a_piped_process_obeys_the_signal(out: Path) -> None:
+    command = "import sys; from gradclip.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "demo", "--steps", "100", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"Training on Python's own documentation: ")
+    assert process.stdout.readline().startswith(b"without clipping: step 25/100, bits per character ")
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == b""
+    assert not {b"\x1b"[0], b"\r"[0]} & set(printed)
+    assert printed.splitlines()[-1] == f"Written to the folder {out}: demo.png and steps.csv.".encode()
+    assert 25 <= len(rows_of(out)) < 200
+
+
+def interrupt_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C in the middle of the step of this number, counted over both runs."""
+    loss_of, calls = training.cross_entropy, iter(range(1, number + 1))
+
+    def loss_or_interrupt(logits: Tensor, targets: Tensor) -> Tensor:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return loss_of(logits, targets)
+
+    monkeypatch.setattr(training, "cross_entropy", loss_or_interrupt)

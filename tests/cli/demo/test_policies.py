@@ -1,0 +1,140 @@
+"""`gradclip demo --policy NAME` and `--all`: every policy by its name, ours and as published."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from cli.demo.reading import UNCLIPPED, refused, rows_of, shows
+from gradclip.cli import main
+from gradclip.cli.demo.panels import PALE
+from gradclip.cli.demo.picture import COLORS
+from gradclip.cli.demo.presets import BY_NAME, PRESETS
+from gradclip.cli.demo.runs import Run
+from gradclip.cli.demo.text import load
+from gradclip.cli.demo.training import build, train
+
+OURS = {
+    "fixed": "FixedNorm(max_norm=0.5,",
+    "value": "FixedValue(clip_value=0.01)",
+    "block-rms": "BlockRMS(threshold=0.007)",
+    "agc": "AGC(clip_factor=0.01,",
+    "autoclip": "AutoClip(max_norm=0.5, percentile=10.0,",
+    "median": "MedianClip(max_norm=0.5,",
+    "zclip": "ZClip(max_norm=0.5,",
+    "adagc": "AdaGC(max_norm=0.5,",
+    "spike-skip": "SpikeSkip(max_norm=0.5,",
+    "smooth": "SmoothNorm(max_norm=0.5,",
+    "normalize": "Normalize(gamma=0.01,",
+}
+
+OTHERS = {
+    "autoclip-90": "AutoClip(max_norm=0.5, percentile=90.0, window=1000,",
+    "autoclip-published": "AutoClip(max_norm=inf, percentile=10.0, window=None,",
+    "autoclip-90-published": "AutoClip(max_norm=inf, percentile=90.0, window=None,",
+    "median-published": "MedianClip(max_norm=inf,",
+    "zclip-published": "ZClip(max_norm=inf, z_threshold=2.5, alpha=0.97, warmup=25, eps=1e-06, patience=inf)",
+    "adagc-published": "Chain(links=(Warmup(steps=99, policy=FixedNorm(max_norm=0.5,",
+    "spike-skip-published": "SpikeSkip(max_norm=inf, sigmas=6.0, window=128, warmup=64, learn_skipped=True,",
+}
+
+
+def test_the_names_are_these() -> None:
+    assert [preset.name for preset in PRESETS] == list(OURS)
+    assert list(BY_NAME) == [*OURS, *OTHERS]
+
+
+@pytest.mark.parametrize(("name", "policy"), [*OURS.items(), *OTHERS.items()])
+def test_trains_with_the_policy_of_that_name(
+    name: str,
+    policy: str,
+    text: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The clipped run is that of the policy, and the other one is the same as ever."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # a picture takes as long as the rest
+    arguments = ["--text", str(text), "--steps", "4", "--policy", name, "--max-norm", "0.5", "--out", str(out)]
+    assert main(["demo", *arguments]) == 0
+    printed = capsys.readouterr().out
+    corpus = load(text)
+    runs = {}
+    for run, chosen in ((UNCLIPPED, None), (name, BY_NAME[name].policy(0.5))):
+        runs[run] = [*train(build(11, seed=0), corpus.training, steps=4, lr=2.0, policy=chosen)]
+    shown = "with clipping" if name == "fixed" else name
+    assert (f"\n{name} is {policy}" in printed) == (name != "fixed")
+    rows = rows_of(out)
+    assert [row["run"] for row in rows] == [UNCLIPPED] * 4 + [shown] * 4
+    assert [(float(row["bits_per_character"]), float(row["gradient_norm"]), int(row["clipped"])) for row in rows] == [
+        (r.bits, r.norm, int(r.clipped)) for r in runs[UNCLIPPED] + runs[name]
+    ]
+
+
+def test_naming_the_default_changes_nothing(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    for words in ([], ["--policy", "fixed"]):
+        assert main(["demo", "--text", str(text), "--steps", "3", *words]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_compares_all(text: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run each, one row each, one panel each."""
+    assert main(["demo", "--text", str(text), "--steps", "3", "--all", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = printed.out.splitlines()
+    names = [UNCLIPPED, *OURS]
+    assert [row["run"] for row in rows_of(out)] == [name for name in names for _ in range(3)]
+    assert [line.split(":")[0] for line in lines if "step 3/3" in line] == names
+    table = [line.split() for line in lines if line.startswith("  ")]
+    rows = [cells for cells in table if " ".join(cells[:-6]) in names]
+    assert [" ".join(cells[:-6]) for cells in rows] == names
+    assert [cells[-3] for cells in rows if cells[0] in {"without", "smooth"}] == ["0.0", "100.0"]
+    assert max(len(line) for line in lines if line.startswith("  ")) <= 80
+    assert lines[-1] == f"Written to the folder {out}: demo.png and steps.csv."
+    assert all(shows(out / "demo.png", color) for color in (*COLORS, PALE))
+    picture = matplotlib.image.imread(out / "demo.png")[..., :3]
+    assert picture.shape[1] == 1200
+    blue = np.array([int(COLORS[1][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    down, across = np.nonzero(np.abs(picture - blue).max(axis=-1) < 0.02)
+    panels = {(int(4 * y / picture.shape[0]), int(3 * x / 1200)) for y, x in zip(down, across, strict=True)}
+    assert len(panels) == len(OURS)  # all but the first, which has the run without clipping
+
+
+@pytest.mark.parametrize("name", ["zclip", "median", "autoclip-90", "spike-skip"])
+def test_learning_from_an_exploding_run_fails_without_a_ceiling(name: str) -> None:
+    """The repaired rule learns at a rate at which the published one is taught by the explosion."""
+    corpus = load(None)
+    bits = {}
+    for policy in (name, f"{name}-published"):
+        run = Run(policy, BY_NAME[policy].policy(1.0), corpus, seed=0)
+        bits[policy] = np.mean([record.bits for record in run.train(steps=30, lr=2.0)][-10:])
+    assert bits[name] < 4.5
+    assert bits[f"{name}-published"] > corpus.guessing_bits
+
+
+def test_explains_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--policy", "help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(BY_NAME)
+    assert all(line.endswith(BY_NAME[line.split()[0]].rule) for line in lines)
+
+
+@pytest.mark.parametrize("name", ["adam", "", "ZClip"])
+def test_refuses_an_unknown_name_in_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "--policy", name)
+    assert f"'--policy': must be one of {', '.join(BY_NAME)}, got {name!r}." in message
+    assert "--policy help explains them." in message
+
+
+def test_refuses_one_policy_and_all(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "--policy", "agc", "--all")
+    assert message == "gradclip: --all trains with every policy. Leave out --policy, or --all.\n"

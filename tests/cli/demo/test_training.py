@@ -1,0 +1,109 @@
+"""The model of the demo, and its loop."""
+
+import math
+from collections.abc import Iterator
+from itertools import count, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from gradclip import ConsecutiveSkipsError
+from gradclip.cli.demo import training
+from gradclip.cli.demo.text import load
+from gradclip.cli.demo.training import MOST_SKIPS, build, train, windows
+from gradclip.policies import AdaGC, FixedNorm, FixedValue, Policy
+
+
+def test_windows_go_on_where_the_last_one_ended() -> None:
+    characters = torch.arange(1_000)
+    pairs = windows(characters, streams=3)
+    assert len(pairs) == 10  # 333 characters a stream hold ten stretches of 32
+    assert all(targets.equal(inputs + 1) for inputs, targets in pairs)
+    assert torch.cat([inputs for inputs, _ in pairs])[:, 1].equal(torch.arange(333, 333 + 320))
+
+
+def test_a_model_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = build(9, 0), build(9, 0), build(9, 1)
+    assert torch.get_rng_state().equal(before)
+    assert all(a.equal(b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not first.head.weight.equal(other.head.weight)
+
+
+@pytest.fixture
+def left() -> Iterator[list[float]]:
+    """The total norms that the gradients have after each step of any optimizer."""
+    norms: list[float] = []
+
+    def measure(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()))
+
+    hook = register_optimizer_step_post_hook(measure)
+    yield norms
+    hook.remove()
+
+
+def test_clipping_keeps_the_network_learning_where_it_explodes_without(left: list[float]) -> None:
+    corpus = load(None)
+    bits = {}
+    for max_norm, policy in ((math.inf, None), (1.0, FixedNorm(1.0))):
+        left.clear()
+        model = build(len(corpus.symbols), seed=0)
+        records = list(train(model, corpus.training, steps=50, lr=2.0, policy=policy))
+        bits[max_norm] = np.mean([record.bits for record in records[-20:]])
+        assert len(records) == len(left) == 50
+        assert [record.clipped for record in records] == [record.norm > max_norm - 1e-6 for record in records]
+        # Unclipped steps keep their norm, clipped ones are left with max_norm, to within the rounding of a float32.
+        assert left == pytest.approx([min(record.norm, max_norm) for record in records], rel=1e-5)
+    assert max(left) <= 1.0 + 1e-6
+    assert bits[1.0] < 4.5 < corpus.guessing_bits < bits[math.inf]
+
+
+def test_ends_without_clipping_where_it_is_no_longer_finite(text: Path) -> None:
+    corpus = load(text)
+    model = build(len(corpus.symbols), seed=0)
+    records = list(train(model, corpus.training, steps=30, lr=1e38, policy=None))
+    assert len(records) < 30
+    assert [record.finite for record in records] == [True] * (len(records) - 1) + [False]
+
+
+@pytest.mark.parametrize("policy", [FixedNorm(1.0), AdaGC(1.0), FixedValue(0.01)])
+def test_skips_a_step_that_is_not_finite_and_goes_on(
+    policy: Policy, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One loss that is not a number leaves the weights as they are, and its state is forgotten."""
+    losses = count(1)
+
+    def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+        loss = cross_entropy(logits, targets)
+        return loss * math.nan if next(losses) == 3 else loss
+
+    monkeypatch.setattr(training, "cross_entropy", loss_of)
+    model = build(11, seed=0)
+    anew: list[bool] = []
+    model.register_forward_pre_hook(lambda _, inputs: anew.append(inputs[1] is None))
+    weights: list[Tensor] = []
+    records = []
+    for record in train(model, load(text).training, steps=6, lr=0.1, policy=policy):
+        records.append(record)
+        weights.append(model.head.weight.detach().clone())
+    assert [record.skipped for record in records] == [False, False, True, False, False, False]
+    assert [record.finite for record in records] == [True, True, False, True, True, True]
+    assert anew == [True, False, False, True, False, False]
+    assert [a.equal(b) for a, b in pairwise(weights)] == [False, True, False, False, False]
+
+
+def test_gives_up_where_every_step_is_skipped(text: Path) -> None:
+    steps = train(build(11, seed=0), load(text).training, steps=100, lr=1e38, policy=FixedNorm(1.0))
+    records = []
+    with pytest.raises(ConsecutiveSkipsError, match="in a row were skipped"):
+        records.extend(steps)
+    assert [record.skipped for record in records[-MOST_SKIPS:]] == [True] * MOST_SKIPS
+    assert len(records) < 100
