@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from torch import Tensor
@@ -40,6 +41,11 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
         warnings.warn(warning, stacklevel=stacklevel)
     return tensors, None
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern, with the wildcards of a shell or a name as it is, means the parameter of a name."""
+    return name == pattern or fnmatchcase(name, pattern)  # brackets are wildcards, and part of `parameters[0]`
 
 
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:

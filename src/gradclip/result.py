@@ -28,7 +28,10 @@ class Status(str, Enum):
     """The policy asked for no step."""
 
     SKIPPED_SCALER = "skipped_scaler"
-    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself."""
+    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself.
+
+    Only a fused optimizer is called all the same; of the overflow steps of others, an attached clipper does not hear.
+    """
 
 
 class Outcome(NamedTuple):
@@ -146,11 +149,12 @@ class ClipResult:
         """
         if (each := self._each()) is None:
             return []
-        squares = torch.nan_to_num(each.norms, nan=math.inf, posinf=math.inf).square()
-        largest, places = squares.topk(min(count, len(each.names)))
-        shares = (largest / squares.sum()).tolist()
-        pairs = zip(places.tolist(), shares, strict=True)
-        return [(each.names[place], share) for place, share in pairs if share != 0.0]
+        norms = torch.nan_to_num(each.norms, nan=math.inf, posinf=math.inf)
+        largest, places = norms.topk(max(0, min(count, len(each.names))))
+        squares = (norms / norms.amax()).square() if len(norms) else norms  # of which no sum overflows
+        shares = (squares[places] / squares.sum()).tolist()
+        found = zip(places.tolist(), largest.tolist(), shares, strict=True)
+        return [(each.names[place], share) for place, norm, share in found if norm > 0.0 and share != 0.0]
 
     def __repr__(self) -> str:
         return (

@@ -233,7 +233,8 @@ def test_by_hand_other_optimizers_step() -> None:
     mine, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizers = [torch.optim.SGD([p], lr=1.0) for p in (mine, other)]
     mine.grad, other.grad = torch.tensor([math.nan]), torch.ones(1)
-    GradClipper([mine]).clip()
+    clipper = GradClipper([mine])
+    clipper.clip()
     for optimizer in optimizers:
         optimizer.step()
     assert (mine.item(), other.item()) == (0.0, -1.0)

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, final
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.checks import check_attached, check_hooked, check_max_skips, check_patterns, check_sinks
-from gradclip.clipper.hooks import Attachment, running_steps, watch_steps, watchers
+from gradclip.clipper.hooks import Attachment, attach, running_steps, watch_steps, watchers
 from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
@@ -121,7 +122,7 @@ class GradClipper:
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
         self._suppressed: SuppressedStep | None = None
         measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
-        self._trust = Trust(self._selected, self._is_clipped_elsewhere, quiet=measures)
+        self._trust = Trust(self._selected, partial(_is_clipped_by_another, weakref.ref(self)), quiet=measures)
         watch_steps(self)
 
     # Clipping.
@@ -211,7 +212,7 @@ class GradClipper:
             refuse_optimizer(optimizer)
         if any(self._is_rival(other, optimizer) for other in watchers()):
             misuse.warn(misuse.ATTACHED_TWICE)
-        self._attachments[optimizer] = Attachment(optimizer, scaler, self._clip_for)
+        self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
@@ -223,7 +224,7 @@ class GradClipper:
         self._recover()
         for one in [optimizer] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            self._attachments.pop(one).remove()
+            self._attachments.pop(one).handle.remove()
             self._trust.release(one)
 
     def __enter__(self) -> "GradClipper":
@@ -264,7 +265,9 @@ class GradClipper:
         """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
         if getattr(optimizer, "grad_scale", None) is not None:  # by which a fused optimizer divides
             return True
-        if self.last is None or not self._trust.is_first_step(optimizer) or (scaler := stepping_scaler()) is None:
+        if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
+            return False
+        if (scaler := stepping_scaler()) is None:
             return False
         after = self.last.total_norm_after  # a scaler leaves no other trace
         return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
@@ -300,9 +303,6 @@ class GradClipper:
     def _clips(self, parameter: Tensor) -> bool:
         """Whether it has clipped yet, with this parameter among what it works on."""
         return self._trust.clips > 0 and not self._trust.quiet and self._trust.covers(parameter)
-
-    def _is_clipped_elsewhere(self, parameter: Tensor) -> bool:
-        return any(watcher is not self and watcher._clips(parameter) for watcher in watchers())
 
     def _obey(self, result: ClipResult) -> None:
         if result.skipped is not None:
@@ -365,3 +365,7 @@ class GradClipper:
         count, attached = len(self._selected.owners), len(self._attachments)
         to = f", attached to {attached} optimizer{'s' * (attached > 1)}" if attached else ""
         return f"GradClipper({count} parameters, {self.policy!r}{to})"
+
+
+def _is_clipped_by_another(own: "weakref.ref[GradClipper]", parameter: Tensor) -> bool:
+    return any(watcher is not own() and watcher._clips(parameter) for watcher in watchers())

@@ -3,7 +3,7 @@
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.amp import GradScaler
@@ -70,9 +70,15 @@ def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         watcher._step_ends(optimizer)
 
 
-@final
-class Attachment:
-    """The hook on one optimizer: it clips before each of its steps.
+class Attachment(NamedTuple):
+    """What a clipper keeps of an optimizer that it is attached to: what scales its loss, and the hook to remove."""
+
+    scaler: GradScaler | None
+    handle: RemovableHandle
+
+
+def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Optimizer, Any], None]) -> Attachment:
+    """Clip before each step of an optimizer, which from then on keeps alive what clips.
 
     Args:
         optimizer: The optimizer, which is not kept alive.
@@ -80,28 +86,21 @@ class Attachment:
         clip: Clips for a step, given the loss that its closure returned.
     """
 
-    def __init__(self, optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Optimizer, Any], None]) -> None:
-        self.scaler = scaler
-        self._clip = clip
-        self._handle = optimizer.register_step_pre_hook(self._before)
-
-    def remove(self) -> None:
-        """Take the hook off."""
-        self._handle.remove()
-
-    def _before(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def before(
+        optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._clip(optimizer, None)
+            clip(optimizer, None)
             return None
 
         def clipped_closure() -> Any:  # the gradients of such a step exist only once the closure has run
             loss = closure()
-            self._clip(optimizer, loss)
+            clip(optimizer, loss)
             return loss
 
         if len(args) > 1:
             return (args[0], clipped_closure, *args[2:]), kwargs
         return args, {**kwargs, "closure": clipped_closure}
+
+    return Attachment(scaler, optimizer.register_step_pre_hook(before))

@@ -58,16 +58,14 @@ def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
 
 def spread_over(decision: Decision, scaled: Tensor, norms: Norms) -> Decision:
     """Restrict a decision to the parameters whose flag, of shape (P,), is 1; others are only counted."""
-    coef = decision.coef
-    if decision.scope == "unit" and isinstance(coef, Tensor):
-        flags = scaled[norms.layout.owners]
-        return decision._replace(coef=torch.where(flags > 0.0, coef, 1.0))
-    clamp = decision.clamp
-    return decision._replace(
-        coef=torch.where(scaled > 0.0, torch.as_tensor(coef, dtype=torch.float64, device=scaled.device), 1.0),
-        scope="parameter",
-        clamp=None if clamp is None else torch.where(scaled > 0.0, clamp, math.inf),
-    )
+    flags, scope = scaled > 0.0, decision.scope
+    coef = torch.as_tensor(decision.coef, dtype=torch.float64, device=scaled.device)
+    if decision.clamp is not None:
+        clamp = torch.as_tensor(decision.clamp, dtype=torch.float64, device=scaled.device)
+        decision = decision._replace(clamp=torch.where(flags, clamp, math.inf))
+    if scope == "unit":
+        return decision._replace(coef=torch.where(flags[norms.layout.owners], coef, 1.0))
+    return decision._replace(coef=torch.where(flags, coef, 1.0), scope="parameter")
 
 
 def _spread(values: Tensor, positions: Tensor | None, size: int) -> Tensor:

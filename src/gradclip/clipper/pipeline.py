@@ -60,6 +60,8 @@ class Pipeline:
     def run(self, step: int, loss: Scalar | None, *, each: bool) -> ClipResult:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it."""
         done: list[tuple[Norms, Decision]] = []
+        threshold: Scalar | None = None
+        sanitized = False
         for stage in self._stages:
             scope = "parameter" if each and stage.scope == "total" else stage.scope
             gradients, norms = self._measure(stage.order, scope, loss)
@@ -71,16 +73,21 @@ class Pipeline:
                     return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
                 if self._nonfinite == "raise":
                     raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
+                sanitized = True
                 gradients.zero_nonfinite_()
                 gradients, norms = self._measure(stage.order, scope, loss)
             decision, stage.state = stage.policy.decide(norms, stage.state)
             if decision.skip is not False and bool(decision.skip):
                 return _untouched(step, norms, decision, Status.SKIPPED_SPIKE)
+            if not done and decision.scope == "total" and not isinstance(decision.clamp, Tensor):
+                threshold = decision.threshold
             if self._selection.scaled is not None:
                 decision = spread_over(decision, self._selection.scaled, norms)
             apply_(gradients, decision, norms)
             done.append((norms, decision))
-        return ClipResult(step, done[0][0].total, partial(_outcome_of, done), partial(_each_of, done[0][0]))
+        return ClipResult(
+            step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
+        )
 
     def overflow(self, step: int) -> ClipResult:
         """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned."""
@@ -133,13 +140,12 @@ def _untouched(step: int, norms: Norms, decision: Decision, status: Status | Non
     return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
 
 
-def _outcome_of(done: list[tuple[Norms, Decision]]) -> Outcome:
+def _outcome_of(done: list[tuple[Norms, Decision]], threshold: Scalar | None, sanitized: bool) -> Outcome:  # noqa: FBT001
     norms, decision = done[0]
-    threshold = decision.threshold if decision.scope == "total" and not isinstance(decision.clamp, Tensor) else None
     left, coef, shrunk = after(norms, decision), _ratio(norms, decision), shrinks(norms, decision)
     for later in done[1:]:
         left, coef, shrunk = after(*later), coef * _ratio(*later), shrunk | shrinks(*later)
-    return Outcome(left.total, threshold, coef, shrunk)
+    return Outcome(left.total, threshold, coef, shrunk | sanitized)
 
 
 def _each_of(norms: Norms) -> Each | None:

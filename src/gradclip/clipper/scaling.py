@@ -7,6 +7,8 @@ from torch.amp import GradScaler
 from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
+STEP = GradScaler.step.__code__
+
 
 def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
     """Unscale the gradients of an optimizer, unless that was done for the step that comes.
@@ -42,9 +44,8 @@ def stepping_scaler() -> GradScaler | None:
     """Return the scaler that has called the step of an optimizer, if one has."""
     frame = sys._getframe()
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, GradScaler):
-            return caller
+        if frame.f_code is STEP:  # the locals of no other frame: to read them keeps what they hold alive
+            return frame.f_locals["self"]
         frame = frame.f_back
     return None
 

@@ -1,8 +1,8 @@
 """Which parameters a clipper works on, under which names."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import final
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gradclip.gradients import units_of
 from gradclip.norms import CPU
-from gradclip.parameters import Parameters, flatten
+from gradclip.parameters import Parameters, flatten, matches
 from gradclip.policies.measured import Layout
 from gradclip.validation import (
     refuse_element,
@@ -64,8 +64,9 @@ def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequenc
     if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
         refuse_gradients(FUNCTION)
     all_names = tuple(name for name, _, _ in once.values())
-    for name in {name for name in all_names if all_names.count(name) > 1}:
-        refuse_same_name(FUNCTION, name)
+    for name, count in Counter(all_names).items():
+        if count > 1:
+            refuse_same_name(FUNCTION, name)
     left_out = _matched("ignored", ignored, all_names)
     kept = [entry for entry in once.values() if entry[0] not in left_out]
     if not kept:
@@ -78,6 +79,7 @@ def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequenc
         numels=tuple(x.numel() for x in owners),
         units=tuple(units_of(x) for x in owners),
         groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
+        group_count=len(parameters.param_groups) if isinstance(parameters, Optimizer) else 0,
         device=CPU if device == CPU else device,
     )
     flags = [float(name not in only) for name in layout.names]
@@ -90,8 +92,8 @@ def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequenc
 def _matched(argument: str, patterns: Sequence[str], names: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
-        matches = {name for name in names if fnmatchcase(name, pattern)}
-        if not matches:
+        meant = {name for name in names if matches(name, pattern)}
+        if not meant:
             refuse_pattern(f"{FUNCTION}({argument}=...)", pattern, names)
-        found |= matches
+        found |= meant
     return found

@@ -12,7 +12,7 @@ from gradclip.policies import effect
 from gradclip.policies.arithmetic import minimum
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_field, check_policies
+from gradclip.validation import check_number, check_policies, check_same_kind, check_schedule
 
 
 def chain(*policies: Policy) -> Policy:
@@ -40,7 +40,7 @@ def warmup(steps: int, policy: Policy) -> Policy:
         policy: The policy.
     """
     check_policies("warmup", (policy,))
-    return Warmup(steps, policy)
+    return Warmup(int(check_number("warmup", "steps", steps, at_least=0, integer=True)), policy)
 
 
 def schedule(policy_of: Callable[[int], Policy]) -> Policy:
@@ -54,6 +54,7 @@ def schedule(policy_of: Callable[[int], Policy]) -> Policy:
         >>> from gradclip.policies import FixedNorm, schedule
         >>> policy = schedule(lambda step: FixedNorm(1.0 + 9.0 * 0.99**step))
     """
+    check_schedule(policy_of)
     check_policies("schedule", (policy_of(0),), one_stage=True)
     return Schedule(policy_of)
 
@@ -109,9 +110,6 @@ class Warmup(Policy):
     steps: int
     policy: Policy
 
-    def __post_init__(self) -> None:
-        check_field(self, "steps", at_least=0, integer=True)
-
     @property
     def stages(self) -> tuple[Policy, ...]:
         stages = self.policy.stages
@@ -164,7 +162,9 @@ class Schedule(Policy):
 
     def decide(self, norms: Norms, state: tuple[float, Any]) -> tuple[Decision, tuple[float, Any]]:
         taken, inner = state
-        decision, inner = self.policy_of(int(taken)).decide(norms, inner)
+        policy = self.policy_of(int(taken))
+        check_same_kind(int(taken), policy, self.policy_of(0))
+        decision, inner = policy.decide(norms, inner)
         return decision, (taken + 1.0, inner)
 
 

@@ -30,5 +30,6 @@ def shrinks(norms: Norms, decision: Decision) -> Condition:
     smaller = smaller.any() if isinstance(smaller, Tensor) else smaller
     if decision.clamp is None:
         return smaller
-    over = (norms.total if norms.each is None else norms.each) > decision.clamp
+    scaled = after(norms, decision._replace(clamp=None, skip=False))
+    over = (scaled.total if scaled.each is None else scaled.each) > decision.clamp
     return smaller | (over.any() if isinstance(over, Tensor) else over)

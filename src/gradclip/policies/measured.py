@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import CPU, Scalar
+from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
 """What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
@@ -30,6 +30,7 @@ class Layout:
         numels: The number of elements of each.
         units: The number of units of each.
         groups: The index of the optimizer's parameter group of each; None where there are no groups.
+        group_count: How many groups there are.
         device: Where vectors of norms are.
     """
 
@@ -37,6 +38,7 @@ class Layout:
     numels: tuple[int, ...]
     units: tuple[int, ...]
     groups: tuple[int, ...] | None = None
+    group_count: int = 0
     device: torch.device = CPU
 
     @cached_property
@@ -57,6 +59,7 @@ class Layout:
             numels=tuple(self.numels[i] for i in positions),
             units=tuple(self.units[i] for i in positions),
             groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
+            group_count=self.group_count,
             device=self.device,
         )
 
@@ -126,7 +129,7 @@ class Norms(NamedTuple):
     def with_each(self, each: Tensor) -> "Norms":
         """Return the norms that follow from those of each parameter, of shape (P,)."""
         counted = each if self.present is None else each[self.present]
-        total = torch.linalg.vector_norm(counted, self.order) if counted.numel() else counted.sum()
+        total = _norm_of(counted, self.order)
         on_host = total.device == CPU  # then nothing waits
         return self._replace(total=total.item() if on_host else total, each=each)
 
@@ -148,6 +151,17 @@ class Norms(NamedTuple):
         """Return norms of NaN, which no policy learns from."""
         each, units = (None if x is None else torch.full_like(x, math.nan) for x in (self.each, self.units))
         return self._replace(total=math.nan, each=each, units=units)
+
+
+def _norm_of(norms: Tensor, order: float) -> Tensor:
+    """Return the norm of everything from those of parts."""
+    if norms.numel() == 0:
+        return norms.sum()
+    if order <= LARGEST_PLAIN_ORDER or order == math.inf:
+        return torch.linalg.vector_norm(norms, order)
+    largest = norms.amax()  # in units of which powers of a high order stay in the range of float64
+    unit = torch.where((largest > 0.0) & (largest < math.inf), largest, 1.0)
+    return unit * torch.linalg.vector_norm(norms / unit, order)
 
 
 def _known(norms: Tensor | None) -> Tensor:

@@ -4,18 +4,25 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.norms import Scalar
+from gradclip.parameters import matches
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_policies, refuse_groups, refuse_norm_types, refuse_pattern
+from gradclip.validation import (
+    check_listed,
+    check_patterns,
+    check_policies,
+    refuse_groups,
+    refuse_norm_types,
+    refuse_pattern,
+)
 
 
 def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Policy:
@@ -34,9 +41,9 @@ def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Po
         >>> from gradclip.policies import AGC, FixedNorm, by_name
         >>> policy = by_name({"head.*": FixedNorm(1.0)}, default=AGC())
     """
-    rest = FixedNorm(math.inf) if default is None else default
-    check_policies("by_name", (*policies.values(), rest), one_stage=True)
-    return ByName(tuple(policies.items()), rest)
+    check_patterns(policies)
+    check_policies("by_name", (*policies.values(), *([] if default is None else [default])), one_stage=True)
+    return ByName(tuple(policies.items()), default)
 
 
 def by_group(policies: Policy | Sequence[Policy]) -> Policy:
@@ -55,7 +62,7 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
         >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)
         >>> clipper = gradclip.GradClipper(optimizer, by_group([FixedNorm(1.0), FixedNorm(0.1)]))
     """
-    listed = (policies,) if isinstance(policies, Policy) else tuple(policies)
+    listed = (policies,) if isinstance(policies, Policy) else check_listed("by_group", policies)
     check_policies("by_group", listed, one_stage=True)
     return ByGroup(listed, alike=isinstance(policies, Policy))
 
@@ -123,7 +130,11 @@ class Partition(Policy):
                 decision, after = part.policy.decide(own, part.state)
             decisions.append(decision)
             parts.append(part._replace(state=after))
-        return _merged(decisions, parts, norms), tuple(parts)
+        together = _merged(decisions, parts, norms)
+        if together.skip is True:  # a step that does not happen teaches only those who asked for that
+            pairs = zip(decisions, parts, state, strict=True)
+            parts = [after if decision.skip is True else before for decision, after, before in pairs]
+        return together, tuple(parts)
 
 
 @final
@@ -132,23 +143,24 @@ class ByName(Partition):
     """What `by_name` returns."""
 
     patterns: tuple[tuple[str, Policy], ...]
-    default: Policy
+    default: Policy | None
 
     @property
     def members(self) -> tuple[Policy, ...]:
-        return (*(policy for _, policy in self.patterns), self.default)
+        return (*(policy for _, policy in self.patterns), *(() if self.default is None else (self.default,)))
 
     def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
         places: dict[str, list[int]] = {pattern: [] for pattern, _ in self.patterns}
         rest: list[int] = []
         for position, name in enumerate(layout.names):
-            owner = next((pattern for pattern, _ in self.patterns if fnmatchcase(name, pattern)), None)
+            owner = next((pattern for pattern, _ in self.patterns if matches(name, pattern)), None)
             (rest if owner is None else places[owner]).append(position)
         for pattern, found in places.items():
             if not found:
                 refuse_pattern("by_name", pattern, layout.names)
         parts = [(pattern, policy, places[pattern]) for pattern, policy in self.patterns]
-        return [*parts, ("(default)", self.default, rest)] if rest else parts
+        default = FixedNorm(math.inf) if self.default is None else self.default
+        return [*parts, ("(default)", default, rest)] if rest else parts
 
 
 @final
@@ -164,7 +176,7 @@ class ByGroup(Partition):
         return self.policies
 
     def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
-        count = 0 if layout.groups is None else max(layout.groups) + 1
+        count = 0 if layout.groups is None else max(layout.group_count, *(group + 1 for group in layout.groups))
         if layout.groups is None or (not self.alike and count != len(self.policies)):
             refuse_groups(count, len(self.policies))
         policies = self.policies * count if self.alike else self.policies

@@ -37,6 +37,8 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy") -> 
     Raises:
         ValueError: If the names differ, of parameters or of what the policy learns.
     """
+    if isinstance(template, (History, Tensor)) and not _holds_numbers(packed):
+        refuse_state(path, ["numbers"], packed)
     match template:
         case Part():
             return template._replace(state=unpack(template.state, packed, template.layout, path))
@@ -58,6 +60,13 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy") -> 
             if not isinstance(packed, (int, float)):
                 refuse_state(path, ["a number"], packed)
             return float(packed)
+
+
+def _holds_numbers(packed: Any) -> bool:
+    """Whether a number, or a list or a dict of such, holds nothing else."""
+    if isinstance(packed, (list, Mapping)):
+        return all(map(_holds_numbers, packed.values() if isinstance(packed, Mapping) else packed))
+    return isinstance(packed, (int, float)) and not isinstance(packed, bool)
 
 
 def _items(state: tuple[Any, ...]) -> list[tuple[str, Any]]:

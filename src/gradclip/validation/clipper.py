@@ -1,7 +1,7 @@
 """Checks of what makes a clipper: policies, parameters, optimizers, saved states."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -91,6 +91,42 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
                 f"needs the norms after the first. Write a `chain` of two `{function}` instead."
             )
             raise ValueError(msg)
+
+
+def check_patterns(policies: object) -> None:
+    """Check that what is given to `by_name` maps names to something."""
+    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
+        msg = f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
+        raise TypeError(msg)
+
+
+def check_listed(function: str, policies: object) -> tuple[Any, ...]:
+    """Return policies as a tuple."""
+    if not isinstance(policies, Iterable) or isinstance(policies, (str, Mapping)):
+        msg = f"`{function}(policies=...)` must be a policy or a list of policies, got {policies!r}."
+        raise TypeError(msg)
+    return tuple(policies)
+
+
+def check_schedule(policy_of: object) -> None:
+    """Check that what is given to `schedule` can be asked for the policy of a step."""
+    if not callable(policy_of):
+        msg = (
+            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
+            "`schedule(lambda step: FixedNorm(1.0))`."
+        )
+        raise TypeError(msg)
+
+
+def check_same_kind(step: int, policy: Any, first: Any) -> None:
+    """Check that the policy of a step can go on from what that of step 0 began."""
+    traits = [(type(x), x.norm_type, x.scope, x.clamps) for x in (policy, first)]
+    if traits[0] != traits[1]:
+        msg = (
+            f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at step "
+            f"{step} and {first!r} at step 0. To change the rule, make a `chain` of `warmup`."
+        )
+        raise ValueError(msg)
 
 
 def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoReturn:
