@@ -53,8 +53,8 @@ class GradClipper:
             happening: parameters, optimizer state and step counts stay bit for bit, and the gradients come back
             untouched. `"raise"` raises with the names of the parameters; `"sanitize"` sets non-finite elements to 0 and
             clips the rest; `"propagate"` lets the policy compute with it.
-        max_consecutive_skips: How many steps in a row may be skipped, for whatever reason but a scaler's; `math.inf`
-            for any number.
+        max_consecutive_skips: How many steps in a row may be skipped; `math.inf` for any number. Overflows that a
+            `GradScaler` finds do not count, unless `clip` is called by hand, which cannot tell them from others.
         counted_only: Patterns of names, such as `"blocks.*.weight"` with the wildcards of a shell, of parameters that
             count in the norm but are not scaled: those of an optimizer that normalises, such as Muon.
         ignored: Patterns of names of parameters that are left alone and not counted.

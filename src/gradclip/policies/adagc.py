@@ -55,13 +55,14 @@ class AdaGC(Policy):
         *Differs from the paper:* norms that are not finite teach nothing, and a norm of 0 does not become a level,
         which would hold the parameter at 0; the total norm stays bounded after the warm-up; and a lasting change of
         level unlocks, where the level as published grows by at most :math:`\beta + (1 - \beta) \lambda` a step.
-        The rule as published is `chain(warmup(99, FixedNorm(1.0)), AdaGC(math.inf, warmup=99, patience=math.inf))`.
+        `chain(warmup(99, FixedNorm(1.0, eps=1e-8)), AdaGC(math.inf, warmup=99, patience=math.inf))` is the rule as
+        published.
         Authors give several pairs of `relative` and `beta`: 1.05 and 0.98 (first version), 1.03 and 0.98 (ERNIE), 1.04
         and 0.99 (Paddle).
 
     References:
         Wang, Li, Chen, Zeng, Yang, Yu, Ma and Shen, AdaGC: improving training stability for large language model
-        pretraining, 2025, arXiv:2502.11034, section 3, algorithm 1.
+        pretraining, 2025, arXiv:2502.11034.
     """
 
     max_norm: float

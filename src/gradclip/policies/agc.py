@@ -37,7 +37,7 @@ class AGC(Policy):
 
     References:
         Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,
-        arXiv:2102.06171, section 4, equation 3.
+        arXiv:2102.06171, section 4.
     """
 
     clip_factor: float = 0.01

@@ -39,7 +39,7 @@ class AutoClip(Policy):
 
     References:
         Seetharaman, Wichern, Pardo and Le Roux, AutoClip: adaptive gradient clipping for source separation networks,
-        2020, arXiv:2007.14469, section 3. Windowed: Merad and Gaïffas, Robust stochastic optimization via gradient
+        2020, arXiv:2007.14469. Windowed: Merad and Gaïffas, Robust stochastic optimization via gradient
         quantile clipping, 2023, arXiv:2309.17316.
     """
 

@@ -52,7 +52,7 @@ class ZClip(Policy):
 
     References:
         Kumar, Owen, Roy Chowdhury and Güra, ZClip: adaptive spike mitigation for LLM pre-training, 2025,
-        arXiv:2504.02507, section 3, algorithm 1.
+        arXiv:2504.02507.
     """
 
     max_norm: float
