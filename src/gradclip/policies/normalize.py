@@ -30,8 +30,9 @@ class Normalize(Policy):
         itself, so it has to decay.
 
     References:
-        Bu, Wang, Zha and Karypis, Automatic clipping, 2022, arXiv:2206.07136 (there for each sample, with 0.01). Cutkosky and Mehta, Momentum improves normalized SGD, 2020, arXiv:2002.03305. Per parameter: Yu, Huang,
-        Lin, Salakhutdinov and Carbonell, Block-normalized gradient method, 2017, arXiv:1707.04822.
+        Bu, Wang, Zha and Karypis, Automatic clipping, 2022, arXiv:2206.07136 (there for each sample, with 0.01).
+        Cutkosky and Mehta, Momentum improves normalized SGD, 2020, arXiv:2002.03305. Per parameter: Yu, Huang, Lin,
+        Salakhutdinov and Carbonell, Block-normalized gradient method, 2017, arXiv:1707.04822.
     """
 
     gamma: float = 0.01
