@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
@@ -22,8 +23,32 @@ from gradclip.cli.bench.harness import CACHE_BYTES
 from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, MedianClip, Policy, SpikeSkip, ZClip
 
 CACHE = torch.zeros(CACHE_BYTES // 4)
+LARGE = 10_000_000
+"""Elements of a model that is too large for a copy for each policy."""
+
 WARM = 300
 """Calls before the first that is timed: the adaptive policies are past their warm-up."""
+
+
+Call: TypeAlias = tuple[Callable[[], object], Callable[[], object]]
+"""What is timed, and what comes after it."""
+
+
+def step_of(parameters: list[torch.nn.Parameter]) -> Callable[[], None]:
+    """Return what comes between two clips: a step that changes nothing, and gradients made anew.
+
+    A large model, which all policies share, keeps its gradients.
+    """
+    if sum(p.numel() for p in parameters) > LARGE:
+        return lambda: None
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+
+    def step() -> None:
+        optimizer.step()
+        for p in parameters:
+            p.grad = None if p.grad is None else p.grad.clone()
+
+    return step
 
 
 def parameters_of(name: str) -> list[torch.nn.Parameter]:
@@ -35,7 +60,7 @@ def parameters_of(name: str) -> list[torch.nn.Parameter]:
     return parameters
 
 
-def medians(calls: dict[str, Callable[[], object]], seconds: float, *, cold: bool) -> dict[str, float]:
+def medians(calls: dict[str, Call], seconds: float, *, cold: bool) -> dict[str, float]:
     """Return the median time of each call in microseconds, all called in turn."""
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -43,11 +68,13 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float, *, cold: boo
     while time.perf_counter() < end or rounds < len(names):
         shift = rounds % len(names)
         for name in names[shift:] + names[:shift]:
+            clip, step = calls[name]
             if cold:
                 CACHE.add_(1.0)
             start = time.perf_counter_ns()
-            calls[name]()
+            clip()
             times[name].append((time.perf_counter_ns() - start) / 1e3)
+            step()
         rounds += 1
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -59,21 +86,23 @@ def policies(max_norm: float) -> list[Policy]:
 
 
 def compare_policies(shapes: str, seconds: float) -> None:
-    """Print the time of each policy less that of `clip_grad_norm_` on the same gradients."""
-    parameters = parameters_of(shapes)
-    norm = gradclip.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
-    calls: dict[str, Callable[[], object]] = {
-        "clip_grad_norm_": lambda: gradclip.clip_grad_norm_(parameters, 2.0 * norm),
+    """Print the time of each policy less that of `clip_grad_norm_`, each followed by a step, which is not timed."""
+    shared = parameters_of(shapes)
+    norm = gradclip.get_total_norm([p.grad for p in shared if p.grad is not None]).item()
+    calls: dict[str, Call] = {
+        "clip_grad_norm_": (lambda: gradclip.clip_grad_norm_(shared, 2.0 * norm), step_of(shared)),
     }
     for policy in policies(2.0 * norm):
-        clipper = gradclip.GradClipper(parameters, policy)
+        parameters = parameters_of(shapes) if shapes == "mlp" else shared
+        clipper, step = gradclip.GradClipper(parameters, policy), step_of(parameters)
         for _ in range(WARM if shapes == "mlp" else 2):
             result = clipper.clip()
+            step()
         if not math.isclose(result.total_norm, norm, rel_tol=1e-6) or result.clipped:
             message = f"{policy!r} answers {result!r}, and the norm is {norm}"
             raise SystemExit(message)
         scope = " per parameter" if policy.scope == "parameter" else ""
-        calls[type(policy).__name__ + scope] = clipper.clip
+        calls[type(policy).__name__ + scope] = clipper.clip, step
     hot = medians(calls, seconds / 2, cold=False)
     cold = medians(calls, seconds / 2, cold=True)
     print(

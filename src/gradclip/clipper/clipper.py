@@ -147,10 +147,12 @@ class GradClipper:
         """
         if loss is not None:
             self.observe_loss(loss)
-        self._recover()
+        if self._suppressed is not None:
+            self._recover()
         self._trust.before_clip()
         result = self._clip(by_hand=True)
-        self._obey(result)  # in the step whose closure this is, if it is one
+        if result.skipped is not None or self._suppressed is not None:
+            self._obey(result)  # in the step whose closure this is, if it is one
         return result
 
     def observe_loss(self, loss: float | Tensor) -> None:

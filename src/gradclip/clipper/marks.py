@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-WATCHED = 64
+WATCHED = 16
 """The most gradients that are looked at: spread over the model, all where there are no more."""
 
 Mark: TypeAlias = tuple[weakref.ref[Tensor] | None, int]

@@ -211,6 +211,8 @@ class Trust:
         return next((i for i in known.places if not is_same(self._owners[i], self._at_clip[i])), None)
 
     def _is_unchanged_since_step(self) -> bool:
+        if not is_same(self._owners[0], self._at_step[0]):  # as a rule
+            return False
         pairs = zip(self._owners, self._at_step, strict=True)
         return all(is_same(owner, before) for owner, before in pairs) and any(x.grad is not None for x in self._owners)
 
