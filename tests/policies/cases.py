@@ -178,7 +178,7 @@ def clip(clipper: gradclip.GradClipper, parameters: Named, given: Gradients) -> 
 
 # Norms alone, for rules that are driven without a model.
 
-LAYOUT = Layout(("body.weight", "head.weight", "gain"), (1, 1, 1), (1, 1, 1), groups=(0, 1, 1))
+LAYOUT = Layout(("body.weight", "head.weight", "gain"), (1, 1, 1), (1, 1, 1), groups=(0, 1, 1), group_count=2)
 
 
 def series(steps: int, *, spread: float = 0.1, spikes: Iterable[int] = (), rise: int | None = None) -> list[float]:

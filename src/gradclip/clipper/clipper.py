@@ -13,7 +13,6 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.checks import check_attached, check_hooked, check_max_skips, check_patterns, check_sinks
 from gradclip.clipper.hooks import Attachment, attach, running_steps, watch_steps, watchers
 from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
@@ -29,10 +28,15 @@ from gradclip.result import ClipResult, Status
 from gradclip.validation import (
     NonFiniteStep,
     check_attachable,
+    check_attached,
+    check_hooked,
     check_loss,
+    check_max_skips,
     check_nonfinite_step,
     check_number,
+    check_pattern_list,
     check_policies,
+    check_sinks,
     refuse_optimizer,
     refuse_state,
 )
@@ -108,7 +112,7 @@ class GradClipper:
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         given = check_sinks(sinks)
         self._selected = select(
-            parameters, check_patterns("counted_only", counted_only), check_patterns("ignored", ignored)
+            parameters, check_pattern_list("counted_only", counted_only), check_pattern_list("ignored", ignored)
         )
         self._pipeline = Pipeline(self.policy, self._selected, nonfinite)
         self._step = 0

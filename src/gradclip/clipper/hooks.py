@@ -3,7 +3,8 @@
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 from torch.amp import GradScaler
@@ -13,6 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 STEP = Optimizer.profile_hook_step(lambda: None).__code__
 """The code around the step of every optimizer, which runs the hooks."""
+
+
+StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Watcher(Protocol):
@@ -86,21 +90,35 @@ def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Opti
         clip: Clips for a step, given the loss that its closure returned.
     """
 
-    def before(
-        optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            clip(optimizer, None)
-            return None
-
-        def clipped_closure() -> Any:  # the gradients of such a step exist only once the closure has run
-            loss = closure()
-            clip(optimizer, loss)
-            return loss
-
-        if len(args) > 1:
-            return (args[0], clipped_closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": clipped_closure}
+    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
+        return once_gradients_exist(args, kwargs, partial(clip, optimizer))
 
     return Attachment(scaler, optimizer.register_step_pre_hook(before))
+
+
+def once_gradients_exist(
+    args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[Any], None]
+) -> StepArguments | None:
+    """Act before a step uses its gradients: now, or where it has a closure that makes them, once that has run.
+
+    Args:
+        args: What the pre-hook of the step was given.
+        kwargs: The same, by name.
+        act: What to do, given the loss that the closure returned, or None.
+
+    Returns:
+        What the pre-hook should return.
+    """
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        act(None)
+        return None
+
+    def acting_closure() -> Any:
+        loss = closure()
+        act(loss)
+        return loss
+
+    if len(args) > 1:
+        return (args[0], acting_closure, *args[2:]), kwargs
+    return args, {**kwargs, "closure": acting_closure}

@@ -142,9 +142,11 @@ def _untouched(step: int, norms: Norms, decision: Decision, status: Status | Non
 
 def _outcome_of(done: list[tuple[Norms, Decision]], threshold: Scalar | None, sanitized: bool) -> Outcome:  # noqa: FBT001
     norms, decision = done[0]
-    left, coef, shrunk = after(norms, decision), _ratio(norms, decision), shrinks(norms, decision)
+    left, shrunk = after(norms, decision), shrinks(norms, decision)
+    coef = _ratio(norms, decision, left)
     for later in done[1:]:
-        left, coef, shrunk = after(*later), coef * _ratio(*later), shrunk | shrinks(*later)
+        left, shrunk = after(*later), shrunk | shrinks(*later)
+        coef = coef * _ratio(*later, left)
     return Outcome(left.total, threshold, coef, shrunk | sanitized)
 
 
@@ -156,11 +158,11 @@ def _each_of(norms: Norms) -> Each | None:
     return Each(tuple(norms.layout.names[i] for i in norms.present.tolist()), norms.each[norms.present])
 
 
-def _ratio(norms: Norms, decision: Decision) -> Scalar:
+def _ratio(norms: Norms, decision: Decision, left: Norms) -> Scalar:
     """Return what a decision multiplied the total norm by."""
     if decision.scope == "total" and decision.clamp is None:
         return decision.coef
-    return where(norms.total == 0.0, 1.0, ratio(after(norms, decision).total, norms.total))
+    return where(norms.total == 0.0, 1.0, ratio(left.total, norms.total))
 
 
 def _nonfinite_message(gradients: GradientSet, order: float) -> str:

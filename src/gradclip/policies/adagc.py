@@ -15,8 +15,8 @@ from gradclip.policies.unlock import PATIENCE, press
 from gradclip.validation import check_field
 
 LARGEST_RISE = 3.0
-"""How much of a norm, in units of its level, an unlocked level learns at a time: it clips so many normal steps that a
-burst may well find it unlocked."""
+"""How much of a norm, in units of its level, a locked level learns at a time: AdaGC clips so many normal steps that a
+burst may well find it locked."""
 
 
 class AdaGCState(NamedTuple):

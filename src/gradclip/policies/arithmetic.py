@@ -2,8 +2,8 @@
 
 A rule is written once, without a branch on a value: `where`, not `if`. Its numbers are Python floats where the host
 knows them, which is every total norm of CPU gradients, and float64 tensors elsewhere: on another device, which is never
-waited for, or one value a parameter. On the host this makes a rule 15 times cheaper than torch operations on 0-dim
-tensors, which cost about 1 us each, and 6 us each where the caches are cold (AMD Zen 4, `benchmarks/cost.py`).
+waited for, or one value a parameter. On the host this makes a rule many times cheaper than torch operations on 0-dim
+tensors, each of which costs more than all the arithmetic of the rule.
 
 Floats follow IEEE 754 here, as tensors do: what Python's own operators raise for is infinite or NaN.
 """
@@ -94,7 +94,7 @@ def bring_down(norm: Scalar, bound: Scalar, eps: float) -> Scalar:
 def mapped(rule: Callable[..., tuple[Scalar, ...]], *vectors: Tensor) -> tuple[Tensor, ...]:
     """Apply a rule for one number to vectors: to all numbers at once, or on the host, where they are few, one by one.
 
-    A rule of a dozen operations costs there about 2 us a number, and 30 us a vector.
+    A torch operation on a vector costs there as much as a rule of a dozen operations does for one number.
     """
     size = len(vectors[0])
     if not 0 < size <= FEW or vectors[0].device != CPU or is_traced():

@@ -126,8 +126,8 @@ class History:
         loaded = torch.tensor(padded, dtype=torch.float64, device=like.device)
         return loaded.t().reshape(longest, *like.shape)
 
-    def _is_elsewhere(self, like: Scalar) -> bool:
-        return isinstance(like, Tensor) and (self.rows is not None or like.device != CPU)
+    def _is_elsewhere(self, like: Tensor) -> bool:
+        return self.rows is not None or like.device != CPU
 
     def pack(self) -> list[Any]:
         """Return what arrived in each column, as plain lists."""

@@ -17,7 +17,7 @@ from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import (
     check_listed,
-    check_patterns,
+    check_pattern_map,
     check_policies,
     refuse_groups,
     refuse_norm_types,
@@ -41,7 +41,7 @@ def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Po
         >>> from gradclip.policies import AGC, FixedNorm, by_name
         >>> policy = by_name({"head.*": FixedNorm(1.0)}, default=AGC())
     """
-    check_patterns(policies)
+    check_pattern_map(policies)
     check_policies("by_name", (*policies.values(), *([] if default is None else [default])), one_stage=True)
     return ByName(tuple(policies.items()), default)
 
@@ -176,7 +176,7 @@ class ByGroup(Partition):
         return self.policies
 
     def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
-        count = 0 if layout.groups is None else max(layout.group_count, *(group + 1 for group in layout.groups))
+        count = layout.group_count
         if layout.groups is None or (not self.alike and count != len(self.policies)):
             refuse_groups(count, len(self.policies))
         policies = self.policies * count if self.alike else self.policies

@@ -14,19 +14,23 @@ LISTENERS: list[Sink] = []
 
 @final
 class Sinks:
-    """The sinks of one clipper. One that fails is dropped with a warning: training goes on."""
+    """The sinks of one clipper. One that fails is dropped with a warning: training goes on.
+
+    Attributes:
+        sinks: The sinks there are now.
+    """
 
     def __init__(self, sinks: tuple[Sink, ...]) -> None:
-        self._sinks = list(sinks)
+        self.sinks = list(sinks)
 
     @property
     def wanted(self) -> bool:
         """Whether anybody would read a record."""
-        return bool(self._sinks or LISTENERS)
+        return bool(self.sinks or LISTENERS)
 
     def emit(self, record: ClipRecord) -> None:
         """Give a record to every sink."""
-        for sinks in (self._sinks, LISTENERS):
+        for sinks in (self.sinks, LISTENERS):
             for sink in tuple(sinks):
                 if (error := _failure(sink, record)) is not None:
                     sinks.remove(sink)

@@ -1,7 +1,7 @@
 """Measure, by torch alone and in float64, what an optimizer is about to use."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradclip.clipper.hooks import StepArguments, once_gradients_exist
 from gradclip.validation import check_number
 
 ROUNDINGS = 4
@@ -86,19 +87,9 @@ class _Check:
         optimizer: Optimizer,  # noqa: ARG002
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure: Callable[[], Any] | None = args[1] if len(args) > 1 else kwargs.get("closure")
+    ) -> StepArguments | None:
         self.steps += 1
-        if closure is None:
-            self._assert_bounded()
-            return None
-
-        def checked() -> Any:  # the gradients exist only once it has run
-            loss = closure()
-            self._assert_bounded()
-            return loss
-
-        return ((args[0], checked, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": checked})
+        return once_gradients_exist(args, kwargs, lambda _: self._assert_bounded())
 
     def _assert_bounded(self) -> None:
         if float(getattr(self._optimizer, "found_inf", None) or 0.0) > 0.0:

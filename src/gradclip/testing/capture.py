@@ -29,7 +29,7 @@ def capture_records(clipper: GradClipper | None = None) -> Generator[list[ClipRe
         >>> [(record.status, record.total_norm) for record in records]
         [('clipped', 5.0)]
     """
-    sinks = LISTENERS if clipper is None else clipper._sinks._sinks
+    sinks = LISTENERS if clipper is None else clipper._sinks.sinks
     records: list[ClipRecord] = []
     sink = records.append
     sinks.append(sink)

@@ -1,6 +1,7 @@
 """Checks of what makes a clipper: policies, parameters, optimizers, saved states."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
-from gradclip.validation.numbers import real
+from gradclip.validation.numbers import check_number, check_word, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 """What a clipper does with a total norm that is NaN or infinite."""
@@ -16,10 +17,7 @@ NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 
 def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
     """Return what a clipper does with a total norm that is NaN or infinite."""
-    if value not in get_args(NonFiniteStep):
-        choices = ", ".join(repr(choice) for choice in get_args(NonFiniteStep))
-        msg = f"`{function}(nonfinite=...)` must be one of {choices}, got {value!r}."
-        raise ValueError(msg)
+    check_word(function, "nonfinite", value, get_args(NonFiniteStep))
     return value
 
 
@@ -52,6 +50,62 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
     if attached:
         msg = (
             "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
+        )
+        raise ValueError(msg)
+
+
+def check_max_skips(value: object) -> float:
+    """Return the number of steps in a row that may be skipped; infinite for any number."""
+    return check_number(
+        "GradClipper",
+        "max_consecutive_skips",
+        value,
+        at_least=0,
+        integer=value != math.inf,
+        advice="For no limit, pass `math.inf`.",
+    )
+
+
+def check_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
+    """Return the sinks; a single one is a mistake."""
+    if callable(sinks) or not isinstance(sinks, Sequence):
+        msg = f"`GradClipper(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
+        raise TypeError(msg)
+    for i, sink in enumerate(sinks):
+        if not callable(sink):
+            msg = f"`GradClipper(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
+            raise TypeError(msg)
+    return tuple(sinks)
+
+
+def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
+    """Return patterns of names; one may be given by itself."""
+    listed = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(listed, Sequence) or not all(isinstance(pattern, str) for pattern in listed):
+        msg = (
+            f"`GradClipper({argument}=...)` must be a list of patterns of names, got {patterns!r}. "
+            'Pass for instance `["*.bias"]`; `model.named_parameters()` has the names.'
+        )
+        raise TypeError(msg)
+    return tuple(listed)
+
+
+def check_hooked(optimizer: Optimizer) -> None:
+    """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
+    if not getattr(type(optimizer).step, "hooked", False):
+        msg = (
+            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
+            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
+        )
+        raise TypeError(msg)
+
+
+def check_attached(optimizer: object, *, attached: bool) -> None:
+    """Check that there is something to detach."""
+    if not attached:
+        msg = (
+            f"`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
+            f"{type(optimizer).__name__} that it is not. To detach it from all, pass none."
         )
         raise ValueError(msg)
 
@@ -93,7 +147,7 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
             raise ValueError(msg)
 
 
-def check_patterns(policies: object) -> None:
+def check_pattern_map(policies: object) -> None:
     """Check that what is given to `by_name` maps names to something."""
     if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
         msg = f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from gradclip.exceptions import OverlappingGradientError
 from gradclip.tracing import is_traced
-from gradclip.validation.numbers import real
+from gradclip.validation.numbers import check_word, real
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -66,10 +66,7 @@ def check_nonfinite(function: str, value: NonFinite, *, error_if_nonfinite: bool
     """Return the one answer to a non-finite norm that the two arguments give together."""
     if value == "propagate":
         return "raise" if error_if_nonfinite else value
-    if value not in get_args(NonFinite):
-        choices = ", ".join(repr(choice) for choice in get_args(NonFinite))
-        msg = f"`{function}(nonfinite=...)` must be one of {choices}, got {value!r}."
-        raise ValueError(msg)
+    check_word(function, "nonfinite", value, get_args(NonFinite))
     if error_if_nonfinite and value != "raise":
         msg = (
             f"`{function}(nonfinite=...)` must agree with `error_if_nonfinite=True`, got {value!r}. "

@@ -77,10 +77,14 @@ def check_positive_order(owner: object) -> None:
     object.__setattr__(owner, "norm_type", order)
 
 
-def check_choice(owner: object, argument: str, choices: tuple[str, ...]) -> None:
-    """Check that a field of an object is one of a few words."""
-    value = getattr(owner, argument)
+def check_word(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Check that an argument is one of a few words."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        msg = f"`{type(owner).__name__}({argument}=...)` must be one of {listed}, got {value!r}."
+        msg = f"`{function}({argument}=...)` must be one of {listed}, got {value!r}."
         raise ValueError(msg)
+
+
+def check_choice(owner: object, argument: str, choices: tuple[str, ...]) -> None:
+    """Check that a field of an object is one of a few words."""
+    check_word(type(owner).__name__, argument, getattr(owner, argument), choices)
