@@ -4,7 +4,8 @@
     ├── NonFiniteGradientError(RuntimeError)     a norm that is NaN or infinite, where an error was asked for
     ├── OverlappingGradientError(RuntimeError)   a gradient that cannot be written in place
     ├── BackendUnavailableError(RuntimeError)    a backend asked for by name that cannot run here
-    └── ConsecutiveSkipsError(RuntimeError)      more steps in a row were skipped than were allowed
+    ├── ConsecutiveSkipsError(RuntimeError)      more steps in a row were skipped than were allowed
+    └── RemoteError(RuntimeError)                another rank could not clip, so this one has not either
 
     MisuseWarning(UserWarning)                   a training loop in which clipping cannot have worked
 
@@ -37,6 +38,10 @@ class ConsecutiveSkipsError(GradClipError, RuntimeError):
 
     Training does not recover by itself: look at the data and the learning rate, or go back to a checkpoint.
     """
+
+
+class RemoteError(GradClipError, RuntimeError):
+    """Another rank could not collect or measure its gradients; the message says which, and why. Nothing was changed."""
 
 
 class MisuseWarning(UserWarning):

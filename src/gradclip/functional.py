@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from gradclip.distributed.span import Group, Span, span_of
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
 from gradclip.norms import CPU, as_float64, coefficient, one_unless_finite
@@ -16,6 +17,7 @@ from gradclip.parameters import Parameters
 from gradclip.validation import (
     NonFinite,
     check_eps,
+    check_groups,
     check_max_norm,
     check_nonfinite,
     check_norm_type,
@@ -33,6 +35,7 @@ def clip_grad_norm_(
     *,
     eps: float = 1e-6,
     nonfinite: NonFinite = "propagate",
+    group: Group | None = None,
 ) -> Tensor:
     r"""Scale gradients in place so that their total norm is at most `max_norm`.
 
@@ -58,6 +61,9 @@ def clip_grad_norm_(
             which leaves zeros and NaNs; `"raise"` raises with the names of the parameters; `"keep"` touches nothing;
             `"sanitize"` sets non-finite elements to 0, then clips and returns the norm of the rest (unless
             `max_norm` is infinite, which only measures).
+        group: A process group or mesh of all ranks that hold the model together. Then one collective does, and a rank
+            may come without any parameter; what the tensors leave open about these ranks has to be declared, see
+            `gradclip.distributed`.
 
     Returns:
         The total norm before clipping: 0-dim, float32 (float64 where any gradient has that precision), on the device
@@ -66,6 +72,7 @@ def clip_grad_norm_(
     Raises:
         NonFiniteGradientError: If the total norm is not finite and `"raise"` was asked for.
         OverlappingGradientError: If a gradient cannot be written in place.
+        RemoteError: If another rank cannot collect its gradients.
         TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
         ValueError: If `max_norm` or `eps` is negative or NaN, or another argument has no meaning.
 
@@ -81,7 +88,11 @@ def clip_grad_norm_(
         tensor([0.6000, 0.8000])
 
     Note:
-        *Host sync:* on another device than the CPU nothing is read back, unless `"raise"` or `"sanitize"` asks.
+        *Distributed:* where a parameter is a DTensor, belongs to FSDP1 or was declared, all ranks that hold it have to
+        call this, and the norm is that of the whole model, the same bits on each: one collective for each mesh.
+
+        *Host sync:* on another device than the CPU nothing is read back, unless `"raise"` or `"sanitize"` asks, or
+        gradients may be `Partial` DTensors.
 
         *Differs from torch:* the norm neither overflows nor underflows nor drifts, and never rounds to bfloat16 or
         float16; `norm_type=0` counts elements, where torch counts tensors; the norm of no elements is 0.
@@ -98,7 +109,7 @@ def clip_grad_norm_(
         eps = check_eps(function, eps)
     if error_if_nonfinite or nonfinite != "propagate":
         nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
-    gradients = collect(function, parameters, norm_type)
+    gradients = collect(function, parameters, norm_type, group=_spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
     if nonfinite in {"raise", "sanitize"} and not math.isfinite(total_norm):
         if nonfinite == "raise":
@@ -119,6 +130,8 @@ def get_total_norm(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
     foreach: bool | None = None,  # noqa: ARG001, FBT001
+    *,
+    group: Group | None = None,
 ) -> Tensor:
     r"""Return the norm :math:`\lVert x \rVert_p` of all tensors viewed as one vector; nothing is written.
 
@@ -127,6 +140,7 @@ def get_total_norm(
         norm_type: Order :math:`p` of the norm, as in `clip_grad_norm_`.
         error_if_nonfinite: Whether to raise where the norm is NaN or infinite.
         foreach: Has no effect.
+        group: As in `clip_grad_norm_`.
 
     Returns:
         The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first. A
@@ -145,7 +159,7 @@ def get_total_norm(
     """
     function = "get_total_norm"
     norm_type = check_norm_type(function, norm_type)
-    gradients = gather(function, tensors)
+    gradients = gather(function, tensors, group=_spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(total_norm):
         raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
@@ -279,11 +293,18 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
     norm_type = check_norm_type(function, norm_type)
     gradients = collect(function, parameters, writes=False)
     found: dict[str, Tensor] = {}
-    for name, norm in zip(gradients.names(), gradients.norms(norm_type), strict=True):
+    for name, norm in gradients.norms(norm_type):
         if name in found:
             refuse_same_name(function, name)
         found[name] = norm
     return found
+
+
+def _spanning(function: str, group: Group | None) -> Span | None:
+    if group is None:
+        return None
+    check_groups(function, "group", (group,))
+    return span_of(group)
 
 
 def _nonfinite_message(gradients: GradientSet, norm_type: float) -> str:

@@ -19,6 +19,7 @@ from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
 from gradclip.clipper.suppress import SuppressedStep
 from gradclip.clipper.trust import Trust
+from gradclip.distributed.span import Group, span_of
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.norms import Scalar
 from gradclip.parameters import Parameters
@@ -29,6 +30,7 @@ from gradclip.validation import (
     NonFiniteStep,
     check_attachable,
     check_attached,
+    check_groups,
     check_hooked,
     check_loss,
     check_max_skips,
@@ -65,6 +67,9 @@ class GradClipper:
         norms_every: After how many clips to measure the norm of each parameter, for `ClipResult.norms` and `worst`; 0
             for only where the policy needs them. They cost no second pass.
         sinks: Callables that take a `ClipRecord` of each clip.
+        group: A process group or mesh of all ranks that hold the model together. Then one collective a clip does, and a
+            rank may come without any parameter; what the tensors leave open about these ranks has to be declared, see
+            `gradclip.distributed`.
 
     Attributes:
         policy: The rule.
@@ -87,6 +92,10 @@ class GradClipper:
         True
 
     Note:
+        *Distributed:* norms are those of the whole model, as `clip_grad_norm_` says, so every rank that holds a part of
+        it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
+        units, as in `AGC`, of each unit.
+
         *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
         does a policy that skips.
 
@@ -104,6 +113,7 @@ class GradClipper:
         ignored: Sequence[str] = (),
         norms_every: int = 0,
         sinks: Sequence[Sink] = (),
+        group: Group | None = None,
     ) -> None:
         self.policy: Policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
@@ -111,10 +121,15 @@ class GradClipper:
         self._max_skips = check_max_skips(max_consecutive_skips)
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         given = check_sinks(sinks)
+        check_groups("GradClipper", "group", () if group is None else (group,))
         self._selected = select(
-            parameters, check_pattern_list("counted_only", counted_only), check_pattern_list("ignored", ignored)
+            parameters,
+            check_pattern_list("counted_only", counted_only),
+            check_pattern_list("ignored", ignored),
+            may_be_empty=group is not None,
         )
-        self._pipeline = Pipeline(self.policy, self._selected, nonfinite)
+        span = None if group is None else span_of(group)
+        self._pipeline = Pipeline(self.policy, self._selected, nonfinite, span)
         self._step = 0
         self._skips = 0
         self._start(given)
@@ -166,13 +181,15 @@ class GradClipper:
     def _clip(self, *, by_hand: bool) -> ClipResult:
         loss, self._loss = self._loss, None
         step = self._step + 1
-        every = self._every
-        result = self._pipeline.run(step, loss, each=every > 0 and step % every == 0)
+        result = self._pipeline.run(step, loss, each=self._measures_each(step))
         self._skips = 0 if result.skipped is None else self._skips + 1
         self._finish(result, by_hand=by_hand)
         if self._skips > self._max_skips:
             raise ConsecutiveSkipsError(self._too_many_skips(result))
         return result
+
+    def _measures_each(self, step: int) -> bool:
+        return self._every > 0 and step % self._every == 0
 
     def _finish(self, result: ClipResult, *, by_hand: bool) -> None:
         self._step = result.step
@@ -252,7 +269,7 @@ class GradClipper:
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         elif overflow:
-            result = self._pipeline.overflow(self._step + 1)
+            result = self._pipeline.overflow(self._step + 1, each=self._measures_each(self._step + 1))
             self._finish(result, by_hand=False)
         else:
             result = self._clip(by_hand=False)
@@ -271,6 +288,8 @@ class GradClipper:
         """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
         if getattr(optimizer, "grad_scale", None) is not None:  # by which a fused optimizer divides
             return True
+        if self._pipeline.is_reduced:  # a look at the norm would have all ranks wait
+            return False
         if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
             return False
         if (scaler := stepping_scaler()) is None:

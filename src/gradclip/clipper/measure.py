@@ -1,15 +1,18 @@
 """Measure what a policy asks for, and apply what it decides: each gradient is read once and written once at most."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from gradclip.distributed.reduction import Reduction
 from gradclip.gradients import GradientSet, gather
+from gradclip.gradients.gradient_set import norms_of, unit_square_sums_of
 from gradclip.norms import Scalar
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision
-from gradclip.validation import refuse_sparse_units
+from gradclip.validation import refuse_sparse_units, refuse_units
 
 
 def measure(
@@ -21,10 +24,12 @@ def measure(
     loss: Scalar | None,
 ) -> Norms:
     """Return the norms of gradients, down to a scope."""
+    if gradients.reduction is not None:
+        return _measure_all_ranks(gradients, gradients.reduction, layout, order, scope)
     if scope == "total":
         return Norms(layout, order, gradients.total_norm(order), loss=loss)
     places = gradients.positions()
-    positions = None if places is None else torch.tensor(places, dtype=torch.int64, device=layout.device)
+    positions = _positions(gradients, layout)
     whole = Norms(layout, order, math.nan, present=positions, loss=loss)
     if scope == "parameter":
         each = _spread(gradients.norms_each(order), positions, len(layout.names))
@@ -39,18 +44,44 @@ def measure(
     return whole._replace(weights=weights).with_units(units)
 
 
+def _measure_all_ranks(
+    gradients: GradientSet, reduction: Reduction, layout: Layout, order: float, scope: Scope
+) -> Norms:
+    """Return norms that are the same on all ranks, of which this one has but a part."""
+    if scope == "total":
+        total = gradients.total_norm(order)  # which makes the loss known
+        return Norms(layout, order, total, loss=reduction.loss)
+    complete = reduction.plan.complete
+    if scope == "parameter":
+        norms, present, total = reduction.norms_each(partial(norms_of, order), order, layout.device)
+    else:
+        plain = next((place for place, share in enumerate(reduction.plan.shares) if share.in_pieces), None)
+        if plain is not None:
+            refuse_units(layout.names[plain])
+        norms, present, total = reduction.unit_norms(unit_square_sums_of, layout.columns, layout.device)
+    positions = None if bool(present.all()) else present.nonzero().flatten()
+    whole = Norms(layout, order, math.nan, present=positions, loss=reduction.loss, complete=complete)
+    if scope == "parameter":
+        return whole.with_each(torch.where(present, norms[0], math.nan))._replace(total=total)
+    units, weights = (torch.where(present[layout.owners], x, math.nan) for x in norms)
+    return whole._replace(weights=weights).with_units(units)._replace(total=total)
+
+
 def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
     """Do to gradients what was decided about them."""
-    coef, present = decision.coef, norms.present
+    coef, positions = decision.coef, _positions(gradients, norms.layout)
     if decision.scope == "total" or not isinstance(coef, Tensor):
         gradients.scale_(coef)
     elif decision.scope == "parameter":
-        gradients.scale_each_(coef if present is None else coef[present])
+        gradients.scale_each_(coef if positions is None else coef[positions])
+    elif gradients.reduction is not None:
+        columns, rows = norms.layout.columns, gradients.reduction.rows
+        gradients.scale_units_(torch.cat([coef[columns[place][rows(place)]] for place in gradients.reduction.found]))
     else:
-        rows = _unit_positions(norms.layout, present)
+        rows = _unit_positions(norms.layout, positions)
         gradients.scale_units_(coef if rows is None else coef[rows])
     if isinstance(decision.clamp, Tensor):
-        bounds = decision.clamp if present is None else decision.clamp[present]
+        bounds = decision.clamp if positions is None else decision.clamp[positions]
         gradients.clamp_each_(bounds.tolist())
     elif decision.clamp is not None:
         gradients.clamp_(decision.clamp)
@@ -66,6 +97,11 @@ def spread_over(decision: Decision, scaled: Tensor, norms: Norms) -> Decision:
     if scope == "unit":
         return decision._replace(coef=torch.where(flags[norms.layout.owners], coef, 1.0))
     return decision._replace(coef=torch.where(flags, coef, 1.0), scope="parameter")
+
+
+def _positions(gradients: GradientSet, layout: Layout) -> Tensor | None:
+    places = gradients.positions()
+    return None if places is None else torch.tensor(places, dtype=torch.int64, device=layout.device)
 
 
 def _spread(values: Tensor, positions: Tensor | None, size: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradclip.clipper.measure import apply_, measure, spread_over
 from gradclip.clipper.selection import Selection
+from gradclip.distributed.span import Span
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect
 from gradclip.norms import Scalar
@@ -46,13 +47,18 @@ class Pipeline:
         policy: The policy.
         selection: The parameters.
         nonfinite: What to do about a total norm that is NaN or infinite.
+        group: The ranks that hold the whole model together, where one collective is to do.
 
     Attributes:
-        found: Whether the last run found any gradient.
+        found: Whether the last run found any gradient here.
+        is_reduced: Whether the norms of the last run were made of those of several ranks.
     """
 
-    def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep) -> None:
+    def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep, group: Span | None) -> None:
         self.found = False
+        self.is_reduced = False
+        self._group = group
+        self._skipped: GradientSet | None = None
         self._selection = selection
         self._nonfinite = nonfinite
         self._stages = [Stage(stage, selection) for stage in policy.stages]
@@ -63,13 +69,13 @@ class Pipeline:
         threshold: Scalar | None = None
         sanitized = False
         for stage in self._stages:
-            scope = "parameter" if each and stage.scope == "total" else stage.scope
+            scope = self._scope_of(stage, each=each)
             gradients, norms = self._measure(stage.order, scope, loss)
-            self.found = bool(gradients.gradients)
-            if not self.found:  # nothing to clip, and nothing to learn
+            if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             if self._nonfinite != "propagate" and not math.isfinite(norms.total):
                 if self._nonfinite == "skip":
+                    self._skipped = gradients
                     return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
                 if self._nonfinite == "raise":
                     raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
@@ -89,10 +95,13 @@ class Pipeline:
             step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
         )
 
-    def overflow(self, step: int) -> ClipResult:
-        """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned."""
-        gradients, norms = self._measure(self._stages[0].order, "total", None)
-        self.found = bool(gradients.gradients)
+    def overflow(self, step: int, *, each: bool) -> ClipResult:
+        """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned.
+
+        It measures what `run` does, in case that other ranks saw no overflow.
+        """
+        stage = self._stages[0]
+        _, norms = self._measure(stage.order, self._scope_of(stage, each=each), None)
         return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
 
     def total_norm(self) -> float:
@@ -100,13 +109,17 @@ class Pipeline:
         return float(self._measure(self._stages[-1].order, "total", None)[1].total)
 
     def describe_nonfinite(self) -> str:
-        """Say which parameters have NaN or infinite elements in their gradients."""
-        selection = self._selection
-        return collect(FUNCTION, selection.owners, names=selection.names, writes=False).describe_nonfinite()
+        """Say which gradients, of those that made the last run skip, have NaN or infinite elements."""
+        return "" if self._skipped is None else self._skipped.describe_nonfinite()
+
+    def _scope_of(self, stage: Stage, *, each: bool) -> Scope:
+        return "parameter" if each and stage.scope == "total" else stage.scope
 
     def _measure(self, order: float, scope: Scope, loss: Scalar | None) -> tuple[GradientSet, Norms]:
         selection = self._selection
-        gradients = collect(FUNCTION, selection.owners, order if scope == "total" else None, names=selection.names)
+        asked = order if scope == "total" else None
+        gradients = collect(FUNCTION, selection.owners, asked, names=selection.names, group=self._group, loss=loss)
+        self.found, self.is_reduced, self._skipped = bool(gradients.gradients), gradients.reduction is not None, None
         return gradients, measure(gradients, selection.owners, selection.layout, order, scope, loss)
 
     # Saving.

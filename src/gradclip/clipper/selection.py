@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.gradients import units_of
+from gradclip.distributed.plan import numel_of
 from gradclip.norms import CPU
-from gradclip.parameters import Parameters, flatten, matches
+from gradclip.parameters import Parameters, flatten, matches, units_of
 from gradclip.policies.measured import Layout
 from gradclip.validation import (
     refuse_element,
@@ -44,8 +44,10 @@ class Selection:
     ignored: list[Tensor]
 
 
-def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequence[str]) -> Selection:
-    """List parameters once, and find those that patterns name.
+def select(
+    parameters: Parameters, counted_only: Sequence[str], ignored: Sequence[str], *, may_be_empty: bool = False
+) -> Selection:
+    """List parameters once, and find those that patterns name; there must be one, unless other ranks may have all.
 
     Raises:
         TypeError: If something else is among them, or gradients are passed in their place.
@@ -69,14 +71,14 @@ def select(parameters: Parameters, counted_only: Sequence[str], ignored: Sequenc
             refuse_same_name(FUNCTION, name)
     left_out = _matched("ignored", ignored, all_names)
     kept = [entry for entry in once.values() if entry[0] not in left_out]
-    if not kept:
+    if not kept and not may_be_empty:
         refuse_no_parameters(FUNCTION, parameters)
     only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
     owners = [tensor for _, tensor, _ in kept]
-    device = owners[0].device
+    device = owners[0].device if owners else CPU
     layout = Layout(
         names=tuple(name for name, _, _ in kept),
-        numels=tuple(x.numel() for x in owners),
+        numels=tuple(numel_of(x) for x in owners),
         units=tuple(units_of(x) for x in owners),
         groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
         group_count=len(parameters.param_groups) if isinstance(parameters, Optimizer) else 0,

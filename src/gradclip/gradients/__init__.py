@@ -1,6 +1,6 @@
 """Collect gradients, and work on them as one."""
 
 from gradclip.gradients.collect import collect, gather
-from gradclip.gradients.gradient_set import GradientSet, units_of
+from gradclip.gradients.gradient_set import GradientSet
 
-__all__ = ["GradientSet", "collect", "gather", "units_of"]
+__all__ = ["GradientSet", "collect", "gather"]

@@ -1,7 +1,7 @@
 """Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
 
-import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +9,13 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from gradclip import validation
-from gradclip.gradients.gradient_set import GradientSet, values_of
-from gradclip.norms import CPU, LARGEST_PLAIN_ORDER
+from gradclip.distributed.dtensor import is_dtensor
+from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
+from gradclip.distributed.span import Span
+from gradclip.gradients.gradient_set import GradientSet
+from gradclip.gradients.kinds import check_kind, check_writable, scalar
+from gradclip.gradients.sharded import collect_sharded
+from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import Parameters, flatten
 
@@ -24,6 +29,8 @@ def collect(
     *,
     names: list[str] | None = None,
     writes: bool = True,
+    group: Span | None = None,
+    loss: Scalar | None = None,
 ) -> GradientSet:
     """Collect the gradients of parameters: each once, in order, without those that are None.
 
@@ -33,6 +40,8 @@ def collect(
         norm_type: The order of the norm that will be asked for: it may be measured on the way.
         names: The names of a list of parameters.
         writes: Whether the gradients will be written.
+        group: The ranks that hold the whole model together, where one collective is to do.
+        loss: The loss of this rank, to be averaged over all.
 
     Raises:
         TypeError: For anything else than parameters, gradients passed in their place included.
@@ -40,38 +49,51 @@ def collect(
     """
     given: Any = parameters  # a list is taken at its word until its elements are read
     tensors, names = (given, names) if type(given) is list else flatten(function, parameters)
-    if (backend := dispatch.native()) is not None:
-        order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
-        answer = backend.collect(tensors, order)
-        if answer is not None:
-            gradients, bits, partial = answer
-            buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
-            wide = bits > FLOAT32_BITS
-            known = order, partial
-            return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
-
+    asks_native = group is None and not has_plan()
+    if asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
+        return found
     if tensors is parameters and names is None:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
+    if (plan := _plan_of(tensors, names, group)) is not None:
+        return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes)
+    if not asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
+        return found
     gradients = _each_once(owner.grad for owner in tensors)
     if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
         validation.refuse_gradients(function)
     found = _of_any_kind("parameters", tensors, names, gradients)
     for position, gradient in enumerate(gradients):
-        _check_kind(function, found, position)
-        if writes and _overlaps(values_of(gradient)):
-            validation.refuse_overlap(function, found.names()[position], values_of(gradient))
+        name = partial(_name_in, found, position)
+        check_kind(function, name, gradient, is_dtensor=is_dtensor(gradient))
+        if writes:
+            check_writable(function, name, gradient)
     found.bucket()
     return found
 
 
-def gather(function: str, tensors: Tensor | Iterable[Tensor]) -> GradientSet:
+def _collect_native(tensors: list[Tensor], names: list[str] | None, norm_type: float | None) -> GradientSet | None:
+    """Collect plain dense gradients on the CPU, and measure them on the way; None where there are others."""
+    if (backend := dispatch.native()) is None:
+        return None
+    order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
+    if (answer := backend.collect(tensors, order)) is None:
+        return None
+    gradients, bits, power_sum = answer
+    buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
+    wide, known = bits > FLOAT32_BITS, (order, power_sum)
+    return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
+
+
+def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:
     """Collect tensors that are gradients themselves, to read only."""
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
+    if (plan := _plan_of(listed, names, group)) is not None:
+        return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False)
     found = _of_any_kind("tensors", listed, names, _each_once(listed))
-    for position in range(len(found.gradients)):
-        _check_kind(function, found, position)
+    for position, x in enumerate(found.gradients):
+        check_kind(function, partial(_name_in, found, position), x, is_dtensor=is_dtensor(x))
     found.bucket()
     return found
 
@@ -80,7 +102,7 @@ def _of_any_kind(argument: str, owners: list[Tensor], names: list[str] | None, g
     wide = any(x.dtype in {torch.float64, torch.complex128} for x in gradients)
     device = gradients[0].device if gradients else CPU
     device = CPU if device == CPU else device
-    return GradientSet(argument, owners, names, gradients, device, [], wide, _scalar, (None, 0.0))
+    return GradientSet(argument, owners, names, gradients, device, [], wide, scalar)
 
 
 def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
@@ -93,34 +115,18 @@ def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
     return once
 
 
+def _plan_of(tensors: list[Tensor], names: list[str] | None, group: Span | None) -> Plan | None:
+    tokens = None if is_dynamo_compiling() else tokens_of(tensors)
+    if tokens is None and group is None:
+        return None
+    return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group)
+
+
+def _name_in(found: GradientSet, position: int) -> str:
+    return found.names()[position]
+
+
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             validation.refuse_element(function, argument, f"{argument}[{place}]", x)
-
-
-def _check_kind(function: str, found: GradientSet, position: int) -> None:
-    x = found.gradients[position]
-    if not x.is_floating_point() and not x.is_complex():
-        reason = "Only these have a norm."
-    elif x.layout not in {torch.strided, torch.sparse_coo}:
-        reason = "Convert it to a strided or a sparse COO tensor."
-    elif _is_distributed(x):
-        reason = "A sharded gradient needs a reduction over its mesh: call `torch.nn.utils` for it."
-    else:
-        return
-    validation.refuse_gradient(function, found.names()[position], x, reason)
-
-
-def _is_distributed(x: Tensor) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, nobody made a DTensor
-    return module is not None and isinstance(x, module.DTensor)
-
-
-def _scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
-    exact = torch.scalar_tensor(number, dtype=torch.float64, device=CPU)
-    return exact if wide else exact.to(torch.float32)  # infinite beyond its range
-
-
-def _overlaps(x: Tensor) -> bool:
-    return x.numel() > 0 and any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))

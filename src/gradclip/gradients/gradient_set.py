@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 
 from gradclip import norms
+from gradclip.distributed.reduction import Reduction
+from gradclip.gradients.kinds import values_of
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
+from gradclip.parameters import units_of
+from gradclip.validation import refuse_partial
 
 SHOWN = 3
 """How many gradients with non-finite elements a message names."""
@@ -22,10 +27,13 @@ class GradientSet:
     A sparse gradient stands for its values. Where it is not coalesced, what has a norm is the sum of its duplicates: a
     coalesced copy is measured, and scaling the values of the original scales that sum.
 
+    Where several ranks hold a model, these are the local parts of the gradients, and norms are those of all ranks.
+
     Attributes:
         gradients: The gradients as they were found.
         device: That of their norm: the device of the first gradient.
         wide: Whether their norm is float64 instead of float32: where any gradient has this precision.
+        reduction: What makes the norms of all ranks of those of this one; None where this one holds everything.
     """
 
     __slots__ = (
@@ -34,11 +42,13 @@ class GradientSet:
         "_measured",
         "_names",
         "_owners",
+        "_places",
         "_scalar",
         "_uncoalesced",
         "_written",
         "device",
         "gradients",
+        "reduction",
         "wide",
     )
 
@@ -52,12 +62,15 @@ class GradientSet:
         buckets: list[dispatch.Bucket],
         wide: bool,  # noqa: FBT001 -- made in one place for each kind of input
         scalar: Callable[[float, bool], Tensor],
-        known: tuple[float | None, Scalar],
+        known: tuple[float | None, Scalar] = (None, 0.0),
+        reduction: Reduction | None = None,
     ) -> None:
         """Take gradients, who owns them, the buckets they are in, and a partial that is known already, by its order.
 
         `scalar` makes a 0-dim CPU tensor of a number: (number, whether as float64) -> tensor.
         """
+        self._places = None if reduction is None else list(reduction.found)
+        self.reduction = reduction
         self._argument = argument
         self._owners = owners
         self._scalar = scalar
@@ -79,11 +92,21 @@ class GradientSet:
 
     def names(self) -> list[str]:
         """Return the name of each gradient: that of the first tensor that owns it, or a place like `parameters[3]`."""
+        if self._places is not None:
+            return [self._name(place) for place in self._places]
         found: dict[int, str] = {}
         for place, owner in enumerate(self._owners):
             gradient = owner if self._argument == "tensors" else owner.grad
-            found.setdefault(id(gradient), self._names[place] if self._names else f"{self._argument}[{place}]")
+            found.setdefault(id(gradient), self._name(place))
         return [found[id(gradient)] for gradient in self.gradients]
+
+    def _name(self, place: int) -> str:
+        return self._names[place] if self._names else f"{self._argument}[{place}]"
+
+    @property
+    def any_found(self) -> bool:
+        """Whether there is any gradient, on any rank."""
+        return bool(self.gradients) if self.reduction is None else self.reduction.any_found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,6 +125,9 @@ class GradientSet:
 
         In units of its extremum, the norm of float64 elements cannot overflow either; that takes a second pass.
         """
+        if self.reduction is not None:
+            in_units = in_units or abs(norm_type) > LARGEST_PLAIN_ORDER
+            return self.reduction.total_norm(measure, norm_type, in_units=in_units)
         if norm_type < 0.0 and all(x.numel() == 0 for _, tensors, _ in self._measured for x in tensors):
             return 0.0
         if in_units or abs(norm_type) > LARGEST_PLAIN_ORDER:
@@ -109,61 +135,47 @@ class GradientSet:
         order, partial = self._known
         return finish(partial if order == norm_type else _partial(self._measured, norm_type), norm_type)
 
-    def norms(self, norm_type: float) -> list[Tensor]:
-        """Return the p-norm of each gradient in order: 0-dim, of `dtype`, on the gradient's device."""
-        each = self.norms_each(norm_type).to(self.dtype).unbind()
-        return [norm.to(x.device) for norm, x in zip(each, self.gradients, strict=True)]
+    def norms(self, norm_type: float) -> list[tuple[str, Tensor]]:
+        """Return the p-norm of each gradient with its name, in order: 0-dim, of `dtype`, on the gradient's device."""
+        if self.reduction is None:
+            names, each = self.names(), self.norms_each(norm_type)
+            devices = [x.device for x in self.gradients]
+        else:
+            known = self.reduction.norms_each(partial(norms_of, norm_type), norm_type, self.device)
+            places = known.present.nonzero().flatten().tolist()
+            names, each = [self._name(place) for place in places], known.norms[0, places]
+            devices = [self._owners[place].device for place in places]
+        pairs = zip(names, each.to(self.dtype).unbind(), devices, strict=True)
+        return [(name, norm.to(device)) for name, norm, device in pairs]
 
     def norms_each(self, norm_type: float) -> Tensor:
         """Return the p-norm of each gradient in order: float64, of shape (number of gradients,), on `device`."""
-        parts: list[Tensor] = []
-        for backend, tensors, _ in self._measured:
-            if abs(norm_type) > LARGEST_PLAIN_ORDER:
-                own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
-                parts.append(
-                    torch.stack([norms.as_float64(norm, x.device) for norm, x in zip(own, tensors, strict=True)])
-                )
-            else:
-                parts.append(norms.finish_each(backend.measure_each(tensors, norm_type), norm_type))
-        each = self._in_order(parts, [1] * len(self.gradients))
-        if norm_type < 0.0:  # the norm of no element is 0, of whatever order
-            empty = torch.tensor([values_of(x).numel() == 0 for x in self.gradients], device=each.device)
-            each = each.masked_fill(empty, 0.0)
-        return each
+        return _norms_each(self._measured, norm_type, self.gradients, self.device)
 
     def unit_norms(self) -> Tensor:
         """Return the 2-norm of each unit of each gradient: float64, of shape (number of units,), on `device`."""
         parts = [backend.unit_square_sums(tensors) for backend, tensors, _ in self._measured]
-        return self._in_order(parts, [units_of(x) for x in self.gradients]).sqrt()
-
-    def _in_order(self, parts: list[Tensor], counts: list[int]) -> Tensor:
-        """Put what was measured in each bucket, so many numbers a gradient, in the order of the gradients."""
-        if len(parts) == 1:
-            return parts[0].to(self.device)
-        each: dict[int, Tensor] = {}
-        for part, (_, _, positions) in zip(parts, self._measured, strict=True):
-            each.update(zip(positions, part.to(self.device).split([counts[i] for i in positions]), strict=True))
-        ordered = [each[position] for position in range(len(counts))]
-        return torch.cat(ordered) if ordered else torch.zeros(0, dtype=torch.float64, device=self.device)
+        counts = [units_of(x) for x in self.gradients]
+        return _in_order(parts, self._measured, counts, self.device).sqrt()
 
     def scale_(self, coef: Scalar) -> None:
         """Multiply every gradient by one coefficient; 1 changes no byte."""
         if not isinstance(coef, Tensor) and coef == 1.0:
             return
-        self._known = None, 0.0
+        self._changed()
         for backend, tensors, _ in self._written:
             backend.scale_(tensors, coef)
 
     def scale_each_(self, coefs: Tensor) -> None:
         """Multiply each gradient by its own coefficient: float64, of shape (number of gradients,)."""
-        self._known = None, 0.0
+        self._changed()
         for backend, tensors, positions in self._written:
             own = coefs if len(tensors) == len(self.gradients) else coefs[list(positions)]
             backend.scale_(tensors, own.to(tensors[0].device))
 
     def scale_units_(self, coefs: Tensor) -> None:
         """Multiply each unit of each gradient by its own coefficient: float64, of shape (number of units,)."""
-        self._known = None, 0.0
+        self._changed()
         pieces = None
         for backend, tensors, positions in self._written:
             own = coefs
@@ -174,12 +186,14 @@ class GradientSet:
 
     def clamp_(self, bound: float) -> None:
         """Limit every element, or real and imaginary part, to [-bound, bound]."""
+        self._check_summed()
         for backend, tensors, _ in self._measured:
             backend.clamp_(tensors, bound)
         self._settle()
 
     def clamp_each_(self, bounds: list[float]) -> None:
         """Limit every element of each gradient to its own bound; an infinite one changes nothing."""
+        self._check_summed()
         for backend, tensors, positions in self._measured:
             for bound in {bounds[i] for i in positions} - {math.inf}:
                 backend.clamp_([x for x, i in zip(tensors, positions, strict=True) if bounds[i] == bound], bound)
@@ -189,6 +203,8 @@ class GradientSet:
         """Return the place of the owner of each gradient among all; None where every one has a gradient of its own."""
         if len(self.gradients) == len(self._owners):
             return None
+        if self._places is not None:
+            return self._places
         first: dict[int, int] = {}
         for place, owner in enumerate(self._owners):
             first.setdefault(id(owner.grad), place)
@@ -202,9 +218,19 @@ class GradientSet:
                     x.masked_fill_(~x.isfinite(), 0.0)
         self._settle()
 
+    def _check_summed(self) -> None:
+        """Check that no element stands for a part of a sum: the clamped parts would not make a clamped sum."""
+        if self.reduction is not None and (place := self.reduction.partial_place()) is not None:
+            refuse_partial(self._name(place))
+
+    def _changed(self) -> None:
+        self._known = None, 0.0
+        if self.reduction is not None:
+            self.reduction.changed()
+
     def _settle(self) -> None:
         """Write what was done to coalesced copies back; the gradients are coalesced from then on."""
-        self._known = None, 0.0
+        self._changed()
         if self._uncoalesced:
             with torch.no_grad():
                 for original, coalesced in self._uncoalesced:
@@ -212,13 +238,18 @@ class GradientSet:
             self.bucket()
 
     def describe_nonfinite(self) -> str:
-        """Say which gradients hold NaN or infinite elements, the first by name and with their counts."""
+        """Say which gradients hold NaN or infinite elements, the first by name and with their counts, on each rank."""
+        own = self._describe_own()
+        said = own if self.reduction is None else self.reduction.describe(own)
+        return said or "No element is NaN or infinite: the sum of powers overflows float64."
+
+    def _describe_own(self) -> str:
         found: dict[int, Tensor] = {}
         for backend, tensors, positions in self._measured:
             largest = backend.measure_each(tensors, math.inf).tolist()
             found |= {p: x for p, x, most in zip(positions, tensors, largest, strict=True) if not math.isfinite(most)}
         if not found:
-            return "No element is NaN or infinite: the sum of powers overflows float64."
+            return ""
         names = self.names()
         shown = [
             f"{names[p]} ({int(x.isnan().sum())} NaN, {int(x.isinf().sum())} Inf of {x.numel()} elements)"
@@ -226,6 +257,21 @@ class GradientSet:
         ]
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         return f"Found in {', '.join(shown)}{more}."
+
+
+def measure(tensors: list[Tensor], norm_type: float, factor: Scalar = 1.0) -> Scalar:
+    """Return the partial of the elements of any tensors, times a factor."""
+    return _partial(dispatch.bucket([_summed(x) for x in tensors]), norm_type, factor)
+
+
+def norms_of(norm_type: float, tensors: list[Tensor]) -> Tensor:
+    """Return the norm of each of any tensors: float64."""
+    return _norms_each(dispatch.bucket([_summed(x) for x in tensors]), norm_type, tensors, tensors[0].device)
+
+
+def unit_square_sums_of(tensors: list[Tensor]) -> Tensor:
+    """Return the sum of squares of each unit of tensors that one backend takes: float64."""
+    return torch.cat([backend.unit_square_sums(own) for backend, own, _ in dispatch.bucket(tensors)])
 
 
 def _partial(buckets: list[dispatch.Bucket], norm_type: float, factor: Scalar = 1.0) -> Scalar:
@@ -240,11 +286,33 @@ def _norm_in_units(buckets: list[dispatch.Bucket], norm_type: float) -> Scalar:
     return unit * finish(_partial(buckets, norm_type, 1.0 / unit), norm_type)
 
 
-def units_of(x: Tensor) -> int:
-    """Return the number of units of a tensor: indices of dimension 0, or one where it has fewer than two dimensions."""
-    return x.shape[0] if x.ndim > 1 else 1
+def _norms_each(
+    buckets: list[dispatch.Bucket], norm_type: float, gradients: list[Tensor], device: torch.device
+) -> Tensor:
+    parts: list[Tensor] = []
+    for backend, tensors, _ in buckets:
+        if abs(norm_type) > LARGEST_PLAIN_ORDER:
+            own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
+            parts.append(torch.stack([norms.as_float64(norm, x.device) for norm, x in zip(own, tensors, strict=True)]))
+        else:
+            parts.append(norms.finish_each(backend.measure_each(tensors, norm_type), norm_type))
+    each = _in_order(parts, buckets, [1] * len(gradients), device)
+    if norm_type < 0.0:  # the norm of no element is 0, of whatever order
+        empty = torch.tensor([values_of(x).numel() == 0 for x in gradients], device=each.device)
+        each = each.masked_fill(empty, 0.0)
+    return each
 
 
-def values_of(x: Tensor) -> Tensor:
-    """Return the elements that a tensor stores: those of a sparse one, or itself."""
-    return x._values() if x.is_sparse else x
+def _in_order(parts: list[Tensor], buckets: list[dispatch.Bucket], counts: list[int], device: torch.device) -> Tensor:
+    """Put what was measured in each bucket, so many numbers a gradient, in the order of the gradients."""
+    if len(parts) == 1:
+        return parts[0].to(device)
+    each: dict[int, Tensor] = {}
+    for part, (_, _, positions) in zip(parts, buckets, strict=True):
+        each.update(zip(positions, part.to(device).split([counts[i] for i in positions]), strict=True))
+    ordered = [each[position] for position in range(len(counts))]
+    return torch.cat(ordered) if ordered else torch.zeros(0, dtype=torch.float64, device=device)
+
+
+def _summed(x: Tensor) -> Tensor:
+    return values_of(x.coalesce()) if x.is_sparse else x

@@ -78,6 +78,8 @@ def bucket(tensors: list[Tensor]) -> list[Bucket]:
     """Cut any tensors into what one backend takes in one call each."""
     check_forced()
     kernels = native()
+    if kernels is not None and kernels.takes(tensors):  # as a rule
+        return [(kernels, tensors, range(len(tensors)))]
     places: dict[tuple[torch.device, bool], list[int]] = {}
     for position, x in enumerate(tensors):
         on_native = kernels is not None and kernels.takes([x])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
+from gradclip.validation import refuse_parts
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
 """What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
@@ -52,6 +53,11 @@ class Layout:
         counts = torch.tensor(self.units, dtype=torch.int64)
         return torch.arange(len(self.units)).repeat_interleave(counts).to(self.device)
 
+    @cached_property
+    def columns(self) -> list[Tensor]:
+        """Where the units of each parameter are among all: int64, of shape (units of it,)."""
+        return list(torch.arange(sum(self.units), device=self.device).split(self.units))
+
     def subset(self, positions: list[int]) -> "Layout":
         """Return the layout of some of the parameters."""
         return Layout(
@@ -77,6 +83,7 @@ class Norms(NamedTuple):
         weights: With `units`, the norm of the same unit of the parameter itself.
         present: The positions of the parameters that have a gradient, as int64; None where all have one.
         loss: The loss of the step, where it was given.
+        complete: Whether `total` is the norm of `each`; not so where other ranks have parameters of their own.
     """
 
     layout: Layout
@@ -87,6 +94,7 @@ class Norms(NamedTuple):
     weights: Tensor | None = None
     present: Tensor | None = None
     loss: Scalar | None = None
+    complete: bool = True
 
     def at(self, scope: Scope) -> Scalar:
         """Return the norms of a scope: a number, or of shape (P,) or (U,)."""
@@ -106,6 +114,8 @@ class Norms(NamedTuple):
 
     def subset(self, positions: Tensor, units: Tensor, layout: Layout) -> "Norms":
         """Return the norms of some parameters; the norm of each must be known."""
+        if not self.complete:
+            refuse_parts()
         present = None if self.present is None else torch.isin(positions, self.present).nonzero().flatten()
         rows = None if self.units is None else self.units[units]
         weights = None if self.weights is None else self.weights[units]
@@ -128,6 +138,8 @@ class Norms(NamedTuple):
 
     def with_each(self, each: Tensor) -> "Norms":
         """Return the norms that follow from those of each parameter, of shape (P,)."""
+        if not self.complete:
+            return self._replace(total=math.nan, each=each)
         counted = each if self.present is None else each[self.present]
         total = _norm_of(counted, self.order)
         on_host = total.device == CPU  # then nothing waits

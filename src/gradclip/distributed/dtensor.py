@@ -1,0 +1,82 @@
+"""What a DTensor says: which elements of the whole its local part holds, and how many ranks hold the same.
+
+DTensor is looked for among the modules that are imported, and not imported: where nobody has, nobody made one.
+"""
+
+import sys
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+Spec: TypeAlias = Any
+"""A `DTensorSpec`: mesh, placements and global shape of a DTensor. A DTensor that changes these gets another one."""
+
+
+def dtensor_type() -> type | None:
+    """Return the class, or None where it was not imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return None if module is None else module.DTensor
+
+
+def is_dtensor(x: object) -> bool:
+    """Whether something is a DTensor."""
+    kind = dtensor_type()
+    return kind is not None and isinstance(x, kind)
+
+
+def local_of(x: Tensor) -> Tensor:
+    """Return the part of a DTensor that this rank holds, or a plain tensor itself."""
+    local: Any = x
+    return local._local_tensor if is_dtensor(x) else x.detach()
+
+
+def is_partial(spec: Spec) -> bool:
+    """Whether the elements of the whole are yet to be reduced from those of several ranks."""
+    return any(placement.is_partial() for placement in spec.placements)
+
+
+def can_be_partial(spec: Spec) -> bool:
+    """Whether a gradient of such a parameter may be: each dimension that copies it may sum its gradient yet."""
+    return any(not _is_shard(placement) for placement in spec.placements)
+
+
+def copies_of(spec: Spec) -> int:
+    """Return how many ranks hold each element once sums that are due are made."""
+    sizes = zip(spec.placements, spec.mesh.shape, strict=True)
+    return prod(size for placement, size in sizes if not _is_shard(placement))
+
+
+def is_outside(mesh: "DeviceMesh") -> bool:
+    """Whether this rank is none of a mesh: its local parts are empty, and it is in no collective."""
+    return mesh.get_coordinate() is None
+
+
+def local_shape(spec: Spec) -> list[int]:
+    """Return the shape of the local part."""
+    return [len(_held(spec, dim)) for dim in range(len(spec.shape))]
+
+
+def local_rows(spec: Spec) -> Tensor:
+    """Return which indices of dimension 0 of the whole the local part has, in its order: int64."""
+    return _held(spec, 0)
+
+
+def _held(spec: Spec, dim: int) -> Tensor:
+    """Return the indices of a dimension that are held here: split as the elements are, by the placements in order."""
+    held = torch.arange(spec.shape[dim])
+    shape = [1] * dim + [-1]
+    coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
+    for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):
+        if _is_shard(placement) and placement.dim == dim:
+            parts, _ = placement._split_tensor(held.view(shape), size, with_padding=False, contiguous=False)
+            held = parts[place].reshape(-1) if place < len(parts) else held[:0]
+    return held
+
+
+def _is_shard(placement: Any) -> bool:
+    return not placement.is_replicate() and not placement.is_partial()

@@ -1,0 +1,151 @@
+"""What a tensor cannot say of itself: which ranks hold pieces of it, tensors of their own in its place, or copies."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from torch import Tensor
+
+from gradclip.distributed.span import Group, Span, span_of
+from gradclip.parameters import Parameters, flatten, matches
+from gradclip.validation import (
+    check_groups,
+    refuse_declared,
+    refuse_element,
+    refuse_no_parameters,
+    refuse_ownership,
+    refuse_pattern,
+    refuse_undeclared,
+)
+
+Groups: TypeAlias = Group | Sequence[Group]
+
+
+@final
+@dataclass(frozen=True)
+class Ownership:
+    """Who holds a parameter, beyond what it says itself if it is a DTensor.
+
+    Args:
+        sharded: The group, or groups, whose ranks hold pieces of the same parameter, as in tensor parallelism. Its norm
+            is that of all pieces together.
+        disjoint: The groups whose ranks hold other parameters of the same model, as pipeline stages or experts. They
+            are part of the total norm.
+        replicated: The groups whose ranks hold copies of it, with the same gradient. It says what a `group` of
+            the whole model needs to know, and changes nothing otherwise.
+        counted: Whether it is part of the total norm: not so for one of the copies of a tied parameter that two stages
+            hold. It is scaled all the same.
+        numel: The number of elements of the whole, for policies that need it; by default, all pieces are of one size.
+
+    Example:
+        >>> from gradclip.distributed import Ownership
+        >>> Ownership(counted=False)
+        Ownership(sharded=(), disjoint=(), replicated=(), counted=False, numel=None)
+    """
+
+    sharded: Groups = ()
+    disjoint: Groups = ()
+    replicated: Groups = ()
+    counted: bool = True
+    numel: int | None = None
+
+    def __post_init__(self) -> None:
+        for argument in ("sharded", "disjoint", "replicated"):
+            groups = listed(getattr(self, argument))
+            check_groups("Ownership", argument, groups)
+            object.__setattr__(self, argument, groups)
+
+    def spans(self, argument: str) -> tuple[Span, ...]:
+        """Return the groups of one kind."""
+        return tuple(span_of(group) for group in getattr(self, argument))
+
+
+def listed(groups: Groups) -> tuple[Group, ...]:
+    """Return one group, or several, as a tuple."""
+    return tuple(groups) if isinstance(groups, Sequence) else (groups,)
+
+
+_declared: dict[int, Ownership] = {}  # by the identity of the parameter, as long as it lives
+
+
+def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownership]) -> None:
+    """Say once who holds some parameters; every function and every `GradClipper` goes by it from then on.
+
+    Only what the tensors do not say needs to be declared: that is, of plain tensors which are not plain copies, or of
+    DTensors what lies beyond their mesh, as pipeline stages do.
+
+    Args:
+        parameters: Parameters in any form that `clip_grad_norm_` takes: of a module, a list, one of them.
+        ownership: Who holds all of them; or patterns for their names, with the wildcards of a shell, each with who
+            holds those. The first pattern that matches counts, and each parameter has to match one.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a parameter was declared otherwise before, or matches no pattern, or a pattern matches none.
+            Nothing is declared then.
+
+    Example:
+        >>> import torch
+        >>> from gradclip.distributed import Ownership, declare
+        >>> tied = torch.nn.Linear(2, 3)
+        >>> declare(tied, {"weight": Ownership(counted=False), "*": Ownership()})
+    """
+    tensors, names = named("declare", parameters)
+    declare_each("declare", tensors, names, _ownerships(ownership, names))
+
+
+def named(function: str, parameters: Parameters) -> tuple[list[Tensor], list[str]]:
+    """Return parameters, and a name for each."""
+    tensors, names = flatten(function, parameters)
+    if not tensors:
+        refuse_no_parameters(function, parameters)
+    names = names or [f"parameters[{i}]" for i in range(len(tensors))]
+    for name, tensor in zip(names, tensors, strict=True):
+        if not isinstance(tensor, Tensor):
+            refuse_element(function, "parameters", name, tensor)
+    return tensors, names
+
+
+def declare_each(function: str, tensors: list[Tensor], names: list[str], ownerships: list[Ownership]) -> None:
+    """Remember who holds each of some tensors, or nothing, if one is known otherwise."""
+    for tensor, name, ownership in zip(tensors, names, ownerships, strict=True):
+        if (before := _declared.get(id(tensor), ownership)) != ownership:
+            refuse_declared(function, name, before, ownership)
+    for tensor, ownership in zip(tensors, ownerships, strict=True):
+        if id(tensor) not in _declared:
+            _declared[id(tensor)] = ownership
+            weakref.finalize(tensor, _declared.pop, id(tensor), None)
+
+
+def forget(parameters: Parameters) -> None:
+    """Take back what was declared about parameters, so that something else can be."""
+    for tensor in flatten("forget", parameters)[0]:
+        _declared.pop(id(tensor), None)
+
+
+def anything_declared() -> bool:
+    """Whether there is anything to look for."""
+    return bool(_declared)
+
+
+def declared(tensor: Tensor) -> Ownership | None:
+    """Return what was declared about a tensor."""
+    return _declared.get(id(tensor))
+
+
+def _ownerships(given: Ownership | Mapping[str, Ownership], names: list[str]) -> list[Ownership]:
+    if isinstance(given, Ownership):
+        return [given] * len(names)
+    if not isinstance(given, Mapping) or not all(isinstance(x, Ownership) for x in given.values()):
+        refuse_ownership(given)
+    found: list[str] = []
+    for name in names:
+        pattern = next((pattern for pattern in given if matches(name, pattern)), None)
+        if pattern is None:
+            refuse_undeclared(name, list(given))
+        found.append(pattern)
+    for pattern in given:
+        if pattern not in found:
+            refuse_pattern("declare", pattern, tuple(names))
+    return [given[pattern] for pattern in found]

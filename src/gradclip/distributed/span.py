@@ -1,0 +1,85 @@
+"""A set of ranks that reduce numbers together, in one collective."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import DeviceMesh, ProcessGroup
+
+    Group: TypeAlias = ProcessGroup | DeviceMesh
+else:
+    Group = Any  # there are builds of torch without these
+"""What a user names a set of ranks by: a process group, or a mesh with all its dimensions."""
+
+
+@final
+class Span:
+    """Some ranks, this one among them, and the process group that has just these.
+
+    Attributes:
+        group: The process group.
+        ranks: Their global ranks, in the order of the group.
+    """
+
+    __slots__ = ("_devices", "group", "ranks")
+
+    def __init__(self, group: "ProcessGroup") -> None:
+        self.group = group
+        self.ranks = tuple(dist.get_process_group_ranks(group))
+        self._devices = {device.type for device in group._device_types}
+
+    def device_for(self, device: torch.device) -> torch.device:
+        """Return where numbers have to be for a collective: on a device if this group serves it."""
+        if device.type in self._devices:
+            return device
+        return torch.device(min(self._devices))
+
+    def reduce_(self, vector: Tensor, *, maximum: bool) -> None:
+        """Put the sums, or the maxima, of a vector over all ranks in its place; it is where `device_for` says."""
+        if len(self.ranks) > 1:
+            dist.all_reduce(vector, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=self.group)
+
+    def gather(self, thing: object) -> list[Any]:
+        """Return what each rank gives, in the order of `ranks`: slow, for agreements and for messages."""
+        found: list[Any] = [None] * len(self.ranks)
+        dist.all_gather_object(found, thing, group=self.group)
+        return found
+
+    def __repr__(self) -> str:
+        return f"ranks {', '.join(map(str, self.ranks))}"
+
+
+_known: dict[tuple[int, ...], Span] = {}
+_world: Any = None  # the default group that they belong to
+
+
+def span_of(group: Group) -> Span:
+    """Return the span of a process group, or of a mesh with all its dimensions; the same object for the same ranks.
+
+    A mesh of several dimensions whose ranks no group has yet gets one, which all its ranks have to ask for.
+    """
+    global _world  # noqa: PLW0603 -- groups live as long as the default group does
+    if _world is not dist.group.WORLD:
+        _known.clear()
+        _world = dist.group.WORLD
+    is_group = isinstance(group, dist.ProcessGroup)
+    ranks = dist.get_process_group_ranks(group) if is_group else group.mesh.flatten().tolist()
+    found = _known.get(key := tuple(sorted(ranks)))
+    if found is None:
+        found = _known[key] = Span(group if isinstance(group, dist.ProcessGroup) else _group_of(group, key))
+    return found
+
+
+def _group_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "ProcessGroup":
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    if (world := dist.group.WORLD) is not None and len(ranks) == dist.get_world_size():
+        return world
+    made = dist.new_group(list(ranks), use_local_synchronization=True)
+    if not isinstance(made, dist.ProcessGroup):
+        msg = f"a group of ranks {ranks} cannot be made on rank {dist.get_rank()}, which is none of them"
+        raise TypeError(msg)
+    return made

@@ -1,0 +1,102 @@
+"""Collect what this rank holds of the gradients of a model that several ranks hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from gradclip.distributed.dtensor import is_dtensor, is_partial, local_of
+from gradclip.distributed.flat import without_padding
+from gradclip.distributed.partial import is_reducible
+from gradclip.distributed.plan import WIDE, Plan
+from gradclip.distributed.reduction import Reduction
+from gradclip.gradients.gradient_set import GradientSet
+from gradclip.gradients.kinds import check_kind, check_writable, scalar
+from gradclip.norms import CPU, Scalar
+from gradclip.ops import dispatch
+from gradclip.validation import refuse_gradient
+
+
+def collect_sharded(
+    function: str,
+    argument: str,
+    owners: list[Tensor],
+    names: list[str] | None,
+    plan: Plan,
+    *,
+    loss: Scalar | None,
+    writes: bool,
+) -> GradientSet:
+    """Collect the local parts of gradients: each once, in order, without those that are None.
+
+    What is wrong with them is not raised here, where the other ranks would wait for this one, but by the reduction.
+    """
+    found: dict[int, Tensor] = {}
+    placed: dict[int, Any] = {}
+    failure: Exception | None = None
+    try:
+        _find(function, argument, owners, names, plan, found, placed)
+        _check(function, argument, names, found, writes=writes)
+    except (TypeError, RuntimeError) as error:
+        found.clear()
+        placed.clear()
+        failure = error
+    gradients = list(found.values())
+    device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
+    wide = plan.wide or any(owner.dtype in WIDE for owner, spec in zip(owners, plan.specs, strict=True) if spec is None)
+    reduction = Reduction(plan, owners, found, placed, failure, loss)
+    sharded = GradientSet(
+        argument, owners, names, gradients, CPU if device == CPU else device, [], wide, scalar, reduction=reduction
+    )
+    sharded.bucket()
+    return sharded
+
+
+def _find(
+    function: str,
+    argument: str,
+    owners: list[Tensor],
+    names: list[str] | None,
+    plan: Plan,
+    found: dict[int, Tensor],
+    placed: dict[int, Any],
+) -> None:
+    seen: set[int] = set()
+    for place, (owner, spec) in enumerate(zip(owners, plan.specs, strict=True)):
+        gradient: Any = owner if argument == "tensors" else owner.grad
+        if gradient is None or id(gradient) in seen:
+            continue
+        seen.add(id(gradient))
+        if spec is None:
+            found[place] = without_padding(owner, gradient)
+            continue
+        own = getattr(gradient, "_spec", None)
+        if own is not spec or argument == "tensors":
+            if own is None or (own.mesh is not spec.mesh and own.mesh != spec.mesh):
+                refuse_gradient(function, _name(argument, names, place), gradient, "Its parameter is on another mesh.")
+            if is_partial(own) and not (plan.partial and is_reducible(tuple(own.placements))):
+                reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
+                refuse_gradient(function, _name(argument, names, place), gradient, reason)
+            if is_partial(own) or own.placements != spec.placements:
+                placed[place] = own
+        local = gradient._local_tensor
+        wait = getattr(local, "trigger_wait", None)  # of a collective that is under way
+        found[place] = local if wait is None else wait()
+
+
+def _check(function: str, argument: str, names: list[str] | None, found: dict[int, Tensor], *, writes: bool) -> None:
+    kernels = dispatch.native()
+    if kernels is not None and kernels.takes(list(found.values())):
+        return  # dense floating-point numbers, each in a place of its own
+
+    def name_of(place: int) -> Callable[[], str]:
+        return lambda: _name(argument, names, place)
+
+    for place, x in found.items():
+        check_kind(function, name_of(place), x, is_dtensor=is_dtensor(x))
+        if writes:
+            check_writable(function, name_of(place), x)
+
+
+def _name(argument: str, names: list[str] | None, place: int) -> str:
+    return names[place] if names else f"{argument}[{place}]"
