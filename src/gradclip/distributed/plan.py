@@ -129,10 +129,12 @@ def tokens_of(owners: list[Tensor]) -> list[Any] | None:
     """Return all that a plan depends on, compared by identity for the most part; None where no tensor says anything."""
     kind = dtensor_type()
     specs = [None if kind is None or not isinstance(x, kind) else x._spec for x in owners]
-    if not has_plan():
-        given: list[Ownership | None] = [None] * len(owners)
-    else:
+    if anything_declared():
         given = [ownership_of(x) for x in owners]
+    elif may_be_flat() and any(spec is None for spec in specs):
+        given = [None if spec else ownership_of(x) for spec, x in zip(specs, owners, strict=True)]
+    else:
+        given = [None] * len(owners)
     tokens = specs + given
     return None if all(token is None for token in tokens) else tokens
 

@@ -33,8 +33,8 @@ from gradclip.norms import (
 )
 from gradclip.parameters import units_of
 
-Measure: TypeAlias = Callable[[list[Tensor], float, Scalar], Scalar]
-"""(local tensors, order of the norm, factor) -> the partial of all their elements times the factor."""
+Measure: TypeAlias = Callable[[list[Tensor] | None, float, Scalar], Scalar]
+"""(local tensors, None for all, order of the norm, factor) -> the partial of all their elements times the factor."""
 
 MeasureEach: TypeAlias = Callable[[list[Tensor]], Tensor]
 """(local tensors) -> one number, or one for each unit, of each in order: float64."""
@@ -182,7 +182,9 @@ class Reduction:
 
     def _total(self, measure: Measure, norm_type: float, factor: Scalar) -> Scalar:
         def measured(scope: Scope) -> Scalar:
-            value = self._try(lambda: measure(self._tensors(scope.places)[1], norm_type, factor), identity(norm_type))
+            is_all = len(scope.places) == len(self._owners) and not self._summed
+            tensors = None if is_all else self._tensors(scope.places)[1]
+            value = self._try(lambda: measure(tensors, norm_type, factor), identity(norm_type))
             return value if is_extremum(norm_type) or scope.copies == 1 else value / scope.copies
 
         def contributions(span: Span | None) -> list[tuple[Chain, Scalar]]:

@@ -127,13 +127,17 @@ class GradientSet:
         """
         if self.reduction is not None:
             in_units = in_units or abs(norm_type) > LARGEST_PLAIN_ORDER
-            return self.reduction.total_norm(measure, norm_type, in_units=in_units)
+            return self.reduction.total_norm(self._measure, norm_type, in_units=in_units)
         if norm_type < 0.0 and all(x.numel() == 0 for _, tensors, _ in self._measured for x in tensors):
             return 0.0
         if in_units or abs(norm_type) > LARGEST_PLAIN_ORDER:
             return _norm_in_units(self._measured, norm_type)
         order, partial = self._known
         return finish(partial if order == norm_type else _partial(self._measured, norm_type), norm_type)
+
+    def _measure(self, tensors: list[Tensor] | None, norm_type: float, factor: Scalar) -> Scalar:
+        buckets = self._measured if tensors is None else dispatch.bucket([_summed(x) for x in tensors])
+        return _partial(buckets, norm_type, factor)
 
     def norms(self, norm_type: float) -> list[tuple[str, Tensor]]:
         """Return the p-norm of each gradient with its name, in order: 0-dim, of `dtype`, on the gradient's device."""
@@ -257,11 +261,6 @@ class GradientSet:
         ]
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         return f"Found in {', '.join(shown)}{more}."
-
-
-def measure(tensors: list[Tensor], norm_type: float, factor: Scalar = 1.0) -> Scalar:
-    """Return the partial of the elements of any tensors, times a factor."""
-    return _partial(dispatch.bucket([_summed(x) for x in tensors]), norm_type, factor)
 
 
 def norms_of(norm_type: float, tensors: list[Tensor]) -> Tensor:

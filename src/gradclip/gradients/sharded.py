@@ -34,9 +34,11 @@ def collect_sharded(
     found: dict[int, Tensor] = {}
     placed: dict[int, Any] = {}
     failure: Exception | None = None
+    buckets: list[dispatch.Bucket] = []
     try:
         _find(function, argument, owners, names, plan, found, placed)
-        _check(function, argument, names, found, writes=writes)
+        if not (buckets := dispatch.one_bucket(list(found.values()))):  # of dense numbers, each in a place of its own
+            _check(function, argument, names, found, writes=writes)
     except (TypeError, RuntimeError) as error:
         found.clear()
         placed.clear()
@@ -45,10 +47,10 @@ def collect_sharded(
     device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
     wide = plan.wide or any(owner.dtype in WIDE for owner, spec in zip(owners, plan.specs, strict=True) if spec is None)
     reduction = Reduction(plan, owners, found, placed, failure, loss)
-    sharded = GradientSet(
-        argument, owners, names, gradients, CPU if device == CPU else device, [], wide, scalar, reduction=reduction
-    )
-    sharded.bucket()
+    device = CPU if device == CPU else device
+    sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, scalar, reduction=reduction)
+    if not buckets:
+        sharded.bucket()
     return sharded
 
 
@@ -80,15 +82,12 @@ def _find(
             if is_partial(own) or own.placements != spec.placements:
                 placed[place] = own
         local = gradient._local_tensor
-        wait = getattr(local, "trigger_wait", None)  # of a collective that is under way
-        found[place] = local if wait is None else wait()
+        if type(local) is not Tensor and hasattr(local, "trigger_wait"):  # a collective is under way
+            local = local.trigger_wait()
+        found[place] = local
 
 
 def _check(function: str, argument: str, names: list[str] | None, found: dict[int, Tensor], *, writes: bool) -> None:
-    kernels = dispatch.native()
-    if kernels is not None and kernels.takes(list(found.values())):
-        return  # dense floating-point numbers, each in a place of its own
-
     def name_of(place: int) -> Callable[[], str]:
         return lambda: _name(argument, names, place)
 

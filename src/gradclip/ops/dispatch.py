@@ -74,12 +74,18 @@ def native() -> "Native | None":
     return None if is_traced() else ACTIVE
 
 
+def one_bucket(tensors: list[Tensor]) -> list[Bucket]:
+    """Return the one bucket of tensors that the kernels take, all of them; else none."""
+    kernels = native()
+    return [(kernels, tensors, range(len(tensors)))] if kernels is not None and kernels.takes(tensors) else []
+
+
 def bucket(tensors: list[Tensor]) -> list[Bucket]:
     """Cut any tensors into what one backend takes in one call each."""
     check_forced()
+    if found := one_bucket(tensors):
+        return found
     kernels = native()
-    if kernels is not None and kernels.takes(tensors):  # as a rule
-        return [(kernels, tensors, range(len(tensors)))]
     places: dict[tuple[torch.device, bool], list[int]] = {}
     for position, x in enumerate(tensors):
         on_native = kernels is not None and kernels.takes([x])

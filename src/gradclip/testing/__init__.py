@@ -1,4 +1,4 @@
-"""Helpers for your own tests: prove that a training loop clips.
+"""Helpers for your own tests: prove that a training loop clips, and run code on several ranks.
 
 >>> import torch, gradclip
 >>> from gradclip.testing import assert_clipped, capture_records
@@ -16,5 +16,6 @@
 
 from gradclip.testing.bound import assert_clipped
 from gradclip.testing.capture import capture_records
+from gradclip.testing.ranks import RankError, RankPool
 
-__all__ = ["assert_clipped", "capture_records"]
+__all__ = ["RankError", "RankPool", "assert_clipped", "capture_records"]
