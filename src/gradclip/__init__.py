@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from gradclip import policies
+from gradclip import distributed, policies
 from gradclip.clipper import GradClipper
 from gradclip.exceptions import (
     BackendUnavailableError,
@@ -11,6 +11,7 @@ from gradclip.exceptions import (
     MisuseWarning,
     NonFiniteGradientError,
     OverlappingGradientError,
+    RemoteError,
 )
 from gradclip.functional import (
     clip_coefficient,
@@ -33,11 +34,13 @@ __all__ = [
     "MisuseWarning",
     "NonFiniteGradientError",
     "OverlappingGradientError",
+    "RemoteError",
     "Status",
     "clip_coefficient",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "distributed",
     "get_norms",
     "get_total_norm",
     "policies",

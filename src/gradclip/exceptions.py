@@ -5,7 +5,8 @@
     ├── OverlappingGradientError(RuntimeError)   a gradient that cannot be written in place
     ├── BackendUnavailableError(RuntimeError)    a backend asked for by name that cannot run here
     ├── ConsecutiveSkipsError(RuntimeError)      more steps in a row were skipped than were allowed
-    └── RemoteError(RuntimeError)                another rank could not clip, so this one has not either
+    ├── RemoteError(RuntimeError)                another rank could not clip, so this one has not either
+    └── RankError(RuntimeError)                  what a function of a test did on some ranks, from `gradclip.testing`
 
     MisuseWarning(UserWarning)                   a training loop in which clipping cannot have worked
 

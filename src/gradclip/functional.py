@@ -200,7 +200,7 @@ def clip_grads_with_norm_(
     max_norm = check_max_norm(function, max_norm)
     norm = check_total_norm(function, total_norm)
     eps = check_eps(function, eps)
-    collect(function, parameters).scale_(coefficient(norm, max_norm, eps))
+    collect(function, parameters, alone=True).scale_(coefficient(norm, max_norm, eps))
 
 
 def clip_grad_value_(
@@ -237,7 +237,7 @@ def clip_grad_value_(
     """
     function = "clip_grad_value_"
     bound = float(check_max_norm(function, clip_value, "clip_value"))
-    collect(function, parameters).clamp_(bound)
+    collect(function, parameters, alone=True).clamp_(bound)
 
 
 def clip_coefficient(total_norm: float | Tensor, max_norm: float | Tensor, eps: float = 1e-6) -> Tensor:

@@ -75,8 +75,8 @@ def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
     elif decision.scope == "parameter":
         gradients.scale_each_(coef if positions is None else coef[positions])
     elif gradients.reduction is not None:
-        columns, rows = norms.layout.columns, gradients.reduction.rows
-        gradients.scale_units_(torch.cat([coef[columns[place][rows(place)]] for place in gradients.reduction.found]))
+        columns, held = norms.layout.columns, gradients.reduction.held
+        gradients.scale_units_(torch.cat([coef[columns[place][held.rows(place)]] for place in held.places]))
     else:
         rows = _unit_positions(norms.layout, positions)
         gradients.scale_units_(coef if rows is None else coef[rows])

@@ -61,9 +61,9 @@ def local_shape(spec: Spec) -> list[int]:
     return [len(_held(spec, dim)) for dim in range(len(spec.shape))]
 
 
-def local_rows(spec: Spec) -> Tensor:
-    """Return which indices of dimension 0 of the whole the local part has, in its order: int64."""
-    return _held(spec, 0)
+def local_rows(spec: Spec) -> Tensor | slice:
+    """Return which units of the whole, that is indices of dimension 0 if there are others, the local part has."""
+    return slice(None) if len(spec.shape) <= 1 else _held(spec, 0)
 
 
 def _held(spec: Spec, dim: int) -> Tensor:

@@ -24,10 +24,10 @@ class Flags(NamedTuple):
     loss: Scalar = 0.0  # which is this
 
     @staticmethod
-    def of(elements: float, loss: Scalar | None, norm_type: float) -> "Flags":
+    def of(loss: Scalar | None, norm_type: float, *, has_elements: bool) -> "Flags":
         """Return the flags of a rank before it has measured anything."""
         none = -math.inf if is_extremum(norm_type) else 0.0
-        return Flags(elements=elements, losses=float(loss is not None), loss=none if loss is None else loss)
+        return Flags(elements=float(has_elements), losses=float(loss is not None), loss=none if loss is None else loss)
 
     def noting(self, partials: list[Scalar], norm_type: float) -> "Flags":
         """Return the flags once some partials were measured."""

@@ -8,14 +8,14 @@ so there is one collective for each span, whatever the number of parameters.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 
-from gradclip.distributed.dtensor import can_be_partial, copies_of, dtensor_type, is_outside
+from gradclip.distributed.dtensor import can_be_partial, copies_of, dtensor_type, is_outside, local_rows
 from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import Ownership, anything_declared, declared
 from gradclip.distributed.span import Span, span_of
@@ -74,7 +74,11 @@ class Plan:
         complete: Whether this rank knows of every parameter, so that the norms of all make the total.
         wide: Whether any DTensor has elements of float64.
         order: The spans of the collectives for the total, in their order.
-        whole_order: The same for the norms of single parameters.
+        known_scopes: The parameters whose norms together go the same way to the total, once these are known.
+        known_order: The spans that are on it.
+        whole_order: The spans of the collectives for the norms of single parameters.
+        alone: The places of the parameters that need none.
+        heads: The places of those that meet a span first.
         tails: The ways that are ahead of numbers once a span is done, one number for each.
         members: The places of the parameters whose own norm a span reduces.
         meshes: The places of the parameters on each mesh.
@@ -94,6 +98,17 @@ class Plan:
         self.scopes = scopes_of(self.shares, [share.copies for share in self.shares])
         self.order = _in_order({span for share in self.shares for span in share.chain} | ({group} - {None}), ranked)
         self.whole_order = _in_order({span for share in self.shares for span in share.whole}, ranked)
+        disjoint = [() if group is None else (group,)] * len(owners)
+        if group is None:
+            disjoint = [share.chain[len(share.whole) :] for share in self.shares]
+        known = [replace(share, chain=chain) for share, chain in zip(self.shares, disjoint, strict=True)]
+        self.known_scopes = scopes_of(known, [1 if group is None else size_of(share.whole) for share in self.shares])
+        ahead = {span for chain in disjoint for span in chain} | ({group} - {None})
+        self.known_order = [span for span in self.order if span in ahead]
+        self.alone = [i for i, share in enumerate(self.shares) if not share.whole]
+        self.heads = {
+            span: [i for i, x in enumerate(self.shares) if x.whole[:1] == (span,)] for span in self.whole_order
+        }
         chains = dict.fromkeys(share.chain for share in self.shares)
         self.tails = {span: _tails(span, chains) for span in self.order}
         self.members = {span: [i for i, x in enumerate(self.shares) if span in x.whole] for span in self.whole_order}
@@ -106,6 +121,19 @@ class Plan:
         self.partial = any(spec is not None and can_be_partial(spec) for spec in specs)
         self.agreed: dict[int, Any] = {}
         self.specs = specs
+        self._rows: dict[int, Tensor | slice] = {}
+
+    def rows(self, place: int) -> Tensor | slice:
+        """Return which units of a parameter this rank holds."""
+        if place not in self._rows:
+            spec = self.specs[place]
+            self._rows[place] = slice(None) if spec is None else local_rows(spec)
+        return self._rows[place]
+
+    def copies(self, places: list[int], device: torch.device) -> Tensor:
+        """Return how many ranks hold each element of parameters: float64."""
+        counts = [float(self.shares[place].copies) for place in places]
+        return torch.tensor(counts, dtype=torch.float64, device=device)
 
 
 def ownership_of(tensor: Tensor) -> Ownership | None:

@@ -10,6 +10,7 @@ from torch.compiler import is_dynamo_compiling
 
 from gradclip import validation
 from gradclip.distributed.dtensor import is_dtensor
+from gradclip.distributed.ownership import anything_declared
 from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
@@ -31,6 +32,7 @@ def collect(
     writes: bool = True,
     group: Span | None = None,
     loss: Scalar | None = None,
+    alone: bool = False,
 ) -> GradientSet:
     """Collect the gradients of parameters: each once, in order, without those that are None.
 
@@ -42,6 +44,7 @@ def collect(
         writes: Whether the gradients will be written.
         group: The ranks that hold the whole model together, where one collective is to do.
         loss: The loss of this rank, to be averaged over all.
+        alone: Whether no other rank will be asked about these gradients.
 
     Raises:
         TypeError: For anything else than parameters, gradients passed in their place included.
@@ -56,7 +59,7 @@ def collect(
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
     if (plan := _plan_of(tensors, names, group)) is not None:
-        return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes)
+        return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes, alone=alone)
     if not asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
         return found
     gradients = _each_once(owner.grad for owner in tensors)
@@ -90,7 +93,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
     if (plan := _plan_of(listed, names, group)) is not None:
-        return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False)
+        return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False, alone=False)
     found = _of_any_kind("tensors", listed, names, _each_once(listed))
     for position, x in enumerate(found.gradients):
         check_kind(function, partial(_name_in, found, position), x, is_dtensor=is_dtensor(x))
@@ -116,7 +119,11 @@ def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
 
 
 def _plan_of(tensors: list[Tensor], names: list[str] | None, group: Span | None) -> Plan | None:
-    tokens = None if is_dynamo_compiling() else tokens_of(tensors)
+    if is_dynamo_compiling():
+        if group is not None or anything_declared() or any(is_dtensor(x) for x in tensors):
+            validation.refuse_compiled()
+        return None
+    tokens = tokens_of(tensors)
     if tokens is None and group is None:
         return None
     return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group)

@@ -69,7 +69,7 @@ class GradientSet:
 
         `scalar` makes a 0-dim CPU tensor of a number: (number, whether as float64) -> tensor.
         """
-        self._places = None if reduction is None else list(reduction.found)
+        self._places = None if reduction is None else reduction.held.places
         self.reduction = reduction
         self._argument = argument
         self._owners = owners
@@ -224,13 +224,13 @@ class GradientSet:
 
     def _check_summed(self) -> None:
         """Check that no element stands for a part of a sum: the clamped parts would not make a clamped sum."""
-        if self.reduction is not None and (place := self.reduction.partial_place()) is not None:
+        if self.reduction is not None and (place := self.reduction.held.partial_place()) is not None:
             refuse_partial(self._name(place))
 
     def _changed(self) -> None:
         self._known = None, 0.0
         if self.reduction is not None:
-            self.reduction.changed()
+            self.reduction.held.forget_sums()
 
     def _settle(self) -> None:
         """Write what was done to coalesced copies back; the gradients are coalesced from then on."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradclip.distributed.dtensor import is_dtensor, is_partial, local_of
 from gradclip.distributed.flat import without_padding
+from gradclip.distributed.held import Held
 from gradclip.distributed.partial import is_reducible
 from gradclip.distributed.plan import WIDE, Plan
 from gradclip.distributed.reduction import Reduction
@@ -26,10 +27,12 @@ def collect_sharded(
     *,
     loss: Scalar | None,
     writes: bool,
+    alone: bool,
 ) -> GradientSet:
     """Collect the local parts of gradients: each once, in order, without those that are None.
 
-    What is wrong with them is not raised here, where the other ranks would wait for this one, but by the reduction.
+    What is wrong with them is not raised here, where the other ranks would wait for this one, but by the reduction;
+    unless this rank is `alone`, since there will be none.
     """
     found: dict[int, Tensor] = {}
     placed: dict[int, Any] = {}
@@ -40,13 +43,15 @@ def collect_sharded(
         if not (buckets := dispatch.one_bucket(list(found.values()))):  # of dense numbers, each in a place of its own
             _check(function, argument, names, found, writes=writes)
     except (TypeError, RuntimeError) as error:
+        if alone:
+            raise
         found.clear()
         placed.clear()
         failure = error
     gradients = list(found.values())
     device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
     wide = plan.wide or any(owner.dtype in WIDE for owner, spec in zip(owners, plan.specs, strict=True) if spec is None)
-    reduction = Reduction(plan, owners, found, placed, failure, loss)
+    reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
     device = CPU if device == CPU else device
     sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, scalar, reduction=reduction)
     if not buckets:

@@ -28,6 +28,7 @@ from gradclip.validation.clipper import (
 )
 from gradclip.validation.distributed import (
     check_groups,
+    refuse_compiled,
     refuse_declared,
     refuse_open,
     refuse_ownership,
@@ -84,6 +85,7 @@ __all__ = [
     "check_schedule",
     "check_sinks",
     "check_total_norm",
+    "refuse_compiled",
     "refuse_declared",
     "refuse_element",
     "refuse_gradient",

@@ -72,8 +72,8 @@ def refuse_units(name: str) -> NoReturn:
 def refuse_parts() -> NoReturn:
     """Refuse a policy for parts of a model that other ranks have parameters of."""
     msg = (
-        "`GradClipper(policy=...)` must not part a model of which other ranks hold parameters of their own: the norm of "
-        "a part is not known there. Use a `GradClipper` for each part."
+        "`GradClipper(policy=...)` must not part a model of which other ranks hold parameters of their own: the norm "
+        "of a part is not known there. Use a `GradClipper` for each part."
     )
     raise ValueError(msg)
 
@@ -85,3 +85,10 @@ def refuse_partial(name: str) -> NoReturn:
         "it before, or clip by norm."
     )
     raise TypeError(msg)
+
+
+def refuse_compiled() -> NoReturn:
+    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
+    raise RuntimeError(
+        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
+    )

@@ -21,6 +21,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
     """Return a bound as a float, or as it is where it is a tensor on another device (it is never read back)."""
     if type(value) is float and value >= 0.0:
         return value
+    value = _full(value)
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
             msg = (
@@ -40,6 +41,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
 
 def check_total_norm(function: str, value: object) -> float | Tensor:
     """Return a norm as a float, or as it is where it is a tensor on another device; NaN is a norm too."""
+    value = _full(value)
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
         if type(value) not in {Tensor, Parameter} or value.device.type != "cpu" or is_traced():
             return value.detach().reshape(())
@@ -138,3 +140,9 @@ def refuse_overlap(function: str, name: str, gradient: Tensor) -> NoReturn:
         "Assign `p.grad = p.grad.clone()` first."
     )
     raise OverlappingGradientError(msg)
+
+
+def _full(value: object) -> object:
+    """Return a DTensor as the plain tensor that all ranks have, as of a norm that `torch.nn.utils` has returned."""
+    full_tensor = getattr(value, "full_tensor", None) if isinstance(value, Tensor) else None
+    return value if full_tensor is None else full_tensor()
