@@ -13,6 +13,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gradclip.distributed.dtensor import can_be_partial, copies_of, dtensor_type, is_outside, local_rows
@@ -82,11 +83,13 @@ class Plan:
         tails: The ways that are ahead of numbers once a span is done, one number for each.
         members: The places of the parameters whose own norm a span reduces.
         meshes: The places of the parameters on each mesh.
+        plain: The places of plain tensors.
         partial: Whether a gradient may come that has yet to be summed over ranks.
         agreed: How those gradients are placed which have to be, as all ranks know, by the place of the parameter.
     """
 
     def __init__(self, owners: list[Tensor], names: list[str], tokens: list[Any], group: Span | None) -> None:
+        self.world = dist.group.WORLD
         self.tokens = tokens
         self.group = group
         specs, given = tokens[: len(owners)], tokens[len(owners) :]
@@ -118,6 +121,7 @@ class Plan:
                 self.meshes.setdefault(share.mesh, []).append(place)
         self.complete = not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in given)
         self.wide = any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs)
+        self.plain = [place for place, spec in enumerate(specs) if spec is None]
         self.partial = any(spec is not None and can_be_partial(spec) for spec in specs)
         self.agreed: dict[int, Any] = {}
         self.specs = specs
@@ -172,8 +176,9 @@ _recent: deque[Plan] = deque(maxlen=REMEMBERED)
 
 def plan_of(owners: list[Tensor], names: list[str] | None, tokens: list[Any], group: Span | None) -> Plan:
     """Return the plan of parameters: that of the last call, unless a mesh, a placement or a declaration is another."""
+    world = dist.group.WORLD  # meshes of another one may look the same
     for plan in _recent:
-        if plan.group is group and plan.tokens == tokens:
+        if plan.world is world and plan.group is group and plan.tokens == tokens:
             return plan
     plan = Plan(owners, names or [f"parameters[{i}]" for i in range(len(owners))], tokens, group)
     _recent.appendleft(plan)

@@ -50,7 +50,7 @@ def collect_sharded(
         failure = error
     gradients = list(found.values())
     device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
-    wide = plan.wide or any(owner.dtype in WIDE for owner, spec in zip(owners, plan.specs, strict=True) if spec is None)
+    wide = plan.wide or any(owners[place].dtype in WIDE for place in plan.plain)
     reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
     device = CPU if device == CPU else device
     sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, scalar, reduction=reduction)
