@@ -66,14 +66,24 @@ def as_float64(value: Scalar, device: torch.device) -> Tensor:
 
 
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
-    """Return the partial of a union of disjoint sets; tensors move to the device of the first."""
+    """Return the partial of a union of disjoint sets, whatever their order; tensors move to the device of the first."""
     if len(partials) == 1:
         return partials[0]
+    numbers = [part for part in partials if not isinstance(part, Tensor)]
+    if len(numbers) == len(partials) and not is_extremum(norm_type) and all(map(math.isfinite, numbers)):
+        return _sum(numbers)
     device = next((part.device for part in partials if isinstance(part, Tensor)), None)
     values = torch.stack([as_float64(part, device or CPU) for part in partials])
     smallest_or_largest = values.amax if norm_type > 0 else values.amin  # both propagate NaN
-    combined = smallest_or_largest() if is_extremum(norm_type) else values.sum()
+    combined = smallest_or_largest() if is_extremum(norm_type) else values.sort().values.sum()
     return combined.item() if device is None else combined
+
+
+def _sum(numbers: list[float]) -> float:
+    try:
+        return math.fsum(numbers)  # rounded once, so that the order does not matter
+    except OverflowError:
+        return math.inf
 
 
 def finish(partial: Scalar, norm_type: float) -> Scalar:

@@ -29,6 +29,7 @@ class Held:
         self._placed = placed
         self._partial: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_partial(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
+        self._part_of_a_sum = next(iter(self._partial), None)
 
     @property
     def places(self) -> list[int]:
@@ -80,7 +81,7 @@ class Held:
 
     def partial_place(self) -> int | None:
         """Return the place of a parameter whose gradient stands for a part of a sum; None if there is none."""
-        return next(iter({**self._partial, **self._plan.agreed}), None)
+        return self._part_of_a_sum
 
     def sum_partials(self, meshes: list[Span]) -> None:
         """Sum those gradients that all ranks of these meshes know to be partial."""
@@ -88,6 +89,7 @@ class Held:
             if self._plan.agreed and mesh in self._plan.meshes and mesh not in self._summed:
                 there = {i: x for i, x in self._found.items() if self._partial.get(i) == self._agreed(i)}
                 self._summed[mesh] = reduced(self._plan, mesh, there, self._owners)
+                self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)
 
     def is_unexpected(self, meshes: list[Span]) -> bool:
         """Whether a gradient is partial and was not known to be, or the other way round."""

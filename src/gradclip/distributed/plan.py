@@ -134,6 +134,10 @@ class Plan:
             self._rows[place] = slice(None) if spec is None else local_rows(spec)
         return self._rows[place]
 
+    def is_empty(self, place: int, owner: Tensor) -> bool:
+        """Whether a parameter is known to have no element on any rank."""
+        return owner.numel() == 0 and not self.shares[place].in_pieces
+
     def copies(self, places: list[int], device: torch.device) -> Tensor:
         """Return how many ranks hold each element of parameters: float64."""
         counts = [float(self.shares[place].copies) for place in places]
@@ -222,8 +226,16 @@ def size_of(chain: Chain) -> int:
 
 
 def _in_order(spans: set[Any], ranked: dict[Span, tuple[int, int]]) -> list[Span]:
-    """Sort spans in a way that is the same on all their ranks: by their place in a chain, then by their ranks."""
-    return sorted(spans, key=lambda span: (ranked.get(span, (DISJOINT, 0)), span.ranks))
+    """Sort spans in a way that is the same on all their ranks, whatever else these hold.
+
+    First by their place in a chain; then axis by axis, since all slices along an axis of a mesh are alike, so that what
+    one slice knows reaches all along the next axis; then by their ranks.
+    """
+
+    def key(span: Span) -> tuple[object, ...]:
+        return ranked.get(span, (DISJOINT, 0)), [rank - span.ranks[0] for rank in span.ranks], span.ranks
+
+    return sorted(spans, key=key)
 
 
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:

@@ -120,7 +120,10 @@ class Reduction:
             units.copy_(as_float64(unit(extrema[0]), device))
         values, present = whole(norm_type)
         total = self._total_of_each(values[0] * units**norm_type, present, norm_type)
-        return Known(units * finish_each(values, norm_type), present, total)
+        norms = units * finish_each(values, norm_type)
+        if norm_type < 0.0:  # that of no element is 0
+            norms[:, [place for place in range(count) if self.plan.is_empty(place, self._owners[place])]] = 0.0
+        return Known(norms, present, total)
 
     def unit_norms(self, measure_units: MeasureEach, columns: list[Tensor], device: torch.device) -> Known:
         """Return the 2-norm of each unit of each gradient, and of the same of its parameter, of shape (2, U).

@@ -15,7 +15,7 @@ from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_kind, check_writable, scalar
-from gradclip.gradients.sharded import collect_sharded
+from gradclip.gradients.sharded import collect_sharded, fail
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import Parameters, flatten
@@ -58,7 +58,13 @@ def collect(
     if tensors is parameters and names is None:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
-    if (plan := _plan_of(tensors, names, group)) is not None:
+    try:
+        plan = _plan_of(tensors, names, group)
+    except ValueError as error:  # which the other ranks of the group have to know
+        if group is None:
+            raise
+        return fail(error, group)
+    if plan is not None:
         return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes, alone=alone)
     if not asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
         return found

@@ -11,6 +11,7 @@ from gradclip.distributed.held import Held
 from gradclip.distributed.partial import is_reducible
 from gradclip.distributed.plan import WIDE, Plan
 from gradclip.distributed.reduction import Reduction
+from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_kind, check_writable, scalar
 from gradclip.norms import CPU, Scalar
@@ -57,6 +58,13 @@ def collect_sharded(
     if not buckets:
         sharded.bucket()
     return sharded
+
+
+def fail(error: Exception, group: Span) -> GradientSet:
+    """Return no gradients, and let the reduction tell all ranks of a group why."""
+    plan = Plan([], [], [], group)
+    reduction = Reduction(plan, [], Held(plan, [], {}, {}), error, None)
+    return GradientSet("parameters", [], None, [], CPU, [], plan.wide, scalar, reduction=reduction)
 
 
 def _find(
