@@ -20,7 +20,12 @@ def watched(count: int) -> list[int]:
 def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
     try:
-        return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), x._version) for owner in owners]
+        return [
+            (None, 0)
+            if (x := owner.grad) is None
+            else (weakref.ref(x), x._version if type(x) is Tensor else _version(x))
+            for owner in owners
+        ]
     except RuntimeError:  # one has no version
         return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), _version(x)) for owner in owners]
 
@@ -43,7 +48,8 @@ def writes_since(owner: Tensor, before: Mark) -> int | None:
 
 
 def _version(gradient: Tensor) -> int:
+    written = gradient if type(gradient) is Tensor else getattr(gradient, "_local_tensor", gradient)  # of a DTensor
     try:
-        return gradient._version
+        return written._version
     except RuntimeError:  # that of an inference tensor is not counted
         return 0

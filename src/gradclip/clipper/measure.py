@@ -69,6 +69,8 @@ def _measure_all_ranks(
 
 def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
     """Do to gradients what was decided about them."""
+    if not gradients.gradients:
+        return
     coef, positions = decision.coef, _positions(gradients, norms.layout)
     if decision.scope == "total" or not isinstance(coef, Tensor):
         gradients.scale_(coef)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.distributed.plan import numel_of
+from gradclip.distributed.plan import numel_of, whole_units_of
 from gradclip.norms import CPU
-from gradclip.parameters import Parameters, flatten, matches, units_of
+from gradclip.parameters import Parameters, flatten, matches
 from gradclip.policies.measured import Layout
 from gradclip.validation import (
     refuse_element,
@@ -79,7 +79,7 @@ def select(
     layout = Layout(
         names=tuple(name for name, _, _ in kept),
         numels=tuple(numel_of(x) for x in owners),
-        units=tuple(units_of(x) for x in owners),
+        units=tuple(whole_units_of(x) for x in owners),
         groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
         group_count=len(parameters.param_groups) if isinstance(parameters, Optimizer) else 0,
         device=CPU if device == CPU else device,

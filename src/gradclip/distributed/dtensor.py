@@ -29,6 +29,16 @@ def is_dtensor(x: object) -> bool:
     return kind is not None and isinstance(x, kind)
 
 
+def may_be_localized() -> bool:
+    """Whether there can be parameters that were DTensors: the module of DDP over tensor parallelism is imported."""
+    return "torch.distributed.tensor.parallel.ddp" in sys.modules
+
+
+def localized_spec(x: Tensor) -> Spec | None:
+    """Return the spec of a plain parameter that DDP has made of the local part of a DTensor, which it keeps with it."""
+    return getattr(x, "_st_info", None)
+
+
 def local_of(x: Tensor) -> Tensor:
     """Return the part of a DTensor that this rank holds, or a plain tensor itself."""
     local: Any = x

@@ -53,8 +53,13 @@ class Flags(NamedTuple):
             return math.nan
         return 0.0 if norm_type < 0.0 and not self.elements else norm
 
-    def common_loss(self, norm_type: float) -> Scalar:
-        """Return the mean loss of the ranks that know one; the largest, where maxima were taken."""
+    def common_loss(self, norm_type: float, *, own: Scalar | None) -> Scalar | None:
+        """Return the mean loss of the ranks that know one; the largest, where maxima were taken; None if none does.
+
+        Where only a device knows how many these are, it is taken for granted that all do if this one does.
+        """
+        if not self.losses if not isinstance(self.losses, Tensor) else own is None:
+            return None
         return self.loss if is_extremum(norm_type) else self.loss / self.losses
 
 

@@ -22,7 +22,7 @@ def is_flat(parameter: Tensor) -> bool:
 
 
 def declare_flat(parameter: Tensor) -> Ownership:
-    """Find out and remember who holds a parameter that FSDP1 shards, and all others that are flattened with it.
+    """Find out and remember who holds a parameter that FSDP1 shards, and all others that it does.
 
     Only the handle of FSDP1 knows, and parameters do not lead to it: it is looked for among all objects, once.
     """
@@ -31,12 +31,11 @@ def declare_flat(parameter: Tensor) -> Ownership:
         flat = handle.flat_param
         sizes = {id(flat): (flat, sum(flat._numels))}
         sizes |= {id(x): (x, numel) for x, numel in zip(flat._params or (), flat._numels, strict=False)}
-        if id(parameter) in sizes:
-            is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
-            sharded, replicated = (handle.process_group, ()) if is_sharded else ((), handle.process_group)
-            for tensor, numel in sizes.values():
-                if declared(tensor) is None:
-                    declare([tensor], Ownership(sharded=sharded, replicated=replicated, numel=numel))
+        is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
+        sharded, replicated = (handle.process_group, ()) if is_sharded else ((), handle.process_group)
+        for tensor, numel in sizes.values():
+            if declared(tensor) is None:
+                declare([tensor], Ownership(sharded=sharded, replicated=replicated, numel=numel))
     return declared(parameter) or Ownership()
 
 

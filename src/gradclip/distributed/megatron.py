@@ -10,7 +10,7 @@ def declare_megatron(
     tensor_parallel: Groups = (),
     pipeline_parallel: Groups = (),
     expert_parallel: Groups = (),
-    expert_tensor_parallel: Groups = (),
+    expert_tensor_parallel: Groups | None = None,
 ) -> None:
     """Declare parameters by the attributes that Megatron-LM sets on them.
 
@@ -27,7 +27,7 @@ def declare_megatron(
         tensor_parallel: The tensor parallel group.
         pipeline_parallel: The pipeline parallel group.
         expert_parallel: The expert parallel group.
-        expert_tensor_parallel: The tensor parallel group of the experts, where it is another.
+        expert_tensor_parallel: The tensor parallel group of the experts, where it is another; `()` for none.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -39,11 +39,12 @@ def declare_megatron(
     """
     tensors, names = named("declare_megatron", parameters)
     stages, experts = listed(pipeline_parallel), listed(expert_parallel)
-    tensor_groups, expert_tensor_groups = listed(tensor_parallel), listed(expert_tensor_parallel)
+    tensor_groups = listed(tensor_parallel)
+    expert_tensor_groups = tensor_groups if expert_tensor_parallel is None else listed(expert_tensor_parallel)
     found: list[Ownership] = []
     for parameter in tensors:
         is_expert = not getattr(parameter, "allreduce", True)
-        groups = expert_tensor_groups if is_expert and expert_tensor_groups else tensor_groups
+        groups = expert_tensor_groups if is_expert else tensor_groups
         is_piece = bool(getattr(parameter, "tensor_model_parallel", False))
         found.append(
             Ownership(

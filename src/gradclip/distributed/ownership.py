@@ -67,6 +67,7 @@ def listed(groups: Groups) -> tuple[Group, ...]:
 
 
 _declared: dict[int, Ownership] = {}  # by the identity of the parameter, as long as it lives
+_parameters: dict[int, weakref.ref[Tensor]] = {}
 
 
 def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownership]) -> None:
@@ -115,18 +116,30 @@ def declare_each(function: str, tensors: list[Tensor], names: list[str], ownersh
     for tensor, ownership in zip(tensors, ownerships, strict=True):
         if id(tensor) not in _declared:
             _declared[id(tensor)] = ownership
-            weakref.finalize(tensor, _declared.pop, id(tensor), None)
+            _parameters[id(tensor)] = weakref.ref(tensor)
+            weakref.finalize(tensor, _forget, id(tensor))
 
 
 def forget(parameters: Parameters) -> None:
     """Take back what was declared about parameters, so that something else can be."""
     for tensor in flatten("forget", parameters)[0]:
-        _declared.pop(id(tensor), None)
+        _forget(id(tensor))
 
 
 def anything_declared() -> bool:
     """Whether there is anything to look for."""
     return bool(_declared)
+
+
+def _forget(identity: int) -> None:
+    _declared.pop(identity, None)
+    _parameters.pop(identity, None)
+
+
+def declared_of_gradients() -> dict[int, Ownership]:
+    """Return what was declared about the parameters that have a gradient now, by the identity of this."""
+    alive = [(reference(), _declared[identity]) for identity, reference in _parameters.items()]
+    return {id(p.grad): ownership for p, ownership in alive if p is not None and p.grad is not None}
 
 
 def declared(tensor: Tensor) -> Ownership | None:

@@ -74,7 +74,8 @@ def reduced(plan: Plan, mesh: Span, gradients: Mapping[int, Tensor], owners: lis
         is_there = torch.tensor([1.0 if place in gradients else identity for place in places])
         flat = torch.cat([x.to(mesh.device_for(device), dtype) for x in (*pieces, is_there)])
         for dim, word in due:
-            dist.all_reduce(flat, REDUCTIONS[word][0], group=device_mesh.get_group(dim))
+            if device_mesh.size(dim) > 1:
+                dist.all_reduce(flat, REDUCTIONS[word][0], group=device_mesh.get_group(dim))
             if word == "avg":
                 flat /= device_mesh.size(dim)
         *parts, is_anywhere = flat.to(device).split([*map(math.prod, shapes), len(places)])

@@ -1,8 +1,8 @@
 """The plan of a reduction: which numbers of which parameters go through which collectives, in which order.
 
 It comes from the parameters, not from the gradients that are there, so every rank makes the same one and none waits for
-another. A *chain* is the list of spans that a number is reduced over, one after the other: first the mesh of a DTensor,
-then groups that hold pieces, then groups that hold other parameters. Numbers with the same way ahead travel together,
+another. A *chain* is the list of spans that a number is reduced over, one after the other: the mesh of a DTensor,
+groups that hold pieces, groups that hold other parameters. Numbers with the same way ahead travel together,
 so there is one collective for each span, whatever the number of parameters.
 """
 
@@ -16,16 +16,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradclip.distributed.dtensor import can_be_partial, copies_of, dtensor_type, is_outside, local_rows
+from gradclip.distributed.dtensor import (
+    can_be_partial,
+    copies_of,
+    dtensor_type,
+    is_outside,
+    local_rows,
+    localized_spec,
+    may_be_localized,
+)
 from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
-from gradclip.distributed.ownership import Ownership, anything_declared, declared
+from gradclip.distributed.ownership import Ownership, anything_declared, declared, declared_of_gradients
 from gradclip.distributed.span import Span, span_of
+from gradclip.parameters import units_of
 from gradclip.validation import refuse_open
 
 Chain: TypeAlias = tuple[Span, ...]
-
-MESH, SHARDED, DISJOINT = range(3)
-"""In which order spans come in a chain."""
 
 WIDE = {torch.float64, torch.complex128}
 
@@ -40,7 +46,8 @@ class Share:
 
     Attributes:
         whole: The chain after which its own norm is known: that of its pieces.
-        chain: The chain after which it is part of the total norm.
+        beyond: The chain from there to the total norm.
+        chain: The chain after which its elements are part of the total norm, if nothing else is asked for.
         copies: How many ranks of the spans of `whole` hold each element.
         replicas: How many times these spans are there, each with a copy, in a group of the whole model.
         mesh: The mesh of a DTensor, as a span.
@@ -49,6 +56,7 @@ class Share:
     """
 
     whole: Chain
+    beyond: Chain
     chain: Chain
     copies: int
     replicas: int
@@ -83,6 +91,7 @@ class Plan:
         tails: The ways that are ahead of numbers once a span is done, one number for each.
         members: The places of the parameters whose own norm a span reduces.
         meshes: The places of the parameters on each mesh.
+        mesh_order: The meshes, in order.
         plain: The places of plain tensors.
         partial: Whether a gradient may come that has yet to be summed over ranks.
         agreed: How those gradients are placed which have to be, as all ranks know, by the place of the parameter.
@@ -93,32 +102,28 @@ class Plan:
         self.tokens = tokens
         self.group = group
         specs, given = tokens[: len(owners)], tokens[len(owners) :]
-        ranked: dict[Span, tuple[int, int]] = {}
         self.shares = [
-            _share(name, spec, ownership or Ownership(), group, ranked)
+            _share(name, spec, ownership or Ownership(), group)
             for name, spec, ownership in zip(names, specs, given, strict=True)
         ]
         self.scopes = scopes_of(self.shares, [share.copies for share in self.shares])
-        self.order = _in_order({span for share in self.shares for span in share.chain} | ({group} - {None}), ranked)
-        self.whole_order = _in_order({span for share in self.shares for span in share.whole}, ranked)
-        disjoint = [() if group is None else (group,)] * len(owners)
-        if group is None:
-            disjoint = [share.chain[len(share.whole) :] for share in self.shares]
-        known = [replace(share, chain=chain) for share, chain in zip(self.shares, disjoint, strict=True)]
+        self.order = _in_order({span for share in self.shares for span in share.chain} | ({group} - {None}))
+        self.whole_order = _in_order({span for share in self.shares for span in share.whole})
+        known = [replace(share, chain=share.beyond) for share in self.shares]
         self.known_scopes = scopes_of(known, [1 if group is None else size_of(share.whole) for share in self.shares])
-        ahead = {span for chain in disjoint for span in chain} | ({group} - {None})
-        self.known_order = [span for span in self.order if span in ahead]
+        self.known_order = _in_order({span for share in known for span in share.chain} | ({group} - {None}))
         self.alone = [i for i, share in enumerate(self.shares) if not share.whole]
         self.heads = {
             span: [i for i, x in enumerate(self.shares) if x.whole[:1] == (span,)] for span in self.whole_order
         }
-        chains = dict.fromkeys(share.chain for share in self.shares)
+        chains = dict.fromkeys(chain for share in self.shares for chain in (share.chain, share.beyond))
         self.tails = {span: _tails(span, chains) for span in self.order}
         self.members = {span: [i for i, x in enumerate(self.shares) if span in x.whole] for span in self.whole_order}
         self.meshes: dict[Span, list[int]] = {}
         for place, share in enumerate(self.shares):
             if share.mesh is not None:
                 self.meshes.setdefault(share.mesh, []).append(place)
+        self.mesh_order = _in_order({*self.meshes})
         self.complete = not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in given)
         self.wide = any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs)
         self.plain = [place for place, spec in enumerate(specs) if spec is None]
@@ -151,21 +156,35 @@ def ownership_of(tensor: Tensor) -> Ownership | None:
 
 def numel_of(tensor: Tensor) -> int:
     """Return the number of elements of a parameter as a whole."""
+    if may_be_localized() and (spec := localized_spec(tensor)) is not None:
+        return spec.shape.numel()
     if (ownership := ownership_of(tensor)) is None:
         return tensor.numel()
     return ownership.numel or tensor.numel() * size_of(ownership.spans("sharded"))
 
 
+def whole_units_of(tensor: Tensor) -> int:
+    """Return the number of units of a parameter as a whole."""
+    spec = localized_spec(tensor) if may_be_localized() else None
+    return units_of(tensor) if spec is None else spec.shape[0] if len(spec.shape) > 1 else 1
+
+
 def has_plan() -> bool:
     """Whether there can be plain tensors that other ranks hold more of: those say nothing when they are read."""
-    return anything_declared() or may_be_flat()
+    return anything_declared() or may_be_flat() or may_be_localized()
 
 
-def tokens_of(owners: list[Tensor]) -> list[Any] | None:
+def tokens_of(owners: list[Tensor], *, are_gradients: bool = False) -> list[Any] | None:
     """Return all that a plan depends on, compared by identity for the most part; None where no tensor says anything."""
     kind = dtensor_type()
     specs = [None if kind is None or not isinstance(x, kind) else x._spec for x in owners]
-    if anything_declared():
+    if may_be_localized():
+        specs = [spec or localized_spec(x) for spec, x in zip(specs, owners, strict=True)]
+    given: list[Ownership | None]
+    if are_gradients and anything_declared():
+        known = declared_of_gradients()
+        given = [known.get(id(x)) for x in owners]
+    elif anything_declared():
         given = [ownership_of(x) for x in owners]
     elif may_be_flat() and any(spec is None for spec in specs):
         given = [None if spec else ownership_of(x) for spec, x in zip(specs, owners, strict=True)]
@@ -199,25 +218,21 @@ def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
     return list(found.values())
 
 
-def _share(
-    name: str, spec: Any, ownership: Ownership, group: Span | None, ranked: dict[Span, tuple[int, int]]
-) -> Share:
+def _share(name: str, spec: Any, ownership: Ownership, group: Span | None) -> Share:
     mesh = None if spec is None or is_outside(spec.mesh) else span_of(spec.mesh)
-    kinds = [() if mesh is None else (mesh,), ownership.spans("sharded"), ownership.spans("disjoint")]
-    for kind, spans in enumerate(kinds):
-        for index, span in enumerate(spans):
-            ranked[span] = max(ranked.get(span, (kind, index)), (kind, index))
-    whole = (*kinds[MESH], *kinds[SHARDED])
-    copies = 1 if mesh is None else copies_of(spec)
+    pieces, others = ownership.spans("sharded"), ownership.spans("disjoint")
+    whole = tuple(_in_order({*pieces, *([] if mesh is None else [mesh])}))
+    beyond = tuple(_in_order({*others}))
+    chain = tuple(_in_order({*whole, *beyond}))
     counted = ownership.counted and (spec is None or mesh is not None)
-    chain = (*whole, *kinds[DISJOINT])
     replicas = 1
     if group is not None:
         replicas = size_of(ownership.spans("replicated"))
-        if counted and (known := size_of(chain) * replicas) != len(group.ranks):
+        if counted and (known := size_of((*whole, *beyond)) * replicas) != len(group.ranks):
             refuse_open(name, known, len(group.ranks))
-        chain = (group,)
-    return Share(whole, chain, copies, replicas, mesh, counted, in_pieces=bool(kinds[SHARDED]))
+        chain = beyond = (group,)
+    copies = 1 if mesh is None else copies_of(spec)
+    return Share(whole, beyond, chain, copies, replicas, mesh, counted, in_pieces=bool(pieces))
 
 
 def size_of(chain: Chain) -> int:
@@ -225,17 +240,13 @@ def size_of(chain: Chain) -> int:
     return prod(len(span.ranks) for span in chain)
 
 
-def _in_order(spans: set[Any], ranked: dict[Span, tuple[int, int]]) -> list[Span]:
+def _in_order(spans: set[Any]) -> list[Span]:
     """Sort spans in a way that is the same on all their ranks, whatever else these hold.
 
-    First by their place in a chain; then axis by axis, since all slices along an axis of a mesh are alike, so that what
-    one slice knows reaches all along the next axis; then by their ranks.
+    Axis by axis, since all slices along an axis of a mesh are alike: what one slice knows then reaches all along the
+    next axis. Sums over the axes of a mesh may be taken in any order, as long as it is the same everywhere.
     """
-
-    def key(span: Span) -> tuple[object, ...]:
-        return ranked.get(span, (DISJOINT, 0)), [rank - span.ranks[0] for rank in span.ranks], span.ranks
-
-    return sorted(spans, key=key)
+    return sorted(spans, key=lambda span: ([rank - span.ranks[0] for rank in span.ranks], span.ranks))
 
 
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:

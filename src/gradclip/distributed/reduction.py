@@ -164,16 +164,26 @@ class Reduction:
     # How the norm of everything is found.
 
     def _total(self, measure: Measure, norm_type: float, factor: Scalar) -> Scalar:
-        def measured(scope: Scope) -> Scalar:
-            tensors = None if self.held.is_everything(scope.places) else self.held.tensors(scope.places)[1]
-            value = self._try(lambda: measure(tensors, norm_type, factor), identity(norm_type))
-            return value if is_extremum(norm_type) or scope.copies == 1 else value / scope.copies
+        known: dict[int, Scalar] = {}
+
+        def measured(number: int, scope: Scope) -> Scalar:
+            if number not in known:
+                tensors = None if self.held.is_everything(scope.places) else self.held.tensors(scope.places)[1]
+                value = self._try(lambda: measure(tensors, norm_type, factor), identity(norm_type))
+                known[number] = value if is_extremum(norm_type) or scope.copies == 1 else value / scope.copies
+            return known[number]
 
         def contributions(span: Span | None) -> list[tuple[Chain, Scalar]]:
-            return [(x.chain, measured(x)) for x in self.held.scopes() if _first(x.chain) is span]
+            scopes = enumerate(self.held.scopes())
+            return [(x.chain, measured(number, x)) for number, x in scopes if _first(x.chain) is span]
 
         self._start(norm_type)
-        return self._through(self.plan.order, contributions, norm_type)
+        self.held.sum_partials(self.plan.mesh_order)
+        values = [measured(number, scope) for number, scope in enumerate(self.held.scopes())]
+        self._flags = self._flags.noting(
+            values, norm_type
+        )  # before the first span, so that all along the way hear of it
+        return self._through(self.plan.order, contributions, norm_type, renew=known.clear)
 
     def _total_of_each(self, partials: Tensor, present: Tensor, norm_type: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
@@ -194,7 +204,11 @@ class Reduction:
         return self._through(self.plan.known_order, contributions, norm_type)
 
     def _through(
-        self, order: list[Span], contributions: Callable[[Span | None], list[tuple[Chain, Scalar]]], norm_type: float
+        self,
+        order: list[Span],
+        contributions: Callable[[Span | None], list[tuple[Chain, Scalar]]],
+        norm_type: float,
+        renew: Callable[[], None] = lambda: None,
     ) -> Scalar:
         """Send partials through the chains that are ahead of them, and return the norm of all.
 
@@ -202,6 +216,7 @@ class Reduction:
             order: The spans, in order.
             contributions: Returns what this rank adds at a span, the first of a chain, or where there is no chain.
             norm_type: The order of the norm.
+            renew: Makes it measure anew.
         """
         pending: dict[Chain, list[Scalar]] = {(): [value for _, value in contributions(None)]}
         self._flags = self._flags.noting(pending[()], norm_type)
@@ -213,15 +228,14 @@ class Reduction:
                 for chain, value in contributions(span):
                     ways[chain[1:]].append(value)
                 sent = [_combined(values, norm_type) for values in ways.values()]
-                self._flags = self._flags.noting(sent, norm_type)
                 arrived, self._flags = exchange(span, sent, self._flags_for(span), norm_type)
                 return arrived
 
-            for tail, value in zip(tails, self._until_agreed(span, step), strict=True):
+            for tail, value in zip(tails, self._until_agreed(span, step, renew), strict=True):
                 pending.setdefault(tail, []).append(value)
         norm = finish(_combined(pending[()], norm_type), norm_type)
         self._raise_failure()
-        self.loss = None if self._own_loss is None else self._flags.common_loss(norm_type)
+        self.loss = self._flags.common_loss(norm_type, own=self._own_loss)
         return self._flags.judged(norm, norm_type)
 
     # How those of single parameters are.
@@ -270,7 +284,7 @@ class Reduction:
             return self._flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
         return self._flags._replace(unexpected=float(self.held.is_unexpected(self._meshes(span))))
 
-    def _until_agreed(self, span: Span, step: Callable[[], T]) -> T:
+    def _until_agreed(self, span: Span, step: Callable[[], T], renew: Callable[[], None] = lambda: None) -> T:
         """Take a step; once more, if a rank of the span has met a gradient that is partial and was not known to be."""
         meshes = self._meshes(span)
         self.held.sum_partials(meshes)
@@ -278,13 +292,16 @@ class Reduction:
         if self.plan.partial and float(self._flags.unexpected):
             self.held.agree(meshes)
             self.held.sum_partials(meshes)
+            if self.held.is_unexpected(meshes):  # still
+                self._failure = self._failure or ValueError("a gradient is placed otherwise than on other ranks.")
+            renew()
             arrived = step()
         self._passed.append((span, self._flags))
         return arrived
 
     def _meshes(self, span: Span) -> list[Span]:
         """Return the meshes whose gradients are first reduced over a span."""
-        return sorted(self.plan.meshes, key=lambda mesh: mesh.ranks) if span is self.plan.group else [span]
+        return self.plan.mesh_order if span is self.plan.group else [span]
 
     def _try(self, measured: Callable[[], T], otherwise: T) -> T:
         """Measure, or remember why that failed: the others are waiting."""

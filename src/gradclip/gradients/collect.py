@@ -98,7 +98,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
     """Collect tensors that are gradients themselves, to read only."""
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
-    if (plan := _plan_of(listed, names, group)) is not None:
+    if (plan := _plan_of(listed, names, group, are_gradients=True)) is not None:
         return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False, alone=False)
     found = _of_any_kind("tensors", listed, names, _each_once(listed))
     for position, x in enumerate(found.gradients):
@@ -124,12 +124,14 @@ def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
     return once
 
 
-def _plan_of(tensors: list[Tensor], names: list[str] | None, group: Span | None) -> Plan | None:
+def _plan_of(
+    tensors: list[Tensor], names: list[str] | None, group: Span | None, *, are_gradients: bool = False
+) -> Plan | None:
     if is_dynamo_compiling():
         if group is not None or anything_declared() or any(is_dtensor(x) for x in tensors):
             validation.refuse_compiled()
         return None
-    tokens = tokens_of(tensors)
+    tokens = tokens_of(tensors, are_gradients=are_gradients)
     if tokens is None and group is None:
         return None
     return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group)

@@ -245,7 +245,7 @@ class GradientSet:
         """Say which gradients hold NaN or infinite elements, the first by name and with their counts, on each rank."""
         own = self._describe_own()
         said = own if self.reduction is None else self.reduction.describe(own)
-        return said or "No element is NaN or infinite: the sum of powers overflows float64."
+        return said or "No element is NaN or infinite: a sum overflows."
 
     def _describe_own(self) -> str:
         found: dict[int, Tensor] = {}

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
-from gradclip.distributed.dtensor import is_dtensor, is_partial, local_of
+from gradclip.distributed.dtensor import can_be_partial, is_dtensor, is_partial, local_of
 from gradclip.distributed.flat import without_padding
 from gradclip.distributed.held import Held
 from gradclip.distributed.partial import is_reducible
@@ -79,17 +80,20 @@ def _find(
     seen: set[int] = set()
     for place, (owner, spec) in enumerate(zip(owners, plan.specs, strict=True)):
         gradient: Any = owner if argument == "tensors" else owner.grad
-        if gradient is None or id(gradient) in seen:
-            continue
+        if gradient is None or id(gradient) in seen or (spec is not None and plan.shares[place].mesh is None):
+            continue  # where there is a mesh without this rank, nothing of it is here
         seen.add(id(gradient))
-        if spec is None:
+        if spec is None or type(owner) is Parameter:  # a plain one, that once was a DTensor perhaps
             found[place] = without_padding(owner, gradient)
             continue
         own = getattr(gradient, "_spec", None)
         if own is not spec or argument == "tensors":
-            if own is None or (own.mesh is not spec.mesh and own.mesh != spec.mesh):
+            if own is None:
+                reason = "Its parameter is a DTensor, so it has to be one too."
+                refuse_gradient(function, _name(argument, names, place), gradient, reason)
+            if own.mesh is not spec.mesh and own.mesh != spec.mesh:
                 refuse_gradient(function, _name(argument, names, place), gradient, "Its parameter is on another mesh.")
-            if is_partial(own) and not (plan.partial and is_reducible(tuple(own.placements))):
+            if is_partial(own) and not (can_be_partial(spec) and is_reducible(tuple(own.placements))):
                 reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
                 refuse_gradient(function, _name(argument, names, place), gradient, reason)
             if is_partial(own) or own.placements != spec.placements:

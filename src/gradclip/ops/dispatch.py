@@ -76,7 +76,7 @@ def native() -> "Native | None":
 
 def one_bucket(tensors: list[Tensor]) -> list[Bucket]:
     """Return the one bucket of tensors that the kernels take, all of them; else none."""
-    kernels = native()
+    kernels = native() if tensors else None
     return [(kernels, tensors, range(len(tensors)))] if kernels is not None and kernels.takes(tensors) else []
 
 

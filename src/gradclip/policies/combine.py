@@ -99,6 +99,8 @@ class Chain(Policy):
             states.append(learned)
             together = decision if len(states) == 1 else _both(together, decision, norms.layout)
             norms = effect.after(norms, decision)
+            if decision.skip is False and link is not self.links[-1]:
+                norms.known_total()
         return together, tuple(states)
 
 

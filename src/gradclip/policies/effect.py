@@ -32,4 +32,7 @@ def shrinks(norms: Norms, decision: Decision) -> Condition:
         return smaller
     scaled = after(norms, decision._replace(clamp=None, skip=False))
     over = (scaled.total if scaled.each is None else scaled.each) > decision.clamp
-    return smaller | (over.any() if isinstance(over, Tensor) else over)
+    over = over.any() if isinstance(over, Tensor) else over
+    if not norms.complete and not isinstance(decision.clamp, Tensor):  # on another rank then
+        over = over | (scaled.total > decision.clamp)
+    return smaller | over

@@ -100,6 +100,16 @@ class Norms(NamedTuple):
         """Return the norms of a scope: a number, or of shape (P,) or (U,)."""
         return self.total if scope == "total" else self.of_parameters() if scope == "parameter" else self.of_units()
 
+    def known_total(self) -> Scalar:
+        """Return the norm of everything, for a policy that depends on it.
+
+        Raises:
+            ValueError: If each parameter was scaled by its own factor, and other ranks have parameters of their own.
+        """
+        if not self.complete and not isinstance(self.total, Tensor) and math.isnan(self.total):
+            refuse_parts()
+        return self.total
+
     def of_parameters(self) -> Tensor:
         """Return the norm of each parameter, of shape (P,)."""
         return _known(self.each)

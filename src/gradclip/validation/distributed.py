@@ -54,7 +54,8 @@ def refuse_open(name: str, known: int, size: int) -> NoReturn:
     msg = (
         f"`group=...` must consist of ranks of which it is known what they hold, got {size} ranks, and {name!r} "
         f"speaks of {known}. Declare the rest with `gradclip.distributed.declare`: as `replicated` where they hold "
-        "copies of it, as `disjoint` where they hold other parameters, as `sharded` where they hold pieces."
+        "copies of it, as `disjoint` where they hold other parameters, as `sharded` where they hold pieces. For plain "
+        "data parallelism, that is `declare(model, Ownership(replicated=group))`."
     )
     raise ValueError(msg)
 
@@ -70,10 +71,11 @@ def refuse_units(name: str) -> NoReturn:
 
 
 def refuse_parts() -> NoReturn:
-    """Refuse a policy for parts of a model that other ranks have parameters of."""
+    """Refuse a policy that needs a norm which is not known on a rank that has but some of the parameters."""
     msg = (
-        "`GradClipper(policy=...)` must not part a model of which other ranks hold parameters of their own: the norm "
-        "of a part is not known there. Use a `GradClipper` for each part."
+        "`GradClipper(policy=...)` must not need the norm of some parameters together, or that of all once each is "
+        "scaled by its own factor, where other ranks hold parameters of their own: it is not known there. Use a policy "
+        "for the total norm or for each parameter alone, or a `GradClipper` for each part."
     )
     raise ValueError(msg)
 

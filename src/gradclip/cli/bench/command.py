@@ -64,11 +64,11 @@ def bench(
             timings += measure(case, case_dtype, providers(), clipping=clipping, seconds=seconds)
     display.show(timings, known)
     if out is not None:
-        record = {"machine": _machine(), "timings": [timing._asdict() for timing in timings]}
+        record = {"machine": machine(), "timings": [timing._asdict() for timing in timings]}
         out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int]:
     """Describe what the figures belong to."""
     import torch  # noqa: PLC0415
 

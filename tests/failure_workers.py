@@ -1,0 +1,179 @@
+"""What the ranks do in tests of failures: break a gradient on one rank, call the library, and tell what it said."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+
+import gradclip
+from gradclip.distributed import Ownership, declare
+from layout_workers import Held, build, holdings, local_of
+from layouts import Part, mesh_of, place
+
+
+class Break(NamedTuple):
+    """A value that the first element of a local gradient gets, on one rank."""
+
+    rank: int
+    part: int
+    value: float
+
+
+class Said(NamedTuple):
+    """What came of a call on a rank: a norm, or the type and message of an error; and what the gradients are then."""
+
+    norm: float | None
+    error: str
+    left: list[Tensor]
+    more: str = ""
+
+
+def said_by(call: Callable[[], Any], parameters: list[nn.Parameter]) -> Said:
+    """Return what a call says."""
+    norm, error = None, ""
+    try:
+        norm = float(call())
+    except Exception as caught:  # noqa: BLE001 -- which one it is, the test says
+        error = f"{type(caught).__name__}: {caught}"
+    return Said(norm, error, [local_of(parameter.grad).clone() for parameter in parameters])
+
+
+def _broken(parts: list[Part], breaks: list[Break]) -> tuple[list[nn.Parameter], list[tuple[str, nn.Parameter]]]:
+    model = build(parts, torch.float32)
+    parameters = model.with_gradients()
+    for rank, number, value in breaks:
+        if rank == distributed.get_rank():
+            local_of(parameters[number].grad).view(-1)[0] = value
+    return parameters, [(f"part {i}", parameter) for i, parameter in enumerate(parameters)]
+
+
+def held(parts: list[Part]) -> list[Held]:
+    """What this rank holds of each part."""
+    return holdings(parts, build(parts, torch.float32).gradients)
+
+
+def clip(parts: list[Part], breaks: list[Break], mode: Any, p: float, max_norm: float) -> Said:
+    """Call `clip_grad_norm_`."""
+    parameters, named = _broken(parts, breaks)
+    return said_by(lambda: gradclip.clip_grad_norm_(named, max_norm, p, nonfinite=mode), parameters)
+
+
+def step(parts: list[Part], breaks: list[Break], mode: Any, p: float, max_norm: float) -> Said:
+    """Take a step of an optimizer with a clipper attached, and say how it ended and whether it happened."""
+    parameters, named = _broken(parts, breaks)
+    policy = gradclip.policies.FixedNorm(max_norm, norm_type=p)
+    clipper = gradclip.GradClipper(named, policy, nonfinite=mode, max_consecutive_skips=1)
+    optimizer = torch.optim.SGD(parameters, lr=1.0, foreach=False)
+
+    def call() -> float:
+        optimizer.step()
+        assert clipper.last is not None
+        return clipper.last.total_norm
+
+    with clipper.attach(optimizer):
+        said = said_by(call, parameters)
+        moved = any(bool((local_of(parameter) != 0.0).any()) for parameter in parameters)
+        status = "none" if clipper.last is None else clipper.last.status.value
+        again = said_by(call, parameters) if status == "skipped_nonfinite" else said
+    return said._replace(more=f"{status}, {'moved' if moved else 'as before'}, {again.error}")
+
+
+# Gradients that one rank cannot collect.
+
+
+def _bad_gradient(kind: str) -> nn.Parameter | Tensor:
+    """A parameter of each kind with a gradient that cannot be clipped."""
+    mesh, size = mesh_of("all"), distributed.get_world_size()
+    weight: Any = nn.Parameter(torch.zeros(6))
+    if kind == "overlapping":
+        weight.grad = torch.ones(1).expand(6)
+    elif kind == "of integers":
+        weight = torch.zeros(6, dtype=torch.int64)
+        weight.grad = torch.ones(6, dtype=torch.int64)
+    elif kind == "on another mesh":
+        weight = nn.Parameter(place([torch.zeros(6)], ["S0"], mesh))
+        weight.grad = place([torch.ones(6)], ["S0", "R"], mesh_of("dp tp"))
+    elif kind == "a sum of a shard":
+        weight = nn.Parameter(place([torch.zeros(6)], ["S0"], mesh))
+        weight.grad = place([torch.ones(6)] * size, ["P"], mesh)
+    elif kind == "a product":
+        weight = nn.Parameter(place([torch.zeros(6)], ["R"], mesh))
+        weight.grad = place([torch.ones(6)] * size, ["Pproduct"], mesh)
+    return weight
+
+
+def _good_gradient(kind: str) -> nn.Parameter:
+    """A parameter like that of a kind, with a gradient that can be clipped."""
+    weight = nn.Parameter(torch.zeros(6))
+    words = {"on another mesh": "S0", "a sum of a shard": "S0", "a product": "R"}.get(kind)
+    weight.grad = torch.ones(6)
+    if words is not None:
+        weight = nn.Parameter(place([torch.zeros(6)], [words], mesh_of("all")))
+        weight.grad = place([torch.ones(6)], [words], mesh_of("all"))
+    return weight
+
+
+def collect_what_is_bad(parts: list[Part], kinds: dict[int, str]) -> dict[str, Said]:
+    """Call each function with a gradient that some ranks cannot collect, by rank, then once with none."""
+    model, rank = build(parts, torch.float32), distributed.get_rank()
+    kind = next(iter(kinds.values()))
+    last = _bad_gradient(kinds[rank]) if rank in kinds else _good_gradient(kind)
+    parameters = model.with_gradients()
+    named: list[tuple[str, Any]] = [(f"part {i}", parameter) for i, parameter in enumerate(parameters)]
+    bad = [*named, ("last", last)]
+    if plain := [x for _, x in bad if not hasattr(x, "to_local")]:
+        declare(plain, Ownership(replicated=distributed.group.WORLD))
+    clipper = gradclip.GradClipper(bad)
+    clips = {
+        "clip_grad_norm_": lambda: gradclip.clip_grad_norm_(bad, 0.1),
+        "in one collective": lambda: gradclip.clip_grad_norm_(bad, 0.1, group=distributed.group.WORLD),
+        "GradClipper": lambda: clipper.clip().total_norm,
+    }
+    found = {name: said_by(call, parameters) for name, call in clips.items()}
+    return found | {"good": said_by(lambda: gradclip.clip_grad_norm_(named, 1e9), parameters)}
+
+
+def norms_of_what_is_bad(kind: str, on: int) -> str:
+    """The norms of parameters of which one rank has a gradient that has none."""
+    shards = nn.Parameter(place([torch.zeros(8)], ["S0"], mesh_of("all")))
+    shards.grad = place([torch.ones(8)], ["S0"], mesh_of("all"))
+    last = _bad_gradient(kind) if distributed.get_rank() == on else _good_gradient(kind)
+    return said_by(lambda: len(gradclip.get_norms([("shards", shards), ("last", last)])), []).error
+
+
+# Meshes that overlap in part, and declarations that some ranks lack.
+
+
+def clip_on_two_axes(bad: int, value: float, *, axis: int = 0, overlapping: bool = False) -> Said:
+    """Clip parameters on each of two axes for itself, of which one rank has a bad gradient, along one of them."""
+    parameters: list[nn.Parameter] = []
+    for axes in ("tp", "dp"):
+        parameters.append(nn.Parameter(place([torch.zeros(4, 2)], ["S0"], mesh_of(axes))))
+        parameters[-1].grad = place([torch.ones(4, 2)], ["S0"], mesh_of(axes))
+    plain = nn.Parameter(torch.zeros(3))
+    plain.grad = torch.ones(3)
+    if distributed.get_rank() == bad:
+        local_of(parameters[axis].grad)[0, 0] = value
+        plain.grad = torch.ones(1).expand(3) if overlapping else plain.grad
+    return said_by(lambda: gradclip.clip_grad_norm_([*parameters, plain], 1.0, error_if_nonfinite=True), parameters)
+
+
+def open_on(rank: int) -> str:
+    """Clip with a group, where one rank has not declared its parameter."""
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    if distributed.get_rank() != rank:
+        declare([weight], Ownership(disjoint=distributed.group.WORLD))
+    return said_by(lambda: gradclip.clip_grad_norm_([weight], 1.0, group=distributed.group.WORLD), []).error
+
+
+def die(dying: int) -> float:
+    """Clip, and clip again while a rank is gone."""
+    shards = nn.Parameter(place([torch.zeros(8)], ["S0"], mesh_of("all")))
+    shards.grad = place([torch.ones(8)], ["S0"], mesh_of("all"))
+    gradclip.clip_grad_norm_([shards], 1.0)
+    if distributed.get_rank() == dying:
+        os._exit(3)
+    return gradclip.clip_grad_norm_([shards], 1.0).item()

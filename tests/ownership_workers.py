@@ -1,0 +1,150 @@
+"""What the ranks do in tests of declarations: build a model that is another on each rank, declare it, and clip it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+
+import gradclip
+from gradclip.distributed import Ownership, declare, declare_megatron
+from layout_workers import local_of
+from layouts import mesh_of, place
+from traffic_workers import traffic_of
+
+
+class Rule(NamedTuple):
+    """An `Ownership`, by axes of meshes in place of groups."""
+
+    sharded: str = ""
+    disjoint: str = ""
+    replicated: str = ""
+    counted: bool = True
+
+    def ownership(self) -> Ownership:
+        """Make it one on this rank."""
+        sharded, disjoint, replicated = (group_of(axes) for axes in self[:3])
+        return Ownership(sharded=sharded, disjoint=disjoint, replicated=replicated, counted=self.counted)
+
+
+class Piece(NamedTuple):
+    """What one rank holds of a parameter: a tensor of its own for each seed, or a shard of one that `axes` share."""
+
+    name: str
+    seed: int
+    shape: tuple[int, ...]
+    rule: Rule | None = None
+    axes: str = ""
+    attributes: tuple[str, ...] = ()
+
+
+Models = list[list[Piece]]
+"""The pieces of each rank."""
+
+
+class Seen(NamedTuple):
+    """What came of a clip on a rank; the last two are of models without a group."""
+
+    norm: Tensor
+    left: dict[str, Tensor]
+    collectives: int
+    by_clipper: tuple[float, float]
+    each: dict[str, Tensor]
+
+
+def elements(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of a piece, as every process knows it."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(torch.float32)
+
+
+def group_of(axes: str) -> Any:
+    """All ranks, or those along an axis of a mesh; nothing for no axes."""
+    if not axes:
+        return ()
+    return distributed.group.WORLD if axes == "all" else mesh_of(axes)
+
+
+def build(models: Models) -> dict[str, nn.Parameter]:
+    """Build the parameters of this rank, with their gradients."""
+    found: dict[str, nn.Parameter] = {}
+    for piece in models[distributed.get_rank()]:
+        gradient = elements(piece.seed, piece.shape)
+        if piece.axes:
+            gradient = place([gradient], ["S0"], mesh_of(piece.axes))
+        parameter = found[piece.name] = nn.Parameter(torch.zeros_like(gradient))
+        parameter.grad = gradient
+        for attribute in piece.attributes:
+            setattr(parameter, attribute.removeprefix("not "), not attribute.startswith("not "))
+    return found
+
+
+def clip(models: Models, p: float, max_norm: float, *, spanning: str = "") -> Seen:
+    """Declare every piece that has a rule, for itself, and clip."""
+    parameters = build(models)
+    for piece in models[distributed.get_rank()]:
+        if piece.rule is not None:
+            declare(parameters[piece.name], piece.rule.ownership())
+    return _clip(parameters, p, max_norm, group_of(spanning) or None)
+
+
+def clip_megatron(models: Models, groups: dict[str, str], p: float, max_norm: float, *, spanning: str = "") -> Seen:
+    """Declare all pieces by their attributes, and clip."""
+    parameters = build(models)
+    declare_megatron(parameters.items(), **{name: group_of(axes) for name, axes in groups.items()})
+    return _clip(parameters, p, max_norm, group_of(spanning) or None)
+
+
+def _clip(parameters: dict[str, nn.Parameter], p: float, max_norm: float, group: Any) -> Seen:
+    clipper = gradclip.GradClipper(
+        parameters.items(), gradclip.policies.FixedNorm(1e9, norm_type=p), group=group, nonfinite="raise"
+    )
+    result = clipper.clip()
+    each = {} if group is not None else gradclip.get_norms(parameters.items(), p)
+    norms: list[Tensor] = []
+
+    def call() -> None:
+        norms.append(gradclip.clip_grad_norm_(list(parameters.values()), max_norm, p, group=group))
+
+    traffic = traffic_of(call)
+    left = {name: local_of(parameter.grad).clone() for name, parameter in parameters.items()}
+    return Seen(norms[0], left, traffic.collectives, (result.total_norm, result.coefficient), each)
+
+
+def by_patterns(rules: dict[str, Rule]) -> float:
+    """The norm of a module whose parameters are declared by patterns: ones, 2 x 3 in each weight, 2 in each bias."""
+    module = nn.ModuleDict({"up": nn.Linear(3, 2), "down": nn.Linear(3, 2)})
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    declare(module, {pattern: rule.ownership() for pattern, rule in rules.items()})
+    declare(module, {pattern: rule.ownership() for pattern, rule in rules.items()})  # again: as before
+    return gradclip.clip_grad_norm_(module, 1e9).item()
+
+
+def refusals() -> dict[str, str]:
+    """What is said about wrong groups, and about parameters that leave open who holds them."""
+    weight, shards = nn.Parameter(torch.ones(2)), nn.Parameter(place([torch.ones(8)], ["S0"], mesh_of("tp")))
+    weight.grad, world = torch.ones(2), distributed.group.WORLD
+    rank, strange = distributed.get_rank(), nn.Parameter(torch.ones(2))
+    far = distributed.DeviceMesh("cpu", [0, 1]), distributed.DeviceMesh("cpu", [2, 3])
+    declare([strange], Ownership(replicated=mesh_of("tp")))
+    calls: dict[str, Callable[[], Any]] = {
+        "not a group": lambda: Ownership(sharded=3),
+        "a name": lambda: Ownership(disjoint="dp"),
+        "no group of this rank": lambda: Ownership(replicated=far[rank < 2]),
+        "no process group of this rank": lambda: Ownership(replicated=distributed.GroupMember.NON_GROUP_MEMBER),
+        "clip_grad_norm_": lambda: gradclip.clip_grad_norm_([weight], 1.0, group="all"),
+        "get_total_norm": lambda: gradclip.get_total_norm([weight], group=far[rank < 2]),
+        "GradClipper": lambda: gradclip.GradClipper([weight], group=4),
+        "open": lambda: gradclip.clip_grad_norm_([weight], 1.0, group=world),
+        "open shards": lambda: gradclip.clip_grad_norm_([("blocks.0", shards)], 1.0, group=world),
+        "open in part": lambda: gradclip.GradClipper([("bias", strange)], group=world).clip(),
+    }
+    return {name: _refusal_of(call) for name, call in calls.items()}
+
+
+def _refusal_of(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
