@@ -150,6 +150,16 @@ def only_once(**zero: bool) -> None:
         loop.optimizer.step()
 
 
+def on_every_batch(**zero: bool) -> None:
+    loop = Loop()
+    for i in range(2 * STEPS):
+        loop.backward(i)
+        loop.clip()
+        if i % 2 == 1:
+            loop.optimizer.step()
+            loop.optimizer.zero_grad(**zero)
+
+
 def before_the_last_batch(**zero: bool) -> None:
     loop = Loop()
     for i in range(2 * STEPS):
@@ -185,6 +195,7 @@ WRONG: dict[str, Callable[..., None]] = {
     "after the step": after_the_step,
     "before backward": before_backward,
     "only once": only_once,
+    "on every batch": on_every_batch,
     "before the last batch": before_the_last_batch,
     "scaled afterwards": scaled_afterwards,
     "by hand too": by_hand_too,

@@ -8,8 +8,14 @@ from torch import Tensor
 WATCHED = 16
 """The most gradients that are looked at: spread over the model, all where there are no more."""
 
-Mark: TypeAlias = tuple[weakref.ref[Tensor] | None, int]
+Versions: TypeAlias = tuple[int, int]
+"""How often a tensor had been written, and the local part of a DTensor, which is written by itself at times."""
+
+Mark: TypeAlias = tuple[weakref.ref[Tensor] | None, Versions]
 """The gradient of a parameter, which is not kept alive, and how often it had been written."""
+
+NONE: Mark = (None, (0, 0))
+"""That of a parameter without one."""
 
 
 def watched(count: int) -> list[int]:
@@ -21,13 +27,13 @@ def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
     try:
         return [
-            (None, 0)
+            NONE
             if (x := owner.grad) is None
-            else (weakref.ref(x), x._version if type(x) is Tensor else _version(x))
+            else (weakref.ref(x), (x._version, 0) if type(x) is Tensor else _versions(x))
             for owner in owners
         ]
     except RuntimeError:  # one has no version
-        return [(None, 0) if (x := owner.grad) is None else (weakref.ref(x), _version(x)) for owner in owners]
+        return [NONE if (x := owner.grad) is None else (weakref.ref(x), _versions(x)) for owner in owners]
 
 
 def is_same(owner: Tensor, before: Mark) -> bool:
@@ -35,21 +41,27 @@ def is_same(owner: Tensor, before: Mark) -> bool:
     gradient = owner.grad
     if gradient is None:
         return True
-    reference, version = before
-    return reference is not None and reference() is gradient and version == _version(gradient)
+    reference, versions = before
+    return reference is not None and reference() is gradient and versions == _versions(gradient)
 
 
 def writes_since(owner: Tensor, before: Mark) -> int | None:
-    """Return how often a gradient was written since; 0 where there is or was none, None where it was made anew."""
-    gradient, (reference, version) = owner.grad, before
+    """Return how often a gradient was written since; 0 where there is or was none, None where it was made anew.
+
+    Of the local part of a DTensor, it is only known whether it was: adding to it may count twice.
+    """
+    gradient, (reference, (own, local)) = owner.grad, before
     if gradient is None or reference is None:
         return 0
-    return _version(gradient) - version if reference() is gradient else None
+    if reference() is not gradient:
+        return None
+    own_now, local_now = _versions(gradient)
+    return own_now - own + (local_now > local)
 
 
-def _version(gradient: Tensor) -> int:
-    written = gradient if type(gradient) is Tensor else getattr(gradient, "_local_tensor", gradient)  # of a DTensor
+def _versions(gradient: Tensor) -> Versions:
+    local = gradient if type(gradient) is Tensor else getattr(gradient, "_local_tensor", gradient)
     try:
-        return written._version
+        return gradient._version, 0 if local is gradient else local._version
     except RuntimeError:  # that of an inference tensor is not counted
-        return 0
+        return 0, 0

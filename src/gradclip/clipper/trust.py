@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
-from gradclip.clipper.marks import Mark, is_same, mark, watched, writes_since
+from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
 from gradclip.clipper.selection import Selection
 from gradclip.parameters import named_parameters
 
@@ -204,7 +204,7 @@ class Trust:
         if self._at_clip:
             self._at_clip += mark([owner])
         if self._at_step:
-            self._at_step.append((None, 0))
+            self._at_step.append(NONE)
         return [len(self._owners) - 1]
 
     def _changed_place(self, known: Known) -> int | None:

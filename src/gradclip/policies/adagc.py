@@ -113,4 +113,4 @@ class AdaGC(Policy):
     def _under_ceiling(self, h: Tensor, norms: Norms) -> Tensor:
         if not isinstance(norms.total, Tensor) and norms.total <= self.max_norm:  # and so is what is left of it
             return h
-        return h * bring_down(norms.scaled_each(h).known_total(), self.max_norm, self.eps)
+        return h * bring_down(norms.scaled_each(h).total_after(norms), self.max_norm, self.eps)

@@ -98,9 +98,10 @@ class Chain(Policy):
             decision, learned = link.decide(norms, before)
             states.append(learned)
             together = decision if len(states) == 1 else _both(together, decision, norms.layout)
-            norms = effect.after(norms, decision)
+            left = effect.after(norms, decision)
             if decision.skip is False and link is not self.links[-1]:
-                norms.known_total()
+                left.total_after(norms)
+            norms = left
         return together, tuple(states)
 
 

@@ -100,13 +100,14 @@ class Norms(NamedTuple):
         """Return the norms of a scope: a number, or of shape (P,) or (U,)."""
         return self.total if scope == "total" else self.of_parameters() if scope == "parameter" else self.of_units()
 
-    def known_total(self) -> Scalar:
-        """Return the norm of everything, for a policy that depends on it.
+    def total_after(self, before: "Norms") -> Scalar:
+        """Return the norm of everything after parameters were scaled, for a policy that depends on it.
 
         Raises:
-            ValueError: If each parameter was scaled by its own factor, and other ranks have parameters of their own.
+            ValueError: If each was scaled by its own factor, and other ranks have parameters of their own.
         """
-        if not self.complete and not isinstance(self.total, Tensor) and math.isnan(self.total):
+        numbers = [x for x in (self.total, before.total) if not isinstance(x, Tensor)]
+        if not self.complete and list(map(math.isnan, numbers)) == [True, False]:
             refuse_parts()
         return self.total
 
