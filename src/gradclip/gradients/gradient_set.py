@@ -245,7 +245,8 @@ class GradientSet:
         """Say which gradients hold NaN or infinite elements, the first by name and with their counts, on each rank."""
         own = self._describe_own()
         said = own if self.reduction is None else self.reduction.describe(own)
-        return said or "No element is NaN or infinite: a sum overflows."
+        what = "the sum of powers overflows float64" if self.reduction is None else "a sum overflows"
+        return said or f"No element is NaN or infinite: {what}."
 
     def _describe_own(self) -> str:
         found: dict[int, Tensor] = {}
