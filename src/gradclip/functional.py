@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from gradclip.distributed.span import Group, Span, span_of
+from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
 from gradclip.norms import CPU, as_float64, coefficient, one_unless_finite
@@ -17,7 +17,6 @@ from gradclip.parameters import Parameters
 from gradclip.validation import (
     NonFinite,
     check_eps,
-    check_groups,
     check_max_norm,
     check_nonfinite,
     check_norm_type,
@@ -109,7 +108,7 @@ def clip_grad_norm_(
         eps = check_eps(function, eps)
     if error_if_nonfinite or nonfinite != "propagate":
         nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
-    gradients = collect(function, parameters, norm_type, group=_spanning(function, group))
+    gradients = collect(function, parameters, norm_type, group=spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
     if nonfinite in {"raise", "sanitize"} and not math.isfinite(total_norm):
         if nonfinite == "raise":
@@ -159,7 +158,7 @@ def get_total_norm(
     """
     function = "get_total_norm"
     norm_type = check_norm_type(function, norm_type)
-    gradients = gather(function, tensors, group=_spanning(function, group))
+    gradients = gather(function, tensors, group=spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(total_norm):
         raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
@@ -298,13 +297,6 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
             refuse_same_name(function, name)
         found[name] = norm
     return found
-
-
-def _spanning(function: str, group: Group | None) -> Span | None:
-    if group is None:
-        return None
-    check_groups(function, "group", (group,))
-    return span_of(group)
 
 
 def _nonfinite_message(gradients: GradientSet, norm_type: float) -> str:

@@ -43,6 +43,25 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     return tensors, None
 
 
+def named(function: str, parameters: Parameters, *, stacklevel: int = 4) -> tuple[list[Tensor], list[str]]:
+    """List the tensors of any accepted input, with a name for each.
+
+    Raises:
+        TypeError: If something else is among them.
+    """
+    tensors, names = flatten(function, parameters, stacklevel=stacklevel)
+    names = [name_at(names, place) for place in range(len(tensors))]
+    for name, tensor in zip(names, tensors, strict=True):
+        if not isinstance(tensor, Tensor):
+            validation.refuse_element(function, "parameters", name, tensor)
+    return tensors, names
+
+
+def name_at(names: list[str] | None, place: int, argument: str = "parameters") -> str:
+    """Return the name of a tensor; where there are none, its place."""
+    return names[place] if names else f"{argument}[{place}]"
+
+
 def matches(name: str, pattern: str) -> bool:
     """Whether a pattern, with the wildcards of a shell or a name as it is, means the parameter of a name."""
     return name == pattern or fnmatchcase(name, pattern)  # brackets are wildcards, and part of `parameters[0]`

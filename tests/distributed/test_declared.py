@@ -337,14 +337,12 @@ def test_what_is_no_parameter() -> None:
 
 def test_declarations_end_with_the_parameter() -> None:
     """A new parameter at the address of one that is gone has nothing of it."""
-    gone: set[int] = set()
-    for _ in range(100):
-        parameter = nn.Parameter(torch.ones(1))
-        declare([parameter], Ownership(counted=False))
-        gone.add(id(parameter))
-        del parameter
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(1000)]
+    declare(parameters, Ownership(counted=False))
+    gone = set(map(id, parameters))
+    del parameters
     gc.collect()
-    kept = [nn.Parameter(torch.ones(1)) for _ in range(200)]
+    kept = [nn.Parameter(torch.ones(1)) for _ in range(2000)]
     again = [parameter for parameter in kept if id(parameter) in gone]
     assert again
     for parameter in again:

@@ -19,7 +19,7 @@ from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
 from gradclip.clipper.suppress import SuppressedStep
 from gradclip.clipper.trust import Trust
-from gradclip.distributed.span import Group, span_of
+from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.norms import Scalar
 from gradclip.parameters import Parameters
@@ -30,7 +30,6 @@ from gradclip.validation import (
     NonFiniteStep,
     check_attachable,
     check_attached,
-    check_groups,
     check_hooked,
     check_loss,
     check_max_skips,
@@ -121,14 +120,13 @@ class GradClipper:
         self._max_skips = check_max_skips(max_consecutive_skips)
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         given = check_sinks(sinks)
-        check_groups("GradClipper", "group", () if group is None else (group,))
+        span = spanning("GradClipper", group)
         self._selected = select(
             parameters,
             check_pattern_list("counted_only", counted_only),
             check_pattern_list("ignored", ignored),
             may_be_empty=group is not None,
         )
-        span = None if group is None else span_of(group)
         self._pipeline = Pipeline(self.policy, self._selected, nonfinite, span)
         self._step = 0
         self._skips = 0

@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 
 from gradclip.distributed.plan import numel_of, whole_units_of
 from gradclip.norms import CPU
-from gradclip.parameters import Parameters, flatten, matches
+from gradclip.parameters import Parameters, matches, named
 from gradclip.policies.measured import Layout
 from gradclip.validation import (
-    refuse_element,
     refuse_gradients,
     refuse_no_parameters,
     refuse_pattern,
@@ -53,15 +52,12 @@ def select(
         TypeError: If something else is among them, or gradients are passed in their place.
         ValueError: If there is none, or none is left, a pattern matches none, or two have one name.
     """
-    tensors, names = flatten(FUNCTION, parameters)
-    names = names or [f"parameters[{i}]" for i in range(len(tensors))]
+    tensors, names = named(FUNCTION, parameters, stacklevel=5)
     groups = [0] * len(tensors)
     if isinstance(parameters, Optimizer):
         groups = [g for g, group in enumerate(parameters.param_groups) for _ in group["params"]]
     once: dict[int, tuple[str, Tensor, int]] = {}
     for name, tensor, group in zip(names, tensors, groups, strict=True):
-        if not isinstance(tensor, Tensor):
-            refuse_element(FUNCTION, "parameters", name, tensor)
         once.setdefault(id(tensor), (name, tensor, group))
     if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
         refuse_gradients(FUNCTION)

@@ -1,7 +1,8 @@
 """The rule for models of Megatron-LM: attributes of its parameters say what they are."""
 
-from gradclip.distributed.ownership import Groups, Ownership, declare_each, listed, named
-from gradclip.parameters import Parameters
+from gradclip.distributed.ownership import Groups, Ownership, declare_each, listed
+from gradclip.parameters import Parameters, named
+from gradclip.validation import refuse_no_parameters
 
 
 def declare_megatron(
@@ -38,6 +39,8 @@ def declare_megatron(
         `param_is_not_shared` and `param_is_not_tensor_parallel_duplicate`.
     """
     tensors, names = named("declare_megatron", parameters)
+    if not tensors:
+        refuse_no_parameters("declare_megatron", parameters)
     stages, experts = listed(pipeline_parallel), listed(expert_parallel)
     tensor_groups = listed(tensor_parallel)
     expert_tensor_groups = tensor_groups if expert_tensor_parallel is None else listed(expert_tensor_parallel)

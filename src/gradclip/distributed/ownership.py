@@ -8,11 +8,10 @@ from typing import TypeAlias, final
 from torch import Tensor
 
 from gradclip.distributed.span import Group, Span, span_of
-from gradclip.parameters import Parameters, flatten, matches
+from gradclip.parameters import Parameters, flatten, matches, named
 from gradclip.validation import (
     check_groups,
     refuse_declared,
-    refuse_element,
     refuse_no_parameters,
     refuse_ownership,
     refuse_pattern,
@@ -93,19 +92,9 @@ def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownershi
         >>> declare(tied, {"weight": Ownership(counted=False), "*": Ownership()})
     """
     tensors, names = named("declare", parameters)
-    declare_each("declare", tensors, names, _ownerships(ownership, names))
-
-
-def named(function: str, parameters: Parameters) -> tuple[list[Tensor], list[str]]:
-    """Return parameters, and a name for each."""
-    tensors, names = flatten(function, parameters)
     if not tensors:
-        refuse_no_parameters(function, parameters)
-    names = names or [f"parameters[{i}]" for i in range(len(tensors))]
-    for name, tensor in zip(names, tensors, strict=True):
-        if not isinstance(tensor, Tensor):
-            refuse_element(function, "parameters", name, tensor)
-    return tensors, names
+        refuse_no_parameters("declare", parameters)
+    declare_each("declare", tensors, names, _ownerships(ownership, names))
 
 
 def declare_each(function: str, tensors: list[Tensor], names: list[str], ownerships: list[Ownership]) -> None:

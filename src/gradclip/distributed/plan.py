@@ -28,7 +28,7 @@ from gradclip.distributed.dtensor import (
 from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import Ownership, anything_declared, declared, declared_of_gradients
 from gradclip.distributed.span import Span, span_of
-from gradclip.parameters import units_of
+from gradclip.parameters import name_at, units_of
 from gradclip.validation import refuse_open
 
 Chain: TypeAlias = tuple[Span, ...]
@@ -184,10 +184,8 @@ def tokens_of(owners: list[Tensor], *, are_gradients: bool = False) -> list[Any]
     if are_gradients and anything_declared():
         known = declared_of_gradients()
         given = [known.get(id(x)) for x in owners]
-    elif anything_declared():
+    elif anything_declared() or (may_be_flat() and any(spec is None for spec in specs)):
         given = [ownership_of(x) for x in owners]
-    elif may_be_flat() and any(spec is None for spec in specs):
-        given = [None if spec else ownership_of(x) for spec, x in zip(specs, owners, strict=True)]
     else:
         given = [None] * len(owners)
     tokens = specs + given
@@ -203,7 +201,7 @@ def plan_of(owners: list[Tensor], names: list[str] | None, tokens: list[Any], gr
     for plan in _recent:
         if plan.world is world and plan.group is group and plan.tokens == tokens:
             return plan
-    plan = Plan(owners, names or [f"parameters[{i}]" for i in range(len(owners))], tokens, group)
+    plan = Plan(owners, [name_at(names, place) for place in range(len(owners))], tokens, group)
     _recent.appendleft(plan)
     return plan
 

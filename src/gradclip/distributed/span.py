@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradclip.validation import check_groups
+
 if TYPE_CHECKING:
     from torch.distributed import DeviceMesh, ProcessGroup
 
@@ -50,6 +52,14 @@ class Span:
 
     def __repr__(self) -> str:
         return f"ranks {', '.join(map(str, self.ranks))}"
+
+
+def spanning(function: str, group: Group | None) -> Span | None:
+    """Return the span of a `group` that a public function was given, if it was."""
+    if group is None:
+        return None
+    check_groups(function, "group", (group,))
+    return span_of(group)
 
 
 _known: dict[tuple[int, ...], Span] = {}

@@ -14,7 +14,7 @@ from gradclip.distributed.ownership import anything_declared
 from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
-from gradclip.gradients.kinds import check_kind, check_writable, scalar
+from gradclip.gradients.kinds import check_gradient, scalar
 from gradclip.gradients.sharded import collect_sharded, fail
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
@@ -73,10 +73,7 @@ def collect(
         validation.refuse_gradients(function)
     found = _of_any_kind("parameters", tensors, names, gradients)
     for position, gradient in enumerate(gradients):
-        name = partial(_name_in, found, position)
-        check_kind(function, name, gradient, is_dtensor=is_dtensor(gradient))
-        if writes:
-            check_writable(function, name, gradient)
+        check_gradient(function, partial(_name_in, found, position), gradient, writes=writes)
     found.bucket()
     return found
 
@@ -102,7 +99,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
         return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False, alone=False)
     found = _of_any_kind("tensors", listed, names, _each_once(listed))
     for position, x in enumerate(found.gradients):
-        check_kind(function, partial(_name_in, found, position), x, is_dtensor=is_dtensor(x))
+        check_gradient(function, partial(_name_in, found, position), x, writes=False)
     found.bucket()
     return found
 

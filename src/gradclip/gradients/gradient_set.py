@@ -13,7 +13,7 @@ from gradclip.distributed.reduction import Reduction
 from gradclip.gradients.kinds import values_of
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
-from gradclip.parameters import units_of
+from gradclip.parameters import name_at, units_of
 from gradclip.validation import refuse_partial
 
 SHOWN = 3
@@ -101,7 +101,7 @@ class GradientSet:
         return [found[id(gradient)] for gradient in self.gradients]
 
     def _name(self, place: int) -> str:
-        return self._names[place] if self._names else f"{self._argument}[{place}]"
+        return name_at(self._names, place, self._argument)
 
     @property
     def any_found(self) -> bool:

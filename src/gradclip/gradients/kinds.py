@@ -6,28 +6,25 @@ import torch
 from torch import Tensor
 
 from gradclip import validation
+from gradclip.distributed.dtensor import is_dtensor
 from gradclip.norms import CPU
 
 
-def check_kind(function: str, name: Callable[[], str], x: Tensor, *, is_dtensor: bool) -> None:
-    """Check that a gradient has a norm here."""
+def check_gradient(function: str, name: Callable[[], str], x: Tensor, *, writes: bool) -> None:
+    """Check that a gradient has a norm here and, if it is to be written, that no two of its elements share memory."""
     if not x.is_floating_point() and not x.is_complex():
-        reason = "Only these have a norm."
-    elif x.layout not in {torch.strided, torch.sparse_coo}:
-        reason = "Convert it to a strided or a sparse COO tensor."
-    elif is_dtensor:
+        validation.refuse_gradient(function, name(), x, "Only these have a norm.")
+    if x.layout not in {torch.strided, torch.sparse_coo}:
+        validation.refuse_gradient(function, name(), x, "Convert it to a strided or a sparse COO tensor.")
+    if is_dtensor(x):
         reason = "Its parameter is a plain tensor, which does not say how other ranks hold it: make it a DTensor too."
-    else:
-        return
-    validation.refuse_gradient(function, name(), x, reason)
+        validation.refuse_gradient(function, name(), x, reason)
+    if writes and _overlaps(values_of(x)):
+        validation.refuse_overlap(function, name(), values_of(x))
 
 
-def check_writable(function: str, name: Callable[[], str], x: Tensor) -> None:
-    """Check that a gradient can be written in place: that no two of its elements share memory."""
-    values = values_of(x)
-    shared = any(size > 1 and stride == 0 for size, stride in zip(values.shape, values.stride(), strict=True))
-    if shared and values.numel() > 0:
-        validation.refuse_overlap(function, name(), values)
+def _overlaps(x: Tensor) -> bool:
+    return x.numel() > 0 and any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def values_of(x: Tensor) -> Tensor:

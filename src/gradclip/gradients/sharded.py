@@ -1,12 +1,12 @@
 """Collect what this rank holds of the gradients of a model that several ranks hold."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
 
-from gradclip.distributed.dtensor import can_be_partial, is_dtensor, is_partial, local_of
+from gradclip.distributed.dtensor import can_be_partial, is_partial, local_of
 from gradclip.distributed.flat import without_padding
 from gradclip.distributed.held import Held
 from gradclip.distributed.partial import is_reducible
@@ -14,9 +14,10 @@ from gradclip.distributed.plan import WIDE, Plan
 from gradclip.distributed.reduction import Reduction
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
-from gradclip.gradients.kinds import check_kind, check_writable, scalar
+from gradclip.gradients.kinds import check_gradient, scalar
 from gradclip.norms import CPU, Scalar
 from gradclip.ops import dispatch
+from gradclip.parameters import name_at
 from gradclip.validation import refuse_gradient
 
 
@@ -43,7 +44,8 @@ def collect_sharded(
     try:
         _find(function, argument, owners, names, plan, found, placed)
         if not (buckets := dispatch.one_bucket(list(found.values()))):  # of dense numbers, each in a place of its own
-            _check(function, argument, names, found, writes=writes)
+            for place, x in found.items():
+                check_gradient(function, partial(name_at, names, place, argument), x, writes=writes)
     except (TypeError, RuntimeError) as error:
         if alone:
             raise
@@ -90,29 +92,16 @@ def _find(
         if own is not spec or argument == "tensors":
             if own is None:
                 reason = "Its parameter is a DTensor, so it has to be one too."
-                refuse_gradient(function, _name(argument, names, place), gradient, reason)
+                refuse_gradient(function, name_at(names, place, argument), gradient, reason)
             if own.mesh is not spec.mesh and own.mesh != spec.mesh:
-                refuse_gradient(function, _name(argument, names, place), gradient, "Its parameter is on another mesh.")
+                reason = "Its parameter is on another mesh."
+                refuse_gradient(function, name_at(names, place, argument), gradient, reason)
             if is_partial(own) and not (can_be_partial(spec) and is_reducible(tuple(own.placements))):
                 reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
-                refuse_gradient(function, _name(argument, names, place), gradient, reason)
+                refuse_gradient(function, name_at(names, place, argument), gradient, reason)
             if is_partial(own) or own.placements != spec.placements:
                 placed[place] = own
         local = gradient._local_tensor
         if type(local) is not Tensor and hasattr(local, "trigger_wait"):  # a collective is under way
             local = local.trigger_wait()
         found[place] = local
-
-
-def _check(function: str, argument: str, names: list[str] | None, found: dict[int, Tensor], *, writes: bool) -> None:
-    def name_of(place: int) -> Callable[[], str]:
-        return lambda: _name(argument, names, place)
-
-    for place, x in found.items():
-        check_kind(function, name_of(place), x, is_dtensor=is_dtensor(x))
-        if writes:
-            check_writable(function, name_of(place), x)
-
-
-def _name(argument: str, names: list[str] | None, place: int) -> str:
-    return names[place] if names else f"{argument}[{place}]"
