@@ -157,12 +157,10 @@ void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n) {
   if (i + kObject < n) __builtin_prefetch(PyList_GetItem(list, i + kObject));
   if (i + kPointees >= n) return;
   PyObject* object = PyList_GetItem(list, i + kPointees);
-  if (!is_tensor(object)) return;
-  std::uintptr_t words[kWords];
-  std::memcpy(words, object, sizeof words);
-  for (std::size_t w = 2; w < kWords; ++w) {
-    for (int line = 0; line < 4; ++line) __builtin_prefetch(reinterpret_cast<const char*>(words[w]) + 64 * line);
-  }
+  if (!PyType_IsSubtype(Py_TYPE(object), tensor_type)) return;
+  const auto* pointers = reinterpret_cast<char* const*>(object);
+  for (std::size_t w = 2; w < kWords; ++w)
+    for (int line = 0; line < 4; ++line) __builtin_prefetch(pointers[w] + 64 * line);
 }
 PyObject* make_scalar(double number, bool wide) {
   auto* owner = new Scalar(number, wide);

@@ -15,7 +15,7 @@ using gradclip::torch::read_tensor;
 using gradclip::torch::read_threads;
 using gradclip::torch::read_vector;
 
-PyObject* grad_name = nullptr;
+PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr;
 
 bool has_arguments(const char* name, Py_ssize_t given, Py_ssize_t least, Py_ssize_t most) {
   if (least <= given && given <= most) return true;
@@ -90,19 +90,54 @@ bool append(PyObject* list, std::int64_t number) {
   return object.object && PyList_Append(list, object.object) == 0;
 }
 
-// The gradients of a private list of tensors, each once and None left out; false if something else is in the list, or
-// with a Python error set. Reading `.grad` may run Python code: a warning's, a finalizer's.
-bool gather(PyObject* owners, PyObject* found) {
+// What `gather` finds: gradients, the places of their owners, and how each owner is sharded.
+struct Gathered {
+  Owned gradients{PyList_New(0)}, places{PyList_New(0)}, specs{PyList_New(0)};
+  bool any_sharded = false;
+
+  explicit operator bool() const { return gradients.object && places.object && specs.object; }
+};
+
+// The gradients of a private list of tensors, each once and None left out; false if something is in the list that is
+// neither a plain tensor, where these are `welcome`, nor of the class `sharded`, or with a Python error set. Reading
+// `.grad` may run Python code: a warning's, a finalizer's.
+bool gather(PyObject* owners, PyTypeObject* sharded, bool welcome, Gathered* found) {
   const Py_ssize_t count = PyList_Size(owners);
   Seen seen(static_cast<std::size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
     prefetch_ahead(owners, i, count);
     PyObject* owner = PyList_GetItem(owners, i);
-    if (!is_tensor(owner)) return false;
+    const bool is_sharded = Py_TYPE(owner) == sharded;
+    if (!is_sharded && !(welcome && is_tensor(owner))) return false;
+    found->any_sharded |= is_sharded;
+    if (sharded) {
+      const Owned spec{is_sharded ? PyObject_GetAttr(owner, spec_name) : Py_NewRef(Py_None)};
+      if (!spec.object || PyList_Append(found->specs.object, spec.object) != 0) return false;
+    }
     const Owned gradient{PyObject_GetAttr(owner, grad_name)};
     if (!gradient.object) return false;
-    if (gradient.object != Py_None && seen.insert(gradient.object) && PyList_Append(found, gradient.object) != 0)
-      return false;
+    if (gradient.object == Py_None || !seen.insert(gradient.object)) continue;
+    if (PyList_Append(found->gradients.object, gradient.object) != 0) return false;
+    if (sharded && !append(found->places.object, i)) return false;
+  }
+  return true;
+}
+
+// Puts the local part of each sharded gradient in its place; false if one is placed otherwise than its owner, or with a
+// Python error set.
+bool unwrap(const Gathered& found, PyTypeObject* sharded) {
+  PyObject* gradients = found.gradients.object;
+  const Py_ssize_t count = PyList_Size(gradients);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    prefetch_ahead(gradients, i, count);
+    PyObject* gradient = PyList_GetItem(gradients, i);
+    PyObject* wanted = PyList_GetItem(found.specs.object, PyLong_AsSsize_t(PyList_GetItem(found.places.object, i)));
+    if ((wanted != Py_None) != (Py_TYPE(gradient) == sharded)) return false;
+    if (wanted == Py_None) continue;
+    const Owned spec{PyObject_GetAttr(gradient, spec_name)};
+    if (spec.object != wanted) return false;
+    PyObject* local = PyObject_GetAttr(gradient, local_name);
+    if (!local || PyList_SetItem(gradients, i, local) != 0) return false;
   }
   return true;
 }
@@ -110,29 +145,35 @@ bool gather(PyObject* owners, PyObject* found) {
 // Collecting and measuring in one call: the first look at each tensor costs more than all that is done with it.
 PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double norm_type = 0, partial = 0;
-  if (!has_arguments("collect", n, 2, 2)) return nullptr;
+  if (!has_arguments("collect", n, 4, 4)) return nullptr;
   const bool measured = args[1] != Py_None;
   if (measured && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
+  auto* sharded = args[2] == Py_None ? nullptr : reinterpret_cast<PyTypeObject*>(args[2]);
   const Owned owners{PyList_GetSlice(args[0], 0, PyList_Size(args[0]))};
-  const Owned found{PyList_New(0)};
-  if (!owners.object || !found.object) return nullptr;
-  if (!gather(owners.object, found.object)) {
+  Gathered found;
+  if (!owners.object || !found) return nullptr;
+  if (!gather(owners.object, sharded, args[3] == Py_True, &found) ||
+      (found.any_sharded && !unwrap(found, sharded))) {
     if (PyErr_Occurred()) return nullptr;
     Py_RETURN_NONE;
   }
   // Only now, with no Python code in between any more, where the elements are.
-  std::vector<Dense> tensors(static_cast<std::size_t>(PyList_Size(found.object)));
-  long bits = tensors.empty() ? 0 : 16;
-  for (std::size_t i = 0; bits && i < tensors.size(); ++i) {
-    PyObject* gradient = PyList_GetItem(found.object, static_cast<Py_ssize_t>(i));
-    bits = read_tensor(gradient, &tensors[i]) ? std::max(bits, real_bits(tensors[i].dtype)) : 0;
+  PyObject* gradients = found.gradients.object;
+  std::vector<Dense> tensors(static_cast<std::size_t>(PyList_Size(gradients)));
+  const auto count = static_cast<Py_ssize_t>(tensors.size());
+  long bits = count ? 16 : 0;
+  for (Py_ssize_t i = 0; bits && i < count; ++i) {
+    if (found.any_sharded) prefetch_ahead(gradients, i, count);
+    Dense& tensor = tensors[static_cast<std::size_t>(i)];
+    bits = read_tensor(PyList_GetItem(gradients, i), &tensor) ? std::max(bits, real_bits(tensor.dtype)) : 0;
   }
   int threads;
   if (!bits) Py_RETURN_NONE;
   if (!read_threads(tensors, &threads)) return nullptr;
   if (measured) without_gil([&] { partial = gradclip::measure(tensors, norm_type, 1, threads, nullptr); });
-  return Py_BuildValue("Old", found.object, bits, partial);
+  PyObject* specs = found.any_sharded ? found.specs.object : Py_None;
+  return Py_BuildValue("OldOO", gradients, bits, partial, specs, found.places.object);
 }
 
 PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -265,9 +306,11 @@ PyMethodDef methods[] = {
     {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
     {"collect", fast<collect>(), METH_FASTCALL,
-     "collect(owners, norm_type)\n\nThe gradients of a list of tensors, each once and None left out, the bits of their "
-     "widest real dtype, and the partial of their norm unless `norm_type` is None. None if there is no gradient, or one "
-     "that the kernels do not take."},
+     "collect(owners, norm_type, sharded, welcome)\n\nThe gradients of a list of tensors, each once and None left out, "
+     "the bits of their widest real dtype, and the partial of their norm unless `norm_type` is None. Of owners of the "
+     "class `sharded`, the local parts; where there is any, the specs of all owners and the places of those that have a "
+     "gradient follow, else None and an empty list. None alone if there is no gradient, one that the kernels do not take, "
+     "one that is placed otherwise than its owner, or a plain owner that is not `welcome`."},
     {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},
     {"measure_each", fast<measure_each>(), METH_FASTCALL,
@@ -297,7 +340,9 @@ PyModuleDef definition = {
 }  // namespace
 
 PyMODINIT_FUNC PyInit__native() {
-  if (!gradclip::torch::connect() || !(grad_name = PyUnicode_InternFromString("grad"))) return nullptr;
+  if (!gradclip::torch::connect() || !(grad_name = PyUnicode_InternFromString("grad")) ||
+      !(spec_name = PyUnicode_InternFromString("_spec")) || !(local_name = PyUnicode_InternFromString("_local_tensor")))
+    return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0) {
     Py_DECREF(module);

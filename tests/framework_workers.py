@@ -356,6 +356,20 @@ def searches_under_fsdp1() -> int:
     return search.call_count
 
 
+def clip_fsdp1_over_tensor_parallel() -> None:
+    """Clip where FSDP1 holds what tensor parallelism has split."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    mesh = mesh_of(2, 2)
+    module = parallelize_module(nn.Sequential(nn.Linear(4, 4)), mesh["model"], {"0": ColwiseParallel()})
+    wrapped = FullyShardedDataParallel(
+        module, device_mesh=mesh["data"], device_id=torch.device("cpu"), use_orig_params=True
+    )
+    wrapped(torch.ones(2, 4)).sum().backward()
+    gradclip.clip_grad_norm_(wrapped, 1.0)
+
+
 def bare(name: str) -> str:
     """The name of a parameter in the model itself."""
     return name.removeprefix("module.").replace("_fsdp_wrapped_module.", "")

@@ -14,7 +14,7 @@ import framework_workers as workers
 import reference
 import small_net
 from framework_workers import Clip, Report
-from gradclip.testing import RankPool
+from gradclip.testing import RankError, RankPool
 from small_net import Gradients
 
 
@@ -140,6 +140,12 @@ def test_one_norm_under_every_wrapper(
 def test_fsdp1_is_looked_for_once(pool_of: Callable[[int], RankPool]) -> None:
     """A search through all objects takes long in a large program: one finds all parts of a model."""
     assert pool_of(2).run(workers.searches_under_fsdp1) == [1, 1]
+
+
+def test_fsdp1_over_tensor_parallel_is_refused(pool_of: Callable[[int], RankPool]) -> None:
+    """Its plain tensors leave no trace of the ranks that hold the rest."""
+    with pytest.raises(RankError, match=r"ValueError: `parameters` must not be sharded by FSDP1 .* `fully_shard`"):
+        pool_of(4).run(workers.clip_fsdp1_over_tensor_parallel)
 
 
 def check_against_one_process(layout: Layout, found: Gradients, dtype: torch.dtype) -> None:

@@ -39,7 +39,7 @@ class Flags(NamedTuple):
                 worst = torch.maximum(as_float64(worst, device), as_float64(level, device))
             else:
                 worst = max(worst, level)
-        return self._replace(nonfinite=worst)
+        return self if worst is self.nonfinite else self._replace(nonfinite=worst)
 
     def judged(self, norm: Scalar, norm_type: float) -> Scalar:
         """Return the norm of everything: NaN where any rank, perhaps another one, has found something not finite."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gradclip.distributed.ownership import Ownership, declare, declared
+from gradclip.validation import refuse_flattened
 
 HANDLE = "torch.distributed.fsdp._flat_param"
 
@@ -25,10 +26,15 @@ def declare_flat(parameter: Tensor) -> Ownership:
     """Find out and remember who holds a parameter that FSDP1 shards, and all others that it does.
 
     Only the handle of FSDP1 knows, and parameters do not lead to it: it is looked for among all objects, once.
+
+    Raises:
+        ValueError: If FSDP1 has made plain tensors of the local parts of DTensors, which leave no trace of the rest.
     """
     module: Any = sys.modules[HANDLE]
     for handle in [x for x in gc.get_objects() if type(x) is module.FlatParamHandle]:
         flat = handle.flat_param
+        if any(flat._param_extensions or ()):
+            refuse_flattened()
         sizes = {id(flat): (flat, sum(flat._numels))}
         sizes |= {id(x): (x, numel) for x, numel in zip(flat._params or (), flat._numels, strict=False)}
         is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD

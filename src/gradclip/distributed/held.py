@@ -94,7 +94,7 @@ class Held:
     def is_unexpected(self, meshes: list[Span]) -> bool:
         """Whether a gradient is partial and was not known to be, or the other way round."""
         places = [i for mesh in meshes for i in self._plan.meshes.get(mesh, ()) if i in self._found]
-        return self._plan.partial and any(self._partial.get(i) != self._agreed(i) for i in places)
+        return any(self._partial.get(i) != self._agreed(i) for i in places)
 
     def agree(self, meshes: list[Span]) -> None:
         """Agree with all ranks of these meshes on which gradients are partial."""

@@ -93,6 +93,7 @@ class Plan:
         meshes: The places of the parameters on each mesh.
         mesh_order: The meshes, in order.
         plain: The places of plain tensors.
+        any_outside: Whether any DTensor is on a mesh without this rank.
         partial: Whether a gradient may come that has yet to be summed over ranks.
         agreed: How those gradients are placed which have to be, as all ranks know, by the place of the parameter.
     """
@@ -127,6 +128,9 @@ class Plan:
         self.complete = not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in given)
         self.wide = any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs)
         self.plain = [place for place, spec in enumerate(specs) if spec is None]
+        self.any_outside = any(
+            spec is not None and share.mesh is None for spec, share in zip(specs, self.shares, strict=True)
+        )
         self.partial = any(spec is not None and can_be_partial(spec) for spec in specs)
         self.agreed: dict[int, Any] = {}
         self.specs = specs

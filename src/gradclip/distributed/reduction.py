@@ -180,9 +180,8 @@ class Reduction:
         self._start(norm_type)
         self.held.sum_partials(self.plan.mesh_order)
         values = [measured(number, scope) for number, scope in enumerate(self.held.scopes())]
-        self._flags = self._flags.noting(
-            values, norm_type
-        )  # before the first span, so that all along the way hear of it
+        # Noted before the first span, so that all along the way hear of it.
+        self._flags = self._flags.noting(values, norm_type)
         return self._through(self.plan.order, contributions, norm_type, renew=known.clear)
 
     def _total_of_each(self, partials: Tensor, present: Tensor, norm_type: float) -> Scalar:
@@ -282,6 +281,8 @@ class Reduction:
     def _flags_for(self, span: Span) -> Flags:
         if self._failure is not None:
             return self._flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
+        if not self.plan.partial:
+            return self._flags
         return self._flags._replace(unexpected=float(self.held.is_unexpected(self._meshes(span))))
 
     def _until_agreed(self, span: Span, step: Callable[[], T], renew: Callable[[], None] = lambda: None) -> T:
@@ -315,11 +316,10 @@ class Reduction:
     def _raise_failure(self) -> None:
         """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
         spans = [span for span, flags in self._passed if not isinstance(flags.failed, Tensor) and flags.failed]
+        if not spans and self._failure is None:
+            return
         said = _told(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
-        if self._failure is not None:
-            raise self._failure
-        if spans:
-            raise RemoteError(said)
+        raise self._failure or RemoteError(said)
 
 
 def _told(spans: list[Span], own: str) -> str:

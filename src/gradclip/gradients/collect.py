@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from gradclip import validation
-from gradclip.distributed.dtensor import is_dtensor
+from gradclip.distributed.dtensor import dtensor_type, is_dtensor
 from gradclip.distributed.ownership import anything_declared
 from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_gradient, scalar
-from gradclip.gradients.sharded import collect_sharded, fail
+from gradclip.gradients.sharded import collect_sharded, fail, take_local_parts
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import Parameters, flatten
@@ -52,8 +52,8 @@ def collect(
     """
     given: Any = parameters  # a list is taken at its word until its elements are read
     tensors, names = (given, names) if type(given) is list else flatten(function, parameters)
-    asks_native = group is None and not has_plan()
-    if asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
+    says_all = group is None and not has_plan()  # of a plain tensor: that no other rank holds more of it
+    if (found := _collect_native(tensors, names, norm_type, group, loss, plain=says_all)) is not None:
         return found
     if tensors is parameters and names is None:  # a list, of pairs perhaps
         tensors, names = flatten(function, parameters)
@@ -66,7 +66,7 @@ def collect(
         return fail(error, group)
     if plan is not None:
         return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes, alone=alone)
-    if not asks_native and (found := _collect_native(tensors, names, norm_type)) is not None:
+    if not says_all and (found := _collect_native(tensors, names, norm_type, group, loss, plain=True)) is not None:
         return found
     gradients = _each_once(owner.grad for owner in tensors)
     if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
@@ -78,17 +78,33 @@ def collect(
     return found
 
 
-def _collect_native(tensors: list[Tensor], names: list[str] | None, norm_type: float | None) -> GradientSet | None:
-    """Collect plain dense gradients on the CPU, and measure them on the way; None where there are others."""
+def _collect_native(
+    tensors: list[Tensor],
+    names: list[str] | None,
+    norm_type: float | None,
+    group: Span | None,
+    loss: Scalar | None,
+    *,
+    plain: bool,
+) -> GradientSet | None:
+    """Collect dense gradients on the CPU, and measure them on the way; None where there are others.
+
+    Those of plain tensors only if `plain`; of DTensors, the local parts, if these say all about who holds them.
+    """
     if (backend := dispatch.native()) is None:
         return None
     order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
-    if (answer := backend.collect(tensors, order)) is None:
+    sharded = None if anything_declared() else dtensor_type()
+    if (not plain and sharded is None) or (answer := backend.collect(tensors, order, sharded, plain)) is None:
         return None
-    gradients, bits, power_sum = answer
+    gradients, bits, power_sum, specs, places = answer
     buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
     wide, known = bits > FLOAT32_BITS, (order, power_sum)
-    return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
+    if specs is None:
+        return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
+    return take_local_parts(
+        tensors, names, specs, dict(zip(places, gradients, strict=True)), buckets, known, group, loss
+    )
 
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:

@@ -10,7 +10,7 @@ from gradclip.distributed.dtensor import can_be_partial, is_partial, local_of
 from gradclip.distributed.flat import without_padding
 from gradclip.distributed.held import Held
 from gradclip.distributed.partial import is_reducible
-from gradclip.distributed.plan import WIDE, Plan
+from gradclip.distributed.plan import WIDE, Plan, plan_of
 from gradclip.distributed.reduction import Reduction
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
@@ -52,22 +52,60 @@ def collect_sharded(
         found.clear()
         placed.clear()
         failure = error
-    gradients = list(found.values())
-    device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
-    wide = plan.wide or any(owners[place].dtype in WIDE for place in plan.plain)
-    reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
-    device = CPU if device == CPU else device
-    sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, scalar, reduction=reduction)
-    if not buckets:
-        sharded.bucket()
-    return sharded
+    return _as_set(argument, owners, names, plan, found, placed, buckets, failure=failure, loss=loss)
+
+
+def take_local_parts(
+    owners: list[Tensor],
+    names: list[str] | None,
+    specs: list[Any],
+    found: dict[int, Tensor],
+    buckets: list[dispatch.Bucket],
+    known: tuple[float | None, float],
+    group: Span | None,
+    loss: Scalar | None,
+) -> GradientSet | None:
+    """Take the local parts of gradients that are placed as the DTensors are, measured already, where all count."""
+    try:
+        plan = plan_of(owners, names, specs + [None] * len(specs), group)
+    except ValueError as error:
+        if group is None:
+            raise
+        return fail(error, group)
+    if plan.any_outside:
+        return None
+    return _as_set("parameters", owners, names, plan, found, {}, buckets, loss=loss, known=known)
 
 
 def fail(error: Exception, group: Span) -> GradientSet:
     """Return no gradients, and let the reduction tell all ranks of a group why."""
-    plan = Plan([], [], [], group)
-    reduction = Reduction(plan, [], Held(plan, [], {}, {}), error, None)
-    return GradientSet("parameters", [], None, [], CPU, [], plan.wide, scalar, reduction=reduction)
+    return _as_set("parameters", [], None, Plan([], [], [], group), {}, {}, [], failure=error)
+
+
+def _as_set(
+    argument: str,
+    owners: list[Tensor],
+    names: list[str] | None,
+    plan: Plan,
+    found: dict[int, Tensor],
+    placed: dict[int, Any],
+    buckets: list[dispatch.Bucket],
+    *,
+    failure: Exception | None = None,
+    loss: Scalar | None = None,
+    known: tuple[float | None, float] = (None, 0.0),
+) -> GradientSet:
+    gradients = list(found.values())
+    device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
+    device = CPU if device == CPU else device
+    wide = plan.wide or any(owners[place].dtype in WIDE for place in plan.plain)
+    reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
+    kernels = dispatch.native()
+    number = scalar if kernels is None else kernels.scalar
+    sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, number, known, reduction)
+    if not buckets:
+        sharded.bucket()
+    return sharded
 
 
 def _find(

@@ -60,6 +60,15 @@ def refuse_open(name: str, known: int, size: int) -> NoReturn:
     raise ValueError(msg)
 
 
+def refuse_flattened() -> NoReturn:
+    """Refuse what FSDP1 makes of DTensors: plain tensors, which do not say what other ranks hold of them."""
+    msg = (
+        "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got DTensors "
+        "that it has flattened. Shard with `fully_shard` instead."
+    )
+    raise ValueError(msg)
+
+
 def refuse_units(name: str) -> NoReturn:
     """Refuse a policy with a norm for each unit on a parameter whose pieces may hold any part of a unit."""
     msg = (
