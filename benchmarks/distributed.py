@@ -5,9 +5,9 @@
 3. Every layout of `tests/layouts.py`: agreement with the float64 norm of the gathered gradients, and collectives.
 4. Large jobs: the collectives, counted on one rank of a group whose other ranks are not there.
 
-Answers are checked first. All providers take turns within a round, in a random order. Before every call, the gradients
-are made anew in storage of their own, 64 MiB are read and written on each rank, and the ranks meet at a barrier. A call
-takes as long as on the slowest rank.
+Answers are checked first. Each rank stays on a core. All providers take turns within a round, in a random order. Before
+every call, the gradients are made anew in storage of their own, 64 MiB are read and written on each rank, and the ranks
+meet at a barrier. A call takes as long as on the slowest rank.
 
     python benchmarks/distributed.py
     python benchmarks/distributed.py --quick

@@ -1,11 +1,14 @@
 """How it is measured on several ranks: gradients made anew, a barrier, and the time of the slowest rank.
 
-All providers take turns within a round, in a random order. Before every call, the gradients are made anew in memory of
-their own, and on each rank something larger than the cache is read and written, as a backward pass would.
+Each rank stays on a core. All providers take turns within a round, in a random order. Before every call, the gradients
+are made anew in memory of their own, and on each rank something larger than the cache is read and written, as a
+backward pass would.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import linear_regression
 from typing import Any, NamedTuple, TypeAlias
 
@@ -105,6 +108,7 @@ def time_calls(
     make: Callable[[int], Units], count: int, *, clipping: bool, seconds: float, with_torch: bool = True
 ) -> Seen:
     """Check and time all providers."""
+    _stay_on_one_core()
     units = make(count)
     parameters = [parameter for unit in units for parameter in unit]
     local = backward(units)
@@ -146,6 +150,13 @@ def time_calls(
             times[names[i]].append(_time(lambda i=i, tensors=tensors: calls[names[i]](tensors)))
         rounds += 1
     return Seen(sum(x.numel() for x in local), times, first)
+
+
+def _stay_on_one_core() -> None:
+    """Keep this rank on a core, gloo's threads with it, as launchers do: ranks else wait for each other's slices."""
+    tasks = Path("/proc/self/task")
+    for task in tasks.iterdir() if tasks.exists() else ():
+        os.sched_setaffinity(int(task.name), {dist.get_rank() % (os.cpu_count() or 1)})
 
 
 def _time(call: Callable[[], object]) -> float:

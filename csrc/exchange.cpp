@@ -149,18 +149,30 @@ bool read_threads(const std::vector<Dense>& tensors, int* out) {
   return threads != -1 || !PyErr_Occurred();
 }
 // The way from a Python tensor to its memory is a chain of cache misses. Starting on those of a later tensor lets the
-// chains overlap: first the object, then, a few tensors on, whatever its first words point to. A prefetch of a word that
-// is no address does nothing, so no layout is assumed.
-void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n) {
+// chains overlap: first the object, then, a few tensors on, whatever its words point to. A prefetch of a word that is no
+// address does nothing, so no layout is assumed. The first words lead to what is large; those that a subclass adds, to
+// objects.
+void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n, const Subclass& sharded) {
   constexpr Py_ssize_t kObject = 12, kPointees = 6;
-  constexpr std::size_t kWords = 5;
+  constexpr std::size_t kBegin = 2, kEnd = 5, kAdded = 6;
   if (i + kObject < n) __builtin_prefetch(PyList_GetItem(list, i + kObject));
   if (i + kPointees >= n) return;
   PyObject* object = PyList_GetItem(list, i + kPointees);
-  if (!PyType_IsSubtype(Py_TYPE(object), tensor_type)) return;
-  const auto* pointers = reinterpret_cast<char* const*>(object);
-  for (std::size_t w = 2; w < kWords; ++w)
-    for (int line = 0; line < 4; ++line) __builtin_prefetch(pointers[w] + 64 * line);
+  const bool is_sharded = Py_TYPE(object) == sharded.type;
+  if (!is_sharded && !is_tensor(object)) return;
+  const auto* words = reinterpret_cast<char* const*>(object);
+  for (std::size_t w = kBegin; w < kEnd; ++w)
+    for (int line = 0; line < 4; ++line) __builtin_prefetch(words[w] + 64 * line);
+  for (std::size_t w = kAdded; is_sharded && w < sharded.words; ++w) __builtin_prefetch(words[w]);
+}
+bool read_subclass(PyObject* type, Subclass* out) {
+  *out = {};
+  if (type == Py_None) return true;
+  PyObject* size = PyObject_GetAttrString(type, "__basicsize__");
+  if (!size) return false;
+  *out = {reinterpret_cast<PyTypeObject*>(type), PyLong_AsSize_t(size) / sizeof(void*)};
+  Py_DECREF(size);
+  return !PyErr_Occurred();
 }
 PyObject* make_scalar(double number, bool wide) {
   auto* owner = new Scalar(number, wide);

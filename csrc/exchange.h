@@ -33,8 +33,17 @@ double* read_vector(PyObject* object, std::int64_t numel);
 // As many threads as torch would use now, in this thread: `torch.set_num_threads` rules.
 bool read_threads(const std::vector<Dense>& tensors, int* out);
 
+// A subclass of Tensor, and how many words its objects have; none at all for None.
+struct Subclass {
+  PyTypeObject* type = nullptr;
+  std::size_t words = 0;
+};
+
+// False with a Python error set for what is no class.
+bool read_subclass(PyObject* type, Subclass* out);
+
 // Starts on the cache misses of a later tensor in a list of n, of which the i-th is next.
-void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n);
+void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n, const Subclass& sharded = {});
 
 // A new reference to a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range.
 PyObject* make_scalar(double number, bool wide);

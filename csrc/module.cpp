@@ -11,9 +11,11 @@ using gradclip::DType;
 using gradclip::torch::is_tensor;
 using gradclip::torch::prefetch_ahead;
 using gradclip::torch::read_list;
+using gradclip::torch::read_subclass;
 using gradclip::torch::read_tensor;
 using gradclip::torch::read_threads;
 using gradclip::torch::read_vector;
+using gradclip::torch::Subclass;
 
 PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr;
 
@@ -101,16 +103,16 @@ struct Gathered {
 // The gradients of a private list of tensors, each once and None left out; false if something is in the list that is
 // neither a plain tensor, where these are `welcome`, nor of the class `sharded`, or with a Python error set. Reading
 // `.grad` may run Python code: a warning's, a finalizer's.
-bool gather(PyObject* owners, PyTypeObject* sharded, bool welcome, Gathered* found) {
+bool gather(PyObject* owners, const Subclass& sharded, bool welcome, Gathered* found) {
   const Py_ssize_t count = PyList_Size(owners);
   Seen seen(static_cast<std::size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
-    prefetch_ahead(owners, i, count);
+    prefetch_ahead(owners, i, count, sharded);
     PyObject* owner = PyList_GetItem(owners, i);
-    const bool is_sharded = Py_TYPE(owner) == sharded;
+    const bool is_sharded = Py_TYPE(owner) == sharded.type;
     if (!is_sharded && !(welcome && is_tensor(owner))) return false;
     found->any_sharded |= is_sharded;
-    if (sharded) {
+    if (sharded.type) {
       const Owned spec{is_sharded ? PyObject_GetAttr(owner, spec_name) : Py_NewRef(Py_None)};
       if (!spec.object || PyList_Append(found->specs.object, spec.object) != 0) return false;
     }
@@ -118,21 +120,21 @@ bool gather(PyObject* owners, PyTypeObject* sharded, bool welcome, Gathered* fou
     if (!gradient.object) return false;
     if (gradient.object == Py_None || !seen.insert(gradient.object)) continue;
     if (PyList_Append(found->gradients.object, gradient.object) != 0) return false;
-    if (sharded && !append(found->places.object, i)) return false;
+    if (sharded.type && !append(found->places.object, i)) return false;
   }
   return true;
 }
 
 // Puts the local part of each sharded gradient in its place; false if one is placed otherwise than its owner, or with a
 // Python error set.
-bool unwrap(const Gathered& found, PyTypeObject* sharded) {
+bool unwrap(const Gathered& found, const Subclass& sharded) {
   PyObject* gradients = found.gradients.object;
   const Py_ssize_t count = PyList_Size(gradients);
   for (Py_ssize_t i = 0; i < count; ++i) {
-    prefetch_ahead(gradients, i, count);
+    prefetch_ahead(gradients, i, count, sharded);
     PyObject* gradient = PyList_GetItem(gradients, i);
     PyObject* wanted = PyList_GetItem(found.specs.object, PyLong_AsSsize_t(PyList_GetItem(found.places.object, i)));
-    if ((wanted != Py_None) != (Py_TYPE(gradient) == sharded)) return false;
+    if ((wanted != Py_None) != (Py_TYPE(gradient) == sharded.type)) return false;
     if (wanted == Py_None) continue;
     const Owned spec{PyObject_GetAttr(gradient, spec_name)};
     if (spec.object != wanted) return false;
@@ -149,7 +151,8 @@ PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   const bool measured = args[1] != Py_None;
   if (measured && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
-  auto* sharded = args[2] == Py_None ? nullptr : reinterpret_cast<PyTypeObject*>(args[2]);
+  Subclass sharded;
+  if (!read_subclass(args[2], &sharded)) return nullptr;
   const Owned owners{PyList_GetSlice(args[0], 0, PyList_Size(args[0]))};
   Gathered found;
   if (!owners.object || !found) return nullptr;

@@ -1,7 +1,8 @@
 """What travels with the numbers of a collective, so that all its ranks know what went wrong on any."""
 
 import math
-from typing import NamedTuple
+from array import array
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -71,10 +72,14 @@ def exchange(span: Span, partials: list[Scalar], flags: Flags, norm_type: float)
     numbers = [*partials, *flags]
     device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
     where = span.device_for(device or CPU)
-    if device is None:
-        vector = torch.tensor(numbers, dtype=torch.float64, device=where)
-    else:
+    if device is not None:
         vector = torch.stack([as_float64(x, where) for x in numbers])
+    elif where == CPU:
+        vector = torch.frombuffer(
+            array("d", cast("list[float]", numbers)), dtype=torch.float64
+        )  # half the cost of reading a list
+    else:
+        vector = torch.tensor(numbers, dtype=torch.float64, device=where)
     _reduce_(span, vector, len(partials), norm_type)
     arrived = vector.tolist() if device is None else list(vector.unbind())
     return arrived[: len(partials)], Flags(*arrived[len(partials) :])
@@ -93,12 +98,14 @@ def exchange_each(
 
 
 def _reduce_(span: Span, vector: Tensor, count: int, norm_type: float) -> None:
+    if not is_extremum(norm_type):
+        span.reduce_(vector, maximum=False)
+        return
     partials = vector[:count]
     if norm_type == -math.inf:
         partials.neg_()
-    if is_extremum(norm_type):
-        partials.masked_fill_(partials.isnan(), math.inf)  # what a maximum does with NaN differs: a flag stands for it
-    span.reduce_(vector, maximum=is_extremum(norm_type))
+    partials.masked_fill_(partials.isnan(), math.inf)  # what a maximum does with NaN differs: a flag stands for it
+    span.reduce_(vector, maximum=True)
     if norm_type == -math.inf:
         partials.neg_()
 

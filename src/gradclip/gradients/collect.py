@@ -98,13 +98,13 @@ def _collect_native(
     if (not plain and sharded is None) or (answer := backend.collect(tensors, order, sharded, plain)) is None:
         return None
     gradients, bits, power_sum, specs, places = answer
+    known = order, power_sum
+    if specs is not None:
+        found = dict(zip(places, gradients, strict=True))
+        return take_local_parts(tensors, names, specs, found, known, backend, group, loss)
     buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
-    wide, known = bits > FLOAT32_BITS, (order, power_sum)
-    if specs is None:
-        return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
-    return take_local_parts(
-        tensors, names, specs, dict(zip(places, gradients, strict=True)), buckets, known, group, loss
-    )
+    wide = bits > FLOAT32_BITS
+    return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
 
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:

@@ -1,7 +1,7 @@
 """Collect what this rank holds of the gradients of a model that several ranks hold."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -19,6 +19,9 @@ from gradclip.norms import CPU, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import name_at
 from gradclip.validation import refuse_gradient
+
+if TYPE_CHECKING:
+    from gradclip.ops.native import Native
 
 
 def collect_sharded(
@@ -60,8 +63,8 @@ def take_local_parts(
     names: list[str] | None,
     specs: list[Any],
     found: dict[int, Tensor],
-    buckets: list[dispatch.Bucket],
     known: tuple[float | None, float],
+    kernels: "Native",
     group: Span | None,
     loss: Scalar | None,
 ) -> GradientSet | None:
@@ -74,7 +77,8 @@ def take_local_parts(
         return fail(error, group)
     if plan.any_outside:
         return None
-    return _as_set("parameters", owners, names, plan, found, {}, buckets, loss=loss, known=known)
+    buckets: list[dispatch.Bucket] = [(kernels, list(found.values()), range(len(found)))]
+    return _as_set("parameters", owners, names, plan, found, {}, buckets, loss=loss, known=known, kernels=kernels)
 
 
 def fail(error: Exception, group: Span) -> GradientSet:
@@ -94,13 +98,13 @@ def _as_set(
     failure: Exception | None = None,
     loss: Scalar | None = None,
     known: tuple[float | None, float] = (None, 0.0),
+    kernels: "Native | None" = None,
 ) -> GradientSet:
     gradients = list(found.values())
     device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
     device = CPU if device == CPU else device
     wide = plan.wide or any(owners[place].dtype in WIDE for place in plan.plain)
     reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
-    kernels = dispatch.native()
     number = scalar if kernels is None else kernels.scalar
     sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, number, known, reduction)
     if not buckets:
