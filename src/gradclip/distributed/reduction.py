@@ -15,7 +15,7 @@ from torch import Tensor
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.flags import NAN, Flags, exchange, exchange_each
 from gradclip.distributed.held import Held
-from gradclip.distributed.plan import Chain, Plan, Scope
+from gradclip.distributed.plan import Chain, Plan
 from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
 from gradclip.norms import (
@@ -38,6 +38,9 @@ Measure: TypeAlias = Callable[[list[Tensor] | None, float, Scalar], Scalar]
 
 MeasureEach: TypeAlias = Callable[[list[Tensor]], Tensor]
 """(local tensors) -> one number, or one for each unit, of each in order: float64."""
+
+Partials: TypeAlias = dict[Chain, list[Scalar]]
+"""Partials of norms, by the spans that are ahead of them."""
 
 T = TypeVar("T")
 
@@ -164,31 +167,28 @@ class Reduction:
     # How the norm of everything is found.
 
     def _total(self, measure: Measure, norm_type: float, factor: Scalar) -> Scalar:
-        known: dict[int, Scalar] = {}
-
-        def measured(number: int, scope: Scope) -> Scalar:
-            if number not in known:
-                tensors = None if self.held.is_everything(scope.places) else self.held.tensors(scope.places)[1]
-                value = self._try(lambda: measure(tensors, norm_type, factor), identity(norm_type))
-                known[number] = value if is_extremum(norm_type) or scope.copies == 1 else value / scope.copies
-            return known[number]
-
-        def contributions(span: Span | None) -> list[tuple[Chain, Scalar]]:
-            scopes = enumerate(self.held.scopes())
-            return [(x.chain, measured(number, x)) for number, x in scopes if _first(x.chain) is span]
+        def measured() -> Partials:
+            found: Partials = {}
+            for chain, copies, places in self.held.scopes():
+                tensors = None if self.held.is_everything(places) else self.held.tensors(places)[1]
+                value = self._try(partial(measure, tensors, norm_type, factor), identity(norm_type))
+                found.setdefault(chain, []).append(value if copies == 1 or is_extremum(norm_type) else value / copies)
+            return found
 
         self._start(norm_type)
         self.held.sum_partials(self.plan.mesh_order)
-        values = [measured(number, scope) for number, scope in enumerate(self.held.scopes())]
-        # Noted before the first span, so that all along the way hear of it.
-        self._flags = self._flags.noting(values, norm_type)
-        return self._through(self.plan.order, contributions, norm_type, renew=known.clear)
+        return self._through(self.plan.order, measured, norm_type)
 
     def _total_of_each(self, partials: Tensor, present: Tensor, norm_type: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
 
-        def measured(places: list[int], seen: int) -> Scalar:
-            own = partials[places][present[places]]
+        def measured() -> Partials:
+            found: Partials = {}
+            for chain, seen, places in self.plan.known_scopes:
+                found.setdefault(chain, []).append(together(partials[places][present[places]], seen))
+            return found
+
+        def together(own: Tensor, seen: int) -> Scalar:
             if len(own) == 0:
                 return identity(norm_type)
             value = own.sum() / seen
@@ -196,43 +196,37 @@ class Reduction:
                 value = own.amax() if norm_type > 0.0 else own.amin()
             return value.item() if value.device == CPU else value
 
-        def contributions(span: Span | None) -> list[tuple[Chain, Scalar]]:
-            known = self.plan.known_scopes
-            return [(x.chain, measured(x.places, x.copies)) for x in known if _first(x.chain) is span]
+        return self._through(self.plan.known_order, measured, norm_type)
 
-        return self._through(self.plan.known_order, contributions, norm_type)
-
-    def _through(
-        self,
-        order: list[Span],
-        contributions: Callable[[Span | None], list[tuple[Chain, Scalar]]],
-        norm_type: float,
-        renew: Callable[[], None] = lambda: None,
-    ) -> Scalar:
+    def _through(self, order: list[Span], measured: Callable[[], Partials], norm_type: float) -> Scalar:
         """Send partials through the chains that are ahead of them, and return the norm of all.
 
         Args:
             order: The spans, in order.
-            contributions: Returns what this rank adds at a span, the first of a chain, or where there is no chain.
+            measured: Returns what this rank has to add; once more if that changes on the way.
             norm_type: The order of the norm.
-            renew: Makes it measure anew.
         """
-        pending: dict[Chain, list[Scalar]] = {(): [value for _, value in contributions(None)]}
-        self._flags = self._flags.noting(pending[()], norm_type)
+        own = measured()
+        arrived: Partials = {}
+        # Noted before the first span, so that all along the way hear of it.
+        self._flags = self._flags.noting([value for values in own.values() for value in values], norm_type)
+
+        def renew() -> None:
+            nonlocal own
+            own = measured()
+
         for span in order:
             tails = self.plan.tails[span]
 
             def step(span: Span = span, tails: list[Chain] = tails) -> list[Scalar]:
-                ways = {tail: list(pending.get((span, *tail), [])) for tail in tails}
-                for chain, value in contributions(span):
-                    ways[chain[1:]].append(value)
-                sent = [_combined(values, norm_type) for values in ways.values()]
-                arrived, self._flags = exchange(span, sent, self._flags_for(span), norm_type)
-                return arrived
+                ways = [(span, *tail) for tail in tails]
+                sent = [_combined([*arrived.get(way, ()), *own.get(way, ())], norm_type) for way in ways]
+                summed, self._flags = exchange(span, sent, self._flags_for(span), norm_type)
+                return summed
 
             for tail, value in zip(tails, self._until_agreed(span, step, renew), strict=True):
-                pending.setdefault(tail, []).append(value)
-        norm = finish(_combined(pending[()], norm_type), norm_type)
+                arrived.setdefault(tail, []).append(value)
+        norm = finish(_combined([*own.get((), ()), *arrived.get((), ())], norm_type), norm_type)
         self._raise_failure()
         self.loss = self._flags.common_loss(norm_type, own=self._own_loss)
         return self._flags.judged(norm, norm_type)
@@ -329,10 +323,6 @@ def _told(spans: list[Span], own: str) -> str:
         for theirs in span.gather(said):
             said |= theirs
     return " ".join(f"Rank {rank}: {text}" for rank, text in sorted(said.items()))
-
-
-def _first(chain: Chain) -> Span | None:
-    return chain[0] if chain else None
 
 
 def _combined(values: list[Scalar], norm_type: float) -> Scalar:
