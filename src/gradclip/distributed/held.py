@@ -1,5 +1,6 @@
 """What this rank holds of the gradients of one clip, and what it makes of those that are yet to be summed."""
 
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -18,28 +19,35 @@ class Held:
     Args:
         plan: How their norms are reduced.
         owners: The parameters.
-        found: The local parts of their gradients, by the place of the parameter.
-        placed: The specs of those gradients that are placed otherwise than their parameters.
+        places: Which of them have a gradient here.
+        found: The local part of each of these gradients.
+        placed: The specs of those gradients that are placed otherwise than their parameters, by their places.
+
+    Attributes:
+        places: The same.
     """
 
-    def __init__(self, plan: Plan, owners: list[Tensor], found: dict[int, Tensor], placed: dict[int, Any]) -> None:
+    def __init__(
+        self, plan: Plan, owners: list[Tensor], places: list[int], found: list[Tensor], placed: dict[int, Any]
+    ) -> None:
+        self.places = places
         self._plan = plan
         self._owners = owners
-        self._found = found
+        self._local = found
         self._placed = placed
         self._partial: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_partial(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._partial), None)
 
-    @property
-    def places(self) -> list[int]:
-        """Which parameters have a gradient here."""
-        return list(self._found)
+    @cached_property
+    def _found(self) -> dict[int, Tensor]:
+        """The local parts by their places."""
+        return dict(zip(self.places, self._local, strict=True))
 
     @property
     def has_elements(self) -> bool:
         """Whether there is any element here."""
-        return any(x.numel() for x in self._found.values())
+        return any(x.numel() for x in self._local)
 
     def is_everything(self, places: list[int]) -> bool:
         """Whether some parameters are all there are, with their gradients as they were found."""

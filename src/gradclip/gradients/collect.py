@@ -100,8 +100,7 @@ def _collect_native(
     gradients, bits, power_sum, specs, places = answer
     known = order, power_sum
     if specs is not None:
-        found = dict(zip(places, gradients, strict=True))
-        return take_local_parts(tensors, names, specs, found, known, backend, group, loss)
+        return take_local_parts(tensors, names, specs, places, gradients, known, backend, group, loss)
     buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
     wide = bits > FLOAT32_BITS
     return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)

@@ -55,14 +55,16 @@ def collect_sharded(
         found.clear()
         placed.clear()
         failure = error
-    return _as_set(argument, owners, names, plan, found, placed, buckets, failure=failure, loss=loss)
+    places, gradients = list(found), list(found.values())
+    return _as_set(argument, owners, names, plan, places, gradients, placed, buckets, failure=failure, loss=loss)
 
 
 def take_local_parts(
     owners: list[Tensor],
     names: list[str] | None,
     specs: list[Any],
-    found: dict[int, Tensor],
+    places: list[int],
+    gradients: list[Tensor],
     known: tuple[float | None, float],
     kernels: "Native",
     group: Span | None,
@@ -77,13 +79,15 @@ def take_local_parts(
         return fail(error, group)
     if plan.any_outside:
         return None
-    buckets: list[dispatch.Bucket] = [(kernels, list(found.values()), range(len(found)))]
-    return _as_set("parameters", owners, names, plan, found, {}, buckets, loss=loss, known=known, kernels=kernels)
+    buckets: list[dispatch.Bucket] = [(kernels, gradients, range(len(gradients)))]
+    return _as_set(
+        "parameters", owners, names, plan, places, gradients, {}, buckets, loss=loss, known=known, kernels=kernels
+    )
 
 
 def fail(error: Exception, group: Span) -> GradientSet:
     """Return no gradients, and let the reduction tell all ranks of a group why."""
-    return _as_set("parameters", [], None, Plan([], [], [], group), {}, {}, [], failure=error)
+    return _as_set("parameters", [], None, Plan([], [], [], group), [], [], {}, [], failure=error)
 
 
 def _as_set(
@@ -91,7 +95,8 @@ def _as_set(
     owners: list[Tensor],
     names: list[str] | None,
     plan: Plan,
-    found: dict[int, Tensor],
+    places: list[int],
+    gradients: list[Tensor],
     placed: dict[int, Any],
     buckets: list[dispatch.Bucket],
     *,
@@ -100,11 +105,10 @@ def _as_set(
     known: tuple[float | None, float] = (None, 0.0),
     kernels: "Native | None" = None,
 ) -> GradientSet:
-    gradients = list(found.values())
     device = gradients[0].device if gradients else local_of(owners[0]).device if owners else CPU
     device = CPU if device == CPU else device
     wide = plan.wide or any(owners[place].dtype in WIDE for place in plan.plain)
-    reduction = Reduction(plan, owners, Held(plan, owners, found, placed), failure, loss)
+    reduction = Reduction(plan, owners, Held(plan, owners, places, gradients, placed), failure, loss)
     number = scalar if kernels is None else kernels.scalar
     sharded = GradientSet(argument, owners, names, gradients, device, buckets, wide, number, known, reduction)
     if not buckets:
