@@ -11,7 +11,7 @@ from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
 
 REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
-"""What must not be skipped for lack of it: `native`, `cuda`, `oracles`."""
+"""What must not be skipped for lack of it: `native`, `cuda`, `oracles`, `tensorboard`, `browser`."""
 
 settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gradclip")

@@ -44,10 +44,41 @@ class Outcome(NamedTuple):
 
 
 class Each(NamedTuple):
-    """The parameters that have a gradient, and the norms of these, as a vector."""
+    """The norms of the gradients of single parameters.
+
+    Attributes:
+        names: The names of all parameters.
+        norms: The norms of those that have a gradient, as a vector.
+        places: Where these are among all, as whole numbers; None where all have one.
+    """
 
     names: tuple[str, ...]
     norms: Tensor
+    places: Tensor | None = None
+
+    def by_name(self) -> dict[str, float]:
+        """Return the norms by name."""
+        return dict(zip(self._present(), self.norms.tolist(), strict=True))
+
+    def worst(self, count: int) -> list[tuple[str, float]]:
+        """Return the names of the largest norms, and their shares in the sum of all squares; see `ClipResult.worst`."""
+        largest, places = self.norms.topk(max(0, min(count, len(self.norms))))  # of which NaN is the largest
+        sizes = largest.tolist()
+        if not sizes:
+            return []
+        names, whole = self._present(), torch.linalg.vector_norm(self.norms).item()
+        if math.isfinite(sizes[0]) and not TINY < whole < math.inf:  # of whose squares the sum leaves float64
+            whole = sizes[0] * torch.linalg.vector_norm(self.norms / sizes[0]).item()
+        shares = [(size / whole) ** 2 if 0.0 < whole < math.inf else math.nan for size in sizes]
+        found = zip(places.tolist(), sizes, shares, strict=True)
+        return [(names[place], share) for place, size, share in found if size != 0.0 and share != 0.0]
+
+    def _present(self) -> tuple[str, ...]:
+        return self.names if self.places is None else tuple(self.names[int(place)] for place in self.places.tolist())
+
+
+TINY = 1e-140
+"""The squares of smaller norms are no normal float64 any more."""
 
 
 @final
@@ -135,7 +166,7 @@ class ClipResult:
         """
         if (each := self._each()) is None:
             raise RuntimeError("`norms()` of this result were not measured. Pass `norms_every=1` to `GradClipper`.")
-        return dict(zip(each.names, each.norms.tolist(), strict=True))
+        return each.by_name()
 
     def worst(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the parameters with the largest norms, and the share of each in the sum of all squares.
@@ -147,14 +178,8 @@ class ClipResult:
             Pairs of name and share in [0, 1], the largest first, without those of share 0; empty where norms were not
             measured. A norm that is not finite comes first, with a share of NaN.
         """
-        if (each := self._each()) is None:
-            return []
-        norms = torch.nan_to_num(each.norms, nan=math.inf, posinf=math.inf)
-        largest, places = norms.topk(max(0, min(count, len(each.names))))
-        squares = (norms / norms.amax()).square() if len(norms) else norms  # of which no sum overflows
-        shares = (squares[places] / squares.sum()).tolist()
-        found = zip(places.tolist(), largest.tolist(), shares, strict=True)
-        return [(each.names[place], share) for place, norm, share in found if norm > 0.0 and share != 0.0]
+        each = self._each()
+        return [] if each is None else each.worst(count)
 
     def __repr__(self) -> str:
         return (

@@ -147,6 +147,16 @@ def test_the_worst_by_their_share_of_the_squares() -> None:
     assert result.worst(0) == []
 
 
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e-160, 1e160, 1e300])
+def test_the_worst_of_extreme_norms(unit: float) -> None:
+    """Shares are right where squares leave float64."""
+    named = [(name, nn.Parameter(torch.zeros(1, dtype=torch.float64))) for name in "abc"]
+    for (_, p), size in zip(named, (3.0, 4.0, 0.0), strict=True):
+        p.grad = torch.tensor([size * unit], dtype=torch.float64)
+    result = GradClipper(named, FixedNorm(math.inf, math.inf), norms_every=1).clip()
+    assert dict(result.worst()) == pytest.approx({"b": 0.64, "a": 0.36})
+
+
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_the_worst_of_bad_norms(bad: float) -> None:
     """A norm that is not finite is worse than any other; its share is no number."""

@@ -121,6 +121,22 @@ def test_a_first_step_that_overflows_leaves_no_state(name: str) -> None:
     assert state["state"] == {} or all(float(s["step"]) == 0.0 for s in state["state"].values())
 
 
+def test_a_loss_told_for_a_step_that_overflows_is_not_that_of_the_next() -> None:
+    """It is recorded with the step that it was told for."""
+    net = network()
+    optimizer, scaler = OPTIMIZERS["SGD"](net.parameters()), scaler_of()
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer, scaler=scaler)
+    with capture_records(clipper) as records:
+        for batch, loss in zip(data((0,))[:2], (7.0, None), strict=True):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            if loss is not None:
+                clipper.observe_loss(loss)
+            optimizer.step()
+            scaler.update()
+    assert [(record.status, record.loss) for record in records] == [("skipped_scaler", 7.0), ("clipped", None)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_overflows_spend_no_budget_and_teach_nothing(name: str) -> None:
     """However many come in a row."""

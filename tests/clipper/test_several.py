@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clipper.training import OPTIMIZERS, backward, batches, everything, loss_of, network, norm_of, same_bits, train
-from gradclip import GradClipper
+from gradclip import GradClipper, MisuseWarning
 from gradclip.policies import FixedNorm
 from gradclip.testing import capture_records
 
@@ -102,6 +102,39 @@ def test_a_clipper_each_for_two_networks_that_alternate() -> None:
             optimizers[1].step()
             assert norm_of(maker) == pytest.approx(0.1, rel=1e-4)
     assert [clipper.state_dict()["step"] for clipper in clippers] == [8, 2]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_pilot_and_then_the_run(by_hand: bool, recwarn: pytest.WarningsRecorder) -> None:
+    """A clipper that is kept, as in a notebook, does not mind that another one has taken over with a new optimizer."""
+    net = network()
+    pilot, optimizer = GradClipper(net, FixedNorm(0.1)), torch.optim.SGD(net.parameters(), lr=0.1)
+    if not by_hand:
+        pilot.attach(optimizer)
+    for batch in batches(2):
+        backward(net, optimizer, batch)
+        if by_hand:
+            pilot.clip()
+        optimizer.step()
+    if not by_hand:
+        pilot.detach()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    clipper = GradClipper(net, FixedNorm(0.2)).attach(optimizer)
+    train(net, optimizer, 0, 3)
+    assert recwarn.list == []
+    assert [each.state_dict()["step"] for each in (pilot, clipper)] == [2, 3]
+
+
+def test_a_pilot_and_then_a_run_that_nobody_clips() -> None:
+    """It does mind where nobody has."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    pilot = GradClipper(net, FixedNorm(0.1)).attach(optimizer)
+    train(net, optimizer, 0, 2)
+    pilot.detach()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    with pytest.warns(MisuseWarning, match="were not clipped since the step before"):
+        train(net, optimizer, 0, 1)
 
 
 def test_two_clippers_of_parts_on_one_optimizer() -> None:

@@ -13,18 +13,18 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.hooks import Attachment, attach, running_steps, watch_steps, watchers
+from gradclip.clipper.hooks import Attachment, attach, watch_steps, watchers
 from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
-from gradclip.clipper.suppress import SuppressedStep
+from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.norms import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
-from gradclip.records import Sink, Sinks, record_of
+from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.validation import (
     NonFiniteStep,
@@ -42,7 +42,7 @@ from gradclip.validation import (
     refuse_state,
 )
 
-TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppressed", "_trust", "last")
+TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppression", "_trust", "last")
 """What is not copied or pickled with a clipper."""
 
 
@@ -135,11 +135,11 @@ class GradClipper:
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
         self.last: ClipResult | None = None
         self._loss: Scalar | None = None
-        self._sinks = Sinks(sinks)
+        self._sinks = Sinks(sinks, self.policy)
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
-        self._suppressed: SuppressedStep | None = None
         measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
         self._trust = Trust(self._selected, partial(_is_clipped_by_another, weakref.ref(self)), quiet=measures)
+        self._suppression = Suppression(self._trust.owns)
         watch_steps(self)
 
     # Clipping.
@@ -164,37 +164,40 @@ class GradClipper:
         """
         if loss is not None:
             self.observe_loss(loss)
-        if self._suppressed is not None:
-            self._recover()
+        self._suppression.recover()
         self._trust.before_clip()
         result = self._clip(by_hand=True)
-        if result.skipped is not None or self._suppressed is not None:
-            self._obey(result)  # in the step whose closure this is, if it is one
+        self._suppression.obey(result)  # in the step whose closure this is, if it is one
         return result
 
     def observe_loss(self, loss: float | Tensor) -> None:
         """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(self, *, by_hand: bool) -> ClipResult:
-        loss, self._loss = self._loss, None
+    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
+        loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step = self._step + 1
-        result = self._pipeline.run(step, loss, each=self._measures_each(step))
-        self._skips = 0 if result.skipped is None else self._skips + 1
-        self._finish(result, by_hand=by_hand)
-        if self._skips > self._max_skips:
+        each, count = self._measures_each(step), self._sinks.wanted
+        if overflow:
+            result = self._pipeline.overflow(step, each=each, count=count)
+        else:
+            result = self._pipeline.run(step, loss, each=each, count=count)
+            self._skips = 0 if result.skipped is None else self._skips + 1
+        self._finish(result, stepping, loss, by_hand=by_hand)
+        if self._skips > self._max_skips and not overflow:
             raise ConsecutiveSkipsError(self._too_many_skips(result))
         return result
 
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
-    def _finish(self, result: ClipResult, *, by_hand: bool) -> None:
+    def _finish(self, result: ClipResult, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = result.step
         self.last = result
         self._trust.after_clip(by_hand=by_hand, found=self._pipeline.found)
         if self._sinks.wanted:
-            self._sinks.emit(record_of(result, repr(self.policy)))
+            asked = self._measures_each(result.step)
+            self._sinks.record(result, stepping, loss, self._pipeline.nonfinite, norms=asked)
 
     def _too_many_skips(self, result: ClipResult) -> str:
         reason = f" {self._pipeline.describe_nonfinite()}" if result.skipped is Status.SKIPPED_NONFINITE else ""
@@ -242,11 +245,12 @@ class GradClipper:
         Raises:
             ValueError: If the clipper is not attached to it.
         """
-        self._recover()
+        self._suppression.recover()
         for one in [optimizer] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
             self._attachments.pop(one).handle.remove()
             self._trust.release(one)
+        self._sinks.flush()
 
     def __enter__(self) -> "GradClipper":
         return self
@@ -258,7 +262,7 @@ class GradClipper:
 
     def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
         """Clip for the step of an attached optimizer, or keep it from happening."""
-        if self._suppressed is not None and self._suppressed.is_complete():  # this is part of a suppressed step
+        if self._suppression.is_complete():  # this is part of a suppressed step
             return
         if self._loss is None and isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self.observe_loss(loss)
@@ -266,12 +270,9 @@ class GradClipper:
         overflow = self._unscale(optimizer)
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
-        elif overflow:
-            result = self._pipeline.overflow(self._step + 1, each=self._measures_each(self._step + 1))
-            self._finish(result, by_hand=False)
         else:
-            result = self._clip(by_hand=False)
-        self._obey(result)
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
+        self._suppression.obey(result)
 
     def _unscale(self, stepping: Optimizer) -> bool:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
@@ -307,44 +308,26 @@ class GradClipper:
         """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
         if not self._trust.owns(optimizer):
             return
-        self._recover(within=1)
+        self._suppression.recover(within=1)
         attached = optimizer in self._attachments
         scaled = not attached and self._is_loss_scaled(optimizer)
         self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
-        if attached or self._suppressed is not None:
+        if attached or self._suppression.is_on:
             return
         if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
-            self._suppress()
+            self._suppression.suppress()
 
     def _step_ends(self, optimizer: Optimizer) -> None:
         """Put things back after a step."""
         if not self._trust.owns(optimizer):
             return
-        self._recover(within=1)
+        self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
 
     def _clips(self, parameter: Tensor) -> bool:
-        """Whether it has clipped yet, with this parameter among what it works on."""
-        return self._trust.clips > 0 and not self._trust.quiet and self._trust.covers(parameter)
-
-    def _obey(self, result: ClipResult) -> None:
-        if result.skipped is not None:
-            self._suppress()
-        else:
-            self._suppressed = None  # where a closure made other gradients than those that were skipped
-
-    def _suppress(self) -> None:
-        """Keep the step from happening that is running, the outermost where optimizers wrap each other."""
-        if self._suppressed is not None:
-            self._suppressed.hold()
-        elif running := [optimizer for optimizer in running_steps() if self._trust.owns(optimizer)]:
-            self._suppressed = SuppressedStep(running[-1])
-
-    def _recover(self, *, within: int = 0) -> None:
-        """End a suppressed step that is over, be it by an error; it is not while one of the outer steps."""
-        if self._suppressed is not None and self._suppressed.optimizer not in running_steps()[within:]:
-            self._suppressed.end()
-            self._suppressed = None
+        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
+        clips = self._trust.clips > 0 or len(self._attachments) > 0
+        return clips and not self._trust.quiet and self._trust.covers(parameter)
 
     # Saving.
 

@@ -29,7 +29,7 @@ class Watcher(Protocol):
         """Hear of a step after it happened, and after the optimizer's own hooks."""
 
     def _clips(self, parameter: Tensor) -> bool:
-        """Whether it has clipped yet, with this parameter among what it works on."""
+        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
         ...
 
 

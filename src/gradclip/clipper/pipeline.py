@@ -23,6 +23,9 @@ from gradclip.validation import NonFiniteStep, refuse_state
 
 FUNCTION = "GradClipper.clip"
 
+COUNTED = 100
+"""Parameters whose non-finite elements are counted for a record, at most: the first ones."""
+
 
 @final
 class Stage:
@@ -52,19 +55,23 @@ class Pipeline:
     Attributes:
         found: Whether the last run found any gradient here.
         is_reduced: Whether the norms of the last run were made of those of several ranks.
+        nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
+            norm that the last run found is known not to be finite; else None.
     """
 
     def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep, group: Span | None) -> None:
         self.found = False
         self.is_reduced = False
+        self.nonfinite: dict[str, tuple[int, int]] | None = None
         self._group = group
         self._skipped: GradientSet | None = None
         self._selection = selection
         self._nonfinite = nonfinite
         self._stages = [Stage(stage, selection) for stage in policy.stages]
 
-    def run(self, step: int, loss: Scalar | None, *, each: bool) -> ClipResult:
-        """Clip; measure the norm of each parameter if asked to, or where the policy needs it."""
+    def run(self, step: int, loss: Scalar | None, *, each: bool, count: bool = False) -> ClipResult:
+        """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad."""
+        self.nonfinite = None
         done: list[tuple[Norms, Decision]] = []
         threshold: Scalar | None = None
         sanitized = False
@@ -73,7 +80,11 @@ class Pipeline:
             gradients, norms = self._measure(stage.order, scope, loss)
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
-            if self._nonfinite != "propagate" and not math.isfinite(norms.total):
+            known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
+            bad = known and not math.isfinite(norms.total)
+            if bad and count and self.nonfinite is None:
+                self.nonfinite = gradients.count_nonfinite(COUNTED)
+            if bad and self._nonfinite != "propagate":
                 if self._nonfinite == "skip":
                     self._skipped = gradients
                     return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
@@ -95,13 +106,15 @@ class Pipeline:
             step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
         )
 
-    def overflow(self, step: int, *, each: bool) -> ClipResult:
+    def overflow(self, step: int, *, each: bool, count: bool = False) -> ClipResult:
         """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned.
 
         It measures what `run` does, in case that other ranks saw no overflow.
         """
         stage = self._stages[0]
-        _, norms = self._measure(stage.order, self._scope_of(stage, each=each), None)
+        gradients, norms = self._measure(stage.order, self._scope_of(stage, each=each), None)
+        bad = count and not math.isfinite(norms.total)
+        self.nonfinite = gradients.count_nonfinite(COUNTED) if bad else None
         return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
 
     def total_norm(self) -> float:
@@ -155,6 +168,9 @@ def _untouched(step: int, norms: Norms, decision: Decision, status: Status | Non
 
 def _outcome_of(done: list[tuple[Norms, Decision]], threshold: Scalar | None, sanitized: bool) -> Outcome:  # noqa: FBT001
     norms, decision = done[0]
+    coef = decision.coef
+    if len(done) == 1 and decision.scope == "total" and decision.clamp is None and decision.skip is False:  # as a rule
+        return Outcome(norms.total * coef, threshold, coef, (coef < 1.0) | sanitized)
     left, shrunk = after(norms, decision), shrinks(norms, decision)
     coef = _ratio(norms, decision, left)
     for later in done[1:]:
@@ -166,9 +182,8 @@ def _outcome_of(done: list[tuple[Norms, Decision]], threshold: Scalar | None, sa
 def _each_of(norms: Norms) -> Each | None:
     if norms.each is None:
         return None
-    if norms.present is None:
-        return Each(norms.layout.names, norms.each)
-    return Each(tuple(norms.layout.names[i] for i in norms.present.tolist()), norms.each[norms.present])
+    places = norms.present
+    return Each(norms.layout.names, norms.each if places is None else norms.each[places], places)
 
 
 def _ratio(norms: Norms, decision: Decision, left: Norms) -> Scalar:

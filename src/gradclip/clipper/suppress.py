@@ -1,10 +1,56 @@
 """Keep a step from happening."""
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from gradclip.clipper.hooks import running_steps
+from gradclip.result import ClipResult
+
+
+@final
+class Suppression:
+    """The step that a clipper keeps from happening, if there is one.
+
+    Args:
+        owns: Whether an optimizer updates parameters of the clipper.
+    """
+
+    def __init__(self, owns: Callable[[Optimizer], bool]) -> None:
+        self._owns = owns
+        self._step: SuppressedStep | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is such a step."""
+        return self._step is not None
+
+    def is_complete(self) -> bool:
+        """Whether there is one, and no gradient has come up in it."""
+        return self._step is not None and self._step.is_complete()
+
+    def obey(self, result: ClipResult) -> None:
+        """Keep the running step from happening where a clip says so, and let it happen where the clip does not."""
+        if result.skipped is not None:
+            self.suppress()
+        else:
+            self._step = None  # where a closure made other gradients than those that were skipped
+
+    def suppress(self) -> None:
+        """Keep the step from happening that is running, the outermost where optimizers wrap each other."""
+        if self._step is not None:
+            self._step.hold()
+        elif running := [optimizer for optimizer in running_steps() if self._owns(optimizer)]:
+            self._step = SuppressedStep(running[-1])
+
+    def recover(self, *, within: int = 0) -> None:
+        """End a suppressed step that is over, be it by an error; it is not while one of the outer steps."""
+        if self._step is not None and self._step.optimizer not in running_steps()[within:]:
+            self._step.end()
+            self._step = None
 
 
 @final

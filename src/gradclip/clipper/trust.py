@@ -172,7 +172,7 @@ class Trust:
             self._warn("order", misuse.EVERY_BATCH.format(count=self._repeats))
         elif place is not None and not self._found:
             self._warn("order", misuse.BEFORE_BACKWARD)
-        elif place is not None:
+        elif place is not None and self._is_unclipped(known):
             changed = misuse.CHANGED.format(name=self._names[place])
             self._warn("order", changed if self._by_hand else misuse.NEVER)
 

@@ -250,20 +250,27 @@ class GradientSet:
         what = "the sum of powers overflows float64" if self.reduction is None else "a sum overflows"
         return said or f"No element is NaN or infinite: {what}."
 
+    def count_nonfinite(self, at_most: int) -> dict[str, tuple[int, int]]:
+        """Return the counts of NaN and of infinite elements by name, of the first gradients here that have any."""
+        return {name: _count_nonfinite(x) for name, x in self._nonfinite()[:at_most]}
+
     def _describe_own(self) -> str:
+        found = self._nonfinite()
+        if not found:
+            return ""
+        counted = [(name, *_count_nonfinite(x), x.numel()) for name, x in found[:SHOWN]]
+        shown = [f"{name} ({nan} NaN, {inf} Inf of {numel} elements)" for name, nan, inf, numel in counted]
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"Found in {', '.join(shown)}{more}."
+
+    def _nonfinite(self) -> list[tuple[str, Tensor]]:
+        """Return the gradients with NaN or infinite elements and their names, in order."""
         found: dict[int, Tensor] = {}
         for backend, tensors, positions in self._measured:
             largest = backend.measure_each(tensors, math.inf).tolist()
             found |= {p: x for p, x, most in zip(positions, tensors, largest, strict=True) if not math.isfinite(most)}
-        if not found:
-            return ""
-        names = self.names()
-        shown = [
-            f"{names[p]} ({int(x.isnan().sum())} NaN, {int(x.isinf().sum())} Inf of {x.numel()} elements)"
-            for p, x in sorted(found.items())[:SHOWN]
-        ]
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        return f"Found in {', '.join(shown)}{more}."
+        names = self.names() if found else []
+        return [(names[p], x) for p, x in sorted(found.items())]
 
 
 def norms_of(norm_type: float, tensors: list[Tensor]) -> Tensor:
@@ -314,6 +321,10 @@ def _in_order(parts: list[Tensor], buckets: list[dispatch.Bucket], counts: list[
         each.update(zip(positions, part.to(device).split([counts[i] for i in positions]), strict=True))
     ordered = [each[position] for position in range(len(counts))]
     return torch.cat(ordered) if ordered else torch.zeros(0, dtype=torch.float64, device=device)
+
+
+def _count_nonfinite(x: Tensor) -> tuple[int, int]:
+    return int(x.isnan().sum()), int(x.isinf().sum())
 
 
 def _summed(x: Tensor) -> Tensor:

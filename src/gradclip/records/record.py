@@ -1,10 +1,8 @@
 """What is written down about one clip."""
 
-import time
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any, final
-
-from gradclip.result import ClipResult
 
 
 @final
@@ -22,6 +20,23 @@ class ClipRecord:
         coefficient: What the total norm was multiplied by; NaN where it is not known.
         policy: The policy, as it was written.
         worst: The parameters with the largest norms and their shares of the sum of squares, where they were measured.
+        group: What a user calls the parameters of the clipper, to tell several apart; None unless a sink sets it.
+        lr: The learning rate of the first parameter group of the optimizer whose step it was; None for a clip by hand.
+        loss: The loss that the clipper was told; None where it was not.
+        nonfinite: Where the total norm is NaN or infinite, the counts of NaN and of infinite elements on this rank by
+            parameter, of the first 100 that have any; else None.
+        norms: The norm of each parameter, at the steps that `norms_every` asks for; else None.
+        alarms: What went wrong from this step on; see `Alarms`.
+
+    Example:
+        >>> import torch, gradclip
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([3.0, 4.0])
+        >>> records = gradclip.records.Memory()
+        >>> result = gradclip.GradClipper([("weight", p)], sinks=[records]).clip(loss=0.5)
+        >>> record = records.records[0]
+        >>> record.step, record.status, record.total_norm, record.loss
+        (1, 'clipped', 5.0, 0.5)
     """
 
     step: int
@@ -33,22 +48,66 @@ class ClipRecord:
     coefficient: float
     policy: str
     worst: tuple[tuple[str, float], ...] = ()
+    group: str | None = None
+    lr: float | None = None
+    loss: float | None = None
+    nonfinite: dict[str, tuple[int, int]] | None = None
+    norms: dict[str, float] | None = None
+    alarms: tuple[str, ...] = ()
+
+    @property
+    def clipped(self) -> bool:
+        """Whether any gradient was scaled down or limited."""
+        return self.status == "clipped"
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step did not happen."""
+        return self.status.startswith("skipped")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name, in their order; those that are dicts are not copied."""
+        return {
+            "step": self.step,
+            "time": self.time,
+            "status": self.status,
+            "total_norm": self.total_norm,
+            "total_norm_after": self.total_norm_after,
+            "threshold": self.threshold,
+            "coefficient": self.coefficient,
+            "policy": self.policy,
+            "worst": self.worst,
+            "group": self.group,
+            "lr": self.lr,
+            "loss": self.loss,
+            "nonfinite": self.nonfinite,
+            "norms": self.norms,
+            "alarms": self.alarms,
+        }
 
+    def metrics(self) -> dict[str, float]:
+        """Return what a logger plots, by tags that stay: numbers that are neither unknown nor NaN or infinite.
 
-def record_of(result: ClipResult, policy: str) -> ClipRecord:
-    """Return the record of a result, now; waits for the device where the numbers are."""
-    return ClipRecord(
-        step=result.step,
-        time=time.time(),
-        status=result.status.value,
-        total_norm=result.total_norm,
-        total_norm_after=result.total_norm_after,
-        threshold=result.threshold,
-        coefficient=result.coefficient,
-        policy=policy,
-        worst=tuple(result.worst()),
-    )
+        Example:
+            >>> from gradclip import ClipRecord
+            >>> record = ClipRecord(7, 0.0, "clipped", 5.0, 1.0, 1.0, 0.2, "FixedNorm()", lr=0.1)
+            >>> for tag, number in record.metrics().items():
+            ...     print(tag, number)
+            gradclip/total_norm 5.0
+            gradclip/total_norm_after 1.0
+            gradclip/threshold 1.0
+            gradclip/coefficient 0.2
+            gradclip/clipped 1.0
+            gradclip/skipped 0.0
+            gradclip/lr 0.1
+        """
+        numbers = {
+            "gradclip/total_norm": self.total_norm,
+            "gradclip/total_norm_after": self.total_norm_after,
+            "gradclip/threshold": self.threshold,
+            "gradclip/coefficient": self.coefficient,
+            "gradclip/clipped": float(self.clipped),
+            "gradclip/skipped": float(self.skipped),
+            "gradclip/lr": self.lr,
+        }
+        return {tag: number for tag, number in numbers.items() if number is not None and math.isfinite(number)}

@@ -1,41 +1,137 @@
 """Where records go: any callables that take one."""
 
+import atexit
 import warnings
+import weakref
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias, final
 
+from torch.optim import Optimizer
+
+from gradclip.norms import Scalar
+from gradclip.records.alarms import Alarms
+from gradclip.records.draft import Draft
 from gradclip.records.record import ClipRecord
+from gradclip.records.transfer import Transfer
+from gradclip.result import ClipResult
 
 Sink: TypeAlias = Callable[[ClipRecord], object]
 
 LISTENERS: list[Sink] = []
 """Who hears the records of all clippers of the process; `gradclip.testing.capture_records` does."""
 
+MOST_WAITING = 64
+"""Records whose numbers are on their way from a device, at most: then the oldest is waited for."""
+
 
 @final
 class Sinks:
     """The sinks of one clipper. One that fails is dropped with a warning: training goes on.
 
+    Args:
+        sinks: What takes records.
+        policy: The policy of the clipper.
+
     Attributes:
         sinks: The sinks there are now.
     """
 
-    def __init__(self, sinks: tuple[Sink, ...]) -> None:
+    def __init__(self, sinks: tuple[Sink, ...], policy: object) -> None:
         self.sinks = list(sinks)
+        self._policy = policy
+        self._written = ""
+        self._alarms = Alarms()
+        self._waiting: deque[tuple[Draft, Transfer | None]] = deque()
 
     @property
     def wanted(self) -> bool:
         """Whether anybody would read a record."""
         return bool(self.sinks or LISTENERS)
 
-    def emit(self, record: ClipRecord) -> None:
-        """Give a record to every sink."""
+    def record(
+        self,
+        result: ClipResult,
+        optimizer: Optimizer | None,
+        loss: Scalar | None,
+        nonfinite: dict[str, tuple[int, int]] | None,
+        *,
+        norms: bool,
+    ) -> None:
+        """Give the record of a clip that has just been to every sink.
+
+        At once, where the host knows its numbers. Else they are copied to it, which nothing waits for, and the record
+        is given with that of a later clip: once they are there. Listeners are tests, which do not want to wait.
+
+        Args:
+            result: What the clip did.
+            optimizer: Whose step it was for; None where it was called by hand.
+            loss: The loss of the step, where the clipper was told.
+            nonfinite: The counts of NaN and of infinite elements, where the total norm is neither.
+            norms: Whether the norm of each parameter was asked for.
+        """
+        self._written = self._written or repr(self._policy)
+        draft = Draft(result, self._written, optimizer, loss, nonfinite, norms=norms)
+        if self._waiting or draft.is_elsewhere:
+            self._defer(draft)
+        else:
+            self._emit(draft.record())
+
+    def flush(self) -> None:
+        """Wait for the numbers of the records that were not given yet, and give them."""
+        while self._waiting:
+            self._emit_oldest()
+
+    def _defer(self, draft: Draft) -> None:
+        self._waiting.append((draft, draft.fetch() if draft.is_elsewhere else None))
+        _WAITING.add(self)
+        while self._waiting and (len(self._waiting) > MOST_WAITING or _is_there(self._waiting[0][1])):
+            self._emit_oldest()
+        if LISTENERS:
+            self.flush()
+
+    def _emit_oldest(self) -> None:
+        draft, transfer = self._waiting.popleft()
+        if transfer is not None:
+            transfer.wait()
+        self._emit(draft.record())
+
+    def _emit(self, record: ClipRecord) -> None:
+        if begun := self._alarms.feed(record):
+            record = replace(record, alarms=begun)
         for sinks in (self.sinks, LISTENERS):
             for sink in tuple(sinks):
                 if (error := _failure(sink, record)) is not None:
                     sinks.remove(sink)
                     message = f"The sink {sink!r} failed at step {record.step} and is dropped: {error!r}"
                     warnings.warn(message, stacklevel=2)
+
+    def __del__(self) -> None:
+        self.flush()
+
+
+_WAITING: "weakref.WeakSet[Sinks]" = weakref.WeakSet()
+
+
+@atexit.register
+def flush() -> None:
+    """Give sinks the records that still wait for numbers from a device.
+
+    On the CPU there are none. Elsewhere, the last record of a run is given when its clipper is detached or gone, or the
+    program ends; call this to read a sink before.
+
+    Example:
+        >>> import gradclip
+        >>> gradclip.records.flush()
+    """
+    for sinks in tuple(_WAITING):
+        sinks.flush()
+    _WAITING.clear()
+
+
+def _is_there(transfer: Transfer | None) -> bool:
+    return transfer is None or transfer.is_done()
 
 
 def _failure(sink: Sink, record: ClipRecord) -> Exception | None:

@@ -1,0 +1,164 @@
+"""Notice from the records of a run that clipping does something else than what it is there for."""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from typing import Protocol, final
+
+from gradclip.records.record import ClipRecord
+
+WINDOW = 500
+"""Steps that are looked at together."""
+
+MOST = 0.5
+"""The share of these that may be clipped."""
+
+IDLE_STEPS = 5000
+"""Steps without clipping after which the threshold is of no use."""
+
+TINY, TINY_STEPS = 1e-4, 50
+"""A coefficient that leaves next to nothing, and for how many steps it may."""
+
+DOMINANT = 0.9
+"""The share of the squared norm that a single parameter may have."""
+
+WARM_UP, DRIFT = 100, 3.0
+"""Steps whose norms say nothing about later ones, and the factor by which these may change."""
+
+
+class Check(Protocol):
+    """One condition on the records so far."""
+
+    name: str
+
+    def holds(self, record: ClipRecord) -> bool:
+        """Whether it holds, now that this record has come."""
+        ...
+
+
+@final
+class Alarms:
+    """What is wrong with a run, found while it is written down.
+
+    ==========================  =======================================================================================
+    alarm                       while
+    ==========================  =======================================================================================
+    `"mostly clipped"`          more than half of the last 500 steps were clipped
+    `"idle"`                    the last 5000 steps with a finite threshold went by without clipping
+    `"tiny coefficient"`        the coefficients of the last 50 steps that happened are all below 1e-4
+    `"one tensor dominates"`    one parameter has more than 90 % of the squared norm, when this was last measured
+    `"drifting norm"`           the median of the last 500 norms is more than 3 times that of the first 500 after a
+                                warm-up of 100, or less than a third of it
+    ==========================  =======================================================================================
+
+    A norm that is NaN or infinite is no norm here, and a step that is skipped did not happen; a spike that is skipped
+    ends idleness, as clipping does.
+
+    Attributes:
+        active: The alarms that are on.
+
+    Example:
+        >>> from gradclip import ClipRecord
+        >>> from gradclip.records import Alarms
+        >>> alarms = Alarms()
+        >>> crushed = [ClipRecord(i, 0.0, "clipped", 1e6, 1.0, 1.0, 1e-6, "FixedNorm()") for i in range(1, 501)]
+        >>> [(record.step, begun) for record in crushed if (begun := alarms.feed(record))]
+        [(50, ('tiny coefficient',)), (500, ('mostly clipped',))]
+    """
+
+    def __init__(self) -> None:
+        self.active: list[str] = []
+        self._checks: tuple[Check, ...] = (_MostlyClipped(), _Idle(), _TinyCoefficient(), _Dominated(), _Drifting())
+
+    def feed(self, record: ClipRecord) -> tuple[str, ...]:
+        """Take the next record of a run.
+
+        Returns:
+            The alarms that begin with it. One that has ended may begin again.
+        """
+        active = [check.name for check in self._checks if check.holds(record)]
+        if active == self.active:  # as on nearly all steps
+            return ()
+        begun = tuple(name for name in active if name not in self.active)
+        self.active = active
+        return begun
+
+
+class _MostlyClipped:
+    name = "mostly clipped"
+
+    def __init__(self) -> None:
+        self._last: deque[bool] = deque(maxlen=WINDOW)
+        self._count = 0
+
+    def holds(self, record: ClipRecord) -> bool:
+        clipped = record.clipped
+        self._count += clipped - (len(self._last) == WINDOW and self._last[0])
+        self._last.append(clipped)
+        return self._count > MOST * WINDOW and len(self._last) == WINDOW
+
+
+class _Idle:
+    name = "idle"
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def holds(self, record: ClipRecord) -> bool:
+        if record.status in {"clipped", "skipped_spike"}:
+            self._count = 0
+        elif record.status == "ok" and record.threshold is not None and math.isfinite(record.threshold):
+            self._count += 1
+        return self._count >= IDLE_STEPS
+
+
+class _TinyCoefficient:
+    name = "tiny coefficient"
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def holds(self, record: ClipRecord) -> bool:
+        if not record.skipped:
+            self._count = self._count + 1 if record.coefficient < TINY else 0
+        return self._count >= TINY_STEPS
+
+
+class _Dominated:
+    name = "one tensor dominates"
+
+    def __init__(self) -> None:
+        self._holds = False
+
+    def holds(self, record: ClipRecord) -> bool:
+        if record.worst and not math.isnan(share := record.worst[0][1]):
+            self._holds = share > DOMINANT
+        return self._holds
+
+
+class _Drifting:
+    name = "drifting norm"
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._last: deque[float] = deque(maxlen=WINDOW)
+        self._ordered: list[float] = []
+        self._before = math.nan
+        self._holds = False
+
+    def holds(self, record: ClipRecord) -> bool:
+        norm = record.total_norm
+        if not math.isfinite(norm):
+            return self._holds
+        if len(self._last) == WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._last[0])]
+        self._last.append(norm)
+        insort(self._ordered, norm)
+        self._seen += 1
+        if self._seen >= WARM_UP + WINDOW:
+            low, high = self._ordered[(WINDOW - 1) // 2], self._ordered[WINDOW // 2]
+            median = low + (high - low) / 2.0
+            if self._seen == WARM_UP + WINDOW:
+                self._before = median
+            self._holds = median > DRIFT * self._before or DRIFT * median < self._before
+        return self._holds

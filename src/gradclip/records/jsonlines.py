@@ -1,0 +1,196 @@
+"""Records as lines of a file."""
+
+import json
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch.distributed as dist
+
+from gradclip.records.line import line_of
+from gradclip.records.record import ClipRecord
+
+START = b'{"step":'
+"""How every line begins."""
+
+BLOCK = 1 << 16
+"""Bytes that are read at a time, from the end of a file on, to find its last line."""
+
+LONGEST = 1 << 26
+"""Bytes after which a line is none of ours."""
+
+WRITING_S = 0.05
+"""How long a line may take another process that is in the middle of writing it."""
+
+
+@final
+class JSONLines:
+    """A sink that appends each record to a file, as one line of JSON.
+
+    A line is written by one call of the operating system, and nothing waits in a buffer: whatever kills the process,
+    all lines before are whole, and it tears the last one at most. A file that ends in such a fragment is put right when
+    it is opened the next time, with a warning. What is there already stays: a resumed run goes on in the same file.
+
+    The JSON is strict: a number that is NaN or infinite is written as null.
+
+    Args:
+        path: The file; it and its folders are made where they are missing.
+        ranks: Which ranks write, of `torch.distributed` or else by the environment variable `RANK`: 0, or `"all"`, each
+            to a file of its own: `run.jsonl` becomes `run.rank0.jsonl`, `run.rank1.jsonl` and so on. Others take
+            records and do nothing.
+
+    Attributes:
+        path: The file, with the number of the rank where all write.
+
+    Raises:
+        TypeError: If `path` is no path.
+        ValueError: If `ranks` is something else.
+        OSError: If the file cannot be written, as `IsADirectoryError`, `PermissionError` and so on.
+
+    Warns:
+        UserWarning: If the file ends in the middle of a line.
+
+    Example:
+        >>> import tempfile, torch, gradclip
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([3.0, 4.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sink = gradclip.records.JSONLines(folder + "/run.jsonl")
+        ...     result = gradclip.GradClipper([p], sinks=[sink]).clip()
+        ...     sink.close()
+        ...     print(sink.path.read_text().strip())
+        {"step": 1, "time": ..., "status": "clipped", "total_norm": 5.0, ...}
+
+    Note:
+        *Distributed:* norms and thresholds are the same on all ranks, so that rank 0 says it all but the counts of
+        non-finite elements, which are those of its own shards.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, ranks: Literal[0, "all"] = 0) -> None:
+        if ranks not in (0, "all"):
+            msg = f"`JSONLines(ranks=...)` must be 0 or 'all', got {ranks!r}. Pass 'all' for a file of each rank."
+            raise ValueError(msg)
+        self._whole = Path(path).absolute()
+        self._ranks: Literal[0, "all"] = ranks
+        self._rank = _rank()
+        self._is_settled = False
+        self._file: int | None = None
+        if self._writes:
+            self._file = _open(self.path)
+
+    @property
+    def path(self) -> Path:
+        """The file, with the number of the rank where all write."""
+        whole = self._whole
+        return whole if self._ranks == 0 else whole.with_name(f"{whole.stem}.rank{self._rank}{whole.suffix}")
+
+    @property
+    def _writes(self) -> bool:
+        return self._ranks == "all" or self._rank == 0
+
+    def __call__(self, record: ClipRecord) -> None:
+        """Write a record."""
+        if not self._is_settled:
+            self._settle()
+        if not self._writes:
+            return
+        if self._file is None:
+            self._file = _open(self.path)
+        line = line_of(record)
+        try:
+            while line:  # once, unless the disk is full
+                line = line[os.write(self._file, line) :]
+        except OSError:
+            self.close()  # so that a fragment is put right, should there be another record
+            raise
+
+    def close(self) -> None:
+        """Close the file; another record opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _settle(self) -> None:
+        """Look once more which rank this is: ranks are as a rule known by the first record."""
+        self._is_settled = True
+        if (rank := _rank()) != self._rank:
+            self.close()
+            self._rank = rank
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(JSONLines, ranks=self._ranks), (self._whole,)
+
+    def __repr__(self) -> str:
+        return f"JSONLines({str(self._whole)!r}{'' if self._ranks == 0 else ', ranks=' + repr(self._ranks)})"
+
+
+def _rank() -> int:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
+
+
+# Opening.
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        is_folder = isinstance(error, IsADirectoryError)
+        what = "Name a file in it." if is_folder else "Name a file in a folder where you may write."
+        msg = f"`JSONLines(path=...)` must be a file that can be written, got {str(path)!r} ({error.strerror}). {what}"
+        raise OSError(error.errno, msg) from error
+    try:
+        _put_right(file, path)
+    except BaseException:  # such as a warning that is an error
+        os.close(file)
+        raise
+    return file
+
+
+def _put_right(file: int, path: Path) -> None:
+    """Remove the beginning of a line of ours from the end of a file; end any other last line."""
+    start, fragment = found = _last_line(file)
+    if not fragment:
+        return
+    time.sleep(WRITING_S)
+    if _last_line(file) != found:  # another process writes
+        return
+    if _is_whole(fragment) or not fragment.startswith(START[: len(fragment)]):
+        os.write(file, b"\n")
+        what = "A line break is added."
+    else:
+        os.ftruncate(file, start)
+        what = f"The {len(fragment)} bytes of that line are removed: {fragment[:60].decode(errors='replace')!r}."
+    warnings.warn(f"{path} ends in the middle of a line, as after a crash. {what}", stacklevel=4)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _last_line(file: int) -> tuple[int, bytes]:
+    """Return where the last line begins, and what there is of it; of an endless one, the end."""
+    start = size = os.fstat(file).st_size
+    blocks: list[bytes] = []
+    while start > max(0, size - LONGEST) and not (blocks and b"\n" in blocks[-1]):
+        end, start = start, max(0, start - BLOCK)
+        os.lseek(file, start, os.SEEK_SET)
+        blocks.append(os.read(file, end - start))
+    line = b"".join(reversed(blocks)).rpartition(b"\n")[2]
+    return size - len(line), line

@@ -1,0 +1,41 @@
+"""Copies of numbers from a device to the host that nothing waits for."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import CPU
+
+
+@final
+class Transfer:
+    """A copy of a vector to the host, on its way.
+
+    From a CUDA device (or what ROCm makes of the name), the copy runs when the kernels before it are done, into memory
+    that the device writes by itself, and an event says when. Other devices are waited for.
+
+    Attributes:
+        host: The copy: not to be read before `is_done` or `wait`.
+    """
+
+    __slots__ = ("_event", "host")
+
+    def __init__(self, vector: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if vector.device.type == "cuda":
+            self.host = torch.empty(vector.shape, dtype=vector.dtype, device=CPU, pin_memory=True)
+            self.host.copy_(vector, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(vector.device))
+        else:
+            self.host = vector.to(CPU)
+
+    def is_done(self) -> bool:
+        """Whether the copy is there."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> None:
+        """Wait until it is."""
+        if self._event is not None:
+            self._event.synchronize()
