@@ -1,6 +1,7 @@
-"""What norms say without their gradients: a policy replayed over a recording, or put to the test."""
+"""What norms say without their gradients: the threshold they ask for, and what a policy would have done to them."""
 
+from gradclip.analysis.advice import Advice, Suggestion, advise
 from gradclip.analysis.replay import Replay, replay
 from gradclip.analysis.stress import Stress, stress
 
-__all__ = ["Replay", "Stress", "replay", "stress"]
+__all__ = ["Advice", "Replay", "Stress", "Suggestion", "advise", "replay", "stress"]

@@ -1,0 +1,11 @@
+"""Advice on the threshold to clip at, from the norms of a run.
+
+`judged` chooses the norms, `signs` looks at them and `course` at where the run went, `refusals` says where no threshold
+should be taken from them, unless the run was only `settling`,
+`thresholds`, `bootstrap` and `suggestions` make the thresholds, and `verdicts` says what to do.
+"""
+
+from gradclip.analysis.advice.answer import Advice, advise
+from gradclip.analysis.advice.suggestions import Suggestion
+
+__all__ = ["Advice", "Suggestion", "advise"]

@@ -1,0 +1,202 @@
+"""Advice: which threshold to clip at, from the norms of a run, or why there is none to be had."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from gradclip.analysis.advice import refusals, verdicts
+from gradclip.analysis.advice.dominance import dominating
+from gradclip.analysis.advice.finding import Verdict
+from gradclip.analysis.advice.held_against import recorded_bound
+from gradclip.analysis.advice.judged import Judged, Recorded, judged, series_of
+from gradclip.analysis.advice.settling import settled
+from gradclip.analysis.advice.signs import signs
+from gradclip.analysis.advice.suggestions import Suggestion, suggest
+from gradclip.analysis.amounts import digits, percent, several
+from gradclip.analysis.series import Series
+from gradclip.validation import check_number
+
+
+@final
+@dataclass(frozen=True)
+class Advice:
+    """What a recording says about clipping, in plain numbers and words.
+
+    Attributes:
+        source: What it is from.
+        steps: How many steps were recorded.
+        usable: How many of them are judged.
+        warmup: How many are left out at the beginning.
+        nonfinite: How many after that are left out for a norm that is not finite.
+        zero: How many for a norm of 0.
+        verdict: `"clip"`, `"drifting"`, `"lower the learning rate"` or `"clipping is idle"`; or a refusal: `"too few
+            steps"`, `"already clipped"` or `"exploded"`.
+        headline: The verdict in a sentence.
+        reasons: What speaks for it, and what else is worth knowing.
+        suggestions: The thresholds, the tightest first; none where advice is refused.
+        max_norm: The threshold to use, rounded to three digits; None where advice is refused.
+        dominating: The parameters with the largest mean shares of the squared norm, where they were recorded.
+        median: The median of the judged norms; NaN, as the next four, where too few are usable.
+        largest: The largest of them.
+        tail: The tail index of the largest tenth: below 2 in an explosion.
+        growth: The median of the last quarter, in medians of the first.
+        drift: The factor by which the median moves over the run.
+        spikes: How many norms are spikes: above six robust deviations, and three medians.
+        recorded_bound: What norms were held against; NaN if it moved, None if there was nothing.
+        recorded_share: The share of judged steps above that; None where there was nothing.
+        remarks: What a reader should know about how the file was read.
+    """
+
+    source: str
+    steps: int
+    usable: int
+    warmup: int
+    nonfinite: int
+    zero: int
+    verdict: Verdict
+    headline: str
+    reasons: tuple[str, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+    max_norm: float | None = None
+    dominating: tuple[tuple[str, float], ...] = ()
+    median: float = math.nan
+    largest: float = math.nan
+    tail: float = math.nan
+    growth: float = math.nan
+    drift: float = math.nan
+    spikes: int = 0
+    recorded_bound: float | None = None
+    recorded_share: float | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> str | None:
+        """The policy to write; None where advice is refused."""
+        if self.max_norm is None:
+            return None
+        return f"{'MedianClip' if self.verdict == 'drifting' else 'FixedNorm'}(max_norm={digits(self.max_norm)})"
+
+    @property
+    def usage(self) -> str:
+        """The code to write, in a line; empty where advice is refused."""
+        if self.code is None or self.verdict == "drifting":
+            return f"In code: {self.code}" if self.code else ""
+        return f"In code: {self.code}, or clip_grad_norm_(parameters, max_norm={digits(self.max_norm or 0.0)})"
+
+    @property
+    def notes(self) -> list[str]:
+        """All that is to be said below the thresholds, a sentence or some in a line."""
+        listed = ", ".join(f"{name} {percent(share)}" for name, share in self.dominating)
+        counted = (
+            f"Judged: {self.usable:,} of {several(self.steps, 'step')} of {self.source}. Left out: {self.warmup:,} of "
+            f"warm-up, {self.nonfinite:,} not finite, {self.zero:,} of norm 0."
+        )
+        shares = f"Shares of the squared norm: {listed}." if listed else ""
+        return [*self.reasons, *filter(None, [shares]), counted, *self.remarks]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name and the code, as JSON holds them: None for what is not known or not finite."""
+        return {name: _plain(value) for name, value in (asdict(self) | {"code": self.code}).items()}
+
+    def __str__(self) -> str:
+        lines = [self.headline, self.usage]
+        if self.suggestions:
+            lines.append(f"{'':<14}{'max_norm':>9}  {'95 % interval':<20}{'clipped':>11}{'removed':>11}")
+            lines += [
+                f"{each.name:<14}{digits(each.max_norm):>9}  {digits(each.low) + ' to ' + digits(each.high):<20}"
+                f"{percent(each.share_clipped):>11}{percent(each.share_removed):>11}"
+                for each in self.suggestions
+            ]
+        lines += [f"- {note}" for note in self.notes]
+        return "\n".join(line for line in lines if line)
+
+
+def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice:
+    """Advise on the threshold to clip the total norm at.
+
+    The norms are those before clipping, of a run that trained well: unclipped at a low learning rate, or clipped at any
+    bound that held. A threshold is in units of the norms: another batch size, accumulation or loss means another
+    recording; gradients that a scaler has multiplied are unscaled before they are recorded.
+
+    Args:
+        run: A series, a file of any kind that is read, or total norms step by step.
+        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, or what it takes
+            where norms fall from a high beginning.
+        seed: What the resampling of the intervals is drawn with.
+
+    Returns:
+        The advice. It is also given for recordings from which no threshold should be taken: it then says why.
+
+    Raises:
+        TypeError: If `run` is no recording.
+        ValueError: If norms are negative, a file cannot be read, or `warmup` is negative.
+
+    Example:
+        >>> import torch
+        >>> from gradclip.analysis import advise
+        >>> norms = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(0.3).exp()
+        >>> advice = advise(norms)
+        >>> advice.code
+        'FixedNorm(max_norm=2.06)'
+        >>> advise(norms[:80]).headline
+        'No advice: 60 usable steps, where 100 are needed. Record more of them.'
+
+    References:
+        Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023: the threshold is just above the
+        typical norm, the 90th percentile to begin with; where more than half of the updates are clipped, the learning
+        rate is to be lowered instead.
+    """
+    seed = int(check_number("advise", "seed", seed, at_least=0, integer=True))
+    series = series_of(run)
+    chosen = judged(series, warmup)
+    if len(chosen.norms) < refusals.FEWEST:
+        verdict, headline, _ = refusals.too_few(chosen)
+        return Advice(verdict=verdict, headline=headline, **_counts(series, chosen))
+    found = signs(chosen.norms)
+    refusal = refusals.refuse(series, chosen, found)
+    late = settled(series, chosen, found) if warmup is None and refusal is not None else None
+    if late is not None:
+        chosen, found, refusal = late, signs(late.norms), None
+    bound = recorded_bound(series, chosen)
+    shares = dominating(series, int(series.steps[chosen.places[0]]))
+    suggestions = suggest(chosen.norms, seed, drifting=verdicts.is_drifting(found)) if refusal is None else ()
+    evidence = verdicts.Evidence(chosen, found, bound, suggestions, shares)
+    verdict, headline, reasons = refusal or verdicts.judge(evidence)
+    settling = f"The norms had to settle: the first {chosen.warmup:,} steps are left out as warm-up."
+    return Advice(
+        verdict=verdict,
+        headline=headline,
+        reasons=(*reasons, *([settling] if late else [])),
+        suggestions=suggestions,
+        max_norm=None if refusal else float(digits(suggestions[verdicts.USED[verdict]].max_norm)),
+        dominating=shares,
+        median=found.median,
+        largest=found.largest,
+        tail=found.tail,
+        growth=found.growth,
+        drift=found.drift,
+        spikes=found.spikes,
+        recorded_bound=None if bound is None else bound.value,
+        recorded_share=None if bound is None else bound.share,
+        **_counts(series, chosen),
+    )
+
+
+def _counts(series: Series, chosen: Judged) -> dict[str, Any]:
+    return {
+        "source": series.source,
+        "steps": len(series),
+        "usable": len(chosen.norms),
+        "warmup": chosen.warmup,
+        "nonfinite": chosen.nonfinite,
+        "zero": chosen.zero,
+        "remarks": series.remarks,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,51 @@
+"""Where a run went, from its first steps on: a run that explodes at once may look calm ever after."""
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.analysis.advice.judged import Judged
+from gradclip.analysis.advice.thresholds import median
+from gradclip.analysis.series import Series
+
+FIRST = 3
+"""Steps that a run begins with: the model is still nearly what it was made as."""
+
+
+@final
+class Course(NamedTuple):
+    """What became of norm and loss.
+
+    Attributes:
+        leap: The median of the judged norms, in medians of the first three steps; NaN where these are not known.
+        loss_rise: The median loss of the last quarter, in medians of the first three steps; NaN where it is not known,
+            or is not positive.
+        loss_falls: Whether the loss in the last quarter is below that in the first quarter, and that of the first
+            three steps; None where it is not known.
+    """
+
+    leap: float
+    loss_rise: float
+    loss_falls: bool | None
+
+
+def course(series: Series, chosen: Judged) -> Course:
+    """Return the course of a run."""
+    leap = median(chosen.norms).item() / _usual(series.norms[:FIRST])
+    if series.losses is None:
+        return Course(leap, loss_rise=math.nan, loss_falls=None)
+    losses = series.losses[chosen.places]
+    quarter = len(losses) // 4
+    start, early, late = _usual(series.losses[:FIRST]), _usual(losses[:quarter]), _usual(losses[-quarter:])
+    if math.isnan(early) or math.isnan(late):
+        return Course(leap, loss_rise=math.nan, loss_falls=None)
+    rise = late / start if start > 0.0 < late else math.nan
+    return Course(leap, rise, loss_falls=late < early and not late > start)
+
+
+def _usual(values: Tensor) -> float:
+    """Return the median of the finite values other than 0; NaN of none."""
+    known = values[torch.isfinite(values) & (values != 0.0)]
+    return median(known).item() if len(known) else math.nan

@@ -1,0 +1,136 @@
+"""Signs in recorded norms: of an explosion, of spikes, and of a level that moves."""
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.analysis.advice.thresholds import landmarks, median
+
+TAIL, LEAST_TAIL_INDEX = 0.1, 2.0
+"""The share of norms that is the tail, and the tail index below which it is that of an explosion: norms whose variance
+is infinite. Healthy training has 4 and more."""
+
+MOST_SPREAD = 100.0
+"""The largest norm, in medians, of a recording that is not suspected."""
+
+MOST_GROWTH = 3.0
+"""How many times the median of the first quarter that of the last quarter may be."""
+
+FEW = 0.01
+"""The share of norms that may be far off in a healthy run. They stand alone where the rest shows no sign."""
+
+SPIKE_DEVIATIONS, LEAST_SPIKE = 6.0, 3.0
+"""How far above the median a spike is: in robust deviations of log n, and in medians at least."""
+
+PIECES = 20
+"""Medians of consecutive steps that the drift is fitted to."""
+
+
+@final
+class Signs(NamedTuple):
+    """What a series of norms looks like.
+
+    Attributes:
+        median: The median.
+        largest: The largest norm.
+        tail: The tail index of the largest tenth.
+        spread: The largest norm, in medians.
+        growth: The median of the last quarter, in medians of the first.
+        drift: The factor by which the median moves over the run, by a straight line through its logarithm.
+        spikes: How many norms are spikes.
+        explosive_tail: Whether the tail is that of an explosion, and not because of a few norms.
+        explosive_spread: Whether the spread is that of an explosion, and not because of a few norms.
+        ends_high: Whether the last norms are spikes.
+        early: The share of the largest tenth that the first quarter of the steps has.
+        begins_highest: Whether no piece of the run has a higher median than the first.
+    """
+
+    median: float
+    largest: float
+    tail: float
+    spread: float
+    growth: float
+    drift: float
+    spikes: int
+    explosive_tail: bool
+    explosive_spread: bool
+    ends_high: bool
+    early: float
+    begins_highest: bool
+
+
+def signs(norms: Tensor) -> Signs:
+    """Return the signs in norms > 0 in the order of their steps, of shape (n,), n >= 20."""
+    largest_first, order = norms.sort(descending=True)
+    found = landmarks(norms)
+    middle = found.center.exp().item()
+    spiky = norms > max(found.above(SPIKE_DEVIATIONS).item(), LEAST_SPIKE * middle)
+    few = max(1, int(FEW * len(norms)))
+    top = _in_tail(norms)
+    quarter = len(norms) // 4
+    medians = _of_pieces(norms)
+    return Signs(
+        median=middle,
+        largest=largest_first[0].item(),
+        tail=tail_index(largest_first),
+        spread=largest_first[0].item() / middle,
+        growth=(median(norms[-quarter:]) / median(norms[:quarter])).item(),
+        drift=_drift(medians),
+        spikes=int(spiky.sum()),
+        explosive_tail=_explosive(largest_first, few),
+        explosive_spread=largest_first[few].item() > MOST_SPREAD * middle,
+        ends_high=bool(spiky[-3:].all()),
+        early=(order[:top] < quarter).double().mean().item(),
+        begins_highest=int(medians.argmax()) == 0,
+    )
+
+
+def tail_index(largest_first: Tensor, aside: int = 0) -> float:
+    r"""Return the tail index of the largest tenth: Hill's estimate, the reciprocal of a mean of logarithms.
+
+    .. math:: \hat\alpha = k \Big/ \sum_{i=1}^{k} \log \frac{n_{(i)}}{n_{(k+1)}}
+
+    Args:
+        largest_first: Norms > 0, sorted.
+        aside: How many of the largest count as no larger than the next one, and the divisor is k less these: what is
+            left of the tail, as if these norms had only been seen to be larger.
+
+    Returns:
+        The index; infinite where the tail is one norm over and over.
+
+    References:
+        Hill, A simple general approach to inference about the tail of a distribution, Annals of Statistics 3, 1975.
+        Bhattacharya, Kallitsis and Stoev, Trimming the Hill estimator, 2017, arXiv:1705.03088.
+    """
+    k = _in_tail(largest_first)
+    excess = (largest_first[:k] / largest_first[k]).log()
+    total = excess[aside:].sum() + aside * excess[aside]
+    return ((k - aside) / total).item()
+
+
+def _of_pieces(norms: Tensor) -> Tensor:
+    """Return the median of the logarithms in each piece of the run."""
+    return torch.stack([median(piece.log()) for piece in norms.tensor_split(PIECES)])
+
+
+def _drift(medians: Tensor) -> float:
+    """Return the factor by which the median moves from the first piece to the last, by the slope of Theil and Sen.
+
+    It is the median of the slopes between all pairs of pieces: a fast fall in the beginning does not count as drift.
+    """
+    rows, columns = torch.triu_indices(PIECES, PIECES, offset=1)
+    slopes = (medians[columns] - medians[rows]) / (columns - rows)
+    return math.exp((PIECES - 1) * median(slopes).item())
+
+
+def _in_tail(norms: Tensor) -> int:
+    return math.ceil(TAIL * len(norms))
+
+
+def _explosive(largest_first: Tensor, few: int) -> bool:
+    """Whether the tail index is below the limit by more than its standard error, and below it without a few norms."""
+    error = 1.0 / math.sqrt(_in_tail(largest_first))
+    whole = tail_index(largest_first) * (1.0 + error) < LEAST_TAIL_INDEX
+    return whole and tail_index(largest_first, few) < LEAST_TAIL_INDEX

@@ -1,0 +1,47 @@
+"""Thresholds as they are suggested: with what they would have done, and how certain they are."""
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from gradclip.analysis.advice.bootstrap import intervals
+from gradclip.analysis.advice.thresholds import NAMES, landmarks, share_clipped, share_removed
+
+
+@final
+@dataclass(frozen=True)
+class Suggestion:
+    """A threshold, and what it would have done to the recorded steps.
+
+    Attributes:
+        name: `"tight"`, `"balanced"` or `"conservative"`.
+        max_norm: The threshold, in the units of the recorded norms.
+        low: The lower end of its 95 % interval: how far it would move in another recording of the same training.
+        high: The upper end.
+        share_clipped: The share of the judged steps above it, in [0, 1].
+        share_removed: The share of the sum of their norms that it takes away, in [0, 1].
+    """
+
+    name: str
+    max_norm: float
+    low: float
+    high: float
+    share_clipped: float
+    share_removed: float
+
+
+def suggest(norms: Tensor, seed: int, *, drifting: bool) -> tuple[Suggestion, ...]:
+    """Return the suggestions for norms > 0 in the order of their steps, the tightest first.
+
+    Where they drift, the deviation holds the drift as well as the noise: none is then above the largest norm.
+    """
+    values = landmarks(norms).thresholds()
+    if drifting:
+        values = values.clamp(max=norms.max())
+    low, high = (values * factor for factor in intervals(norms, seed))
+    rows = zip(NAMES, values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return tuple(
+        Suggestion(name, value, least, most, share_clipped(norms, value), share_removed(norms, value))
+        for name, value, least, most in rows
+    )

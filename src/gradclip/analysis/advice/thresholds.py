@@ -1,0 +1,93 @@
+r"""Thresholds for a total norm, from recorded norms.
+
+Three bounds, each above more of what is usual than the one before it:
+
+============  ======================================================================
+tight         the 90th percentile
+balanced      the smaller of the 99th percentile and the median times :math:`e^{3 s}`
+conservative  the median times :math:`e^{4 s}`
+============  ======================================================================
+
+where :math:`s = 1.4826 \cdot \text{MAD}(\log n)` is what the standard deviation of a normal distribution would be:
+norms are close to lognormal, and a few spikes hardly move the median absolute deviation. A bound that would come out
+below the one before it, as where half of the norms are nearly the same, is raised to that.
+
+References:
+    Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023 (the 90th percentile).
+    Rousseeuw and Croux, Alternatives to the median absolute deviation, JASA 88, 1993 (the factor 1.4826).
+"""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+NAMES = ("tight", "balanced", "conservative")
+
+DEVIATIONS_OF_MAD = 1.4826
+"""The standard deviation of a normal distribution whose median absolute deviation is 1."""
+
+BALANCED, CONSERVATIVE = 3.0, 4.0
+"""Robust standard deviations of log n above its median."""
+
+
+@final
+class Landmarks(NamedTuple):
+    """What thresholds are made of: numbers of one shape.
+
+    Attributes:
+        p90: The 90th percentile of the norms.
+        p99: The 99th.
+        center: The median of their logarithms.
+        mad: The median absolute deviation of their logarithms from it.
+    """
+
+    p90: Tensor
+    p99: Tensor
+    center: Tensor
+    mad: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """The robust standard deviation of the logarithms."""
+        return DEVIATIONS_OF_MAD * self.mad
+
+    def above(self, deviations: float) -> Tensor:
+        """Return the norm so many robust deviations above the median."""
+        return (self.center + deviations * self.deviation).exp()
+
+    def thresholds(self) -> Tensor:
+        """Return tight, balanced and conservative, in a last dimension of 3."""
+        balanced = torch.maximum(torch.minimum(self.p99, self.above(BALANCED)), self.p90)
+        return torch.stack([self.p90, balanced, torch.maximum(self.above(CONSERVATIVE), balanced)], dim=-1)
+
+
+def landmarks(norms: Tensor) -> Landmarks:
+    """Return the landmarks of norms > 0, of shape (n,)."""
+    ordered = norms.sort().values
+    logs = ordered.log()
+    center = quantile(logs, 0.5)
+    return Landmarks(quantile(ordered, 0.90), quantile(ordered, 0.99), center, median((logs - center).abs()))
+
+
+def quantile(ordered: Tensor, q: float) -> Tensor:
+    """Return a quantile of sorted numbers, interpolated; `torch.quantile` takes no more than 16 million."""
+    place = (len(ordered) - 1) * q
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def median(values: Tensor) -> Tensor:
+    """Return the median, of an even number the mean of the two in the middle; `torch.median` returns the lower."""
+    return quantile(values.sort().values, 0.5)
+
+
+def share_clipped(norms: Tensor, max_norm: float) -> float:
+    """Return the share of steps above a bound."""
+    return (norms > max_norm).double().mean().item()
+
+
+def share_removed(norms: Tensor, max_norm: float) -> float:
+    """Return the share that a bound takes away of the sum of all norms."""
+    return ((norms - max_norm).clamp(min=0.0).sum() / norms.sum()).item()

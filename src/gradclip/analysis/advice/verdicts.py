@@ -1,0 +1,123 @@
+"""What to make of a recording that may be trusted: one verdict, and the reasons for it."""
+
+import math
+from typing import NamedTuple, final
+
+from gradclip.analysis.advice.finding import MOSTLY, Finding, Verdict
+from gradclip.analysis.advice.held_against import Bound
+from gradclip.analysis.advice.judged import Judged
+from gradclip.analysis.advice.signs import Signs
+from gradclip.analysis.advice.suggestions import Suggestion
+from gradclip.analysis.amounts import digits, percent, several
+
+USED: dict[Verdict, int] = {"clip": 1, "lower the learning rate": 1, "drifting": 2, "clipping is idle": 2}
+"""Which suggestion is to be used after a verdict, by its place: balanced or conservative."""
+
+IDLE = 0.001
+"""The share of steps above a bound that clips next to nothing."""
+
+MOST_DRIFT = 3.0
+"""The factor by which the median may move over the run for a constant to fit."""
+
+MUCH_NONFINITE, WIDE = 0.01, 1.5
+"""What is worth a remark: a share of norms that are not finite, and the upper end of an interval in lower ends."""
+
+
+@final
+class Evidence(NamedTuple):
+    """All that a verdict rests on.
+
+    Attributes:
+        chosen: The norms that are judged.
+        signs: The signs in them.
+        bound: What they were held against.
+        suggestions: Tight, balanced and conservative.
+        shares: The parameters with the largest shares of the squared norm.
+    """
+
+    chosen: Judged
+    signs: Signs
+    bound: Bound | None
+    suggestions: tuple[Suggestion, ...]
+    shares: tuple[tuple[str, float], ...]
+
+
+def judge(evidence: Evidence) -> Finding:
+    """Return the first verdict that applies, and what else is worth knowing."""
+    found = _too_tight(evidence) or _drifting(evidence) or _idle(evidence) or _clip(evidence)
+    return found._replace(reasons=(*found.reasons, *_remarks(evidence)))
+
+
+def _too_tight(evidence: Evidence) -> Finding | None:
+    bound = evidence.bound
+    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY:
+        return None
+    headline = (
+        f"Lower the learning rate instead: {percent(bound.share)} of the steps are above the bound of "
+        f"{digits(bound.value)}."
+    )
+    reason = (
+        f"Gradients were multiplied by {digits(bound.coefficient)} on average. With SGD the learning rate was lower by "
+        "as much: multiply yours by it, and clip at the balanced threshold."
+    )
+    return Finding("lower the learning rate", headline, (reason,))
+
+
+def is_drifting(signs: Signs) -> bool:
+    """Whether the median moves too far over the run for a constant to fit."""
+    return max(signs.drift, signs.growth, 1.0 / signs.drift) > MOST_DRIFT
+
+
+def _drifting(evidence: Evidence) -> Finding | None:
+    if not is_drifting(evidence.signs):
+        return None
+    rise, fall = max(evidence.signs.drift, evidence.signs.growth), 1.0 / evidence.signs.drift
+    way = f"rises by a factor of {digits(rise)}" if rise > fall else f"falls by a factor of {digits(fall)}"
+    reason = "A windowed rule follows it, or a schedule does. The thresholds below are those of the whole run."
+    return Finding("drifting", f"No constant fits: the median norm {way} over the run.", (reason,))
+
+
+def _idle(evidence: Evidence) -> Finding | None:
+    bound = evidence.bound
+    if bound is None or bound.share >= IDLE or evidence.signs.spikes:
+        return None
+    what = "the moving bound" if math.isnan(bound.value) else f"the bound of {digits(bound.value)}"
+    headline = f"Clipping is idle: {percent(bound.share)} of the steps are above {what}, and none is a spike."
+    conservative = evidence.suggestions[-1].max_norm
+    passed = f" Spikes up to it would pass: a guard at {digits(conservative)} would not let them."
+    reason = f"Nothing is wrong with that.{passed if bound.value > conservative else ''}"
+    return Finding("clipping is idle", headline, (reason,))
+
+
+def _clip(evidence: Evidence) -> Finding:
+    tight, balanced, conservative = (digits(each.max_norm) for each in evidence.suggestions)
+    return Finding("clip", f"Clip at {balanced}. Stricter: {tight}; only against spikes: {conservative}.")
+
+
+def _remarks(evidence: Evidence) -> list[str]:
+    chosen, signs, bound, (_, balanced, conservative), shares = evidence
+    lines: list[str] = []
+    if signs.spikes:
+        lines.append(
+            f"{several(signs.spikes, 'spike')}, the largest {digits(signs.spread)} times the median. A few do not move "
+            "the thresholds."
+        )
+    if signs.ends_high:
+        lines.append("The recording ends in spikes: the run may have diverged there.")
+    if chosen.nonfinite > MUCH_NONFINITE * (len(chosen.norms) + chosen.nonfinite):
+        lines.append(f"Not finite: {several(chosen.nonfinite, 'norm')}. No bound helps against these.")
+    if bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
+        lines.append(
+            f"{percent(bound.share)} of the steps are above the moving bound: it sets the length of most of them, as "
+            "some rules mean to."
+        )
+    if bound is None and conservative.share_clipped < IDLE and not signs.spikes:
+        lines.append("The conservative threshold would have been idle: there is no spike that it is for.")
+    if shares and shares[0][1] > MOSTLY:
+        lines.append(
+            f"{shares[0][0]} has {percent(shares[0][1])} of the squared norm, so the total norm is mostly its own. "
+            "`by_name` gives it a bound of its own."
+        )
+    if balanced.high > WIDE * balanced.low:
+        lines.append("The interval of the balanced threshold is wide: more steps would narrow it.")
+    return lines

@@ -1,0 +1,74 @@
+"""Readers of recorded runs, whoever wrote them: one module a format.
+
+| format | told by | the norm is in |
+|---|---|---|
+| JSON Lines | an object on the first line | a field |
+| tables: CSV, also as Weights & Biases exports it | text | a column |
+| `trainer_state.json` of transformers | its name; `log_history`; an object over several lines | a field |
+| TensorBoard event files, and folders of them | their name, or how they begin | a tag |
+
+The norm has one of the usual names, which `names.NORMS` lists, alone or in a folder (`train/grad_norm`), or the name
+that is given. Steps that come again replace the earlier ones: a run that is resumed goes back. A file that holds a
+second run, with another policy from the first step on, is an error.
+
+Whatever is in a file, the outcome is a `Series` or a `ReadError` of one line.
+"""
+
+from os import PathLike
+from pathlib import Path
+
+from gradclip.analysis.reading.error import ReadError
+from gradclip.analysis.reading.events import read_events
+from gradclip.analysis.reading.jsonl import read_jsonl
+from gradclip.analysis.reading.kinds import files_of
+from gradclip.analysis.reading.table import read_table
+from gradclip.analysis.reading.trainer_state import read_trainer_state
+from gradclip.analysis.series import Series
+
+__all__ = ["ReadError", "read_series"]
+
+
+def read_series(path: str | PathLike[str], *, column: str | None = None) -> Series:
+    r"""Read a recorded run.
+
+    A file of any size is read in pieces: only the columns that are returned, and norms of single parameters at no more
+    steps than some 500 000 norms fill, stay in memory. (A `trainer_state.json` is read as a whole.)
+
+    Args:
+        path: JSON Lines, a table, a `trainer_state.json`, an event file, or the folder of a run with one of the last
+            two.
+        column: The column, field or tag of the norm, where it has no usual name, or several have. The folder, the run
+            of Weights & Biases, and case may be left out where it is clear without them.
+
+    Returns:
+        The run: its steps rise, and `remarks` say what was left out.
+
+    Raises:
+        ReadError: If it cannot be read, with the file, the line and what to do; a `ValueError`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from gradclip.analysis.reading import read_series
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "run.csv")
+        ...     _ = path.write_text("step,grad_norm,loss\n1,2.5,0.7\n2,nan,0.6\n")
+        ...     series = read_series(path)
+        >>> series.norms, series.events[0].step
+        (tensor([2.5000,    nan], dtype=torch.float64), 2)
+    """
+    where = Path(path)
+    try:
+        if "\0" in str(where):
+            raise FileNotFoundError  # as for any other name that no file can have
+        kind, files = files_of(where)
+        if kind == "events":
+            return read_events(files, column, where)
+        reader = {"jsonl": read_jsonl, "table": read_table, "trainer_state": read_trainer_state}[kind]
+        return reader(files[0], column)
+    except FileNotFoundError as error:
+        raise ReadError(where, "there is no such file. Check the path.") from error
+    except PermissionError as error:
+        raise ReadError(where, "it may not be read. Ask for the permission, or copy it.") from error
+    except OSError as error:
+        raise ReadError(where, f"it cannot be read ({error.strerror}). Check the path and the disk.") from error

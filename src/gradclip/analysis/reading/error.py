@@ -1,0 +1,49 @@
+"""The one error of all readers."""
+
+from collections.abc import Sequence
+from os import PathLike, fspath
+from typing import Any, final
+
+LONGEST = 60
+"""Characters of something from a file that a message shows."""
+
+HUGE = 200
+"""Bits of an integer that is not shown."""
+
+
+@final
+class ReadError(ValueError):
+    """A recorded run that cannot be read. The message is one line: the file, the place in it, and what to do.
+
+    Attributes:
+        path: The file or folder, as text.
+        line: The number of the line, or of another part of the file, from 1; None where it is about the whole.
+    """
+
+    def __init__(self, path: str | PathLike[str], problem: str, *, line: int | None = None, part: str = "line") -> None:
+        """Take what is wrong and what to do about it; a part is what the numbers count, such as `"line"`."""
+        self.path = fspath(path)
+        self.line = line
+        place = self.path if line is None else f"{self.path}, {part} {line}"
+        super().__init__(printable(f"{place}: {problem}"))
+
+
+def shown(value: Any) -> str:
+    """Return what stands in a file, quoted and short."""
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, int) and value.bit_length() > HUGE:
+        return "a huge integer"
+    text = repr(value[: LONGEST + 1] if isinstance(value, str) else value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def listed(names: Sequence[Any], most: int = 20) -> str:
+    """Return names as a short list."""
+    rest = len(names) - most
+    return ", ".join(map(shown, names[:most])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def printable(message: str) -> str:
+    """Return a message on one line: the name of a file, or of a column in it, may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))

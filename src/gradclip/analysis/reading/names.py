@@ -1,0 +1,121 @@
+"""What columns are called: the usual names, and how one is chosen among those that a file has."""
+
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import TypeAlias
+
+from gradclip.analysis.reading.error import ReadError, listed, shown
+
+Fields: TypeAlias = dict[str, str]
+"""The names of columns by what is read from them: `"norms"`, and what is there of `OTHERS`."""
+
+NORMS = (
+    "total_norm",
+    "grad_norm",
+    "gradient_norm",
+    "global_norm",
+    "global_grad_norm",
+    "total_grad_norm",
+    "grad_norm_total",
+    "grad_2.0_norm_total",
+    "gnorm",
+)
+"""Usual names of the norm before clipping, in the order in which they are tried."""
+
+OTHERS = {
+    "steps": ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update"),
+    "norms_after": ("total_norm_after",),
+    "thresholds": ("threshold",),
+    "losses": ("loss", "train_loss", "training_loss", "lm_loss"),
+    "lrs": ("lr", "learning_rate"),
+    "times": ("time", "_timestamp", "timestamp", "wall_time"),
+    "status": ("status",),
+    "clipped": ("clipped",),
+    "skipped": ("skipped",),
+    "policy": ("policy",),
+    "group": ("group",),
+}
+"""Usual names of what else is read."""
+
+ANY = None
+"""A folder that may have any name. What stands before the last slash of a name is its folder here."""
+
+NORMS_IN_ORDER = (
+    *(("", name) for name in (*NORMS, "norm")),
+    *((folder, name) for folder in ("train", "gradclip", ANY) for name in NORMS),
+)
+"""Folders and names of the norm, in the order in which they are tried."""
+
+
+def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str], kind: str = "column") -> Fields:
+    """Choose the columns to read.
+
+    A name is compared without respect to case, and with `-` and blanks as `_`. What stands before ` - ` is the name of
+    a run, as Weights & Biases puts it. The norm is the first of `NORMS_IN_ORDER`: a name alone, else after `train/`,
+    else after `gradclip/`, else after any other folder. The rest is looked for in the folder of the norm, alone, and
+    after `train/`, and never in another run.
+
+    Args:
+        columns: The names that there are.
+        wanted: The name of the column of the norm, or None to try the usual ones.
+        path: The file, for messages.
+        kind: What a column is called in such a file.
+
+    Returns:
+        The fields.
+
+    Raises:
+        ReadError: If no column, or several, may be meant.
+    """
+    norm = _usual(columns, NORMS_IN_ORDER) if wanted is None else _meant(columns, wanted)
+    advice = f"Name the {kind} of the norm with column= (on the command line: --column)."
+    if not norm:
+        missing = f"no {kind} has a usual name of the norm" if wanted is None else f"there is no {kind} {shown(wanted)}"
+        raise ReadError(path, f"{missing}; there are: {listed(columns) or 'none'}. {advice}")
+    if len(norm) > 1:
+        raise ReadError(path, f"several {kind}s may be the norm: {listed(norm)}. {advice}")
+    fields = {"norms": norm[0]}
+    run, folder, _ = _parts(norm[0])
+    for role, names in OTHERS.items():
+        near = [name for name in columns if name not in fields.values() and _parts(name)[0] in (run, "")]
+        folders = (folder, "", "train", *((ANY,) if role == "steps" else ()))
+        if found := _usual(near, [(place, name) for place in folders for name in names]):
+            fields[role] = found[0]
+    return fields
+
+
+def may_be_of_use(column: str, wanted: str | None) -> bool:
+    """Say whether a column may be chosen, whatever the others are."""
+    word = _parts(column)[2]
+    usual = word in (*NORMS, "norm") or any(word in names for names in OTHERS.values())
+    return usual or (wanted is not None and word == _parts(wanted)[2])
+
+
+def _usual(columns: Sequence[str], places: Iterable[tuple[str | None, str]]) -> list[str]:
+    """Return the columns that answer to the first place and name that any answers to."""
+    parts = [(column, *_parts(column)[1:]) for column in columns]
+    for place, name in places:
+        if found := [column for column, folder, last in parts if last == name and place in (folder, ANY)]:
+            return found
+    return []
+
+
+def _meant(columns: Sequence[str], wanted: str) -> list[str]:
+    """Return the column of this name; else those that differ in case, in the run, or in the folder alone."""
+    if wanted in columns:
+        return [wanted]
+    run, folder, last = _parts(wanted)
+    tries: list[tuple[str, ...]] = [(run, folder, last)]
+    tries += [(folder, last)] if not run else []
+    tries += [(last,)] if not run and not folder else []
+    for words in tries:
+        if found := [column for column in columns if _parts(column)[-len(words) :] == words]:
+            return found
+    return []
+
+
+def _parts(column: str) -> tuple[str, str, str]:
+    """Return the run, the folder and the last word of a name."""
+    run, _, rest = column.rpartition(" - ")
+    folder, _, last = rest.strip().lower().replace("-", "_").replace(" ", "_").rpartition("/")
+    return run, folder, last

@@ -1,0 +1,125 @@
+"""What is no run at all, and how runs are told apart."""
+
+import gzip
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.reading.files import refusal
+from gradclip.analysis.reading import ReadError, read_series
+from gradclip.analysis.reading.kinds import files_of
+
+LINE = b'{"step": 1, "grad_norm": 1.5}\n'
+TABLE = b"step,grad_norm\n1,1.5\n"
+STATE = b'{\n  "log_history": [{"step": 1, "grad_norm": 1.5}]\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("run.jsonl", LINE, "jsonl"),
+        ("run.log", LINE, "jsonl"),
+        ("run.csv", b"\n  \n" + LINE, "jsonl"),
+        ("run.json", LINE, "jsonl"),
+        ("run.jsonl", b'{"step": 1, "norms": {"a' + b"a" * 10_000, "jsonl"),
+        ("run.jsonl", b'{"step": 1, "tor\n' + LINE, "jsonl"),
+        ("run.csv", TABLE, "table"),
+        ("run", TABLE, "table"),
+        ("run.json", TABLE, "table"),
+        ("trainer_state.json", STATE, "trainer_state"),
+        ("state", STATE, "trainer_state"),
+        ("state", b"".join(STATE.split(b"\n")), "trainer_state"),
+        ("list.json", b"[\n]", "trainer_state"),
+        ("events.out.tfevents.1700000000.host", b"", "events"),
+        ("run.csv", b"\x18\0\0\0\0\0\0\0\xa3\x7f\x4b\x22\x09\0\0\xc0\x9d\x1a\xb1\xda\x41\x1a\rbrain.Event:2", "events"),
+    ],
+)
+def test_a_kind_is_told_by_what_is_in_the_file(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert files_of(path) == (kind, [path])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty. Wait for the first record, or name another file."),
+        (gzip.compress(LINE), "the file is compressed. Unpack it first."),
+        (b"PK\x03\x04" + b"\0" * 50, "the file is compressed. Unpack it first."),
+        (LINE.decode().encode("utf-16"), "line 1: the file is UTF-16. Save it as UTF-8."),
+        (b"\x7fELF\x02\x01\x01" + bytes(range(256)), "the file is binary. JSON Lines, tables (CSV), "),
+        (b"\xff" * 100, "no column has a usual name of the norm"),
+        (b" \n\n", "the file is empty. Wait for the first record, or name another file."),
+        (b"\n" * 5000, "no column has a usual name of the norm; there are: none."),
+        (b"{}", "there is no whole record in it"),
+        (b"{", "there is no whole record in it"),
+        (
+            b"Dear diary,\ntoday the loss went up.\n",
+            "no column has a usual name of the norm; there are: 'Dear diary', ''.",
+        ),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(content)
+    assert refusal(path).startswith(message)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "run.jsonl") == "there is no such file. Check the path."
+    with pytest.raises(ReadError, match="there is no such file"):
+        read_series("a\0b")
+
+
+def test_a_file_under_another_file(tmp_path: Path) -> None:
+    (tmp_path / "run.csv").write_bytes(TABLE)
+    assert refusal(tmp_path / "run.csv" / "x").startswith("it cannot be read (Not a directory).")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    assert refusal(tmp_path / ("x" * 300)).startswith("it cannot be read (File name too long).")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.csv"
+    path.write_bytes(TABLE)
+    if os.geteuid() == 0:  # who may read everything
+
+        def refuse(self: Path, mode: str = "r") -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+    else:
+        path.chmod(0)
+    assert refusal(path) == "it may not be read. Ask for the permission, or copy it."
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == "it is neither a file nor a folder. Write the run to a file and name that."
+
+
+def test_folders_without_a_run_and_with_several(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == "there is no event file and no trainer_state.json in the folder. Name a file."
+    for name in ("checkpoint-10", "checkpoint-20"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_bytes(STATE)
+        if name == "checkpoint-10":
+            assert len(read_series(tmp_path)) == 1
+    message = "there are 2 runs in the folder: 'checkpoint-10', 'checkpoint-20'. Name one of them."
+    assert refusal(tmp_path) == message
+
+
+@pytest.mark.parametrize(("name", "content"), [("run.jsonl", LINE), ("run.csv", TABLE)])
+def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name) == 'reading it needs polars: pip install "gradclip[report]"'
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:
+    with pytest.raises(ReadError) as caught:
+        read_series(tmp_path / "a\nb\x1b[31m\udcff.csv")
+    assert str(caught.value) == f"{tmp_path}/a b?[31m?.csv: there is no such file. Check the path."

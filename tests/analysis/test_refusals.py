@@ -1,0 +1,190 @@
+"""Recordings from which no threshold is taken, and healthy ones that look like them."""
+
+import math
+
+import pytest
+import torch
+
+from analysis.norms import INF, NAN, constant, exploded, lognormal, series
+from gradclip.analysis import advise
+from gradclip.analysis.advice.signs import signs
+
+
+@pytest.mark.parametrize(
+    ("kind", "speaks"),
+    [
+        ("heavy tail", "The tail is heavy: the index of the largest 10 % is 0.7"),
+        ("new level", "The norms grow: the median of the last quarter is"),
+        ("many spikes", "The tail is heavy"),
+        ("many spikes", "times the median, more than 100"),
+        ("growth", "The norms grow: the median of the last quarter is"),
+    ],
+)
+def test_an_exploded_recording_is_refused_by_the_criterion_that_speaks(kind: str, speaks: str) -> None:
+    advice = advise(exploded(kind))
+    assert advice.verdict == "exploded"
+    assert any(speaks in reason for reason in advice.reasons)
+    assert advice.suggestions == () and advice.max_norm is None and advice.code is None
+    assert any("a quarter of the learning rate" in reason for reason in advice.reasons)
+
+
+def test_criteria_that_are_met_do_not_speak() -> None:
+    reasons = " ".join(advise(exploded("growth")).reasons)
+    assert "tail" not in reasons and "largest" not in reasons
+
+
+@pytest.mark.parametrize("steps", [150, 400, 5000])
+@pytest.mark.parametrize("height", [20.0, 1e3, 1e6])
+def test_a_healthy_run_with_a_spike_is_no_explosion(steps: int, height: float) -> None:
+    """One norm far off tells nothing of the others, nor does it move the thresholds."""
+    norms = lognormal(steps, 0.4, seed=7)
+    quiet = advise(norms)
+    norms[steps // 2] = height
+    advice = advise(norms)
+    assert (quiet.verdict, advice.verdict) == ("clip", "clip")
+    assert advice.spikes == 1
+    assert advice.reasons[0].startswith("1 spike, the largest ")
+    for before, after in zip(quiet.suggestions, advice.suggestions, strict=True):
+        assert after.max_norm == pytest.approx(before.max_norm, rel=0.04 if steps > 150 else 0.35)
+
+
+def test_one_spike_in_a_hundred_is_no_explosion_but_three_are() -> None:
+    norms = lognormal(2020, 0.3, seed=8)
+    few, many = norms.clone(), norms.clone()
+    few[150::120] *= 1000.0
+    many[25::34] *= 1000.0
+    assert (advise(few).verdict, advise(few).spikes) == ("clip", 16)
+    assert advise(many).verdict == "exploded"
+
+
+@pytest.mark.parametrize(("sd", "steps", "most"), [(0.3, 120, 0), (0.7, 120, 1), (0.9, 120, 3), (1.0, 20_000, 0)])
+def test_noisy_but_healthy_norms_are_hardly_ever_refused(sd: float, steps: int, most: int) -> None:
+    """The tail index of a short series is a rough estimate: it speaks where it is low beyond doubt."""
+    found = [signs(lognormal(steps, sd, seed=seed)) for seed in range(30)]
+    assert sum(each.explosive_tail or each.explosive_spread for each in found) <= most
+
+
+def test_a_recording_that_ends_in_spikes_says_so() -> None:
+    norms = lognormal(1000)
+    norms[-4:] = torch.tensor([30.0, 400.0, 1e4, 1e6], dtype=torch.float64)
+    advice = advise(norms)
+    assert advice.verdict == "clip"
+    ending = "The recording ends in spikes: the run may have diverged there."
+    assert ending in advice.reasons
+    norms[-2] = 1.0
+    assert ending not in advise(norms).reasons
+
+
+HINT = "Most of the largest norms are early. If the run was only settling, leave out more as warm-up."
+
+
+@pytest.mark.parametrize("settling", [30, 40, 50])
+def test_a_run_that_has_to_settle_gets_a_longer_warm_up(settling: int) -> None:
+    """Its norms fall from thirty times what they come to; the loss need not be known."""
+    norms = lognormal(800) * (1.0 + 29.0 * (-torch.arange(800, dtype=torch.float64) / settling).exp())
+    quiet = advise(lognormal(800))
+    advice = advise(norms)
+    assert advice.verdict == "clip"
+    assert 40 < advice.warmup <= 400
+    assert f"The norms had to settle: the first {advice.warmup} steps are left out as warm-up." in advice.reasons
+    assert advice.usable == 800 - advice.warmup
+    for found, expected in zip(advice.suggestions, quiet.suggestions, strict=True):
+        assert found.max_norm == pytest.approx(expected.max_norm, rel=0.15)
+    assert advise(norms, warmup=20).verdict == "exploded"  # as asked for
+    assert HINT in advise(norms, warmup=20).reasons
+
+
+def test_a_run_that_settles_all_the_while_is_drift() -> None:
+    norms = lognormal(800) * (1.0 + 29.0 * (-torch.arange(800, dtype=torch.float64) / 120).exp())
+    assert advise(norms).verdict == "drifting"
+
+
+@pytest.mark.parametrize("kind", ["leap", "later", "loss"])
+def test_large_norms_at_the_beginning_of_a_run_that_is_lost_are_no_settling(kind: str) -> None:
+    norms = lognormal(800) * (1.0 + 29.0 * (-torch.arange(800, dtype=torch.float64) / 60).exp())
+    losses = None
+    if kind == "leap":  # far above the first three steps, and never down to them
+        norms[:3] = 0.3
+    elif kind == "later":  # calm until then
+        norms[100:] = norms[:-100].clone()
+        norms[:100] = lognormal(100)
+        norms[:3] = 3.0
+    else:
+        losses = torch.linspace(2.0, 9.0, 800, dtype=torch.float64)
+    advice = advise(series(norms, losses=losses))
+    assert advice.verdict == "exploded"
+    assert (HINT in advice.reasons) == (kind != "loss")
+    assert advice.warmup == 40
+
+
+def test_norms_that_grow_while_the_loss_falls_are_drift() -> None:
+    norms = lognormal(3000) * 5.0 ** torch.linspace(0.0, 1.0, 3000, dtype=torch.float64)
+    falling = torch.linspace(9.0, 2.0, 3000, dtype=torch.float64)
+    falling[::10] = NAN
+    assert advise(series(norms, losses=falling)).verdict == "drifting"
+    assert "rises by a factor of" in advise(series(norms, losses=falling)).headline
+    for losses, known in ((None, False), (constant(norms, NAN), False), (-falling, True)):
+        advice = advise(series(norms, losses=losses))
+        assert advice.verdict == "exploded"
+        assert "The norms grow" in advice.reasons[0]
+        assert ("If the loss falls, the run may be well." in " ".join(advice.reasons)) != known
+
+
+@pytest.mark.parametrize(("leap", "verdict"), [(9.0, "clip"), (14.0, "exploded")])
+def test_a_run_that_was_lost_at_once_is_told_by_its_first_steps(leap: float, verdict: str) -> None:
+    """Its norms are calm: a network whose units are saturated has large gradients that hardly vary."""
+    norms = lognormal(400, 0.1)
+    norms[5:] *= leap
+    advice = advise(norms)
+    assert advice.verdict == verdict
+    assert any("The norms leapt at once: their median is" in reason for reason in advice.reasons) == (leap > 10.0)
+    learning = torch.linspace(6.7, 2.0, 400, dtype=torch.float64)
+    assert advise(series(norms, losses=learning)).verdict == "clip"
+
+
+@pytest.mark.parametrize(("end", "verdict"), [(3.0, "clip"), (6.7, "clip"), (9.0, "clip"), (12.0, "exploded")])
+def test_a_loss_that_ends_far_above_its_beginning_is_that_of_a_lost_run(end: float, verdict: str) -> None:
+    """Though it may have fallen from where it was in between."""
+    losses = torch.full((400,), end, dtype=torch.float64)
+    losses[:3], losses[3:150] = 6.7, 40.0
+    losses[380::4] = INF
+    advice = advise(series(lognormal(400), losses=losses))
+    assert advice.verdict == verdict
+    if verdict == "exploded":
+        assert advice.reasons[0] == "The loss rises: it ends 1.79 times as high as it begins."
+        assert advise(series(lognormal(400), losses=-losses)).verdict == "clip"  # the reward of an agent, say
+
+
+def test_a_loss_that_falls_back_but_not_down_does_not_excuse_norms_that_grow() -> None:
+    norms = lognormal(3000) * 5.0 ** torch.linspace(0.0, 1.0, 3000, dtype=torch.float64)
+    losses = torch.linspace(9.0, 7.0, 3000, dtype=torch.float64)
+    losses[:3] = 6.0
+    assert advise(series(norms, losses=losses)).verdict == "exploded"
+
+
+@pytest.mark.parametrize("usable", [0, 1, 99])
+def test_too_few_steps_are_an_answer(usable: int) -> None:
+    norms = lognormal(20 + usable)
+    advice = advise(norms)
+    assert advice.verdict == "too few steps"
+    assert advice.headline == (
+        f"No advice: {usable} usable step{'' if usable == 1 else 's'}, where 100 are needed. Record more of them."
+    )
+    assert advice.usable == usable
+    assert math.isnan(advice.median)
+    assert advise(lognormal(120)).verdict == "clip"
+
+
+def test_too_few_because_most_are_not_finite() -> None:
+    norms = lognormal(1000)
+    norms[100:] = NAN
+    assert "900 are not finite or 0: find out why first" in advise(norms).headline
+    assert advise([]).headline.startswith("No advice: 0 usable steps")
+
+
+def test_norms_after_clipping_are_told_by_their_maximum() -> None:
+    norms = lognormal(1000).clamp(max=1.2)
+    advice = advise(norms)
+    assert advice.verdict == "already clipped"
+    assert "28 % of the norms are the same and the largest, 1.2." in advice.headline
+    assert advise(lognormal(1000).mul(100).round().div(100)).verdict == "clip"  # logged with two decimals
