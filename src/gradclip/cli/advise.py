@@ -1,0 +1,87 @@
+"""The command: which threshold to clip at, from a recorded run."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradclip.cli import UserError
+
+if TYPE_CHECKING:
+    from gradclip.analysis import Advice
+    from gradclip.analysis.series import Series
+
+RunFile = Annotated[
+    Path, typer.Argument(metavar="RUN", help="JSON Lines, CSV, trainer_state.json, or TensorBoard events.")
+]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, where it has no usual name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def advise(
+    run: RunFile,
+    column: Column = None,
+    *,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="STEPS", help="Steps to leave out at the beginning.", show_default="20 or 5 %"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which threshold to clip at, or why a recorded run does not tell."""
+    from gradclip.analysis import advise as advise_on  # noqa: PLC0415 -- not needed for --help
+
+    series = read(run, column)
+    try:
+        advice = advise_on(series, warmup=warmup)
+    except ValueError as error:
+        raise UserError(f"{run}: {error}") from None
+    if as_json:
+        typer.echo(json.dumps(advice.to_dict(), allow_nan=False))
+    else:
+        _show(advice)
+
+
+def read(run: Path, column: str | None) -> "Series":
+    """Read a recorded run.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    from gradclip.analysis.reading import ReadError, read_series  # noqa: PLC0415
+
+    try:
+        return read_series(run, column=column)
+    except ReadError as error:
+        raise UserError(str(error)) from None
+
+
+def _show(advice: "Advice") -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    from gradclip.analysis.amounts import digits, percent  # noqa: PLC0415
+    from gradclip.cli.demo.display import say  # noqa: PLC0415
+
+    console = Console()
+    console.print(Text(advice.headline, style="bold"), soft_wrap=not console.is_terminal)
+    if advice.suggestions:
+        say(console, advice.usage)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column("", min_width=len("conservative"))
+        for heading in ("max_norm", "95 % interval", "steps\nclipped", "norm\nremoved"):
+            table.add_column(heading, justify="right", min_width=len("< 0.001 %"))
+        for each in advice.suggestions:
+            table.add_row(
+                each.name,
+                digits(each.max_norm),
+                f"{digits(each.low)} to {digits(each.high)}",
+                percent(each.share_clipped),
+                percent(each.share_removed),
+            )
+        console.print(table)
+    for note in advice.notes:
+        say(console, f"- {note}")

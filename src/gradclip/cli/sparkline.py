@@ -1,0 +1,46 @@
+"""A curve in one line of text."""
+
+import math
+
+import torch
+from torch import Tensor
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-=*%#@"
+"""The same on a terminal that has no blocks."""
+
+
+def sparkline(values: Tensor, width: int, encoding: str = "utf-8") -> str:
+    """Return the logarithm of numbers > 0 as a row of characters, the highest for the largest.
+
+    Args:
+        values: The numbers, of shape (n,). A character stands for the median of some in a row: a blank where none is
+            finite and > 0.
+        width: Characters, at most.
+        encoding: What must be able to say it.
+
+    Example:
+        >>> import torch
+        >>> from gradclip.cli.sparkline import sparkline
+        >>> sparkline(torch.tensor([1.0, 2.0, 4.0, 128.0]), 4, "ascii")
+        '_.-@'
+    """
+    try:
+        BLOCKS.encode(encoding)
+        levels = BLOCKS
+    except UnicodeEncodeError:
+        levels = ASCII
+    pieces = values.double().tensor_split(max(1, min(width, len(values))))
+    logs = torch.stack([torch.nanmedian(_logs(piece)) if len(piece) else torch.tensor(math.nan) for piece in pieces])
+    known = logs[logs.isfinite()]
+    if not len(known):
+        return " " * len(logs)
+    low, high = known.min().item(), known.max().item()
+    step = (high - low) / (len(levels) - 1)
+    if step < 1e-6:  # noqa: PLR2004 -- the same but for rounding
+        return "".join(levels[len(levels) // 2] if math.isfinite(x) else " " for x in logs.tolist())
+    return "".join(levels[round((x - low) / step)] if math.isfinite(x) else " " for x in logs.tolist())
+
+
+def _logs(values: Tensor) -> Tensor:
+    return torch.where(values.isfinite() & (values > 0.0), values, math.nan).log()
