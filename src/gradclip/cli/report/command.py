@@ -1,0 +1,70 @@
+"""The options of `gradclip report`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradclip.cli import UserError
+from gradclip.cli.advise import Column, RunFile, read
+from gradclip.cli.report.install import library
+from gradclip.cli.report.target import check_target
+
+if TYPE_CHECKING:
+    from gradclip.cli.report.runs import Run
+
+
+def report(
+    run: RunFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the page goes.")] = Path(
+        "report.html"
+    ),
+    compare: Annotated[
+        list[Path] | None, typer.Option(metavar="OTHER", help="Another run on the same axes; more than once.")
+    ] = None,
+    column: Column = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a page with charts of a recorded run: one file, which needs no network."""
+    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415 -- not needed for --help
+
+    paths = [run, *(compare or [])]
+    if len(paths) > MOST_RUNS:
+        raise UserError(f"--compare must be given at most {MOST_RUNS - 1} times, got {len(paths) - 1}. Leave some out.")
+    check_target(out, paths, force=force)
+    library()  # before the work, not after it
+    with _busy():
+        runs = _read(paths, column)
+        from gradclip.cli.report.build import build  # noqa: PLC0415
+
+        size = build(runs, out)
+    typer.echo(f"Written: {out} ({size / 1e6:.1f} MB). Open it in a browser.")
+
+
+def _read(paths: Sequence[Path], column: str | None) -> "list[Run]":
+    from gradclip.cli.report.runs import Run, names_of  # noqa: PLC0415
+
+    runs: list[Run] = []
+    for path, name in zip(paths, names_of(paths), strict=True):
+        series = read(path, column)
+        if not len(series):
+            raise UserError(f"{path}: no steps are recorded in it. Record some, or name another file.")
+        runs.append(Run(name, replace(series, source=name)))
+    return runs
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Show on a terminal that something is going on: a million steps take a while."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("Reading, replaying, drawing"):
+        yield

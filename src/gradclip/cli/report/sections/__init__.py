@@ -1,0 +1,1 @@
+"""The parts of the page: one module each, which turns findings into markup."""

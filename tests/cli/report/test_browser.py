@@ -1,0 +1,152 @@
+"""The page in a browser: it opens, draws, answers, and asks the network for nothing."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.report.browser import Page
+from cli.report.looking import CHARTS, click, curve, settle, traces
+from cli.report.made import SPIKES, TENSORS, reported, training, write
+
+
+def test_it_opens_without_a_complaint_and_asks_for_nothing(opened: Page, page_file: Path) -> None:
+    assert opened.run("document.documentElement.dataset.charts") == "drawn"
+    assert opened.complaints() == []
+    assert {address for address in opened.requests() if not address.startswith("data:")} == {page_file.as_uri()}
+
+
+def test_every_chart_is_drawn(opened: Page) -> None:
+    assert opened.run("[...document.querySelectorAll('[data-chart]')].map((e) => e.dataset.chart)") == CHARTS
+    drawn = """[...document.querySelectorAll('[data-chart]')].map((chart) =>
+      [...chart.querySelectorAll('path.js-line, image')].filter((drawing) =>
+        drawing.nodeName === 'image' || drawing.getTotalLength() > 10).length)"""
+    lines = dict(zip(CHARTS, opened.run(drawn), strict=True))
+    assert lines["norms"] == 15  # six steps that did not count cut the norms into seven pieces each; and the threshold
+    assert lines["policies"] == 13  # the same pieces, and six policies
+    assert all(count >= 1 for count in lines.values())
+
+
+def test_zoomed_in_it_shows_every_number_of_the_file(opened: Page, records: list[dict[str, Any]]) -> None:
+    """Norms and losses are float32 on the page."""
+    opened.run("(document.getElementById('from').value = 600, document.getElementById('to').value = 800, 0)")
+    opened.run("document.getElementById('to').dispatchEvent(new Event('change'))")
+    settle(opened)
+    wanted = {record["step"]: record for record in records if 600 <= record["step"] <= 800}
+    for name, field in (("before clipping", "total_norm"), ("after clipping", "total_norm_after")):
+        shown = {step: y for step, y in curve(opened, "norms", name).items() if 600 <= step <= 800}
+        assert list(shown) == list(wanted)
+        assert shown[662] is None
+        expected = {step: record[field] for step, record in wanted.items() if step != 662}
+        assert {step: y for step, y in shown.items() if step != 662} == pytest.approx(expected, rel=1e-6)
+    losses = {step: y for step, y in curve(opened, "loss", "loss").items() if 600 <= step <= 800}
+    assert losses == pytest.approx({step: record["loss"] for step, record in wanted.items()}, rel=1e-6)
+
+
+def test_buttons_zoom_and_move(opened: Page) -> None:
+    def ends() -> tuple[float, float]:
+        low, high = opened.run("document.getElementById('chart-norms').layout.xaxis.range")
+        fields = opened.run("['from', 'to'].map((id) => Number(document.getElementById(id).value))")
+        assert fields == [pytest.approx(low, abs=0.5), pytest.approx(high, abs=0.5)]
+        assert opened.run("document.getElementById('chart-heat').layout.xaxis.range") == [low, high]
+        return low, high
+
+    assert ends() == (1, 2000)
+    click(opened, "closer")
+    assert ends() == (500.75, 1500.25)
+    click(opened, "later")
+    assert ends() == (1000.5, 2000)
+    click(opened, "earlier")
+    assert ends() == (500.75, 1500.25)
+    click(opened, "wider")
+    assert ends() == (1, 2000)
+    assert opened.run("document.getElementById('all').disabled") is True
+    for _ in range(14):
+        click(opened, "closer")
+    low, high = ends()
+    assert high - low == 2  # and not less
+    click(opened, "all")
+    assert ends() == (1, 2000)
+
+
+def test_dragging_zooms_all_charts_over_steps(opened: Page) -> None:
+    opened.run("document.getElementById('chart-norms').scrollIntoView({ block: 'center' })")
+    box = "document.querySelector('#chart-norms .nsewdrag').getBoundingClientRect()"
+    left, top, width, height = opened.run(f"(({{ left, top, width, height }}) => [left, top, width, height])({box})")
+    opened.drag(left + width * 0.25, left + width * 0.5, top + height / 2)
+    opened.wait("document.getElementById('chart-loss').layout.xaxis.range[0] > 100")
+    settle(opened)
+    for chart in ("norms", "rate", "loss", "heat"):
+        low, high = opened.run(f"document.getElementById('chart-{chart}').layout.xaxis.range")
+        assert low == pytest.approx(1 + 1999 * 0.25, abs=8)
+        assert high == pytest.approx(1 + 1999 * 0.5, abs=8)
+
+
+def test_boxes_hide_and_show_curves_and_change_scales(opened: Page) -> None:
+    def names() -> set[str]:
+        return {trace["name"] for trace in traces(opened, "norms") if "name" in trace}
+
+    assert names() == {"before clipping", "after clipping", "threshold"}
+    click(opened, "after")
+    assert names() == {"before clipping", "threshold"}
+    click(opened, "threshold")
+    assert names() == {"before clipping"}
+    assert opened.run("document.getElementById('chart-norms').layout.yaxis.type") == "log"
+    click(opened, "log")
+    assert opened.run("document.getElementById('chart-norms').layout.yaxis.type") == "linear"
+    assert opened.run("document.getElementById('chart-histogram').layout.yaxis.type") == "linear"
+    click(opened, "logCounts")
+    assert opened.run("document.getElementById('chart-histogram').layout.yaxis.type") == "log"
+    click(opened, "policies.3")
+    assert "zclip" not in {trace.get("name") for trace in traces(opened, "policies")}
+
+
+def test_the_histogram_counts_every_norm_once(opened: Page, records: list[dict[str, Any]]) -> None:
+    edges, (counts,), (total,) = opened.run(
+        "(({ edges, counts, totals }) => [edges, counts, totals])"
+        "(JSON.parse(document.getElementById('data').textContent).histogram)"
+    )
+    logs = sorted(math.log10(record["total_norm"]) for record in records if record["total_norm"] is not None)
+    assert total == len(logs) == sum(counts)
+    middle = len(edges) // 8
+    assert sum(counts[:middle]) == sum(log < edges[middle] for log in logs)
+    shown = next(trace for trace in traces(opened, "histogram") if trace.get("name") == "steps")["y"]
+    assert shown[:-2] == pytest.approx([100 * count / total for count in counts])
+
+
+def test_the_heat_map_has_the_norms_of_the_tensors(opened: Page, records: list[dict[str, Any]]) -> None:
+    (heat,) = traces(opened, "heat")
+    each = {record["step"]: record["norms"] for record in records if record["norms"] is not None}
+    assert heat["x"][:-1] == list(each)  # the last is the edge of the last cell
+    for row, name in zip(heat["z"], TENSORS, strict=True):
+        assert row == pytest.approx([math.log10(norms[name]) for norms in each.values()], abs=1e-6)
+
+
+def test_compared_runs_keep_their_colours(tab: Page, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.jsonl", training(400, seed=i)) for i, name in enumerate("abc")]
+    reported(files[0], tmp_path / "out.html", *files[1:])
+    tab.open(tmp_path / "out.html")
+    colours = tab.run(
+        "[1, 2, 3].map((i) => getComputedStyle(document.documentElement).getPropertyValue(`--run-${i}`).trim())"
+    )
+    expected = {f"{name}.jsonl": colour for name, colour in zip("abc", colours, strict=True)}
+    for chart, ending in (("norms", ": before clipping"), ("rate", ""), ("loss", ""), ("histogram", "")):
+        drawn = {trace["name"]: trace["line"]["color"] for trace in traces(tab, chart) if "name" in trace}
+        for name, colour in expected.items():
+            assert drawn[name + ending] == colour
+    click(tab, "runs.1")
+    for chart in ("norms", "rate", "loss", "histogram"):
+        assert not any("b.jsonl" in trace.get("name", "") for trace in traces(tab, chart))
+
+
+def test_spikes_stay_in_a_chart_that_has_not_a_pixel_for_each_step(opened: Page) -> None:
+    """2000 steps on a phone, where one pixel stands for several."""
+    opened.size(390, 844, phone=True)
+    opened.wait("document.getElementById('chart-norms').layout.width < 390")
+    settle(opened)
+    points = curve(opened, "norms", "before clipping")
+    assert len(points) < 400
+    band = next(trace for trace in traces(opened, "norms") if "name" not in trace)
+    assert max(y for y in band["y"] if y is not None) == pytest.approx(SPIKES[1500], rel=1e-6)
+    assert min(y for y in band["y"] if y is not None) > 0

@@ -1,0 +1,253 @@
+"""What is found out about a run before any of it is written."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cli.report.packed import floats
+from gradclip.analysis import advise
+from gradclip.analysis.series import Event, Series
+from gradclip.cli.report.alarms import MEANINGS, Raised, alarms_of
+from gradclip.cli.report.events import MOST_MARKS, culprits, described, events_of, marks_of
+from gradclip.cli.report.facts import Facts, facts_of, quantile
+from gradclip.cli.report.findings import find
+from gradclip.cli.report.histogram import histogram_of
+from gradclip.cli.report.policies import REPLAYED, candidates, data_of, tried
+from gradclip.cli.report.runs import Run
+from gradclip.cli.report.stretches import stretches_of
+from gradclip.cli.report.tensors import MOST_ROWS, heat_of, listed, shares_of, tensors_of
+from gradclip.cli.report.verdict import verdict_of
+from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip
+
+NAN, INF = math.nan, math.inf
+
+
+def series(norms: list[float], **more: object) -> Series:
+    values = torch.tensor(norms, dtype=torch.float64)
+    return Series("run", torch.arange(1, len(norms) + 1), values, **more)
+
+
+def bound(value: float, steps: int) -> torch.Tensor:
+    return torch.full((steps,), value, dtype=torch.float64)
+
+
+def test_facts_of_a_run_with_everything() -> None:
+    norms = [1.0, 4.0, NAN, 2.0, INF]
+    after = torch.tensor([1.0, 2.0, NAN, 2.0, NAN], dtype=torch.float64)
+    clipped = torch.tensor([False, True, False, False, False])
+    skipped = torch.tensor([False, False, True, False, True])
+    found = facts_of(Run("run", series(norms, norms_after=after, clipped=clipped, skipped=skipped)))
+    expected = Facts(5, 1, 5, 1, 2, 2, 2.0, 3.96, 4.0, 2, 2.0)
+    assert found == replace(expected, p99=pytest.approx(3.96))
+    assert found.share_clipped == 0.2
+
+
+def test_facts_of_a_run_with_nothing() -> None:
+    found = facts_of(Run("run", series([NAN, NAN])))
+    assert (found.clipped, found.skipped, found.nonfinite, found.largest_step) == (None, None, 2, 0)
+    assert math.isnan(found.median) and math.isnan(found.largest) and math.isnan(found.share_clipped)
+
+
+def test_quantiles_are_interpolated() -> None:
+    ordered = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert [quantile(ordered, q) for q in (0.0, 0.5, 0.75, 1.0)] == [1.0, 3.0, 5.0, 8.0]
+    assert quantile(torch.tensor([3.0]), 0.3) == 3.0
+    assert math.isnan(quantile(torch.tensor([]), 0.5))
+
+
+def test_stretches_cover_all_steps() -> None:
+    run = Run("run", series([float(i) for i in range(1, 26)], thresholds=bound(20.0, 25)))
+    found = stretches_of(run)
+    assert len(found) == 10
+    assert [found[0].first, found[-1].last] == [1, 25]
+    assert sum(each.last - each.first + 1 for each in found) == 25
+    assert found[0] == (1, 3, 2.0, 3.0, 0.0)
+    assert found[-1].share_clipped == 1.0
+    assert len(stretches_of(Run("run", series([1.0])))) == 1
+
+
+@pytest.mark.parametrize(
+    ("norms", "threshold", "tone", "words"),
+    [
+        ([NAN] * 3, 1.0, "bad", "No norm is finite, in 3 steps."),
+        ([1.0] * 97 + [NAN] * 3, 2.0, "bad", "The norm is NaN or infinite on 3.0 % of the steps (3)"),
+        ([1.0, 2.0] * 50, None, "note", "What clipping did was not recorded: the largest norm was 2, the median 1.5."),
+        (
+            [1.0, 2.0, 2.0] * 50,
+            1.5,
+            "look",
+            "67 % of the steps were clipped: the threshold, more than the learning rate",
+        ),
+        ([1.0, 2.0] * 50, 3.0, "good", "Clipping had nothing to do on 100 steps: the largest norm was 2"),
+        (
+            [1.0] * 98 + [5.0] * 2,
+            2.0,
+            "good",
+            "Clipping acted on 2.0 % of the steps and let no norm above 2 through; the",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence(norms: list[float], threshold: float | None, tone: str, words: str) -> None:
+    known = torch.tensor(norms, dtype=torch.float64)
+    more = {}
+    if threshold is not None:
+        more = {"thresholds": bound(threshold, len(norms)), "norms_after": known.clamp(max=threshold)}
+    run = series(norms, **more)
+    found = verdict_of(facts_of(Run("run", run)), advise(run))
+    assert found.tone == tone
+    assert found.sentence.startswith(words)
+
+
+def test_an_explosion_is_said_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norms = torch.rand(2000, generator=generator, dtype=torch.float64).pow(-1.5)
+    run = Series("run", torch.arange(2000), norms, thresholds=bound(1e9, 2000))
+    found = verdict_of(facts_of(Run("run", run)), advise(run))
+    assert (found.tone, found.sentence[:29]) == ("bad", "The gradients look exploded: ")
+
+
+def test_a_run_with_an_alarm_is_not_in_order() -> None:
+    """Being idle is no fault; and what is worse stays so."""
+    run = series([1.0, 2.0] * 50, thresholds=bound(3.0, 100))
+    facts, advice = facts_of(Run("run", run)), advise(run)
+    drifting, idle = Raised("drifting norm", 700, 1), Raised("idle", 5000, 1)
+    calm = verdict_of(facts, advice, [idle])
+    assert calm.tone == "good"
+    assert verdict_of(facts, advice, [idle, drifting]) == calm._replace(tone="look")
+    broken = replace(facts, nonfinite=50)
+    assert verdict_of(broken, advice, [drifting]).tone == "bad"
+
+
+def test_events_are_those_recorded_and_those_that_norms_tell_of() -> None:
+    recorded = (Event(2, "skipped_spike"), Event(4, "skipped_nonfinite", {"w": (1, 0)}))
+    skipped = torch.tensor([False, True, True, True, False])
+    run = Run("run", series([1.0, 9.0, 1.0, NAN, INF], skipped=skipped, events=recorded))
+    found = events_of(run)
+    assert [(event.step, event.status) for event in found] == [
+        (2, "skipped_spike"),
+        (3, "skipped"),
+        (4, "skipped_nonfinite"),
+        (5, "nonfinite"),
+    ]
+    assert [described(event) for event in found] == [
+        "skipped by the policy: a spike",
+        "skipped",
+        "skipped: the norm is not finite",
+        "norm not finite",
+    ]
+    assert described(Event(1, "odd")) == "odd"
+    assert culprits([*recorded, Event(5, "x", {"w": (0, 1), "b": (2, 2)})]) == [("w", 2), ("b", 1)]
+
+
+def test_so_many_marks_stand_for_all_events() -> None:
+    marks = marks_of([Event(step, "skipped") for step in range(1, 10_001)])
+    assert len(marks) <= MOST_MARKS
+    assert sum(mark["count"] for mark in marks) == 10_000
+    assert (marks[0]["from"], marks[0]["to"], marks[-1]["to"]) == (1, 4, 10_000)
+    assert marks_of([]) == []
+
+
+def test_alarms_are_those_of_training() -> None:
+    """Two of three steps are clipped up to step 600, then none; one tensor has it all at step 700.
+
+    The norm has drifted once 251 of the last 500 norms are 0.5, where most of steps 101 to 600 were 2.
+    """
+    norms = [2.0 if i % 3 else 0.5 for i in range(600)] + [0.5] * 600
+    each = ((700, {"a": 0.5, "b": 0.01}), (800, {"a": 0.3, "b": 0.3}))
+    known = torch.tensor(norms, dtype=torch.float64)
+    more = {"thresholds": bound(1.0, 1200), "norms_after": known.clamp(max=1.0), "each": each}
+    found = alarms_of(Run("run", series(norms, **more)))
+    assert [(alarm.name, alarm.first_step, alarm.times) for alarm in found] == [
+        ("mostly clipped", 500, 1),
+        ("one tensor dominates", 700, 1),
+        ("drifting norm", 727, 1),
+    ]
+    assert {alarm.name for alarm in found} <= set(MEANINGS)
+    assert alarms_of(Run("run", series([1.0] * 6000))) == []  # nothing is known of thresholds
+
+
+def test_shares_are_of_the_sum_of_squares() -> None:
+    norms = [[3.0, 4.0], [1e300, 1e300], [NAN, 2.0], [INF, 1.0], [0.0, 0.0]]
+    shares = shares_of(torch.tensor(norms, dtype=torch.float64))
+    assert shares[:3].tolist() == [[pytest.approx(0.36), pytest.approx(0.64)], [0.5, 0.5], [0.0, 1.0]]
+    assert shares[3].isnan().all() and shares[4].isnan().all()
+
+
+def test_tensors_are_listed_by_their_share() -> None:
+    each = ((1, {"a": 3.0, "b": 4.0}), (5, {"a": 6.0, "b": 8.0, "c": 0.0}))
+    found = tensors_of(series([5.0], each=each))
+    assert found is not None
+    assert found.names == ("a", "b", "c")
+    first, second, third = listed(found)
+    assert (first.name, first.largest, first.largest_step, first.median) == ("b", 8.0, 5, 6.0)
+    assert first.share == pytest.approx(0.64) == first.largest_share
+    assert (second.name, second.share) == ("a", pytest.approx(0.36))
+    assert (third.name, third.share, third.largest) == ("c", 0.0, 0.0)
+    assert tensors_of(series([5.0])) is None
+
+
+def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
+    names = [f"layer.{i}" for i in range(50)]
+    each = tuple((step, {name: 1.0 + i for i, name in enumerate(names)}) for step in range(5000))
+    each[4321][1]["layer.30"] = 1e6
+    found = tensors_of(series([1.0], each=each))
+    assert found is not None
+    heat = heat_of(found)
+    assert heat["names"] == names[50 - MOST_ROWS :]  # in the order of the model
+    assert (heat["columns"], heat["last"]) == (1000, 4999)
+    cells = floats(heat["norms"])
+    assert len(cells) == MOST_ROWS * 1000
+    assert cells.index(1e6) == heat["names"].index("layer.30") * 1000 + 4321 // 5
+    assert sorted(cells)[-2] == 50.0
+
+
+def test_candidates_are_fixed_at_suggestions_and_adaptive_below_the_largest() -> None:
+    found = candidates([("tight", 1.0), ("conservative", 3.0)])
+    assert [policy for _, policy in found] == [
+        FixedNorm(1.0),
+        FixedNorm(3.0),
+        ZClip(3.0),
+        AutoClip(3.0, percentile=90.0),
+        MedianClip(3.0),
+    ]
+    assert [type(policy) for _, policy in candidates([])] == [ZClip, AutoClip, MedianClip]
+
+
+def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = [9.0] * 100 + [0.5, 2.0] * 50
+    monkeypatch.setattr("gradclip.cli.report.policies.REPLAYED", 100)
+    run = Run("run", series(norms))
+    found = tried(run, [("tight", 1.0)])
+    assert found[0].replayed.share_clipped == 0.5
+    assert [each.fixed for each in found] == [True, False, False, False]
+    data = data_of(run, found)
+    assert data is not None
+    assert data["curves"]["count"] == 100
+    assert data["dashes"] == ["dash", "solid", "solid", "solid"]
+    assert REPLAYED == 50_000
+
+
+def test_the_histogram_has_every_positive_norm_of_every_run() -> None:
+    first = Run("a", series([0.1, 1.0, 10.0, 0.0, NAN]))
+    second = Run("b", series([100.0] * 5))
+    found = histogram_of([first, second])
+    assert found is not None
+    assert found.totals == (3, 5)
+    assert [sum(counts) for counts in found.counts] == [3, 5]
+    assert found.counts[1][-1] == 5
+    assert (found.edges[0], found.edges[-1]) == (pytest.approx(-1.0), pytest.approx(2.0))
+    assert len(found.edges) == len(found.counts[0]) + 1
+    assert histogram_of([Run("c", series([0.0, NAN]))]) is None
+    alike = histogram_of([Run("d", series([2.0] * 9))])
+    assert alike is not None
+    assert sum(alike.counts[0]) == 9
+    assert alike.edges[0] < math.log10(2.0) < alike.edges[-1]
+
+
+def test_the_first_run_is_the_one_that_is_told_of() -> None:
+    found = find([Run("a", series([1.0] * 5)), Run("b", series([2.0] * 5))])
+    assert found.many
+    assert (found.first.run.name, found.of) == ("a", " in “a”")
+    assert find([Run("a", series([1.0] * 5))]).of == ""
