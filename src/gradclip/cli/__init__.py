@@ -1,7 +1,8 @@
 """The command `gradclip`.
 
 The core of gradclip depends on torch alone. What the commands need beside it comes with the extras `gradclip[cli]`
-(typer, rich) and `gradclip[report]` (matplotlib), so nothing here is imported before it is known to be there.
+(typer, rich) and `gradclip[report]` (matplotlib, plotly, polars), so nothing here is imported before it is known to
+be there.
 """
 
 import sys

@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 import typer
 
 from gradclip.cli import INTERRUPTED, UserError
+from gradclip.cli.advise import advise
 from gradclip.cli.bench import bench
 from gradclip.cli.demo import demo
 from gradclip.cli.doctor import doctor
+from gradclip.cli.replay import replay
+from gradclip.cli.report import report
+from gradclip.cli.watch import watch
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo, doctor, bench)
+COMMANDS: tuple[Callable[..., None], ...] = (demo, advise, replay, report, watch, doctor, bench)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
 """What typer raises for a wrong command, option or value; it has no public name there."""
@@ -31,7 +35,7 @@ for command in COMMANDS:
 
 @app.callback(invoke_without_command=True)
 def gradclip(context: typer.Context) -> None:
-    """Gradient clipping for PyTorch: see what it does, check what it runs on, measure what it costs."""
+    """Gradient clipping for PyTorch: see what it does, what threshold it needs, and what it costs."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

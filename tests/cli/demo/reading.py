@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from shlex import quote
 
 import matplotlib.image
 import numpy as np
@@ -22,6 +23,15 @@ def shows(picture: Path, color: str) -> bool:
     pixels = matplotlib.image.imread(picture)[..., :3]
     wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     return int((np.abs(pixels - wanted).max(axis=-1) < 0.02).sum()) > 50
+
+
+def last_lines(folder: Path, record: str, runs: int, files: str = "steps.csv, demo.png, report.html") -> list[str]:
+    """What the demo prints last where so many runs were trained."""
+    kept = "the record of the run" if runs == 1 else f"the records of {runs} runs"
+    return [
+        f"Written to the folder {folder}: {files} and {kept}.",
+        f"To hear which threshold fits: gradclip advise {quote(str(folder / record))}",
+    ]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli.demo.reading import CLIPPED, UNCLIPPED, refused, rows_of, shows
+from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, refused, rows_of, shows
 from gradclip.cli import main
 from gradclip.cli.demo.picture import COLORS
 from gradclip.cli.demo.text import load
@@ -27,7 +27,7 @@ def test_trains_draws_and_saves(text: Path, out: Path, capsys: pytest.CaptureFix
     lines = printed.out.splitlines()
     corpus = load(text)
     assert lines[0] == f"Training on {text}: {len(corpus.characters):,} characters, 11 symbols."
-    assert lines[-1] == f"Written to the folder {out}: demo.png and steps.csv."
+    assert lines[-2:] == last_lines(out, "with-clipping.jsonl", runs=2)
     assert f"{UNCLIPPED}: step 10/40" in printed.out
     assert not {"\x1b", "\r"} & set(printed.out)
     assert torch.get_num_threads() == 2
@@ -125,8 +125,8 @@ def test_goes_without_a_picture_where_matplotlib_is_missing(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["demo", "--text", str(text), "--steps", "2", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2] == 'No picture without matplotlib: pip install "gradclip[report]"'
-    assert lines[-1] == f"Written to the folder {out}: steps.csv."
+    assert lines[-3] == 'No picture without matplotlib: pip install "gradclip[report]"'
+    assert lines[-2:] == last_lines(out, "with-clipping.jsonl", runs=2, files="steps.csv, report.html")
     assert len(rows_of(out)) == 4
     assert not (out / "demo.png").exists()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from cli.demo.reading import CLIPPED, UNCLIPPED, rows_of, shows
+from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of, shows
 from gradclip.cli import main
 from gradclip.cli.demo import training
 from gradclip.cli.demo.picture import COLORS
@@ -29,7 +29,8 @@ def test_shows_and_saves_what_there_is(
     lines = printed.out.splitlines()
     assert printed.err == ""
     assert "Interrupted. This is what there is:" in lines
-    assert lines[-1] == f"Written to the folder {out}: demo.png and steps.csv."
+    record = "with-clipping.jsonl" if len(expected) == 2 else "without-clipping.jsonl"
+    assert lines[-2:] == last_lines(out, record, runs=len(expected))
     assert next(line for line in lines if "steps taken" in line).split()[2:] == [str(n) for n in expected]
     runs = [row["run"] for row in rows_of(out)]
     assert [runs.count(run) for run in (UNCLIPPED, CLIPPED)][: len(expected)] == expected
@@ -62,7 +63,9 @@ def test_a_piped_process_obeys_the_signal(out: Path) -> None:
     assert process.returncode == 130
     assert errors == b""
     assert not {b"\x1b"[0], b"\r"[0]} & set(printed)
-    assert printed.splitlines()[-1] == f"Written to the folder {out}: demo.png and steps.csv.".encode()
+    runs = len({row["run"] for row in rows_of(out)})
+    record = "with-clipping.jsonl" if runs == 2 else "without-clipping.jsonl"
+    assert printed.decode().splitlines()[-2:] == last_lines(out, record, runs=runs)
     assert 25 <= len(rows_of(out)) < 200
 
 

@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cli.demo.reading import UNCLIPPED, refused, rows_of, shows
+from cli.demo.reading import UNCLIPPED, last_lines, refused, rows_of, shows
 from gradclip.cli import main
 from gradclip.cli.demo.panels import PALE
 from gradclip.cli.demo.picture import COLORS
@@ -99,7 +99,7 @@ def test_compares_all(text: Path, out: Path, capsys: pytest.CaptureFixture[str])
     assert [" ".join(cells[:-6]) for cells in rows] == names
     assert [cells[-3] for cells in rows if cells[0] in {"without", "smooth"}] == ["0.0", "100.0"]
     assert max(len(line) for line in lines if line.startswith("  ")) <= 80
-    assert lines[-1] == f"Written to the folder {out}: demo.png and steps.csv."
+    assert lines[-2:] == last_lines(out, "fixed.jsonl", runs=len(names))
     assert all(shows(out / "demo.png", color) for color in (*COLORS, PALE))
     picture = matplotlib.image.imread(out / "demo.png")[..., :3]
     assert picture.shape[1] == 1200

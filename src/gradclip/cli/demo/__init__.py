@@ -10,7 +10,8 @@ outcome   what a trained model is worth: validation loss, a sampled line
 display   all that is printed
 picture   loss and norm of two runs
 panels    the losses of many
-steps     the records of all steps as a CSV file
+steps     the steps of all runs as a CSV file
+records   what clipping did in each run as JSON Lines, and the report over them
 """
 
 from gradclip.cli.demo.command import demo

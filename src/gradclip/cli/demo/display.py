@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TypeAlias
 
 from rich import box
@@ -124,9 +125,12 @@ def samples(console: Console, outcomes: Sequence[Outcome]) -> None:
         say(console, line.plain)
 
 
-def closing(console: Console, out: Path, files: str) -> None:
-    """Print the last line, which names the folder."""
-    say(console, f"Written to the folder {out}: {files}.", wrap=False)
+def closing(console: Console, out: Path, files: Sequence[str], records: Sequence[Path]) -> None:
+    """Print the last lines, which name the folder, and what may be done with what is in it."""
+    kept = "the record of the run" if len(records) == 1 else f"the records of {len(records)} runs"
+    say(console, f"Written to the folder {out}: {', '.join(files)} and {kept}.", wrap=False)
+    # The run with clipping says more: one that exploded tells no threshold.
+    say(console, f"To hear which threshold fits: gradclip advise {quote(str(records[:2][-1]))}", wrap=False)
 
 
 def one_line(text: str) -> str:

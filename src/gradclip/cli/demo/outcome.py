@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gradclip.cli.demo.training import STEPS_BACK, STREAMS, CharacterModel, StepRecord, windows
+from gradclip.records import ClipRecord
 
 LAST = 50
 """Steps at the end of a run whose mean is its training loss."""
@@ -33,6 +34,7 @@ class Outcome:
         validation_bits: The loss on text that it never saw, in bits per character; perhaps not finite.
         sample: Text that its model wrote; empty where the model no longer computes numbers.
         ended: Why it ended before its last step; empty where it did not.
+        clips: What clipping did in each step.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Outcome:
     validation_bits: float
     sample: str = ""
     ended: str = ""
+    clips: Sequence[ClipRecord] = ()
 
     @property
     def training_bits(self) -> float:

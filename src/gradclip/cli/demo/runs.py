@@ -9,6 +9,7 @@ from gradclip.cli.demo.outcome import Outcome, sample, validate
 from gradclip.cli.demo.text import Corpus
 from gradclip.cli.demo.training import MOST_SKIPS, CharacterModel, StepRecord, build, train
 from gradclip.policies import Policy
+from gradclip.records import Memory
 
 PROMPT = 64
 """Characters that a model reads before it writes."""
@@ -26,6 +27,7 @@ class Run:
         seed: What the weights and the sample depend on.
         model: The model.
         records: The steps so far.
+        clips: What clipping did in these.
         ended: Why it ended before its last step; empty where it did not.
     """
 
@@ -35,6 +37,7 @@ class Run:
     seed: int
     model: CharacterModel = field(init=False)
     records: list[StepRecord] = field(default_factory=list)
+    clips: Memory = field(default_factory=Memory)
     ended: str = ""
 
     def __post_init__(self) -> None:
@@ -43,7 +46,8 @@ class Run:
     def train(self, *, steps: int, lr: float) -> Iterator[StepRecord]:
         """Train, one step for each record taken; it may end early, and then says why in `ended`."""
         try:
-            for record in train(self.model, self.corpus.training, steps=steps, lr=lr, policy=self.policy):
+            text, sinks = self.corpus.training, [self.clips]
+            for record in train(self.model, text, steps=steps, lr=lr, policy=self.policy, sinks=sinks):
                 self.records.append(record)
                 if self.policy is None and not record.finite:
                     self.ended = "it was no longer finite"
@@ -55,4 +59,5 @@ class Run:
         """Validate the model, and let it write so many characters."""
         held_out = self.corpus.validation
         written = sample(self.model, self.corpus.symbols, held_out[:PROMPT], characters=characters, seed=self.seed)
-        return Outcome(self.name, self.records, validate(self.model, held_out), written, self.ended)
+        bits = validate(self.model, held_out)
+        return Outcome(self.name, self.records, bits, written, self.ended, self.clips.records)

@@ -14,6 +14,7 @@ from gradclip.cli import INTERRUPTED, UserError
 from gradclip.cli.demo import display
 from gradclip.cli.demo.outcome import Outcome
 from gradclip.cli.demo.presets import DEFAULT, Preset
+from gradclip.cli.demo.records import missing, write_records, write_report
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.steps import write_steps
 from gradclip.cli.demo.text import Corpus, load
@@ -116,18 +117,24 @@ def _show(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: S
 
 
 def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:
+    files = ["steps.csv"]
     try:
-        write_steps(outcomes, settings.out / "steps.csv")
+        write_steps(outcomes, settings.out / files[0])
+        records = write_records(outcomes, settings.out)
         if find_spec("matplotlib") is None:
             display.say(console, 'No picture without matplotlib: pip install "gradclip[report]"')
-            files = "steps.csv"
         else:
             _draw(outcomes, corpus, settings)
-            files = "demo.png and steps.csv"
+            files.append("demo.png")
+        if (package := missing()) is not None:
+            display.say(console, f'No report without {package}: pip install "gradclip[report]"')
+        else:
+            write_report(records, settings.out / "report.html")
+            files.append("report.html")
     except OSError as error:
         message = f"--out {settings.out} cannot be written to ({error.strerror}). Name another folder."
         raise UserError(message) from None
-    display.closing(console, settings.out, files)
+    display.closing(console, settings.out, files, list(records.values()))
 
 
 def _draw(outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:

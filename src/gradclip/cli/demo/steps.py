@@ -1,4 +1,4 @@
-"""The records of all steps, as a file for a spreadsheet or a data frame."""
+"""The steps of all runs, as a file for a spreadsheet or a data frame."""
 
 import csv
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The model, and the loop that trains it: this is where clipping belongs in a training loop."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import NamedTuple, final
@@ -12,12 +12,16 @@ from torch.nn.functional import cross_entropy
 
 import gradclip
 from gradclip.policies import FixedNorm, Policy
+from gradclip.records import Sink
 
 STREAMS = 64
 """Places of the text that are read side by side: the batch."""
 
 STEPS_BACK = 32
 """Characters after which back-propagation through time is cut."""
+
+NORMS_EVERY = 10
+"""Steps from one to the next at which the norm of each parameter is recorded."""
 
 MOST_SKIPS = 25
 """Steps in a row that may be skipped before a run is given up."""
@@ -99,7 +103,9 @@ def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs.split(STEPS_BACK), targets.split(STEPS_BACK), strict=True))
 
 
-def train(model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy: Policy | None) -> Iterator[StepRecord]:
+def train(
+    model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy: Policy | None, sinks: Sequence[Sink] = ()
+) -> Iterator[StepRecord]:
     """Train a model in place, one step for each record taken.
 
     Args:
@@ -109,6 +115,7 @@ def train(model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy:
         lr: The learning rate of SGD.
         policy: The rule that clips, and skips steps that are not finite. None clips nothing, and ends early once a step
             is not finite.
+        sinks: What takes a record of each clip.
 
     Yields:
         The record of each step, after its update.
@@ -122,6 +129,8 @@ def train(model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy:
         FixedNorm(math.inf) if policy is None else policy,
         nonfinite="propagate" if policy is None else "skip",
         max_consecutive_skips=MOST_SKIPS,
+        norms_every=NORMS_EVERY,
+        sinks=sinks,
     )
     state = None
     with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first

@@ -1,0 +1,66 @@
+"""`gradclip watch` where there is no terminal: a line now and then, until its input ends or Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.watch.running import PATIENCE_S, command, environment
+from gradclip.records import JSONLines
+from records.made import record
+
+
+def started(*arguments: object, stdin: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command(*arguments),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment(),
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for there")
+def test_prints_plain_lines_until_its_input_ends(tmp_path: Path) -> None:
+    run = tmp_path / "run.jsonl"
+    process = started(run, "--interval", "0.1", stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{run}: waiting: there is no such file\n"
+    JSONLines(run)(record(1))
+    while (line := process.stdout.readline()).startswith(str(run)):
+        assert "waiting" in line
+    assert line.startswith("step 1: norm 4, threshold 1, coefficient 0.25, clipped 100 % of 1 step, skipped 0, ")
+    rest, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert all(each.startswith("step 1: ") for each in rest.splitlines())
+    assert "\x1b" not in rest
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_goes_on_without_any_input_until_a_signal(tmp_path: Path) -> None:
+    """As a background job of a script does, whose input is `/dev/null`."""
+    run = tmp_path / "run.jsonl"
+    JSONLines(run)(record(1))
+    process = started(run, "--interval", "0.05", stdin=subprocess.DEVNULL)
+    assert process.stdout is not None
+    for _ in range(5):
+        assert process.stdout.readline().startswith("step 1: ")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (130, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for there")
+def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path: Path) -> None:
+    run = tmp_path / "run.jsonl"
+    JSONLines(run)(record(1))
+    process = started(run, "--interval", "0.05", stdin=subprocess.DEVNULL)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(PATIENCE_S) in (0, 1)
+    process.stderr.close()
