@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test format lint types imports unit package bench doctor clean
+.PHONY: setup demo test format lint types imports unit browser package bench doctor clean
 
 setup: $(INSTALLED)
 
@@ -45,15 +45,24 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# With the native kernels in every instruction set, then in plain torch; ranks and examples do nothing more there. The last
-# run is the whole suite.
-ON_RANKS := tests/distributed tests/testing tests/examples
+# With the native kernels in every instruction set, then in plain torch; ranks, examples, advice and reports do nothing else there.
+# The last run is the whole suite.
+ONCE := tests/distributed tests/testing tests/examples tests/analysis tests/cli/report tests/cli/watch
+FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
+BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 
-unit: setup
+unit: setup browser
 	GRADCLIP_ISA=baseline $(BIN)/pytest -q tests/conformance
 	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
-	GRADCLIP_BACKEND=reference $(BIN)/pytest -q $(addprefix --ignore=,$(ON_RANKS))
-	GRADCLIP_REQUIRE=native,oracles $(BIN)/pytest -q
+	GRADCLIP_BACKEND=reference $(BIN)/pytest -q $(addprefix --ignore=,$(ONCE))
+	GRADCLIP_REQUIRE=native,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
+
+# Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
+browser: setup
+	@test -n "$(BROWSER)" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20 update \
+	  && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install chromium fonts-liberation; } \
+	  || echo "There is no Chromium and it cannot be installed: the tests that need it are skipped."
 
 package: setup
 	$(BIN)/python tests/packaging/check_wheels.py
