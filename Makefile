@@ -45,9 +45,9 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# With the native kernels in every instruction set, then in plain torch; ranks, examples, advice and reports do nothing else there.
-# The last run is the whole suite.
-ONCE := tests/distributed tests/testing tests/examples tests/analysis tests/cli/report tests/cli/watch
+# With the native kernels in every instruction set, then in plain torch; ranks, examples, recordings and commands do nothing
+# else there. The last run is the whole suite.
+ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 

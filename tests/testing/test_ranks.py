@@ -234,9 +234,11 @@ def test_ranks_that_may_be_out_of_step_are_replaced(
 def test_an_interrupted_call_ends_the_ranks(ranks: RankPool) -> None:
     """Their late answers must not be taken for those to the next call."""
     pids = ranks.run(rank_functions.process)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         ranks.run(rank_functions.hang, 0)
+    signal.signal(signal.SIGINT, before)
     assert not any(map(is_running, pids))
 
 
