@@ -73,6 +73,7 @@ def rows_of(
     policies: list[tuple[int, str]] = []
     groups: set[str | None] = set()
     left_out = 0
+    knows_status = has_status(fields)
     for line, entry in entries:
         found = entry.get(fields["norms"])
         try:
@@ -80,7 +81,7 @@ def rows_of(
         except ValueError as error:
             problem = f"{shown(fields['norms'])} must be a number, got {shown(found)}. {OTHER_COLUMN}"
             raise ReadError(path, problem, line=line, part=part) from error
-        status = _status(entry, fields)
+        status = _status(entry, fields) if knows_status else NO_STATUS
         if norm is None and status < 0:
             left_out += 1
             continue

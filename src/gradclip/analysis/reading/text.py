@@ -21,6 +21,8 @@ def number(value: Any) -> float | None:
         >>> number("NaN"), number(" 1.5 "), number("-"), number(2)
         (nan, 1.5, None, 2.0)
     """
+    if type(value) is float:  # as nearly always
+        return value
     if isinstance(value, str):
         word = value.strip()
         if "_" in word:  # which float() takes
