@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, distributed, nn
 
@@ -108,6 +109,61 @@ def _clip(parameters: dict[str, nn.Parameter], p: float, max_norm: float, group:
     traffic = traffic_of(call)
     left = {name: local_of(parameter.grad).clone() for name, parameter in parameters.items()}
     return Seen(norms[0], left, traffic.collectives, (result.total_norm, result.coefficient), each)
+
+
+class Said(NamedTuple):
+    """What is said of one parameter: the axes of the mesh of its DTensor, with placements, and a rule."""
+
+    mesh: str
+    placements: str
+    rule: Rule
+
+
+def norms_of(said: Said, seeds: list[int]) -> tuple[float, float, float] | str:
+    """The total norm, that of the parameter, and the total norm with a group of all ranks (-1 where that is refused).
+
+    Or why it is refused. Each rank holds six numbers, by its seed.
+    """
+    local = elements(seeds[distributed.get_rank()], (2, 3))
+    parameter = nn.Parameter(_distributed(torch.zeros_like(local), said))
+    parameter.grad = _distributed(local, said)
+    try:
+        declare([("weight", parameter)], said.rule.ownership())
+    except ValueError as error:
+        return str(error)
+    total = gradclip.clip_grad_norm_([parameter], float("inf")).item()
+    own = gradclip.get_norms([("weight", parameter)])["weight"].item()
+    clipper = gradclip.GradClipper([("weight", parameter)], gradclip.policies.FixedNorm(1e9, scope="parameter"))
+    assert clipper.clip().norms()["weight"] == pytest.approx(own, rel=1e-6)
+    try:
+        together = gradclip.clip_grad_norm_([parameter], float("inf"), group=distributed.group.WORLD).item()
+    except ValueError:
+        together = -1.0
+    return total, own, together
+
+
+def declared_over_its_mesh(kind: str) -> tuple[float, float]:
+    """The norm of copies that are declared to be something else on each rank, without a group and with one."""
+    local = torch.tensor([3.0, 4.0]) * (distributed.get_rank() + 1)
+    parameter = nn.Parameter(_distributed(torch.zeros(2), Said("all", "R", Rule())))
+    parameter.grad = _distributed(local, Said("all", "R", Rule()))
+    declare([parameter], Rule(**{kind: "all"}).ownership())
+    alone = gradclip.clip_grad_norm_([parameter], float("inf"))
+    return alone.item(), gradclip.clip_grad_norm_([parameter], float("inf"), group=distributed.group.WORLD).item()
+
+
+def all_norms_of(cases: list[tuple[Said, list[int]]]) -> list[tuple[float, float, float] | str]:
+    """What `norms_of` returns for each of many."""
+    return [norms_of(*case) for case in cases]
+
+
+def _distributed(local: Tensor, said: Said) -> Tensor:
+    if not said.mesh:
+        return local
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    placements = [Replicate() if word == "R" else Shard(int(word[1])) for word in said.placements.split()]
+    return DTensor.from_local(local, mesh_of(said.mesh), placements, run_check=False)
 
 
 def by_patterns(rules: dict[str, Rule]) -> float:

@@ -74,7 +74,7 @@ def select(
     device = owners[0].device if owners else CPU
     layout = Layout(
         names=tuple(name for name, _, _ in kept),
-        numels=tuple(numel_of(x) for x in owners),
+        numels=tuple(numel_of(name, x) for name, x, _ in kept),
         units=tuple(whole_units_of(x) for x in owners),
         groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
         group_count=len(parameters.param_groups) if isinstance(parameters, Optimizer) else 0,

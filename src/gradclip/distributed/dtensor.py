@@ -4,6 +4,7 @@ DTensor is looked for among the modules that are imported, and not imported: whe
 """
 
 import sys
+from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,6 +40,12 @@ def localized_spec(x: Tensor) -> Spec | None:
     return getattr(x, "_st_info", None)
 
 
+def spec_of(x: Tensor) -> Spec | None:
+    """Return the spec of a DTensor, or of the local part of one that is a plain parameter now; else None."""
+    plain: Any = x
+    return plain._spec if is_dtensor(x) else localized_spec(x) if may_be_localized() else None
+
+
 def local_of(x: Tensor) -> Tensor:
     """Return the part of a DTensor that this rank holds, or a plain tensor itself."""
     local: Any = x
@@ -52,13 +59,13 @@ def is_partial(spec: Spec) -> bool:
 
 def can_be_partial(spec: Spec) -> bool:
     """Whether a gradient of such a parameter may be: each dimension that copies it may sum its gradient yet."""
-    return any(not _is_shard(placement) for placement in spec.placements)
+    return any(not is_shard(placement) for placement in spec.placements)
 
 
 def copies_of(spec: Spec) -> int:
     """Return how many ranks hold each element once sums that are due are made."""
     sizes = zip(spec.placements, spec.mesh.shape, strict=True)
-    return prod(size for placement, size in sizes if not _is_shard(placement))
+    return prod(size for placement, size in sizes if not is_shard(placement))
 
 
 def is_outside(mesh: "DeviceMesh") -> bool:
@@ -82,11 +89,22 @@ def _held(spec: Spec, dim: int) -> Tensor:
     shape = [1] * dim + [-1]
     coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
     for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):
-        if _is_shard(placement) and placement.dim == dim:
+        if is_shard(placement) and placement.dim == dim:
             parts, _ = placement._split_tensor(held.view(shape), size, with_padding=False, contiguous=False)
             held = parts[place].reshape(-1) if place < len(parts) else held[:0]
     return held
 
 
-def _is_shard(placement: Any) -> bool:
+def dims_along(mesh: "DeviceMesh", ranks: Iterable[int]) -> frozenset[int] | None:
+    """Return the dimensions of a mesh along which ranks lie, from this one; None if these are not all ranks there."""
+    own = mesh.get_coordinate()
+    coordinates = [(mesh.mesh == rank).nonzero().flatten().tolist() for rank in ranks]
+    if not all(coordinates):  # one is not part of the mesh
+        return None
+    dims = frozenset(dim for at in coordinates for dim in range(mesh.ndim) if own is not None and at[dim] != own[dim])
+    return dims if prod(mesh.size(dim) for dim in dims) == len(coordinates) else None
+
+
+def is_shard(placement: Any) -> bool:
+    """Whether the ranks along a dimension of a mesh hold different elements."""
     return not placement.is_replicate() and not placement.is_partial()

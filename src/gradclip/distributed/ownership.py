@@ -7,7 +7,9 @@ from typing import TypeAlias, final
 
 from torch import Tensor
 
-from gradclip.distributed.span import Group, Span, span_of
+from gradclip.distributed.dtensor import spec_of
+from gradclip.distributed.share import declared_groups
+from gradclip.distributed.span import Group
 from gradclip.parameters import Parameters, flatten, matches, named
 from gradclip.validation import (
     check_groups,
@@ -55,10 +57,6 @@ class Ownership:
             check_groups("Ownership", argument, groups)
             object.__setattr__(self, argument, groups)
 
-    def spans(self, argument: str) -> tuple[Span, ...]:
-        """Return the groups of one kind."""
-        return tuple(span_of(group) for group in getattr(self, argument))
-
 
 def listed(groups: Groups) -> tuple[Group, ...]:
     """Return one group, or several, as a tuple."""
@@ -82,8 +80,8 @@ def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownershi
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a parameter was declared otherwise before, or matches no pattern, or a pattern matches none.
-            Nothing is declared then.
+        ValueError: If a parameter was declared otherwise before, or matches no pattern, or a pattern matches none; if
+            groups contradict each other, or what a DTensor says. Nothing is declared then.
 
     Example:
         >>> import torch
@@ -102,6 +100,7 @@ def declare_each(function: str, tensors: list[Tensor], names: list[str], ownersh
     for tensor, name, ownership in zip(tensors, names, ownerships, strict=True):
         if (before := _declared.get(id(tensor), ownership)) != ownership:
             refuse_declared(function, name, before, ownership)
+        declared_groups(name, spec_of(tensor), ownership)
     for tensor, ownership in zip(tensors, ownerships, strict=True):
         if id(tensor) not in _declared:
             _declared[id(tensor)] = ownership

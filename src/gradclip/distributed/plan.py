@@ -8,9 +8,8 @@ so there is one collective for each span, whatever the number of parameters.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from math import prod
-from typing import Any, NamedTuple, TypeAlias, final
+from dataclasses import replace
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.distributed as dist
@@ -18,51 +17,22 @@ from torch import Tensor
 
 from gradclip.distributed.dtensor import (
     can_be_partial,
-    copies_of,
     dtensor_type,
-    is_outside,
     local_rows,
     localized_spec,
     may_be_localized,
+    spec_of,
 )
 from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import Ownership, anything_declared, declared, declared_of_gradients
-from gradclip.distributed.span import Span, span_of
+from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
+from gradclip.distributed.span import Span
 from gradclip.parameters import name_at, units_of
-from gradclip.validation import refuse_open
-
-Chain: TypeAlias = tuple[Span, ...]
 
 WIDE = {torch.float64, torch.complex128}
 
 REMEMBERED = 16
 """How many plans are kept."""
-
-
-@final
-@dataclass(frozen=True)
-class Share:
-    """What a parameter contributes.
-
-    Attributes:
-        whole: The chain after which its own norm is known: that of its pieces.
-        beyond: The chain from there to the total norm.
-        chain: The chain after which its elements are part of the total norm, if nothing else is asked for.
-        copies: How many ranks of the spans of `whole` hold each element.
-        replicas: How many times these spans are there, each with a copy, in a group of the whole model.
-        mesh: The mesh of a DTensor, as a span.
-        counted: Whether it is part of the total norm.
-        in_pieces: Whether it is a plain tensor that holds a piece.
-    """
-
-    whole: Chain
-    beyond: Chain
-    chain: Chain
-    copies: int
-    replicas: int
-    mesh: Span | None
-    counted: bool
-    in_pieces: bool
 
 
 class Scope(NamedTuple):
@@ -104,15 +74,16 @@ class Plan:
         self.group = group
         specs, given = tokens[: len(owners)], tokens[len(owners) :]
         self.shares = [
-            _share(name, spec, ownership or Ownership(), group)
+            share_of(name, spec, ownership or Ownership(), group)
             for name, spec, ownership in zip(names, specs, given, strict=True)
         ]
         self.scopes = scopes_of(self.shares, [share.copies for share in self.shares])
-        self.order = _in_order({span for share in self.shares for span in share.chain} | ({group} - {None}))
-        self.whole_order = _in_order({span for share in self.shares for span in share.whole})
+        own = () if group is None else (group,)
+        self.order = in_order({*own, *(span for share in self.shares for span in share.chain)})
+        self.whole_order = in_order({span for share in self.shares for span in share.whole})
         known = [replace(share, chain=share.beyond) for share in self.shares]
         self.known_scopes = scopes_of(known, [1 if group is None else size_of(share.whole) for share in self.shares])
-        self.known_order = _in_order({span for share in known for span in share.chain} | ({group} - {None}))
+        self.known_order = in_order({*own, *(span for share in known for span in share.chain)})
         self.alone = [i for i, share in enumerate(self.shares) if not share.whole]
         self.heads = {
             span: [i for i, x in enumerate(self.shares) if x.whole[:1] == (span,)] for span in self.whole_order
@@ -124,14 +95,14 @@ class Plan:
         for place, share in enumerate(self.shares):
             if share.mesh is not None:
                 self.meshes.setdefault(share.mesh, []).append(place)
-        self.mesh_order = _in_order({*self.meshes})
+        self.mesh_order = in_order({*self.meshes})
         self.complete = not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in given)
         self.wide = any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs)
         self.plain = [place for place, spec in enumerate(specs) if spec is None]
-        self.any_outside = any(
-            spec is not None and share.mesh is None for spec, share in zip(specs, self.shares, strict=True)
+        self.any_outside = any(share.outside for share in self.shares)
+        self.partial = any(
+            share.mesh is not None and can_be_partial(spec) for spec, share in zip(specs, self.shares, strict=True)
         )
-        self.partial = any(spec is not None and can_be_partial(spec) for spec in specs)
         self.agreed: dict[int, Any] = {}
         self.specs = specs
         self._rows: dict[int, Tensor | slice] = {}
@@ -158,13 +129,13 @@ def ownership_of(tensor: Tensor) -> Ownership | None:
     return declared(tensor) or (declare_flat(tensor) if may_be_flat() and is_flat(tensor) else None)
 
 
-def numel_of(tensor: Tensor) -> int:
+def numel_of(name: str, tensor: Tensor) -> int:
     """Return the number of elements of a parameter as a whole."""
-    if may_be_localized() and (spec := localized_spec(tensor)) is not None:
-        return spec.shape.numel()
-    if (ownership := ownership_of(tensor)) is None:
-        return tensor.numel()
-    return ownership.numel or tensor.numel() * size_of(ownership.spans("sharded"))
+    spec, ownership = spec_of(tensor), ownership_of(tensor)
+    numel = tensor.numel() if spec is None else spec.shape.numel()
+    if ownership is None:
+        return numel
+    return ownership.numel or numel * pieces_of(name, spec, ownership)
 
 
 def whole_units_of(tensor: Tensor) -> int:
@@ -218,37 +189,6 @@ def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
             key = share.chain, count * share.replicas
             found.setdefault(key, Scope(*key, [])).places.append(place)
     return list(found.values())
-
-
-def _share(name: str, spec: Any, ownership: Ownership, group: Span | None) -> Share:
-    mesh = None if spec is None or is_outside(spec.mesh) else span_of(spec.mesh)
-    pieces, others = ownership.spans("sharded"), ownership.spans("disjoint")
-    whole = tuple(_in_order({*pieces, *([] if mesh is None else [mesh])}))
-    beyond = tuple(_in_order({*others}))
-    chain = tuple(_in_order({*whole, *beyond}))
-    counted = ownership.counted and (spec is None or mesh is not None)
-    replicas = 1
-    if group is not None:
-        replicas = size_of(ownership.spans("replicated"))
-        if counted and (known := size_of((*whole, *beyond)) * replicas) != len(group.ranks):
-            refuse_open(name, known, len(group.ranks))
-        chain = beyond = (group,)
-    copies = 1 if mesh is None else copies_of(spec)
-    return Share(whole, beyond, chain, copies, replicas, mesh, counted, in_pieces=bool(pieces))
-
-
-def size_of(chain: Chain) -> int:
-    """Return how many ranks the spans of a chain have together."""
-    return prod(len(span.ranks) for span in chain)
-
-
-def _in_order(spans: set[Any]) -> list[Span]:
-    """Sort spans in a way that is the same on all their ranks, whatever else these hold.
-
-    Axis by axis, since all slices along an axis of a mesh are alike: what one slice knows then reaches all along the
-    next axis. Sums over the axes of a mesh may be taken in any order, as long as it is the same everywhere.
-    """
-    return sorted(spans, key=lambda span: ([rank - span.ranks[0] for rank in span.ranks], span.ranks))
 
 
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:

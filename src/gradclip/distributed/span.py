@@ -75,12 +75,16 @@ def span_of(group: Group) -> Span:
     if _world is not dist.group.WORLD:
         _known.clear()
         _world = dist.group.WORLD
-    is_group = isinstance(group, dist.ProcessGroup)
-    ranks = dist.get_process_group_ranks(group) if is_group else group.mesh.flatten().tolist()
-    found = _known.get(key := tuple(sorted(ranks)))
+    found = _known.get(key := ranks_of(group))
     if found is None:
         found = _known[key] = Span(group if isinstance(group, dist.ProcessGroup) else _group_of(group, key))
     return found
+
+
+def ranks_of(group: Group) -> tuple[int, ...]:
+    """Return the global ranks of a process group or a mesh, in order of size."""
+    is_group = isinstance(group, dist.ProcessGroup)
+    return tuple(sorted(dist.get_process_group_ranks(group) if is_group else group.mesh.flatten().tolist()))
 
 
 def _group_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "ProcessGroup":

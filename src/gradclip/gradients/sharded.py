@@ -128,7 +128,7 @@ def _find(
     seen: set[int] = set()
     for place, (owner, spec) in enumerate(zip(owners, plan.specs, strict=True)):
         gradient: Any = owner if argument == "tensors" else owner.grad
-        if gradient is None or id(gradient) in seen or (spec is not None and plan.shares[place].mesh is None):
+        if gradient is None or id(gradient) in seen or plan.shares[place].outside:
             continue  # where there is a mesh without this rank, nothing of it is here
         seen.add(id(gradient))
         if spec is None or type(owner) is Parameter:  # a plain one, that once was a DTensor perhaps
@@ -141,6 +141,11 @@ def _find(
                 refuse_gradient(function, name_at(names, place, argument), gradient, reason)
             if own.mesh is not spec.mesh and own.mesh != spec.mesh:
                 reason = "Its parameter is on another mesh."
+                refuse_gradient(function, name_at(names, place, argument), gradient, reason)
+            if plan.shares[place].fixed and own.placements != spec.placements:
+                reason = (
+                    f"It is placed as {own.placements}, and what was declared of its mesh is said of {spec.placements}."
+                )
                 refuse_gradient(function, name_at(names, place, argument), gradient, reason)
             if is_partial(own) and not (can_be_partial(spec) and is_reducible(tuple(own.placements))):
                 reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
