@@ -1,5 +1,6 @@
 """Records as lines of a file."""
 
+import errno
 import json
 import os
 import time
@@ -48,7 +49,8 @@ class JSONLines:
     Raises:
         TypeError: If `path` is no path.
         ValueError: If `ranks` is something else.
-        OSError: If the file cannot be written, as `IsADirectoryError`, `PermissionError` and so on.
+        OSError: If the file cannot be written, as `IsADirectoryError`, `PermissionError` and so on, or is a pipe or a
+            device.
 
     Warns:
         UserWarning: If the file ends in the middle of a line.
@@ -145,6 +147,8 @@ def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe or a device may do something
+            raise OSError(errno.EINVAL, "not a regular file")
         file = os.open(path, flags, 0o666)
     except OSError as error:
         is_folder = isinstance(error, IsADirectoryError)

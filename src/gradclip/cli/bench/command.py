@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradclip.cli import UserError
+from gradclip.cli import UserError, target
 
 if TYPE_CHECKING:
     from gradclip.cli.bench.harness import Timing
@@ -23,6 +23,8 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Also write the timings and the machine into this JSON file.")
     ] = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
 ) -> None:
     """Measure clipping against torch on this machine."""
     import torch  # noqa: PLC0415 -- not needed for --help
@@ -45,11 +47,9 @@ def bench(
             raise UserError(f"--threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     if out is not None:
-        try:
+        with target.said_of("--out", out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.touch()
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror}. Name a file that can be written.") from error
+        target.check("--out", out, force=force)
 
     cases = [
         (known[name], getattr(torch, dtype_name), clipping)
@@ -65,7 +65,7 @@ def bench(
     display.show(timings, known)
     if out is not None:
         record = {"machine": machine(), "timings": [timing._asdict() for timing in timings]}
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        target.write("--out", out, (json.dumps(record, indent=1) + "\n").encode(), force=force)
 
 
 def machine() -> dict[str, str | int]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gradclip.cli.demo.outcome import Outcome
-from gradclip.cli.demo.picture import COLORS, GREY, line
+from gradclip.cli.demo.picture import COLORS, GREY, line, save
 
 ACROSS = 3
 """Panels in a row."""
@@ -44,7 +44,7 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, title: str, path:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.supylabel("loss, bits per character", fontsize=9)
     figure.supxlabel(f"training step; dashed: guessing, {guessing_bits:.2f}; pale: without clipping", fontsize=9)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _losses(axes: Axes, outcome: Outcome, color: str) -> None:

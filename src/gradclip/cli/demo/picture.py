@@ -1,5 +1,6 @@
 """The picture of the demo: loss and gradient norm of both runs, step by step."""
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gradclip.cli import target
 from gradclip.cli.demo.outcome import Outcome
 
 COLORS = ("#D55E00", "#0072B2")
@@ -44,7 +46,14 @@ def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, 
     norms.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_title(title, loc="left", fontsize=11)
     figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure into a PNG file."""
+    png = io.BytesIO()
+    figure.savefig(png)
+    target.write("--out", path, png.getvalue(), force=True)
 
 
 def _label(outcome: Outcome) -> str:

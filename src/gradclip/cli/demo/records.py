@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from gradclip.cli import target
 from gradclip.cli.demo.outcome import Outcome
 from gradclip.records.line import line_of
 
@@ -13,9 +14,14 @@ def write_records(outcomes: Iterable[Outcome], folder: Path) -> dict[str, Path]:
     """Write a file of JSON Lines for each run, in place of that of an earlier demo, and return them by its name."""
     paths: dict[str, Path] = {}
     for outcome in outcomes:
-        paths[outcome.name] = path = folder / f"{outcome.name.replace(' ', '-')}.jsonl"
-        path.write_bytes(b"".join(map(line_of, outcome.clips)))
+        paths[outcome.name] = path = folder / file_of(outcome.name)
+        target.write("--out", path, b"".join(map(line_of, outcome.clips)), force=True)
     return paths
+
+
+def file_of(run: str) -> str:
+    """Return the name of the file for the records of a run."""
+    return f"{run.replace(' ', '-')}.jsonl"
 
 
 def missing() -> str | None:
@@ -37,4 +43,4 @@ def write_report(records: Mapping[str, Path], out: Path) -> None:
 
     names = list(records)
     shown = [*names[1:2], names[0], *names[2:]][:MOST_RUNS]
-    build([Run(name, replace(read_series(records[name]), source=name)) for name in shown], out)
+    build([Run(name, replace(read_series(records[name]), source=name)) for name in shown], out, force=True)

@@ -10,11 +10,11 @@ from typing import final
 
 from rich.console import Console
 
-from gradclip.cli import INTERRUPTED, UserError
+from gradclip.cli import INTERRUPTED, UserError, target
 from gradclip.cli.demo import display
 from gradclip.cli.demo.outcome import Outcome
 from gradclip.cli.demo.presets import DEFAULT, Preset
-from gradclip.cli.demo.records import missing, write_records, write_report
+from gradclip.cli.demo.records import file_of, missing, write_records, write_report
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.steps import write_steps
 from gradclip.cli.demo.text import Corpus, load
@@ -47,6 +47,10 @@ class Settings:
         """Whether there are several runs with clipping."""
         return len(self.presets) > 1
 
+    def name_of(self, preset: Preset) -> str:
+        """Return what the run with a policy is called."""
+        return "with clipping" if self.plain else preset.name
+
 
 def run(settings: Settings) -> int:
     """Train without clipping and with each policy, show and save what came of it.
@@ -59,13 +63,15 @@ def run(settings: Settings) -> int:
     """
     console = Console(highlight=False)
     corpus = load(settings.text)
+    names = ["without clipping", *(settings.name_of(preset) for preset in settings.presets)]
     _make_folder(settings.out)
+    for file in ("steps.csv", "demo.png", "report.html", *map(file_of, names)):
+        target.check("--out", settings.out / file, force=True)
     size = f"{len(corpus.characters):,} characters, {len(corpus.symbols):,} symbols"
     display.say(console, f"Training on {corpus.source}: {size}.")
     with one_thread():
-        runs = [Run("without clipping", None, corpus, settings.seed)]
-        for preset in settings.presets:
-            name = "with clipping" if settings.plain else preset.name
+        runs = [Run(names[0], None, corpus, settings.seed)]
+        for name, preset in zip(names[1:], settings.presets, strict=True):
             runs.append(Run(name, preset.policy(settings.max_norm), corpus, settings.seed))
         if not settings.plain:
             for clipped in runs[1:]:
@@ -118,22 +124,18 @@ def _show(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: S
 
 def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: Settings) -> None:
     files = ["steps.csv"]
-    try:
-        write_steps(outcomes, settings.out / files[0])
-        records = write_records(outcomes, settings.out)
-        if find_spec("matplotlib") is None:
-            display.say(console, 'No picture without matplotlib: pip install "gradclip[report]"')
-        else:
-            _draw(outcomes, corpus, settings)
-            files.append("demo.png")
-        if (package := missing()) is not None:
-            display.say(console, f'No report without {package}: pip install "gradclip[report]"')
-        else:
-            write_report(records, settings.out / "report.html")
-            files.append("report.html")
-    except OSError as error:
-        message = f"--out {settings.out} cannot be written to ({error.strerror}). Name another folder."
-        raise UserError(message) from None
+    write_steps(outcomes, settings.out / files[0])
+    records = write_records(outcomes, settings.out)
+    if find_spec("matplotlib") is None:
+        display.say(console, 'No picture without matplotlib: pip install "gradclip[report]"')
+    else:
+        _draw(outcomes, corpus, settings)
+        files.append("demo.png")
+    if (package := missing()) is not None:
+        display.say(console, f'No report without {package}: pip install "gradclip[report]"')
+    else:
+        write_report(records, settings.out / "report.html")
+        files.append("report.html")
     display.closing(console, settings.out, files, list(records.values()))
 
 

@@ -1,9 +1,11 @@
 """The steps of all runs, as a file for a spreadsheet or a data frame."""
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from gradclip.cli import target
 from gradclip.cli.demo.outcome import Outcome
 
 
@@ -12,8 +14,9 @@ def write_steps(outcomes: Iterable[Outcome], path: Path) -> None:
 
     What is not finite is written as `inf` or `nan`, which NumPy and pandas read.
     """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
-        for outcome in outcomes:
-            rows.writerows((outcome.name, *r[:3], int(r.clipped), int(r.skipped)) for r in outcome.records)
+    written = io.StringIO(newline="")
+    rows = csv.writer(written)
+    rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
+    for outcome in outcomes:
+        rows.writerows((outcome.name, *r[:3], int(r.clipped), int(r.skipped)) for r in outcome.records)
+    target.write("--out", path, written.getvalue().encode(), force=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradclip.cli import target
 from gradclip.cli.advise import AsJson, Column, RunFile, read
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def replay(
     from gradclip.cli.replay import display, rows, table  # noqa: PLC0415
 
     if out is not None:
-        table.check(out, run, force=force)
+        target.check("--csv", out, sources=[run], source="the recording itself", force=force)
     series = read(run, column)
     played: list[Played] = []
     with _progress(len(series), [named.name for named in chosen]) as watch:
         for i, named in enumerate(chosen):
             played.append(rows.play(named, series, lambda steps, i=i: watch(i, steps)))
     if out is not None:
-        table.write(out, series, played)
+        target.write("--csv", out, table.table(series, played), force=force)
     if as_json:
         found = {"source": series.source, "steps": len(series), "largest": rows.largest(series)}
         policies = [asdict(rows.row_of(each, series)) for each in played]

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradclip.cli import UserError
+from gradclip.cli import UserError, target
 from gradclip.cli.advise import Column, RunFile, read
 from gradclip.cli.report.install import library
-from gradclip.cli.report.target import check_target
 
 if TYPE_CHECKING:
     from gradclip.cli.report.runs import Run
@@ -35,13 +34,13 @@ def report(
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:
         raise UserError(f"--compare must be given at most {MOST_RUNS - 1} times, got {len(paths) - 1}. Leave some out.")
-    check_target(out, paths, force=force)
+    target.check("--out", out, sources=paths, source="one of the runs", force=force)
     library()  # before the work, not after it
     with _busy():
         runs = _read(paths, column)
         from gradclip.cli.report.build import build  # noqa: PLC0415
 
-        size = build(runs, out)
+        size = build(runs, out, force=force)
     typer.echo(f"Written: {out} ({size / 1e6:.1f} MB). Open it in a browser.")
 
 
