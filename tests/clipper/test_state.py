@@ -231,13 +231,6 @@ MISMATCHES: dict[str, tuple[Policy, Policy, Callable[[Any], Any], str]] = {
     ),
     "a list": (ZClip(1.0), ZClip(1.0), lambda _: [1, 2], "at the top lacks .* and holds list"),
     "nothing": (ZClip(1.0), ZClip(1.0), lambda _: None, "at the top lacks .* and holds NoneType"),
-    "a word for a number": (
-        ZClip(1.0),
-        ZClip(1.0),
-        lambda s: {**s, "stages": [{"policy": "ZClip", "state": {**s["stages"][0]["state"], "var": "high"}}]},
-        r"at ZClip.var lacks",
-    ),
-    "words for the steps": (ZClip(1.0), ZClip(1.0), lambda s: {**s, "step": "many"}, "at the top"),
 }
 
 

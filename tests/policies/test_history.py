@@ -103,7 +103,7 @@ def test_adding_makes_a_new_history() -> None:
 def test_a_history_moves_between_host_and_device() -> None:
     """What was saved on a device is loaded on the host, and goes on elsewhere."""
     saved = filled([1.0, 2.0, 4.0], 4, as_rows=True)
-    loaded = History.unpack(4, saved.pack())
+    loaded = History.of(4).unpack(saved.pack())
     assert loaded.pack() == [[1.0, 2.0, 4.0]]
     assert float(loaded.quantile(0.5, tensor(1.0))) == 2.0
     moved = loaded.add(tensor(8.0)).add(tensor(16.0))

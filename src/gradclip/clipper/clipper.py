@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, final
@@ -24,6 +24,7 @@ from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.norms import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
+from gradclip.policies.holds import COUNT
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.validation import (
@@ -38,6 +39,7 @@ from gradclip.validation import (
     check_pattern_list,
     check_policies,
     check_sinks,
+    refuse_number,
     refuse_optimizer,
     refuse_state,
 )
@@ -347,18 +349,20 @@ class GradClipper:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
 
         Raises:
-            ValueError: If it comes from another policy or other parameters. Nothing is changed then.
+            ValueError: If it comes from another policy or other parameters, or holds what no run has left, such as a
+                mean that is NaN. Nothing is changed then.
         """
-        try:
-            step, skips = int(state_dict["step"]), int(state_dict["skips"])
-            parameters = dict.fromkeys(state_dict["parameters"])
-            stages = [{"policy": stage["policy"], "state": stage["state"]} for stage in state_dict["stages"]]
-        except (KeyError, TypeError, ValueError):
-            refuse_state("the top", ["step", "skips", "parameters", "stages"], state_dict)
-        if parameters.keys() != set(self._selected.names):
-            refuse_state("parameters", self._selected.names, parameters)
+        entries = ("step", "skips", "parameters", "stages")
+        if not isinstance(state_dict, Mapping) or not set(entries) <= set(state_dict):
+            refuse_state("the top", entries, state_dict)
+        step, skips, parameters, stages = (state_dict[entry] for entry in entries)
+        for name, count in (("step", step), ("skips", skips)):
+            if not COUNT.holds(count):
+                refuse_number(name, str(COUNT), count)
+        if not isinstance(parameters, (list, tuple)) or set(map(str, parameters)) != set(self._selected.names):
+            refuse_state("parameters", self._selected.names, _as_keys(parameters))
         self._pipeline.load_state_dict(stages)
-        self._step, self._skips = step, skips
+        self._step, self._skips = int(step), int(skips)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
@@ -371,6 +375,11 @@ class GradClipper:
         count, attached = len(self._selected.owners), len(self._attachments)
         to = f", attached to {attached} optimizer{'s' * (attached > 1)}" if attached else ""
         return f"GradClipper({count} parameters, {self.policy!r}{to})"
+
+
+def _as_keys(names: object) -> object:
+    """Return names as the keys of a dict, for a message, if they are any."""
+    return dict.fromkeys(map(str, names)) if isinstance(names, (list, tuple)) else names
 
 
 def _is_clipped_by_another(own: "weakref.ref[GradClipper]", parameter: Tensor) -> bool:

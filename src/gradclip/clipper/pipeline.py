@@ -1,6 +1,7 @@
 """From the gradients to what was done about them: measure, decide, apply, as many times as a policy has stages."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, final
 
@@ -142,15 +143,21 @@ class Pipeline:
         layout = self._selection.layout
         return [{"policy": type(stage.policy).__name__, "state": pack(stage.state, layout)} for stage in self._stages]
 
-    def load_state_dict(self, saved: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, saved: object) -> None:
         """Go on from what was saved.
 
         Raises:
-            ValueError: If it comes from another policy or other parameters. Nothing is changed then.
+            ValueError: If it comes from another policy or other parameters, or is damaged. Nothing is changed then.
         """
-        mine, given = [type(stage.policy).__name__ for stage in self._stages], [entry["policy"] for entry in saved]
+        mine = [type(stage.policy).__name__ for stage in self._stages]
+        if not isinstance(saved, (list, tuple)):
+            refuse_state("stages", mine, saved)
+        for i, entry in enumerate(saved):
+            if not isinstance(entry, Mapping) or not {"policy", "state"} <= set(entry):
+                refuse_state(f"stages[{i}]", ["policy", "state"], entry)
+        given = [entry["policy"] for entry in saved]
         if mine != given:
-            refuse_state("policy", mine, dict.fromkeys(given))
+            refuse_state("policy", mine, dict.fromkeys(map(str, given)))
         layout = self._selection.layout
         states = [
             unpack(stage.policy.init(layout), entry["state"], layout, name)

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.norms import Scalar
 from gradclip.policies.arithmetic import bring_down, mapped, minimum, ratio, where
+from gradclip.policies.holds import COUNT, LEVEL, SIZE
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
@@ -22,9 +23,9 @@ burst may well find it locked."""
 class AdaGCState(NamedTuple):
     """What AdaGC has learned: the level of each parameter, its pressure, and the number of steps."""
 
-    gamma: Tensor
-    pressure: Tensor
-    count: float
+    gamma: Annotated[Tensor, LEVEL]
+    pressure: Annotated[Tensor, SIZE]
+    count: Annotated[float, COUNT]
 
 
 @final

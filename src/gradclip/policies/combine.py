@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Annotated, Any, NamedTuple, final
 
 from torch import Tensor
 
 from gradclip.norms import Scalar
 from gradclip.policies import effect
 from gradclip.policies.arithmetic import minimum
+from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_number, check_policies, check_same_kind, check_schedule
@@ -105,6 +106,13 @@ class Chain(Policy):
         return together, tuple(states)
 
 
+class Taken(NamedTuple):
+    """How many steps a policy has taken part in, and what it has learned."""
+
+    steps: Annotated[float, COUNT]
+    inner: Any
+
+
 @final
 @dataclass(frozen=True)
 class Warmup(Policy):
@@ -130,15 +138,14 @@ class Warmup(Policy):
     def clamps(self) -> bool:
         return self.policy.clamps
 
-    def init(self, layout: Layout) -> tuple[float, Any]:
-        return 0.0, self.policy.init(layout)
+    def init(self, layout: Layout) -> Taken:
+        return Taken(0.0, self.policy.init(layout))
 
-    def decide(self, norms: Norms, state: tuple[float, Any]) -> tuple[Decision, tuple[float, Any]]:
-        taken, inner = state
-        if taken >= self.steps:
+    def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        if state.steps >= self.steps:
             return Decision(), state
-        decision, inner = self.policy.decide(norms, inner)
-        return decision, (taken + 1.0, inner)
+        decision, inner = self.policy.decide(norms, state.inner)
+        return decision, Taken(state.steps + 1.0, inner)
 
 
 @final
@@ -160,15 +167,15 @@ class Schedule(Policy):
     def clamps(self) -> bool:
         return self.policy_of(0).clamps
 
-    def init(self, layout: Layout) -> tuple[float, Any]:
-        return 0.0, self.policy_of(0).init(layout)
+    def init(self, layout: Layout) -> Taken:
+        return Taken(0.0, self.policy_of(0).init(layout))
 
-    def decide(self, norms: Norms, state: tuple[float, Any]) -> tuple[Decision, tuple[float, Any]]:
-        taken, inner = state
-        policy = self.policy_of(int(taken))
-        check_same_kind(int(taken), policy, self.policy_of(0))
-        decision, inner = policy.decide(norms, inner)
-        return decision, (taken + 1.0, inner)
+    def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        step = int(state.steps)
+        policy = self.policy_of(step)
+        check_same_kind(step, policy, self.policy_of(0))
+        decision, inner = policy.decide(norms, state.inner)
+        return decision, Taken(state.steps + 1.0, inner)
 
 
 def _both(first: Decision, second: Decision, layout: Layout) -> Decision:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradclip.norms import CPU, Scalar
+from gradclip.policies.holds import SIZE, Within
 
 
 class Column(NamedTuple):
@@ -63,32 +64,41 @@ class History:
     Args:
         window: How many to remember; None for all.
         columns: One column for each norm of the scope; a total norm has one.
+        holds: What its numbers may be; sizes, as norms are.
         rows: In place of columns where the norms are on another device: of shape (steps,) or (steps, norms).
     """
 
-    __slots__ = ("columns", "rows", "window")
+    __slots__ = ("columns", "holds", "rows", "window")
 
-    def __init__(self, window: int | None, columns: tuple[Column, ...] = (), rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        window: int | None,
+        columns: tuple[Column, ...] = (),
+        rows: Tensor | None = None,
+        *,
+        holds: Within = SIZE,
+    ) -> None:
+        self.holds = holds
         self.window = window
         self.columns = columns
         self.rows = rows
 
     @staticmethod
-    def of(window: int | None, width: int = 1) -> "History":
+    def of(window: int | None, width: int = 1, *, holds: Within = SIZE) -> "History":
         """Return an empty history of so many columns."""
-        return History(window, tuple(Column.of([]) for _ in range(width)))
+        return History(window, tuple(Column.of([]) for _ in range(width)), holds=holds)
 
     def add(self, norms: Scalar) -> "History":
         """Return the history with the norms of one more step."""
         if isinstance(norms, Tensor) and self._is_elsewhere(norms):
             rows = self._as_rows(norms)
             if self.window is None:
-                return History(None, rows=torch.cat([rows, norms[None]]))
+                return History(None, rows=torch.cat([rows, norms[None]]), holds=self.holds)
             pushed = torch.cat([rows[1:], norms[None]])
-            return History(self.window, rows=torch.where(norms.isfinite(), pushed, rows))
+            return History(self.window, rows=torch.where(norms.isfinite(), pushed, rows), holds=self.holds)
         numbers = norms.reshape(-1).tolist() if isinstance(norms, Tensor) else [norms]
         added = tuple(column.add(x, self.window) for column, x in zip(self.columns, numbers, strict=True))
-        return History(self.window, added)
+        return History(self.window, added, holds=self.holds)
 
     def count(self) -> Scalar:
         """Return the most norms that a column holds."""
@@ -136,8 +146,7 @@ class History:
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
-    @staticmethod
-    def unpack(window: int | None, packed: list[Any]) -> "History":
-        """Return the history that `pack` was called on, on the host; of a longer one, the end."""
-        kept = [[float(x) for x in arrived][-(window or 0) :] for arrived in packed]
-        return History(window, tuple(map(Column.of, kept)))
+    def unpack(self, packed: list[list[float]]) -> "History":
+        """Return the history that `pack` was called on, on the host, in place of this one; of a longer one, the end."""
+        kept = [[float(x) for x in arrived][-(self.window or 0) :] for arrived in packed]
+        return History(self.window, tuple(map(Column.of, kept)), holds=self.holds)

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 from gradclip.norms import Scalar
 from gradclip.policies.arithmetic import Condition, bring_down, isfinite, where
 from gradclip.policies.history import History
+from gradclip.policies.holds import FINITE, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
@@ -18,7 +19,7 @@ class SpikeSkipState(NamedTuple):
 
     norms: History
     losses: History
-    pressure: Scalar
+    pressure: Annotated[Scalar, SIZE]
 
 
 @final
@@ -78,7 +79,7 @@ class SpikeSkip(Policy):
         check_field(self, "patience", at_least=1.0)
 
     def init(self, layout: Layout) -> SpikeSkipState:
-        return SpikeSkipState(History.of(self.window), History.of(self.window), pressure=0.0)
+        return SpikeSkipState(History.of(self.window), History.of(self.window, holds=FINITE), pressure=0.0)
 
     def decide(self, norms: Norms, state: SpikeSkipState) -> tuple[Decision, SpikeSkipState]:
         n, loss = norms.total, math.nan if norms.loss is None else norms.loss

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from gradclip.policies.history import History
+from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
-from gradclip.validation import refuse_state
+from gradclip.validation import refuse_number, refuse_state
 
 
 def pack(state: Any, layout: Layout) -> Any:
@@ -31,42 +32,53 @@ def pack(state: Any, layout: Layout) -> Any:
             return state
 
 
-def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy") -> Any:
+def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:
     """Return the state that was packed, in the form of a template that `init` made.
 
+    Args:
+        template: The state before the first step.
+        packed: What was packed, or anything else.
+        layout: The parameters.
+        path: Where in the state this is, for messages.
+        holds: What its numbers may be, where the template does not say.
+
     Raises:
-        ValueError: If the names differ, of parameters or of what the policy learns.
+        ValueError: If the names differ, of parameters or of what the policy learns, or a number is out of range.
     """
-    if isinstance(template, (History, Tensor)) and not _holds_numbers(packed):
-        refuse_state(path, ["numbers"], packed)
     match template:
         case Part():
             return template._replace(state=unpack(template.state, packed, template.layout, path))
         case History():
-            one = isinstance(packed, list) and len(packed) == 1  # that of the total norm
+            one = len(template.columns) == 1 and isinstance(packed, list)  # that of the total norm
             columns = packed if one else _in_order(packed, layout, path)
             if len(columns) != len(template.columns):
                 refuse_state(path, layout.names if len(template.columns) > 1 else ["one history"], packed)
-            return History.unpack(template.window, columns)
+            paths = [path] if one else [f"{path}[{name!r}]" for name in layout.names]
+            pairs = zip(paths, columns, strict=True)
+            return template.unpack([_numbers(at, column, template.holds) for at, column in pairs])
         case Tensor() if template.ndim:
-            return torch.tensor(_in_order(packed, layout, path), dtype=template.dtype, device=template.device)
+            named = zip(layout.names, _in_order(packed, layout, path), strict=True)
+            numbers = [_number(f"{path}[{name!r}]", x, holds) for name, x in named]
+            return torch.tensor(numbers, dtype=template.dtype, device=template.device)
         case tuple():
             expected = dict(_items(template))
             if not isinstance(packed, Mapping) or set(packed) != set(expected):
                 refuse_state(path, expected, packed)
-            values = [unpack(value, packed[key], layout, f"{path}.{key}") for key, value in expected.items()]
+            ranges = dict(zip(expected, ranges_of(template), strict=True))
+            values = [unpack(x, packed[key], layout, f"{path}.{key}", ranges[key]) for key, x in expected.items()]
             return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
         case _:
-            if not isinstance(packed, (int, float)):
-                refuse_state(path, ["a number"], packed)
-            return float(packed)
+            return _number(path, packed, holds)
 
 
-def _holds_numbers(packed: Any) -> bool:
-    """Whether a number, or a list or a dict of such, holds nothing else."""
-    if isinstance(packed, (list, Mapping)):
-        return all(map(_holds_numbers, packed.values() if isinstance(packed, Mapping) else packed))
-    return isinstance(packed, (int, float)) and not isinstance(packed, bool)
+def _numbers(path: str, packed: object, holds: Within) -> list[float]:
+    if not isinstance(packed, list):
+        refuse_number(path, "a list of numbers", packed)
+    return [_number(path, x, holds) for x in packed]
+
+
+def _number(path: str, packed: object, holds: Within) -> float:
+    return float(packed) if holds.holds(packed) else refuse_number(path, str(holds), packed)
 
 
 def _items(state: tuple[Any, ...]) -> list[tuple[str, Any]]:

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 from gradclip.norms import Scalar
 from gradclip.policies.arithmetic import bring_down, isfinite, minimum, ratio, sqrt, where
+from gradclip.policies.holds import COUNT, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
@@ -15,10 +16,10 @@ from gradclip.validation import check_field
 class ZClipState(NamedTuple):
     """What ZClip has learned: mean and variance of the norms let through, from how many, and its pressure."""
 
-    mean: Scalar
-    var: Scalar
-    count: Scalar
-    pressure: Scalar
+    mean: Annotated[Scalar, SIZE]
+    var: Annotated[Scalar, SIZE]
+    count: Annotated[Scalar, COUNT]
+    pressure: Annotated[Scalar, SIZE]
 
 
 @final

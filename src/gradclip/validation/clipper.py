@@ -218,6 +218,15 @@ def refuse_sparse_units(name: str) -> NoReturn:
     raise TypeError(msg)
 
 
+def refuse_number(path: str, expected: str, given: object) -> NoReturn:
+    """Raise for a saved state with an entry that no run has left."""
+    msg = (
+        f"`load_state_dict(state_dict=...)` must have {expected} at {path}, got {given!r:.60}. No run leaves this: "
+        "load an earlier state, or begin anew without one."
+    )
+    raise ValueError(msg)
+
+
 def refuse_state(path: str, expected: Iterable[str], given: object) -> NoReturn:
     """Raise for a saved state that belongs to other parameters or another policy."""
     wanted, found = set(expected), set(given) if isinstance(given, Mapping) else {type(given).__name__}
