@@ -184,7 +184,9 @@ def test_a_state_that_holds_no_numbers(bad: Any) -> None:
     state = clipper.state_dict()
     broken = clipper.state_dict()
     broken["stages"][0]["state"] = {"0": bad}
-    with pytest.raises(ValueError, match=r"must come from a clipper of the same parameters and policy"):
+    with pytest.raises(
+        ValueError, match=r"must (come from a clipper of the same parameters and policy|have a list of numbers)"
+    ):
         clipper.load_state_dict(broken)
     assert clipper.state_dict() == state
 

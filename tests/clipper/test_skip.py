@@ -1,6 +1,9 @@
 """What happens to a step whose gradients are not finite, or that the policy does not want."""
 
 import math
+import pickle
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import gradclip
 import reference
@@ -338,3 +342,88 @@ def test_a_policy_of_two_stages_skips_before_it_learns() -> None:
     found, before = [x.clone() for x in gradients(net) if x is not None], clipper.state_dict()["stages"]
     assert clipper.clip().status == "skipped_nonfinite"
     assert same_bits(gradients(net), found) and clipper.state_dict()["stages"] == before
+
+
+# What is kept, and what comes back.
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])
+def test_no_gradient_outlives_a_skipped_step(attached: bool) -> None:
+    """`zero_grad()` frees them as ever, and a pickled clipper is as small as one that has skipped nothing."""
+    net, optimizer, clipper = train_from_scratch(OPTIMIZERS["Adam"], batches(1), attached=attached)
+    size = len(pickle.dumps(clipper))
+    backward(net, optimizer, batches(1, poisoned=[0])[0])
+    if not attached:
+        clipper.clip()
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.skipped is not None
+    watched = [weakref.ref(x) for x in gradients(net) if x is not None]
+    assert len(watched) == 4
+    assert len(pickle.dumps(clipper)) <= size + 10
+    optimizer.zero_grad()
+    assert [reference() for reference in watched] == [None] * 4
+
+
+class Stubborn(torch.optim.SGD):
+    """An optimizer that wants gradients."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        if any(p.grad is None for group in self.param_groups for p in group["params"]):
+            raise LookupError("no gradient")
+        return super().step(closure)
+
+
+def fail(*_: object) -> None:
+    raise LookupError("somebody else's")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+FAILING: dict[str, Callable[[Optimizer], Any]] = {
+    "a hook before": lambda optimizer: optimizer.register_step_pre_hook(fail),
+    "a hook after": lambda optimizer: optimizer.register_step_post_hook(fail),
+    "a hook of all optimizers before": lambda _: register_optimizer_step_pre_hook(fail),
+    "a hook of all optimizers after": lambda _: register_optimizer_step_post_hook(fail),
+    "Ctrl-C": lambda optimizer: optimizer.register_step_post_hook(interrupt),
+    "the step itself": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])
+@pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
+@pytest.mark.parametrize("what", FAILING)
+def test_an_error_in_a_skipped_step_loses_no_gradient(what: str, traced: bool, attached: bool) -> None:
+    """They are there as soon as it is left, whoever raises; what traced before goes on, and nothing else is left."""
+    kind = Stubborn if what == "the step itself" else torch.optim.SGD
+    net, optimizer, clipper = train_from_scratch(lambda p: kind(p, lr=0.1), batches(1), attached=attached)
+    backward(net, optimizer, batches(1, poisoned=[0])[0])
+    found = gradients(net)
+    if not attached:
+        clipper.clip()
+    handle = FAILING[what](optimizer)
+    tracer, seen = sys.gettrace(), set[str]()
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        seen.add(frame.f_code.co_name)
+        return trace
+
+    try:
+        if traced:
+            sys.settrace(trace)
+        with pytest.raises((LookupError, KeyboardInterrupt)):
+            optimizer.step()
+        assert sys.gettrace() is (trace if traced else tracer)
+    finally:
+        sys.settrace(tracer)
+        if handle is not None:
+            handle.remove()
+    assert all(a is b and a is not None for a, b in zip(gradients(net), found, strict=True))
+    assert not traced or {"fail", "interrupt", "step"} & seen
+    backward(net, optimizer, batches(3)[2])
+    if not attached:
+        clipper.clip()
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.skipped is None

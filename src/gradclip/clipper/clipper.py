@@ -26,7 +26,7 @@ from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.holds import COUNT
 from gradclip.records import Sink, Sinks
-from gradclip.result import ClipResult, Status
+from gradclip.result import ClipResult
 from gradclip.validation import (
     NonFiniteStep,
     check_attachable,
@@ -183,7 +183,8 @@ class GradClipper:
         if overflow:
             result = self._pipeline.overflow(step, each=each, count=count)
         else:
-            result = self._pipeline.run(step, loss, each=each, count=count)
+            explain = self._skips >= self._max_skips  # one more is too many
+            result = self._pipeline.run(step, loss, each=each, count=count, explain=explain)
             self._skips = 0 if result.skipped is None else self._skips + 1
         self._finish(result, stepping, loss, by_hand=by_hand)
         if self._skips > self._max_skips and not overflow:
@@ -202,7 +203,7 @@ class GradClipper:
             self._sinks.record(result, stepping, loss, self._pipeline.nonfinite, norms=asked)
 
     def _too_many_skips(self, result: ClipResult) -> str:
-        reason = f" {self._pipeline.describe_nonfinite()}" if result.skipped is Status.SKIPPED_NONFINITE else ""
+        reason = f" {self._pipeline.reason}" if self._pipeline.reason else ""
         return (
             f"{self._skips} steps in a row were skipped, the last as {result.status.value}, and "
             f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "

@@ -4,6 +4,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
@@ -55,13 +56,40 @@ def running_steps() -> list[Optimizer]:
 
     What a hook remembers of a step that began is wrong once the step raises; the stack is not.
     """
-    running: list[Optimizer] = []
-    frame = sys._getframe(1)
+    return [frame.f_locals["self"] for frame in _step_frames()]
+
+
+def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:
+    """Act when this thread leaves the outermost running step of an optimizer: by an error too, which no hook hears of.
+
+    Python tells this to whoever traces the frame. What does so already, such as a debugger, goes on.
+    """
+    frame = [frame for frame in _step_frames() if frame.f_locals["self"] is optimizer][-1]
+    before, others = sys.gettrace(), frame.f_trace
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal others
+        others = None if others is None else others(frame, event, argument)
+        if event == "return":
+            if before is None:
+                sys.settrace(None)
+            act()
+        return trace
+
+    frame.f_trace = trace
+    if before is None:
+        frame.f_trace_lines = False
+        sys.settrace(lambda *_: None)  # of the frames that come, none
+
+
+def _step_frames() -> list[FrameType]:
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if frame.f_code is STEP:
-            running.append(frame.f_locals["self"])
+            found.append(frame)
         frame = frame.f_back
-    return running
+    return found
 
 
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001

@@ -58,6 +58,7 @@ class Pipeline:
         is_reduced: Whether the norms of the last run were made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
             norm that the last run found is known not to be finite; else None.
+        reason: Which gradients made the last run skip, in words, where they were asked for; else empty.
     """
 
     def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep, group: Span | None) -> None:
@@ -65,14 +66,19 @@ class Pipeline:
         self.is_reduced = False
         self.nonfinite: dict[str, tuple[int, int]] | None = None
         self._group = group
-        self._skipped: GradientSet | None = None
+        self.reason = ""
         self._selection = selection
         self._nonfinite = nonfinite
         self._stages = [Stage(stage, selection) for stage in policy.stages]
 
-    def run(self, step: int, loss: Scalar | None, *, each: bool, count: bool = False) -> ClipResult:
-        """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad."""
-        self.nonfinite = None
+    def run(
+        self, step: int, loss: Scalar | None, *, each: bool, count: bool = False, explain: bool = False
+    ) -> ClipResult:
+        """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
+
+        `explain` asks for the reason of a skip in words: the gradients themselves are not kept.
+        """
+        self.nonfinite, self.reason = None, ""
         done: list[tuple[Norms, Decision]] = []
         threshold: Scalar | None = None
         sanitized = False
@@ -87,7 +93,7 @@ class Pipeline:
                 self.nonfinite = gradients.count_nonfinite(COUNTED)
             if bad and self._nonfinite != "propagate":
                 if self._nonfinite == "skip":
-                    self._skipped = gradients
+                    self.reason = gradients.describe_nonfinite() if explain else ""
                     return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
                 if self._nonfinite == "raise":
                     raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
@@ -122,10 +128,6 @@ class Pipeline:
         """Return the total norm now: where nothing happened since, that after clipping."""
         return float(self._measure(self._stages[-1].order, "total", None)[1].total)
 
-    def describe_nonfinite(self) -> str:
-        """Say which gradients, of those that made the last run skip, have NaN or infinite elements."""
-        return "" if self._skipped is None else self._skipped.describe_nonfinite()
-
     def _scope_of(self, stage: Stage, *, each: bool) -> Scope:
         return "parameter" if each and stage.scope == "total" else stage.scope
 
@@ -133,7 +135,7 @@ class Pipeline:
         selection = self._selection
         asked = order if scope == "total" else None
         gradients = collect(FUNCTION, selection.owners, asked, names=selection.names, group=self._group, loss=loss)
-        self.found, self.is_reduced, self._skipped = bool(gradients.gradients), gradients.reduction is not None, None
+        self.found, self.is_reduced = bool(gradients.gradients), gradients.reduction is not None
         return gradients, measure(gradients, selection.owners, selection.layout, order, scope, loss)
 
     # Saving.

@@ -1,13 +1,14 @@
 """Keep a step from happening."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.clipper.hooks import running_steps
+from gradclip.clipper.hooks import on_leaving, running_steps
 from gradclip.result import ClipResult
 
 
@@ -44,13 +45,18 @@ class Suppression:
         if self._step is not None:
             self._step.hold()
         elif running := [optimizer for optimizer in running_steps() if self._owns(optimizer)]:
-            self._step = SuppressedStep(running[-1])
+            self._step = step = SuppressedStep(running[-1])
+            on_leaving(step.optimizer, partial(self._end, step))
 
     def recover(self, *, within: int = 0) -> None:
-        """End a suppressed step that is over, be it by an error; it is not while one of the outer steps."""
+        """End a suppressed step that is over; it is not while one of the outer steps."""
         if self._step is not None and self._step.optimizer not in running_steps()[within:]:
-            self._step.end()
+            self._end(self._step)
+
+    def _end(self, step: "SuppressedStep") -> None:
+        if self._step is step:  # once
             self._step = None
+            step.end()
 
 
 @final
@@ -86,6 +92,7 @@ class SuppressedStep:
         if self.is_complete():
             for parameter, gradient in self._gradients:
                 parameter.grad = gradient
+        self._gradients = []  # whoever holds this, holds no gradient
         for parameter in [p for p in self.optimizer.state if p not in self._states]:
             del self.optimizer.state[parameter]
         for group, before in self._groups:
