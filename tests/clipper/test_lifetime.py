@@ -3,21 +3,28 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from clipper import training
 from clipper.training import (
     OPTIMIZERS,
+    backward,
+    batches,
     everything,
     network,
     norm_of,
     same_bits,
     train,
 )
-from gradclip import GradClipper
+from gradclip import GradClipper, MisuseWarning
 from gradclip.policies import FixedNorm, ZClip
 
 
@@ -103,3 +110,74 @@ def test_threads_train_side_by_side() -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 20 and all(same_bits(result, results[0]) for result in results)
+
+
+# Copies of an attached optimizer by itself, which are not attached.
+
+COPIES: dict[str, Any] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),  # noqa: S301 -- our own
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_without_its_clipper_says_so_once(name: str) -> None:
+    """At its first step; and not after, nor the original."""
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    its_net, its_optimizer = COPIES[name]((net, optimizer))
+    with pytest.warns(MisuseWarning, match="copy of one that a `GradClipper` is attached to, and the copy is not") as w:
+        train(its_net, its_optimizer, 0, 3)
+    assert [warning.filename for warning in w] == [training.__file__]
+    train(net, optimizer, 0, 3)
+    assert clipper.last is not None and clipper.last.step == 3
+
+
+def test_a_shallow_copy_is_noticed_too() -> None:
+    """It updates the same parameters, so that it is seen to step on gradients that nobody has clipped."""
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    with pytest.warns(MisuseWarning) as caught:
+        train(net, copy.copy(optimizer), 0, 3)
+    assert len(caught) == 1 and clipper.last is None
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_that_is_clipped_says_nothing(name: str) -> None:
+    """Attached to its own clipper; clipped by hand; of an optimizer whose clipper was detached."""
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    its_net, its_optimizer = COPIES[name]((net, optimizer))
+    its_clipper = GradClipper(its_net, FixedNorm(0.5)).attach(its_optimizer)
+    train(its_net, its_optimizer, 0, 2)
+    assert its_clipper.last is not None and its_clipper.last.step == 2
+    its_net, its_optimizer = COPIES[name]((net, optimizer))
+    its_clipper = GradClipper(its_net, FixedNorm(0.5))
+    for batch in batches(2):
+        backward(its_net, its_optimizer, batch)
+        its_clipper.clip()
+        its_optimizer.step()
+    clipper.detach()
+    train(*COPIES[name]((net, optimizer)), 0, 2)
+
+
+def test_a_copy_in_another_process(tmp_path: Path) -> None:
+    """Where nobody has made a clipper, or imported the library."""
+    net = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    (tmp_path / "both.pickle").write_bytes(pickle.dumps((net, optimizer)))
+    script = (
+        "import pickle, sys, torch\n"
+        "net, optimizer = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "net(torch.ones(2)).backward()\n"
+        "optimizer.step()\n"
+        "optimizer.step()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "both.pickle")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("MisuseWarning: This optimizer is a copy of one that a `GradClipper` is attached to") == 1
+    assert clipper.last is None

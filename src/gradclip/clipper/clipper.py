@@ -100,7 +100,7 @@ class GradClipper:
         *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
         does a policy that skips.
 
-        Attachments and sinks are not copied or pickled with a clipper: `attach` again.
+        Attachments and sinks are not copied or pickled, neither with a clipper nor with an optimizer: `attach` again.
     """
 
     def __init__(
@@ -326,6 +326,10 @@ class GradClipper:
             return
         self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
+
+    def _covers(self, parameter: Tensor) -> bool:
+        """Whether it would notice that steps of this parameter are not clipped."""
+        return self._trust.covers(parameter)
 
     def _clips(self, parameter: Tensor) -> bool:
         """Whether it clips, or is attached and about to, with this parameter among what it works on."""

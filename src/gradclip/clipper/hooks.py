@@ -5,13 +5,15 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, final
 
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
+
+from gradclip.clipper import misuse
 
 STEP = Optimizer.profile_hook_step(lambda: None).__code__
 """The code around the step of every optimizer, which runs the hooks."""
@@ -29,6 +31,10 @@ class Watcher(Protocol):
     def _step_ends(self, optimizer: Optimizer) -> None:
         """Hear of a step after it happened, and after the optimizer's own hooks."""
 
+    def _covers(self, parameter: Tensor) -> bool:
+        """Whether it would notice that steps of this parameter are not clipped."""
+        ...
+
     def _clips(self, parameter: Tensor) -> bool:
         """Whether it clips, or is attached and about to, with this parameter among what it works on."""
         ...
@@ -40,10 +46,14 @@ _HANDLES: list[RemovableHandle] = []
 
 def watch_steps(watcher: Watcher) -> None:
     """Let an object hear of the steps of all optimizers for as long as it lives."""
+    _listen()
+    _WATCHERS[id(watcher)] = watcher
+
+
+def _listen() -> None:
     if not _HANDLES:
         _HANDLES.append(register_optimizer_step_pre_hook(_begins))
         _HANDLES.append(register_optimizer_step_post_hook(_ends))
-    _WATCHERS[id(watcher)] = watcher
 
 
 def watchers() -> list[Watcher]:
@@ -93,6 +103,8 @@ def _step_frames() -> list[FrameType]:
 
 
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+    if COPIED in optimizer.__dict__:
+        _judge_copy(optimizer)
     for watcher in watchers():
         watcher._step_begins(optimizer)
 
@@ -109,6 +121,18 @@ class Attachment(NamedTuple):
     handle: RemovableHandle
 
 
+@final
+class ClipFirst:
+    """The hook of an attached optimizer."""
+
+    def __init__(self, clip: Callable[[Optimizer, Any], None]) -> None:
+        self._clip = clip
+
+    def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
+        """Clip before the step, or once its closure has made the gradients."""
+        return once_gradients_exist(args, kwargs, partial(self._clip, optimizer))
+
+
 def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Optimizer, Any], None]) -> Attachment:
     """Clip before each step of an optimizer, which from then on keeps alive what clips.
 
@@ -117,11 +141,43 @@ def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Opti
         scaler: What scales its loss, if anything.
         clip: Clips for a step, given the loss that its closure returned.
     """
+    handle = optimizer.register_step_pre_hook(ClipFirst(clip))
+    optimizer.__dict__.pop(COPIED, None)
+    optimizer.__getstate__ = partial(_state_for_copies, weakref.ref(optimizer))  # type: ignore[method-assign]
+    return Attachment(scaler, handle)
 
-    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
-        return once_gradients_exist(args, kwargs, partial(clip, optimizer))
 
-    return Attachment(scaler, optimizer.register_step_pre_hook(before))
+# Copies: torch gives them no hooks, so they would step unclipped.
+
+COPIED = "_copied_from_attached"
+"""The attribute of a copy of an optimizer that a clipper was attached to, until its first step."""
+
+
+@final
+class Copied:
+    """What such an attribute is: wherever a copy is made, in another process too, its steps are listened to."""
+
+    def __init__(self) -> None:
+        _listen()
+
+    def __reduce__(self) -> tuple[type["Copied"], tuple[()]]:
+        return Copied, ()
+
+
+def _state_for_copies(reference: "weakref.ref[Optimizer]") -> dict[str, Any]:
+    optimizer = reference()
+    assert optimizer is not None  # noqa: S101 -- it is being copied
+    attached = any(isinstance(hook, ClipFirst) for hook in optimizer._optimizer_step_pre_hooks.values())
+    return {**type(optimizer).__getstate__(optimizer), **({COPIED: Copied()} if attached else {})}
+
+
+def _judge_copy(optimizer: Optimizer) -> None:
+    """Warn once, where a step of a copy begins on gradients of no clipper's."""
+    owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if owners:
+        del optimizer.__dict__[COPIED]
+        if not any(watcher._covers(owner) for watcher in watchers() for owner in owners):
+            misuse.warn(misuse.COPIED)
 
 
 def once_gradients_exist(

@@ -38,6 +38,10 @@ ATTACHED_TWICE = (
     "Two clippers of the same parameters are attached to one optimizer, and both clip. Call `detach()` of one, or make "
     "one clipper of both policies: `policies.chain(...)`."
 )
+COPIED = (
+    "This optimizer is a copy of one that a `GradClipper` is attached to, and the copy is not clipped: hooks are not "
+    "copied or pickled. Call `attach(optimizer)` of a clipper of its parameters."
+)
 NOT_CLIPPED = (
     "`optimizer.step()` updates {count} parameters that no clipper clips: {names}. Make the clipper from all of them, "
     "for instance `GradClipper(optimizer, ...)`, and name in `ignored` those to be left alone."
