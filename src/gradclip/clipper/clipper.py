@@ -19,6 +19,7 @@ from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
+from gradclip.distributed.replicas import describe
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.norms import Scalar
@@ -71,6 +72,10 @@ class GradClipper:
         group: A process group or mesh of all ranks that hold the model together. Then one collective a clip does, and a
             rank may come without any parameter; what the tensors leave open about these ranks has to be declared, see
             `gradclip.distributed`.
+        check_replicas_every: After how many clips to compare the total norm over all ranks of the program, from the
+            first on; 0 for never. Ranks that hold copies of a model clip by different norms where gradients were not
+            reduced, as inside `no_sync()`: a `MisuseWarning` then names the parameters. It takes one small collective,
+            so all ranks have to clip alike, and waits for its answer.
 
     Attributes:
         policy: The rule.
@@ -115,12 +120,15 @@ class GradClipper:
         norms_every: int = 0,
         sinks: Sequence[Sink] = (),
         group: Group | None = None,
+        check_replicas_every: int = 0,
     ) -> None:
         self.policy: Policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
         nonfinite = check_nonfinite_step("GradClipper", nonfinite)
         self._max_skips = check_max_skips(max_consecutive_skips)
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
+        compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
+        self._compares_every = int(compares)
         given = check_sinks(sinks)
         span = spanning("GradClipper", group)
         self._selected = select(
@@ -180,11 +188,12 @@ class GradClipper:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step = self._step + 1
         each, count = self._measures_each(step), self._sinks.wanted
+        compare = self._compares_every > 0 and self._step % self._compares_every == 0  # the first one too
         if overflow:
-            result = self._pipeline.overflow(step, each=each, count=count)
+            result = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
             explain = self._skips >= self._max_skips  # one more is too many
-            result = self._pipeline.run(step, loss, each=each, count=count, explain=explain)
+            result = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
             self._skips = 0 if result.skipped is None else self._skips + 1
         self._finish(result, stepping, loss, by_hand=by_hand)
         if self._skips > self._max_skips and not overflow:
@@ -198,6 +207,8 @@ class GradClipper:
         self._step = result.step
         self.last = result
         self._trust.after_clip(by_hand=by_hand, found=self._pipeline.found)
+        if self._pipeline.differing is not None:
+            self._trust.warn("replicas", describe(self._pipeline.differing))
         if self._sinks.wanted:
             asked = self._measures_each(result.step)
             self._sinks.record(result, stepping, loss, self._pipeline.nonfinite, norms=asked)

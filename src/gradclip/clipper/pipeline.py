@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradclip.clipper.measure import apply_, measure, spread_over
 from gradclip.clipper.selection import Selection
+from gradclip.distributed.replicas import Differing, differing, everyone, is_same
 from gradclip.distributed.span import Span
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect
@@ -58,6 +59,8 @@ class Pipeline:
         is_reduced: Whether the norms of the last run were made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
             norm that the last run found is known not to be finite; else None.
+        differing: The norms of parameters that differ between ranks, where the total norms of the last run were compared
+            and do; else None.
         reason: Which gradients made the last run skip, in words, where they were asked for; else empty.
     """
 
@@ -67,24 +70,33 @@ class Pipeline:
         self.nonfinite: dict[str, tuple[int, int]] | None = None
         self._group = group
         self.reason = ""
+        self.differing: Differing | None = None
         self._selection = selection
         self._nonfinite = nonfinite
         self._stages = [Stage(stage, selection) for stage in policy.stages]
 
     def run(
-        self, step: int, loss: Scalar | None, *, each: bool, count: bool = False, explain: bool = False
+        self,
+        step: int,
+        loss: Scalar | None,
+        *,
+        each: bool,
+        count: bool = False,
+        explain: bool = False,
+        compare: bool = False,
     ) -> ClipResult:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
-        `explain` asks for the reason of a skip in words: the gradients themselves are not kept.
+        `explain` asks for the reason of a skip in words: the gradients themselves are not kept. `compare` asks all ranks
+        whether they have the same norm.
         """
-        self.nonfinite, self.reason = None, ""
+        self.nonfinite, self.reason, self.differing = None, "", None
         done: list[tuple[Norms, Decision]] = []
         threshold: Scalar | None = None
         sanitized = False
         for stage in self._stages:
             scope = self._scope_of(stage, each=each)
-            gradients, norms = self._measure(stage.order, scope, loss)
+            gradients, norms = self._measure_alike(stage.order, scope, loss, compare=compare and not done)
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
@@ -113,13 +125,13 @@ class Pipeline:
             step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
         )
 
-    def overflow(self, step: int, *, each: bool, count: bool = False) -> ClipResult:
+    def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> ClipResult:
         """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned.
 
         It measures what `run` does, in case that other ranks saw no overflow.
         """
         stage = self._stages[0]
-        gradients, norms = self._measure(stage.order, self._scope_of(stage, each=each), None)
+        gradients, norms = self._measure_alike(stage.order, self._scope_of(stage, each=each), None, compare=compare)
         bad = count and not math.isfinite(norms.total)
         self.nonfinite = gradients.count_nonfinite(COUNTED) if bad else None
         return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
@@ -137,6 +149,21 @@ class Pipeline:
         gradients = collect(FUNCTION, selection.owners, asked, names=selection.names, group=self._group, loss=loss)
         self.found, self.is_reduced = bool(gradients.gradients), gradients.reduction is not None
         return gradients, measure(gradients, selection.owners, selection.layout, order, scope, loss)
+
+    def _measure_alike(
+        self, order: float, scope: Scope, loss: Scalar | None, *, compare: bool
+    ) -> tuple[GradientSet, Norms]:
+        """Measure, and find out whether all ranks have the same norm if asked to: whatever happens on this one."""
+        if not compare or (span := everyone()) is None:
+            return self._measure(order, scope, loss)
+        try:
+            gradients, norms = self._measure(order, scope, loss)
+        except BaseException:
+            is_same(None, span)
+            raise
+        if not is_same(norms.total, span):
+            self.differing = differing(gradients.norms_by_name(order), span)
+        return gradients, norms
 
     # Saving.
 

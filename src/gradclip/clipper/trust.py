@@ -247,6 +247,11 @@ class Trust:
             self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=misuse.some(unused)))
 
     def _warn(self, mistake: str, message: str) -> None:
-        if mistake not in self._warned and not self.quiet:
+        if not self.quiet:
+            self.warn(mistake, message)
+
+    def warn(self, mistake: str, message: str) -> None:
+        """Warn once of a mistake."""
+        if mistake not in self._warned:
             self._warned.add(mistake)
             misuse.warn(message)

@@ -143,16 +143,22 @@ class GradientSet:
 
     def norms(self, norm_type: float) -> list[tuple[str, Tensor]]:
         """Return the p-norm of each gradient with its name, in order: 0-dim, of `dtype`, on the gradient's device."""
-        if self.reduction is None:
-            names, each = self.names(), self.norms_each(norm_type)
-            devices = [x.device for x in self.gradients]
-        else:
-            known = self.reduction.norms_each(partial(norms_of, norm_type), norm_type, self.device)
-            places = known.present.nonzero().flatten().tolist()
-            names, each = [self._name(place) for place in places], known.norms[0, places]
-            devices = [self._owners[place].device for place in places]
+        names, each, devices = self._named_norms(norm_type)
         pairs = zip(names, each.to(self.dtype).unbind(), devices, strict=True)
         return [(name, norm.to(device)) for name, norm, device in pairs]
+
+    def norms_by_name(self, norm_type: float) -> dict[str, float]:
+        """Return the same as numbers, in float64."""
+        names, each, _ = self._named_norms(norm_type)
+        return dict(zip(names, each.tolist(), strict=True))
+
+    def _named_norms(self, norm_type: float) -> tuple[list[str], Tensor, list[torch.device]]:
+        if self.reduction is None:
+            return self.names(), self.norms_each(norm_type), [x.device for x in self.gradients]
+        known = self.reduction.norms_each(partial(norms_of, norm_type), norm_type, self.device)
+        places = known.present.nonzero().flatten().tolist()
+        devices = [self._owners[place].device for place in places]
+        return [self._name(place) for place in places], known.norms[0, places], devices
 
     def norms_each(self, norm_type: float) -> Tensor:
         """Return the p-norm of each gradient in order: float64, of shape (number of gradients,), on `device`."""

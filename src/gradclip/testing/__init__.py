@@ -17,5 +17,6 @@
 from gradclip.testing.bound import assert_clipped
 from gradclip.testing.capture import capture_records
 from gradclip.testing.ranks import RankError, RankPool
+from gradclip.testing.replicas import assert_same_gradients
 
-__all__ = ["RankError", "RankPool", "assert_clipped", "capture_records"]
+__all__ = ["RankError", "RankPool", "assert_clipped", "assert_same_gradients", "capture_records"]

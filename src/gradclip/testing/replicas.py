@@ -1,0 +1,36 @@
+"""Assert that ranks with copies of a model have the same gradients."""
+
+from gradclip.distributed.replicas import describe, differing, everyone
+from gradclip.distributed.span import Group, spanning
+from gradclip.gradients import collect
+from gradclip.parameters import Parameters, named
+
+
+def assert_same_gradients(parameters: Parameters, *, group: Group | None = None) -> None:
+    """Assert that parameters have gradients of the same norms on every rank that has them, told apart by name.
+
+    Call it on all ranks, after `backward()`, before or after clipping.
+
+    Args:
+        parameters: Parameters, in any form that `clip_grad_norm_` takes. Of those that several ranks hold together, the
+            norm is that of the whole.
+        group: The ranks to compare; by default all of the program. Without several of them, nothing is compared.
+
+    Raises:
+        AssertionError: With the names and norms that differ, on every rank.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> from gradclip.testing import assert_same_gradients
+        >>> model = torch.nn.Linear(2, 1)
+        >>> model(torch.ones(4, 2)).sum().backward()
+        >>> assert_same_gradients(model)
+    """
+    function = "assert_same_gradients"
+    tensors, names = named(function, parameters)
+    gradients = collect(function, tensors, names=names, writes=False)
+    own = gradients.norms_by_name(2.0)
+    span = spanning(function, group) or everyone()
+    if span is not None and (found := differing(own, span)):
+        raise AssertionError(describe(found))

@@ -1,0 +1,87 @@
+"""Copies of a model that should be alike and are not: noticed now and then, at the price of one small collective."""
+
+import math
+
+import pytest
+
+import replica_workers as workers
+from gradclip import GradClipper
+from gradclip.testing import RankPool, assert_same_gradients
+from replica_workers import asserted, clip_and_compare, fail_on_one, names_of_stages, train_ddp
+
+on_two = pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+on_four = pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
+
+
+@on_two
+def test_gradients_that_were_never_reduced(pool: RankPool) -> None:
+    """DDP inside `no_sync()`: ranks clip by different norms, and each is told once, with names and norms of both."""
+    answers = pool.run(train_ddp, synced=False, every=1)
+    (first, one), (second, other) = answers
+    assert one != other
+    assert len(first) == len(second) == 1 and first == second
+    assert first[0].startswith("The gradients of 4 parameters, of which every rank should have a copy, differ between")
+    assert "0.weight (" in first[0] and " on rank 0, " in first[0] and " on rank 1)" in first[0]
+    assert " and 1 more. Clip once they are reduced: not inside `no_sync()`" in first[0]
+
+
+@on_two
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_reduced_gradients(pool: RankPool, every: int) -> None:
+    """Nothing is said; and nobody is asked where it is not asked for."""
+    for warned, norm in pool.run(train_ddp, synced=True, every=every):
+        assert warned == []
+        assert math.isfinite(norm)
+    assert [x for x, _ in pool.run(train_ddp, synced=False, every=0)] == [[], []]
+
+
+@on_four
+def test_what_is_told_apart(pool: RankPool) -> None:
+    """One small collective where all is well; names where it is not, NaN and infinity included."""
+    assert pool.run(clip_and_compare, [[1.0, 2.0]] * 4) == [("", 1)] * 4
+    assert pool.run(clip_and_compare, [[1.0, 2.0]] * 4, every=0) == [("", 0)] * 4
+    assert pool.run(clip_and_compare, [[math.nan, 2.0]] * 4) == [("", 1)] * 4
+    for odd in (2.0000005, math.nan, math.inf, 0.0):
+        for said, _ in pool.run(clip_and_compare, [[1.0, 2.0], [1.0, 2.0], [1.0, odd], [1.0, 2.0]]):
+            assert "The gradients of 1 parameter," in said
+            assert "b (2 on rank 0, 2 on rank 1, " in said and "a (" not in said
+
+
+@on_four
+def test_a_rank_without_gradients_comes_too(pool: RankPool) -> None:
+    for said, _ in pool.run(clip_and_compare, [[1.0, 2.0], [], [1.0, 2.0], [1.0, 2.0]]):
+        assert "The total norm differs between ranks, and no parameter that several of them have does" in said
+
+
+@on_two
+def test_a_rank_that_fails_is_heard_of(pool: RankPool) -> None:
+    """It raises what is wrong, and the other does not wait."""
+    other, own = pool.run(fail_on_one)
+    assert other.startswith("RemoteError: Another rank could not measure its gradients")
+    assert own.startswith("OverlappingGradientError")
+
+
+@on_two
+def test_stages_that_nobody_has_declared(pool: RankPool) -> None:
+    """Their total norms differ, though no parameter does that both have."""
+    for said in pool.run(names_of_stages):
+        assert said.startswith("The total norm differs between ranks")
+        assert "Declare what they hold, such as pipeline stages" in said
+
+
+@on_two
+def test_the_assertion(pool: RankPool) -> None:
+    assert pool.run(asserted, [[3.0, 4.0], [3.0, 4.0]]) == ["", ""]
+    for said in pool.run(asserted, [[3.0, 4.0], [4.0, 4.0]]):
+        assert "a (5 on rank 0, 5.65685 on rank 1)" in said
+
+
+def test_on_one_rank() -> None:
+    """There is nothing to compare."""
+    network = workers.network()
+    network(workers.torch.ones(4)).sum().backward()
+    assert_same_gradients(network)
+    assert GradClipper(network, check_replicas_every=1).clip().total_norm > 0.0
+    for wrong in (-1, 0.5):
+        with pytest.raises(ValueError, match=r"`GradClipper\(check_replicas_every=...\)` must be an integer and >= 0"):
+            GradClipper(network, check_replicas_every=wrong)

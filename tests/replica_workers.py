@@ -1,0 +1,90 @@
+"""What ranks do in tests of copies that should be alike."""
+
+import warnings
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradclip import GradClipper
+from gradclip.policies import FixedNorm
+from gradclip.testing import assert_same_gradients
+from traffic_workers import traffic_of
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def batch(step: int) -> torch.Tensor:
+    """Another one on each rank."""
+    return torch.randn(16, 4, generator=torch.Generator().manual_seed(10 * step + distributed.get_rank()))
+
+
+def train_ddp(*, synced: bool, every: int, steps: int = 4) -> tuple[list[str], float]:
+    """Train with DDP, inside `no_sync()` or not, and return what was warned of and the last norm."""
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = GradClipper(model.module, FixedNorm(0.1), check_replicas_every=every).attach(optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(steps):
+            optimizer.zero_grad()
+            if synced:
+                model(batch(step)).square().mean().backward()
+            else:
+                with model.no_sync():
+                    model(batch(step)).square().mean().backward()
+            optimizer.step()
+    assert clipper.last is not None
+    return [str(warning.message) for warning in caught], clipper.last.total_norm
+
+
+def clip_and_compare(gradients: list[list[float]], *, every: int = 1) -> tuple[str, int]:
+    """Clip two parameters of which each rank has other gradients; return the warning, and the number of collectives."""
+    own = gradients[distributed.get_rank()]
+    names = ("a", "b")
+    parameters = {name: nn.Parameter(torch.zeros(1)) for name in names}
+    for name, value in zip(names, own, strict=False):
+        parameters[name].grad = torch.tensor([value])
+    clipper = GradClipper(parameters.items(), FixedNorm(1e9), nonfinite="propagate", check_replicas_every=every)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        traffic = traffic_of(clipper.clip)
+    return " ".join(str(warning.message) for warning in caught), traffic.collectives
+
+
+def asserted(gradients: list[list[float]]) -> str:
+    """What `assert_same_gradients` says."""
+    own = gradients[distributed.get_rank()]
+    parameters = [("a", nn.Parameter(torch.zeros(len(own))))]
+    parameters[0][1].grad = torch.tensor(own)
+    try:
+        assert_same_gradients(parameters)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def fail_on_one() -> str:
+    """A gradient on one rank that cannot be written: the others hear of it."""
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.zeros(1).expand(2) if distributed.get_rank() == 1 else torch.zeros(2)
+    try:
+        GradClipper([parameter], check_replicas_every=1).clip()
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def names_of_stages() -> str:
+    """Stages of a pipeline that nobody has declared: each rank has other parameters."""
+    rank = distributed.get_rank()
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.tensor([1.0 + rank])
+    clipper = GradClipper([(f"stage{rank}", parameter)], check_replicas_every=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clipper.clip()
+    return " ".join(str(warning.message) for warning in caught)
