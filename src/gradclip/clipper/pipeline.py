@@ -87,8 +87,8 @@ class Pipeline:
     ) -> ClipResult:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
-        `explain` asks for the reason of a skip in words: the gradients themselves are not kept. `compare` asks all ranks
-        whether they have the same norm.
+        `explain` asks for the reason of a skip in words, as the gradients are not kept; `compare` asks all ranks whether
+        they have the same norm.
         """
         self.nonfinite, self.reason, self.differing = None, "", None
         done: list[tuple[Norms, Decision]] = []

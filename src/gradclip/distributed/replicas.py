@@ -75,10 +75,11 @@ def describe(found: Differing) -> str:
         for name, norms in list(found.items())[:SHOWN]
     ]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    what = "1 parameter" if len(found) == 1 else f"{len(found)} parameters"
     return (
-        f"The gradients of {len(found)} parameter{'s' * (len(found) > 1)}, of which every rank should have a copy, differ "
-        f"between ranks, by their norms: {', '.join(shown)}{more}. Clip once they are reduced: not inside `no_sync()`, and after an "
-        "all-reduce of your own. What is no copy has to be declared: `gradclip.distributed.declare`."
+        f"The gradients of {what}, of which every rank should have a copy, differ between ranks, by their norms: "
+        f"{', '.join(shown)}{more}. Clip once they are reduced: not inside `no_sync()`, and after an all-reduce of your "
+        "own. What is no copy has to be declared: `gradclip.distributed.declare`."
     )
 
 
