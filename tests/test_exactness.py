@@ -60,6 +60,7 @@ def test_two_thousand_tensors() -> None:
     assert len(x.split(10)) == 2000
 
 
+@pytest.mark.filterwarnings("ignore:.*sets every gradient to 0")
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @given(data=st.data(), ratio=st.floats(1e-6, 0.999))
 def test_clipped_norm_respects_the_bound(dtype: torch.dtype, data: st.DataObject, ratio: float) -> None:

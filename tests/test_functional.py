@@ -146,6 +146,7 @@ def test_complex_gradients_count_by_modulus() -> None:
     ids=["transposed", "strided", "sliced", "permuted", "zero-dim", "empty"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.filterwarnings("ignore:.*sets every gradient to 0")
 def test_views_are_clipped_and_their_surroundings_are_not(view: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     """A gradient may be any view of memory that it shares with others."""
     base = torch.randn(4, 10, dtype=torch.complex64 if dtype.is_complex else torch.float32).to(dtype)

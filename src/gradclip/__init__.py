@@ -15,6 +15,7 @@ from gradclip.exceptions import (
 )
 from gradclip.functional import (
     clip_coefficient,
+    clip_grad_norm,
     clip_grad_norm_,
     clip_grad_value_,
     clip_grads_with_norm_,
@@ -37,6 +38,7 @@ __all__ = [
     "RemoteError",
     "Status",
     "clip_coefficient",
+    "clip_grad_norm",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from gradclip import callers
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
-from gradclip.norms import CPU, as_float64, coefficient, one_unless_finite
+from gradclip.norms import CPU, as_float64, coefficient, on_host, one_unless_finite
 from gradclip.parameters import Parameters
 from gradclip.validation import (
     NonFinite,
@@ -110,7 +111,7 @@ def clip_grad_norm_(
         nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
     gradients = collect(function, parameters, norm_type, group=spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
-    if nonfinite in {"raise", "sanitize"} and not math.isfinite(total_norm):
+    if nonfinite in {"raise", "sanitize"} and not math.isfinite(on_host(total_norm)):
         if nonfinite == "raise":
             raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
         if coefficient(total_norm, max_norm, eps) == 1.0:  # without a bound: measure only
@@ -122,6 +123,29 @@ def clip_grad_norm_(
         coef = one_unless_finite(coef, total_norm)
     gradients.scale_(coef)
     return gradients.as_tensor(total_norm)
+
+
+def clip_grad_norm(
+    parameters: Parameters,
+    max_norm: float | Tensor,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+    foreach: bool | None = None,  # noqa: FBT001
+) -> Tensor:
+    """Do what `clip_grad_norm_` does, under the name that torch has deprecated for it.
+
+    Example:
+        >>> import torch, gradclip
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> w.grad = torch.tensor([3.0, 4.0])
+        >>> gradclip.clip_grad_norm([w], 1.0)  # warns: write clip_grad_norm_
+        tensor(5.)
+
+    Warns:
+        FutureWarning: At every call, as torch does.
+    """
+    callers.warn("`gradclip.clip_grad_norm` is now deprecated in favor of `gradclip.clip_grad_norm_`.", FutureWarning)
+    return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
 def get_total_norm(
@@ -160,7 +184,7 @@ def get_total_norm(
     norm_type = check_norm_type(function, norm_type)
     gradients = gather(function, tensors, group=spanning(function, group))
     total_norm = gradients.total_norm(norm_type)
-    if error_if_nonfinite and not math.isfinite(total_norm):
+    if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
         raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
     return gradients.as_tensor(total_norm)
 

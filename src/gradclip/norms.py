@@ -65,6 +65,21 @@ def as_float64(value: Scalar, device: torch.device) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=device)
 
 
+def on_host(value: Scalar) -> float:
+    """Return a number as a float: the one read that waits, where the number is on another device.
+
+    Raises:
+        TypeError: If it comes from gradients on the meta device, which have none.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_meta:
+        raise TypeError(
+            "Gradients on the meta device have shapes and no numbers. Materialize the model before clipping."
+        )
+    return value.item()
+
+
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
     """Return the partial of a union of disjoint sets, whatever their order; tensors move to the device of the first."""
     if len(partials) == 1:

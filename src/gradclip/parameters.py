@@ -1,9 +1,9 @@
 """What may be passed as `parameters`, as one list of tensors with a name for each."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.nn import Module
@@ -11,8 +11,18 @@ from torch.optim import Optimizer
 
 from gradclip import validation
 
-Parameters: TypeAlias = Tensor | Module | Optimizer | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
-"""A tensor, a module (all its parameters), an optimizer (all its groups), or an iterable of tensors or named pairs."""
+Parameters: TypeAlias = (
+    Tensor
+    | Module
+    | Optimizer
+    | Iterable[Tensor]
+    | Iterable[tuple[str, Tensor]]
+    | Iterable[Module]
+    | Iterable[Iterable[Tensor]]
+    | Iterable[dict[str, Any]]
+)
+"""A tensor, a module (all its parameters), an optimizer (all its groups), or an iterable of tensors or named pairs; or
+a list of modules, of iterables of tensors, or of parameter groups as an optimizer has them."""
 
 
 Owners: TypeAlias = tuple[list[Tensor], list[str] | None]
@@ -36,8 +46,8 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
         validation.refuse_parameters(function, argument, parameters)
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
-    if tensors and isinstance(tensors[0], tuple):
-        return _from_pairs(function, tensors, argument)
+    if tensors and not isinstance(tensors[0], Tensor):
+        return _from_pairs(function, _pairs_in(tensors, argument), argument)
     if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
         warnings.warn(warning, stacklevel=stacklevel)
     return tensors, None
@@ -69,11 +79,46 @@ def matches(name: str, pattern: str) -> bool:
 
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     """Return the parameters of an optimizer with the names it knows, or places like `param_groups[0][3]`."""
-    named: list[tuple[str, Tensor]] = []
-    for g, group in enumerate(optimizer.param_groups):
-        places = [f"param_groups[{g}][{i}]" for i in range(len(group["params"]))]
-        named.extend(zip(group.get("param_names", places), group["params"], strict=True))
-    return named
+    return [pair for g, group in enumerate(optimizer.param_groups) for pair in _named_in(group, f"param_groups[{g}]")]
+
+
+def groups_of(parameters: Parameters) -> Sequence[Mapping[str, Any]] | None:
+    """Return the parameter groups that an optimizer has, or that were passed as such; else None."""
+    if isinstance(parameters, Optimizer):
+        return parameters.param_groups
+    listed: Any = parameters
+    is_groups = isinstance(listed, (list, tuple)) and len(listed) > 0 and all(map(_is_group, listed))
+    return listed if is_groups else None
+
+
+def _is_group(given: object) -> bool:
+    return isinstance(given, Mapping) and isinstance(given.get("params"), (list, tuple))
+
+
+def _named_in(group: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
+    places = [f"{name}[{i}]" for i in range(len(group["params"]))]
+    return list(zip(group.get("param_names", places), group["params"], strict=True))
+
+
+def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
+    """Yield what a list holds as named pairs, where each element has one meaning, or as it is."""
+    for i, element in enumerate(elements):
+        name = f"{argument}[{i}]"
+        match element:
+            case (str(), _) | str() | bytes():
+                yield element
+            case Tensor():
+                yield name, element
+            case Module() | Optimizer():
+                pairs = element.named_parameters() if isinstance(element, Module) else named_parameters(element)
+                yield from ((f"{name}.{own}", tensor) for own, tensor in pairs)
+            case Mapping() if _is_group(element):
+                yield from _named_in(element, f"param_groups[{i}]")
+            case Iterable() if not isinstance(element, Mapping):
+                for j, inner in enumerate(element):
+                    yield inner if isinstance(inner, tuple) else (f"{name}[{j}]", inner)
+            case _:
+                yield element
 
 
 def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners:

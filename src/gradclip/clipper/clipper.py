@@ -19,6 +19,7 @@ from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
+from gradclip.clipper.turn import Turn
 from gradclip.distributed.replicas import describe
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
@@ -45,7 +46,7 @@ from gradclip.validation import (
     refuse_state,
 )
 
-TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppression", "_trust", "last")
+TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppression", "_trust", "_turn", "last")
 """What is not copied or pickled with a clipper."""
 
 
@@ -105,6 +106,8 @@ class GradClipper:
         *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
         does a policy that skips.
 
+        *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
+
         Attachments and sinks are not copied or pickled, neither with a clipper nor with an optimizer: `attach` again.
     """
 
@@ -150,6 +153,7 @@ class GradClipper:
         measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
         self._trust = Trust(self._selected, partial(_is_clipped_by_another, weakref.ref(self)), quiet=measures)
         self._suppression = Suppression(self._trust.owns)
+        self._turn = Turn()
         watch_steps(self)
 
     # Clipping.
@@ -172,12 +176,14 @@ class GradClipper:
         Warns:
             MisuseWarning: If it cannot have worked, from where it is in the training loop.
         """
-        if loss is not None:
-            self.observe_loss(loss)
-        self._suppression.recover()
-        self._trust.before_clip()
-        result = self._clip(by_hand=True)
-        self._suppression.obey(result)  # in the step whose closure this is, if it is one
+        with self._turn:
+            self._suppression.check_thread()
+            if loss is not None:
+                self.observe_loss(loss)
+            self._suppression.recover()
+            self._trust.before_clip()
+            result = self._clip(by_hand=True)
+            self._suppression.obey(result)  # in the step whose closure this is, if it is one
         return result
 
     def observe_loss(self, loss: float | Tensor) -> None:
@@ -276,8 +282,12 @@ class GradClipper:
 
     def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
         """Clip for the step of an attached optimizer, or keep it from happening."""
-        if self._suppression.is_complete():  # this is part of a suppressed step
-            return
+        with self._turn:
+            self._suppression.check_thread()
+            if not self._suppression.is_complete():  # else this is part of a suppressed step
+                self._clip_attached(optimizer, loss)
+
+    def _clip_attached(self, optimizer: Optimizer, loss: Any) -> None:
         if self._loss is None and isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self.observe_loss(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))

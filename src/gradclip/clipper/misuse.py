@@ -1,15 +1,10 @@
 """What is said about a training loop in which clipping cannot have worked, and to whom."""
 
-import sys
-import warnings
-
+from gradclip import callers
 from gradclip.exceptions import MisuseWarning
 
 SHOWN = 3
 """How many parameters a message names."""
-
-PACKAGES = ("torch", "gradclip")
-"""Whose lines are not the user's."""
 
 PLACE = "Call it between `loss.backward()` and `optimizer.step()`."
 BEFORE_BACKWARD = f"`clip()` found no gradient: it runs before `loss.backward()`. {PLACE}"
@@ -54,11 +49,7 @@ NOT_UPDATED = (
 
 def warn(message: str) -> None:
     """Warn at the line of the user's that led here."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PACKAGES:
-        frame = frame.f_back
-        level += 1
-    warnings.warn(message, MisuseWarning, stacklevel=level + 1)
+    callers.warn(message, MisuseWarning)
 
 
 def some(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from gradclip.distributed.replicas import Differing, differing, everyone, is_sam
 from gradclip.distributed.span import Span
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect
-from gradclip.norms import Scalar
+from gradclip.norms import Scalar, on_host
 from gradclip.policies import Policy
 from gradclip.policies.arithmetic import ratio, where
 from gradclip.policies.effect import after, shrinks
@@ -59,8 +59,8 @@ class Pipeline:
         is_reduced: Whether the norms of the last run were made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
             norm that the last run found is known not to be finite; else None.
-        differing: The norms of parameters that differ between ranks, where the total norms of the last run were compared
-            and do; else None.
+        differing: The norms of parameters that differ between ranks, where those of the last run were compared and the
+            total norms do; else None.
         reason: Which gradients made the last run skip, in words, where they were asked for; else empty.
     """
 
@@ -87,8 +87,8 @@ class Pipeline:
     ) -> ClipResult:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
-        `explain` asks for the reason of a skip in words, as the gradients are not kept; `compare` asks all ranks whether
-        they have the same norm.
+        Where `explain` is true, the reason of a skip is put into words, as the gradients are not kept; where `compare`
+        is, all ranks are asked for their norms.
         """
         self.nonfinite, self.reason, self.differing = None, "", None
         done: list[tuple[Norms, Decision]] = []
@@ -100,7 +100,7 @@ class Pipeline:
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
-            bad = known and not math.isfinite(norms.total)
+            bad = known and not math.isfinite(on_host(norms.total))
             if bad and count and self.nonfinite is None:
                 self.nonfinite = gradients.count_nonfinite(COUNTED)
             if bad and self._nonfinite != "propagate":
@@ -132,13 +132,13 @@ class Pipeline:
         """
         stage = self._stages[0]
         gradients, norms = self._measure_alike(stage.order, self._scope_of(stage, each=each), None, compare=compare)
-        bad = count and not math.isfinite(norms.total)
+        bad = count and not math.isfinite(on_host(norms.total))
         self.nonfinite = gradients.count_nonfinite(COUNTED) if bad else None
         return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
 
     def total_norm(self) -> float:
         """Return the total norm now: where nothing happened since, that after clipping."""
-        return float(self._measure(self._stages[-1].order, "total", None)[1].total)
+        return on_host(self._measure(self._stages[-1].order, "total", None)[1].total)
 
     def _scope_of(self, stage: Stage, *, each: bool) -> Scope:
         return "parameter" if each and stage.scope == "total" else stage.scope

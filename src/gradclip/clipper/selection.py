@@ -7,11 +7,10 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from gradclip.distributed.plan import numel_of, whole_units_of
 from gradclip.norms import CPU
-from gradclip.parameters import Parameters, matches, named
+from gradclip.parameters import Parameters, groups_of, matches, named
 from gradclip.policies.measured import Layout
 from gradclip.validation import (
     refuse_gradients,
@@ -54,8 +53,8 @@ def select(
     """
     tensors, names = named(FUNCTION, parameters, stacklevel=5)
     groups = [0] * len(tensors)
-    if isinstance(parameters, Optimizer):
-        groups = [g for g, group in enumerate(parameters.param_groups) for _ in group["params"]]
+    if (given := groups_of(parameters)) is not None:
+        groups = [g for g, group in enumerate(given) for _ in group["params"]]
     once: dict[int, tuple[str, Tensor, int]] = {}
     for name, tensor, group in zip(names, tensors, groups, strict=True):
         once.setdefault(id(tensor), (name, tensor, group))
@@ -76,8 +75,8 @@ def select(
         names=tuple(name for name, _, _ in kept),
         numels=tuple(numel_of(name, x) for name, x, _ in kept),
         units=tuple(whole_units_of(x) for x in owners),
-        groups=tuple(group for _, _, group in kept) if isinstance(parameters, Optimizer) else None,
-        group_count=len(parameters.param_groups) if isinstance(parameters, Optimizer) else 0,
+        groups=None if given is None else tuple(group for _, _, group in kept),
+        group_count=0 if given is None else len(given),
         device=CPU if device == CPU else device,
     )
     flags = [float(name not in only) for name in layout.names]

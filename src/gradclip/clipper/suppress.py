@@ -1,5 +1,6 @@
 """Keep a step from happening."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, final
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradclip.clipper.hooks import on_leaving, running_steps
+from gradclip.clipper.turn import refuse_thread
 from gradclip.result import ClipResult
 
 
@@ -23,6 +25,11 @@ class Suppression:
     def __init__(self, owns: Callable[[Optimizer], bool]) -> None:
         self._owns = owns
         self._step: SuppressedStep | None = None
+
+    def check_thread(self) -> None:
+        """Refuse to clip while another thread is in such a step."""
+        if self._step is not None and not self._step.is_here:
+            refuse_thread()
 
     @property
     def is_on(self) -> bool:
@@ -50,7 +57,7 @@ class Suppression:
 
     def recover(self, *, within: int = 0) -> None:
         """End a suppressed step that is over; it is not while one of the outer steps."""
-        if self._step is not None and self._step.optimizer not in running_steps()[within:]:
+        if self._step is not None and self._step.is_here and self._step.optimizer not in running_steps()[within:]:
             self._end(self._step)
 
     def _end(self, step: "SuppressedStep") -> None:
@@ -69,10 +76,16 @@ class SuppressedStep:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
+        self._thread = threading.get_ident()
         self._states = set(optimizer.state)
         self._groups = [(group, _numbers(group)) for group in optimizer.param_groups]
         self._gradients: list[tuple[Tensor, Tensor]] = []
         self.hold()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a step of this thread."""
+        return self._thread == threading.get_ident()
 
     def hold(self) -> None:
         """Take the gradients out that are there now."""

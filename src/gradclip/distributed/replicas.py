@@ -78,8 +78,8 @@ def describe(found: Differing) -> str:
     what = "1 parameter" if len(found) == 1 else f"{len(found)} parameters"
     return (
         f"The gradients of {what}, of which every rank should have a copy, differ between ranks, by their norms: "
-        f"{', '.join(shown)}{more}. Clip once they are reduced: not inside `no_sync()`, and after an all-reduce of your "
-        "own. What is no copy has to be declared: `gradclip.distributed.declare`."
+        f"{', '.join(shown)}{more}. Clip once they are reduced: not inside `no_sync()`, and after an all-reduce of "
+        "your own. What is no copy has to be declared: `gradclip.distributed.declare`."
     )
 
 

@@ -8,23 +8,53 @@ from torch import Tensor
 from gradclip import validation
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.norms import CPU
+from gradclip.tracing import is_traced
+
+PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
+"""Dtypes with several numbers in an element."""
 
 
 def check_gradient(function: str, name: Callable[[], str], x: Tensor, *, writes: bool) -> None:
     """Check that a gradient has a norm here and, if it is to be written, that no two of its elements share memory."""
     if not x.is_floating_point() and not x.is_complex():
         validation.refuse_gradient(function, name(), x, "Only these have a norm.")
+    if x.is_nested:
+        validation.refuse_gradient(function, name(), x, "Take its parts: `x.unbind()`.")
     if x.layout not in {torch.strided, torch.sparse_coo}:
         validation.refuse_gradient(function, name(), x, "Convert it to a strided or a sparse COO tensor.")
     if is_dtensor(x):
         reason = "Its parameter is a plain tensor, which does not say how other ranks hold it: make it a DTensor too."
         validation.refuse_gradient(function, name(), x, reason)
+    if hasattr(x, "fake_mode") and not is_traced():
+        validation.refuse_gradient(function, name(), x, "It has a shape and no numbers: materialize the model first.")
+    if x.dtype in PACKED:
+        validation.refuse_gradient(function, name(), x, "Its elements hold several numbers each: unpack them.")
     if writes and _overlaps(values_of(x)):
         validation.refuse_overlap(function, name(), values_of(x))
 
 
 def _overlaps(x: Tensor) -> bool:
-    return x.numel() > 0 and any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+    """Whether several elements of a tensor share one place in memory, or it has none, as a lazy zero."""
+    if x.numel() == 0:
+        return False
+    steps = [(stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
+    if any(stride == 0 for stride, _ in steps):
+        return True
+    if is_traced():
+        return False
+    reach = 0
+    for stride, size in sorted(steps):
+        if stride <= reach:  # it does not step over all that smaller steps reach
+            return _share_places(x)
+        reach += stride * (size - 1)
+    return x._is_zerotensor()
+
+
+def _share_places(x: Tensor) -> bool:
+    places = torch.zeros(1, dtype=torch.int64)
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        places = (places[:, None] + stride * torch.arange(size)).flatten()
+    return places.unique().numel() < x.numel()
 
 
 def values_of(x: Tensor) -> Tensor:

@@ -64,7 +64,11 @@ class Reference(Backend):
         for x in tensors:
             parts = _parts(x)
             limit = torch.tensor(bound, dtype=torch.float64, device=x.device).to(parts.dtype)
-            parts.clamp_(-limit, limit)
+            if parts.itemsize > 1:
+                parts.clamp_(-limit, limit)
+            else:  # torch compares no numbers of 8 bits
+                wide, limit = _wide(parts), limit.to(torch.float64)
+                parts.copy_(wide.clamp_(-limit, limit))
 
 
 def _count_units(x: Tensor) -> int:

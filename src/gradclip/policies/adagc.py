@@ -13,7 +13,7 @@ from gradclip.policies.holds import COUNT, LEVEL, SIZE
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_field
 
 LARGEST_RISE = 3.0
 """How much of a norm, in units of its level, a locked level learns at a time: AdaGC clips so many normal steps that a
@@ -66,7 +66,7 @@ class AdaGC(Policy):
         pretraining, 2025, arXiv:2502.11034.
     """
 
-    max_norm: float
+    max_norm: float = REQUIRED
     _: KW_ONLY
     relative: float = 1.05
     beta: float = 0.98
@@ -75,7 +75,7 @@ class AdaGC(Policy):
     patience: float = PATIENCE
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_ceiling(self)
         check_field(self, "relative", above=0.0, finite=True)
         check_field(self, "beta", at_least=0.0, below=1.0)
         check_field(self, "warmup", at_least=1, integer=True)

@@ -7,7 +7,7 @@ from gradclip.policies.arithmetic import bring_down, minimum
 from gradclip.policies.history import History
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_choice, check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field
 
 
 @final
@@ -43,7 +43,7 @@ class AutoClip(Policy):
         quantile clipping, 2023, arXiv:2309.17316.
     """
 
-    max_norm: float
+    max_norm: float = REQUIRED
     _: KW_ONLY
     percentile: float = 10.0
     window: int | None = 1000
@@ -52,7 +52,7 @@ class AutoClip(Policy):
     scope: Literal["total", "parameter"] = "total"
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_ceiling(self)
         check_field(self, "percentile", at_least=0.0, at_most=100.0)
         if self.window is not None:
             check_field(self, "window", at_least=1, integer=True, advice="For all norms, pass None.")

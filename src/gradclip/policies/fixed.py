@@ -6,7 +6,7 @@ from typing import Literal, final
 from gradclip.norms import coefficient
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_choice, check_field, check_positive_order
+from gradclip.validation import check_bound, check_choice, check_field, check_positive_order
 
 
 @final
@@ -40,7 +40,7 @@ class FixedNorm(Policy):
     scope: Literal["total", "parameter"] = "total"
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
+        check_bound(self)
         check_positive_order(self)
         check_field(self, "eps", at_least=0.0, finite=True)
         check_choice(self, "scope", ("total", "parameter"))

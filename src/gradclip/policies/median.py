@@ -7,7 +7,7 @@ from gradclip.policies.arithmetic import bring_down, minimum, where
 from gradclip.policies.history import History
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_field
 
 
 @final
@@ -42,7 +42,7 @@ class MedianClip(Policy):
         which describes ScaledAdam; its clipping is documented in icefall's `optim.py`, `clipping_scale`.
     """
 
-    max_norm: float
+    max_norm: float = REQUIRED
     _: KW_ONLY
     scale: float = 2.0
     window: int = 100
@@ -50,7 +50,7 @@ class MedianClip(Policy):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_ceiling(self)
         check_field(self, "scale", above=0.0, finite=True)
         check_field(self, "window", at_least=1, integer=True)
         check_field(self, "warmup", at_least=1, at_most=self.window, integer=True)

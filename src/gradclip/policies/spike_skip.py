@@ -11,7 +11,7 @@ from gradclip.policies.holds import FINITE, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_field
 
 
 class SpikeSkipState(NamedTuple):
@@ -61,7 +61,7 @@ class SpikeSkip(Policy):
         batches by hand.
     """
 
-    max_norm: float
+    max_norm: float = REQUIRED
     _: KW_ONLY
     sigmas: float = 6.0
     window: int = 128
@@ -71,7 +71,7 @@ class SpikeSkip(Policy):
     patience: float = PATIENCE
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_ceiling(self)
         check_field(self, "sigmas", above=0.0, finite=True)
         check_field(self, "window", at_least=2, integer=True)
         check_field(self, "warmup", at_least=2, at_most=self.window, integer=True)

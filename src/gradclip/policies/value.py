@@ -6,7 +6,7 @@ from typing import final
 
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_field
+from gradclip.validation import check_bound
 
 
 @final
@@ -36,7 +36,7 @@ class FixedValue(Policy):
     clip_value: float
 
     def __post_init__(self) -> None:
-        check_field(self, "clip_value", at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
+        check_bound(self, "clip_value")
 
     @property
     def norm_type(self) -> None:

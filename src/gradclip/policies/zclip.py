@@ -10,7 +10,7 @@ from gradclip.policies.holds import COUNT, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_field
 
 
 class ZClipState(NamedTuple):
@@ -56,7 +56,7 @@ class ZClip(Policy):
         arXiv:2504.02507.
     """
 
-    max_norm: float
+    max_norm: float = REQUIRED
     _: KW_ONLY
     z_threshold: float = 2.5
     alpha: float = 0.97
@@ -65,7 +65,7 @@ class ZClip(Policy):
     patience: float = PATIENCE
 
     def __post_init__(self) -> None:
-        check_field(self, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+        check_ceiling(self)
         check_field(self, "z_threshold", above=0.0, finite=True)
         check_field(self, "alpha", at_least=0.0, below=1.0)
         check_field(self, "warmup", at_least=1, integer=True)

@@ -54,6 +54,9 @@ from gradclip.validation.functions import (
     warn_if_exhausted,
 )
 from gradclip.validation.numbers import (
+    REQUIRED,
+    check_bound,
+    check_ceiling,
     check_choice,
     check_field,
     check_norm_type,
@@ -62,10 +65,13 @@ from gradclip.validation.numbers import (
 )
 
 __all__ = [
+    "REQUIRED",
     "NonFinite",
     "NonFiniteStep",
     "check_attachable",
     "check_attached",
+    "check_bound",
+    "check_ceiling",
     "check_choice",
     "check_eps",
     "check_field",

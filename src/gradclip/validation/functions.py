@@ -1,7 +1,7 @@
 """Checks of what the functions take: parameters, gradients, bounds, orders."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import GeneratorType
 from typing import Literal, NoReturn, TypeAlias, get_args
 
@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from gradclip.exceptions import OverlappingGradientError
 from gradclip.tracing import is_traced
-from gradclip.validation.numbers import check_word, real
+from gradclip.validation.numbers import check_word, real, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -19,8 +19,12 @@ NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 
 def check_max_norm(function: str, value: object, argument: str = "max_norm") -> float | Tensor:
     """Return a bound as a float, or as it is where it is a tensor on another device (it is never read back)."""
-    if type(value) is float and value >= 0.0:
+    if type(value) is float and value > 0.0:
         return value
+    if value is None:
+        number = "must be a number, got None (NoneType)"
+        msg = f"`{function}({argument}=...)` {number}. To switch clipping off, pass `math.inf`."
+        raise TypeError(msg)
     value = _full(value)
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
@@ -36,6 +40,8 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
     if not number >= 0.0:
         msg = f"`{function}({argument}=...)` must be >= 0, got {value!r}. To switch clipping off, pass `math.inf`."
         raise ValueError(msg)
+    if function != "clip_coefficient":  # which changes nothing
+        warn_of_zero(function, argument, number)
     return number
 
 
@@ -93,7 +99,7 @@ def warn_if_exhausted(argument: str, given: object) -> str | None:
 
 def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
     """Raise for an object that holds no parameters, or in a form that hides them."""
-    advice = "Pass its `.values()` or `.items()`." if isinstance(given, dict) else "Pass `model.parameters()`."
+    advice = "Pass its `.values()` or `.items()`." if isinstance(given, Mapping) else "Pass `model.parameters()`."
     msg = (
         f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module or "
         f"an Optimizer, got {type(given).__name__}. {advice}"
@@ -103,7 +109,8 @@ def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
 
 def refuse_element(function: str, argument: str, name: str, given: object) -> NoReturn:
     """Raise for an element that is not a tensor."""
-    msg = f"`{function}({argument}=...)` must hold Tensors, got {type(given).__name__} at {name}."
+    advice = "Pass `itertools.chain(...)` of the parameters of each." if hasattr(given, "__iter__") else ""
+    msg = f"`{function}({argument}=...)` must hold Tensors, got {type(given).__name__} at {name}. {advice}".rstrip()
     raise TypeError(msg)
 
 
@@ -111,8 +118,9 @@ def refuse_gradients(function: str) -> NoReturn:
     """Raise for gradients where parameters are expected: torch would return 0 and clip nothing."""
     msg = (
         f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
-        "To work on gradients themselves, call `get_total_norm(gradients)`; to scale them, pass the parameters "
-        "that own them."
+        "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
+        "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters that "
+        "own them."
     )
     raise TypeError(msg)
 

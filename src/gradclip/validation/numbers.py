@@ -3,6 +3,8 @@
 import math
 from typing import Any, SupportsFloat, cast
 
+from gradclip import callers
+
 
 def real(function: str, argument: str, value: object) -> float:
     """Return anything that is a number, and neither a truth value nor a word, as a float."""
@@ -46,6 +48,39 @@ def check_field(owner: object, argument: str, *, integer: bool = False, **limits
     """Check a field of a frozen dataclass as `check_number` does, and make it a float, or an int if it must be one."""
     number = check_number(type(owner).__name__, argument, getattr(owner, argument), integer=integer, **limits)
     object.__setattr__(owner, argument, int(number) if integer else number)
+
+
+def warn_of_zero(function: str, argument: str, bound: float) -> None:
+    """Warn once of a bound of 0, which switches clipping off in other libraries."""
+    if bound == 0.0:
+        callers.warn_once(
+            f"`{function}({argument}=0)` sets every gradient to 0, where other libraries take it for no clipping. To "
+            "switch clipping off, pass `math.inf`."
+        )
+
+
+def check_bound(owner: object, argument: str = "max_norm") -> None:
+    """Check a field that is a constant bound, and make it a float."""
+    check_field(owner, argument, at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
+    warn_of_zero(type(owner).__name__, argument, getattr(owner, argument))
+
+
+REQUIRED: Any = type("Required", (), {"__repr__": lambda _: "<required>", "__doc__": "What has to be given."})()
+"""In place of the ceiling of a rule that learns, so that its absence can be explained."""
+
+
+def check_ceiling(owner: object) -> None:
+    """Check the field `max_norm` of a rule that learns, and make it a float."""
+    if getattr(owner, "max_norm", REQUIRED) is REQUIRED:
+        name = type(owner).__name__
+        msg = (
+            f"`{name}(max_norm=...)` must be given: a rule that learns its bound from the run needs a ceiling, since "
+            f"of a run that explodes it learns that explosions are normal. Pass the largest norm to let through, as in "
+            f"`{name}(max_norm=1.0)`, or `math.inf` where something else bounds."
+        )
+        raise TypeError(msg)
+    check_field(owner, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
+    warn_of_zero(type(owner).__name__, "max_norm", getattr(owner, "max_norm", math.inf))
 
 
 def check_norm_type(function: str, value: object) -> float:
