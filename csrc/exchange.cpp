@@ -113,11 +113,13 @@ bool read_tensor(PyObject* object, Dense* out) {
   out->data = static_cast<char*>(t.data) + t.byte_offset;
   return true;
 }
-bool read_list(PyObject* list, std::vector<Dense>* out) {
-  if (!PyList_Check(list)) {
+bool read_list(PyObject* given, Tensors* out) {
+  if (!PyList_Check(given)) {
     PyErr_SetString(PyExc_TypeError, "tensors must be a list");
     return false;
   }
+  PyObject* list = out->keep(PyList_GetSlice(given, 0, PyList_Size(given)));
+  if (!list) return false;
   const Py_ssize_t n = PyList_Size(list);
   out->resize(static_cast<std::size_t>(n));
   for (Py_ssize_t i = 0; i < n; ++i) {
@@ -175,11 +177,10 @@ bool read_subclass(PyObject* type, Subclass* out) {
   return !PyErr_Occurred();
 }
 PyObject* make_scalar(double number, bool wide) {
-  auto* owner = new Scalar(number, wide);
+  auto* owner = new Scalar(number, wide);  // taken over even by a call that fails: torch may have deleted it by then
   void* tensor = nullptr;
-  if (exchange->managed_tensor_to_py_object(owner, &tensor) == 0) return static_cast<PyObject*>(tensor);
-  delete owner;
-  return nullptr;
+  if (exchange->managed_tensor_to_py_object(owner, &tensor) != 0) return nullptr;
+  return static_cast<PyObject*>(tensor);
 }
 
 }  // namespace gradclip::torch

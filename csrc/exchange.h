@@ -24,8 +24,23 @@ bool is_tensor(PyObject* object);
 // False, without a Python error, if the kernels do not take the object.
 bool read_tensor(PyObject* object, Dense* out);
 
+// Tensors of a list, which live on while others change the list: Python code on the way, or threads without the GIL.
+class Tensors : public std::vector<Dense> {
+ public:
+  Tensors() = default;
+  Tensors(const Tensors&) = delete;
+  Tensors& operator=(const Tensors&) = delete;
+  ~Tensors() { Py_XDECREF(list_); }
+
+  // Steals a reference, and returns it borrowed; null stays null.
+  PyObject* keep(PyObject* list) { return list_ = list; }
+
+ private:
+  PyObject* list_ = nullptr;
+};
+
 // All of a list; on failure false, with a Python error set.
-bool read_list(PyObject* list, std::vector<Dense>* out);
+bool read_list(PyObject* given, Tensors* out);
 
 // The memory of a float64 tensor of `numel` elements; null with a Python error set for anything else.
 double* read_vector(PyObject* object, std::int64_t numel);

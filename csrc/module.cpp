@@ -16,6 +16,7 @@ using gradclip::torch::read_tensor;
 using gradclip::torch::read_threads;
 using gradclip::torch::read_vector;
 using gradclip::torch::Subclass;
+using gradclip::torch::Tensors;
 
 PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr;
 
@@ -180,7 +181,7 @@ PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   double norm_type, factor = 1, total = 0;
   int threads;
   if (!has_arguments("measure", n, 2, 3) || !read_list(args[0], &tensors) || !read_double(args[1], &norm_type) ||
@@ -191,7 +192,7 @@ PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* measure_each(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   double norm_type, total = 0;
   int threads;
   if (!has_arguments("measure_each", n, 3, 3) || !read_list(args[0], &tensors) || !read_double(args[1], &norm_type) ||
@@ -204,7 +205,7 @@ PyObject* measure_each(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* scale_(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   double coef = 1;
   int threads;
   if (!has_arguments("scale_", n, 2, 2) || !read_list(args[0], &tensors) || !read_threads(tensors, &threads))
@@ -222,7 +223,7 @@ PyObject* scale_(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* clamp_(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   double bound;
   int threads;
   if (!has_arguments("clamp_", n, 2, 2) || !read_list(args[0], &tensors) || !read_double(args[1], &bound) ||
@@ -233,7 +234,7 @@ PyObject* clamp_(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* units(PyObject*, PyObject* list) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   const Owned counts{PyList_New(0)};
   if (!counts.object || !read_list(list, &tensors)) return nullptr;
   for (const Dense& tensor : tensors)
@@ -245,7 +246,7 @@ PyObject* units(PyObject*, PyObject* list) {
 // list of their positions is returned.
 template <class Sweep>
 PyObject* sweep_units(const char* name, PyObject* const* args, Py_ssize_t n, const Sweep& sweep) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   int threads;
   const Owned scattered{PyList_New(0)};
   if (!scattered.object || !has_arguments(name, n, 2, 2) || !read_list(args[0], &tensors)) return nullptr;
@@ -271,7 +272,7 @@ PyObject* scale_units_(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* read(PyObject*, PyObject* list) {
-  std::vector<Dense> tensors;
+  Tensors tensors;
   int threads;
   if (!read_list(list, &tensors) || !read_threads(tensors, &threads)) return nullptr;
   std::uint64_t mixed = 0;

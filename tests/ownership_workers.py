@@ -152,6 +152,33 @@ def declared_over_its_mesh(kind: str) -> tuple[float, float]:
     return alone.item(), gradclip.clip_grad_norm_([parameter], float("inf"), group=distributed.group.WORLD).item()
 
 
+def norms_of_gradients() -> dict[str, float | str]:
+    """The norms of gradients of two parameters, of which one is another on each rank, found in several ways."""
+    rank, world = distributed.get_rank(), distributed.group.WORLD
+    expert, dense = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    gradients = [torch.tensor([3.0, 4.0]) * (rank + 1), torch.tensor([1.0, 0.0])]
+    expert.grad, dense.grad = (x.clone() for x in gradients)
+    expert.main_grad, dense.main_grad = (x.clone() for x in gradients)
+    declare([expert], Ownership(disjoint=world))
+    declare([dense], Ownership(replicated=world))
+    found: dict[str, float | str] = {}
+
+    def measure(what: str, given: list[Tensor]) -> None:
+        found[what] = gradclip.get_total_norm(given).item()
+        try:
+            found[f"{what}, group"] = gradclip.get_total_norm(given, group=world).item()
+        except ValueError as error:
+            found[f"{what}, group"] = str(error)
+
+    measure("grad", [expert.grad, dense.grad])
+    measure("main_grad", [expert.main_grad, dense.main_grad])
+    measure("loose", gradients)
+    declare([gradients[0]], Ownership(disjoint=world))
+    declare([gradients[1]], Ownership(replicated=world))
+    measure("declared", gradients)
+    return found
+
+
 def all_norms_of(cases: list[tuple[Said, list[int]]]) -> list[tuple[float, float, float] | str]:
     """What `norms_of` returns for each of many."""
     return [norms_of(*case) for case in cases]

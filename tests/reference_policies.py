@@ -4,9 +4,13 @@ An adaptive rule takes the norms of a whole run and returns what it decided at e
 is not finite goes into the statistics, and nothing unlocks.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 Vector = list[float]
 Rows = list[list[float]]
@@ -50,6 +54,55 @@ def agc(gradient: Rows, weights: Rows, clip_factor: float = 0.01, eps: float = 1
         w_norm = max(math.sqrt(math.fsum(x * x for x in w_i)), eps)
         above = g_norm / w_norm > clip_factor
         clipped.append([clip_factor * w_norm / g_norm * x for x in g_i] if above else list(g_i))
+    return clipped
+
+
+Weights = dict[str, Tensor]
+
+
+def agc_of(
+    gradients: Weights,
+    weights: Weights,
+    *,
+    clip_factor: float,
+    eps: float,
+    p: float = 2.0,
+    reduced: tuple[int, ...] | None = None,
+    per: str = "unit",
+    min_ndim: int = 0,
+) -> Weights:
+    """The same rule for units cut along any dimensions, norms of any order, and larger groups: element by element.
+
+    An element belongs to the unit of its parameter that has its indices in the dimensions that are not reduced.
+    """
+
+    def group_of(name: str, at: tuple[int, ...]) -> tuple[object, ...]:
+        if per == "unit":
+            if len(at) < 2:
+                return (name,)
+            gone = range(1, len(at)) if reduced is None else [dim % len(at) for dim in reduced if dim < len(at)]
+            return (name, *(i for dim, i in enumerate(at) if dim not in gone))
+        return {"parameter": (name,), "layer": (name.rpartition(".")[0],), "total": ()}[per]
+
+    def norms(of: Weights) -> dict[tuple[object, ...], float]:
+        elements: dict[tuple[object, ...], list[float]] = {}
+        for name, x in of.items():
+            if name in gradients and x.ndim >= min_ndim:
+                for at in itertools.product(*map(range, x.shape)):
+                    elements.setdefault(group_of(name, at), []).append(abs(x[at].item()))
+        if p == math.inf:
+            return {group: max(found) for group, found in elements.items()}
+        return {group: math.fsum(x**p for x in found) ** (1.0 / p) for group, found in elements.items()}
+
+    n, w = norms(gradients), norms(weights)
+    clipped = {name: x.to(torch.float64) for name, x in gradients.items()}
+    for name, x in clipped.items():
+        if x.ndim >= min_ndim:
+            for at in itertools.product(*map(range, x.shape)):
+                group = group_of(name, at)
+                bound = clip_factor * max(w[group], eps)
+                if n[group] > bound:
+                    x[at] *= bound / n[group]
     return clipped
 
 

@@ -1,11 +1,13 @@
 """The native kernel as a part of a process: its threads, the GIL, fork, versions of the CPU, and being absent."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -254,3 +256,38 @@ def test_forcing_what_is_missing_says_why() -> None:
     assert "`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: " in forced.stderr
     assert "_native" in forced.stderr
     assert run(missing, GRADCLIP_BACKEND="").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["measure", "scale_", "clamp_"])
+def test_a_list_that_is_emptied_meanwhile(name: str) -> None:
+    """The tensors are kept until they are done with: their memory may be another's otherwise."""
+    gone = [torch.full((1000,), 3.0)]
+    alive = weakref.ref(gone[0])
+    number = type("Clears", (), {"__float__": lambda _: gone.clear() or 2.0})()
+    answer = getattr(importlib.import_module("gradclip.ops._native"), name)(gone, number)
+    assert gone == []
+    assert answer is None or answer == pytest.approx(9000.0)
+    assert alive() is None
+
+
+def test_no_memory_for_the_answer() -> None:
+    """A tensor that cannot be made is an error, and nothing is freed twice: in a process of its own."""
+    pytest.importorskip("_testcapi", reason="this Python was built without the means to have allocations fail")
+    script = (
+        "import _testcapi\n"
+        "from gradclip.ops import _native\n"
+        "failed = 0\n"
+        "for n in range(40):\n"
+        "    _testcapi.set_nomemory(n, n + 1)\n"
+        "    try:\n"
+        "        answer = _native.scalar(1.5, True)\n"
+        "    except (MemoryError, RuntimeError):\n"
+        "        failed += 1\n"
+        "    finally:\n"
+        "        _testcapi.remove_mem_hooks()\n"
+        "print(failed)\n"
+    )
+    environment = {**os.environ, "MALLOC_CHECK_": "3"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0

@@ -135,10 +135,11 @@ def clip_grad_norm(
     """Do what `clip_grad_norm_` does, under the name that torch has deprecated for it.
 
     Example:
-        >>> import torch, gradclip
+        >>> import warnings, torch, gradclip
         >>> w = torch.nn.Parameter(torch.zeros(2))
         >>> w.grad = torch.tensor([3.0, 4.0])
-        >>> gradclip.clip_grad_norm([w], 1.0)  # warns: write clip_grad_norm_
+        >>> warnings.simplefilter("ignore", FutureWarning)
+        >>> gradclip.clip_grad_norm([w], 1.0)
         tensor(5.)
 
     Warns:

@@ -132,8 +132,3 @@ def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners
             case _:
                 validation.refuse_element(function, argument, f"{argument}[{i}]", pair)
     return tensors, names
-
-
-def units_of(x: Tensor) -> int:
-    """Return the number of units of a tensor: indices of dimension 0, or one where it has fewer than two dimensions."""
-    return x.shape[0] if x.ndim > 1 else 1

@@ -1,6 +1,7 @@
 """A recorded run is replayed as its norms are, in pieces or all at once."""
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -46,11 +47,18 @@ def agree(found: Replay, expected: Replay, rtol: float = 0.0) -> bool:
     return all(same(getattr(found, name), getattr(expected, name), rtol) for name in names)
 
 
+def nothing_left() -> FixedNorm:
+    """A bound of 0, which is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return FixedNorm(0.0)
+
+
 @pytest.mark.parametrize(
     "policy",
     [
         FixedNorm(1.0),
-        FixedNorm(0.0),
+        nothing_left(),
         FixedNorm(INF),
         FixedNorm(1.3, eps=0.0),
         Normalize(),

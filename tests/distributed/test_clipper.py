@@ -20,8 +20,8 @@ PoolOf = Callable[[int], RankPool]
 
 LAYOUTS = [("in rows", 2), ("in blocks", 4), ("FSDP2", 4), ("FSDP2 over tensor parallel", 4)]
 
-TWICE = ("chain", "chain that learns", "AdaGC", "AdaGC, low ceiling")
-"""The policies that bound the total norm of what is left once each parameter has been bounded."""
+TWICE = ("chain", "chain that learns", "AdaGC", "AdaGC, low ceiling", "AGC by layer", "AGC of all")
+"""The policies that need the norm of all parameters after each was bounded, or of all their weights."""
 
 APART = [policy for policy in POLICIES if policy not in TWICE and not policy.startswith("by_")]
 """The policies for ranks with parameters of their own: the others ask for norms that no rank knows there."""

@@ -167,6 +167,18 @@ def test_patterns(pool: RankPool) -> None:
     assert pool.run(ownership_workers.by_patterns, rules) == [pytest.approx(math.sqrt(squares))] * 4
 
 
+@on_four
+def test_gradients_by_themselves(pool: RankPool) -> None:
+    """Those of declared parameters, or declared themselves, count as their parameters do; others for what is there."""
+    right = pytest.approx(math.sqrt(25.0 * (1 + 4 + 9 + 16) + 1.0))
+    for rank, found in enumerate(pool.run(ownership_workers.norms_of_gradients)):
+        refusal = found.pop("loose, group")
+        assert isinstance(refusal, str) and "'tensors[0]' speaks of 1. Declare the rest" in refusal
+        assert found.pop("loose") == pytest.approx(math.sqrt(25.0 * (rank + 1) ** 2 + 1.0))
+        ways = ["grad", "grad, group", "main_grad", "main_grad, group", "declared", "declared, group"]
+        assert found == dict.fromkeys(ways, right)
+
+
 # The attributes of Megatron.
 
 TENSOR = ("tensor_model_parallel",)

@@ -4,13 +4,16 @@
 counterpart here, so it is not among them.
 """
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
 import math
+import pathlib
 import random
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterable
+from types import ModuleType, SimpleNamespace
+from typing import Any, Optional, Union
 
 import pytest
 import torch
@@ -26,6 +29,8 @@ from gradclip.policies import (
     BlockRMS,
     FixedNorm,
     FixedValue,
+    Layout,
+    Norms,
     Policy,
     SmoothNorm,
     ZClip,
@@ -139,6 +144,41 @@ def test_zclip_without_a_ceiling() -> None:
     assert learned["var"] == pytest.approx(oracle.var, rel=1e-13)
 
 
+ZCLIP_WAYS: dict[str, dict[str, Any]] = {
+    "percentile": {"mode": "percentile", "z_thresh": 1.5},
+    "the mean": {"clip_option": "mean"},
+    "a factor": {"clip_factor": 0.6},
+    "spikes teach nothing": {"skip_update_on_spike": True},
+    "percentile, spikes teach nothing": {"mode": "percentile", "skip_update_on_spike": True},
+    "another warm-up": {"alpha": 0.9, "warmup_steps": 10, "eps": 1e-4},
+}
+
+
+@pytest.mark.parametrize("name", ZCLIP_WAYS)
+def test_every_way_of_zclip(name: str) -> None:
+    """300 steps against `zclip` in each of its modes: every element, and the statistics."""
+    package("zclip")
+    from zclip import ZClip as Theirs
+
+    given = ZCLIP_WAYS[name]
+    renamed = {"z_thresh": "z_threshold", "warmup_steps": "warmup"}
+    ours_given = {renamed.get(key, key): value for key, value in given.items()}
+    oracle, (theirs, ours) = Theirs(max_grad_norm=None, **given), twins()
+    clipper = gradclip.GradClipper(ours, ZClip(math.inf, patience=math.inf, **ours_given))
+    worst, clipped = 0.0, 0
+    for norm in spiky(300, level=2.0):
+        give(theirs, ours, [norm, norm / 2.0, norm * 2.0])
+        oracle.step(theirs)
+        clipped += clipper.clip().clipped
+        worst = max(worst, difference(gradients(theirs), ours))
+    eps = given.get("eps", 1e-6)  # theirs divides by the norm plus 1e-6 whatever its eps is
+    assert worst < (3e-15 if eps == 1e-6 else 1e-4)
+    assert clipped > 5
+    learned = clipper.state_dict()["stages"][0]["state"]
+    assert learned["mean"] == pytest.approx(oracle.mean, rel=1e-13)
+    assert learned["var"] == pytest.approx(oracle.var, rel=1e-12)
+
+
 def test_zclip_with_its_ceiling() -> None:
     """With the default `max_grad_norm=1.0` it learns what it clips further: a second rule after the first.
 
@@ -230,6 +270,140 @@ def test_agc_of_timm() -> None:
             changed += int((one != old).sum())
     assert worst <= 3  # units in the last place
     assert 0 < changed < 20 * 31
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("eps", [1e-3, 0.5])
+def test_agc_of_timm_in_other_norms(norm_type: float, eps: float) -> None:
+    """In float64, where both round next to nothing."""
+    agc = _file("timm", "timm/utils/agc.py")
+    theirs, ours = twins()
+    give(theirs, ours, [0.05, 0.001, 0.5])
+    agc.adaptive_clip_grad(list(theirs), clip_factor=0.02, eps=eps, norm_type=norm_type)
+    gradclip.GradClipper(ours, AGC(0.02, eps=eps, norm_type=norm_type)).clip()
+    assert difference(gradients(theirs), ours) < 1e-14
+
+
+@pytest.mark.parametrize("axis", [0, 1, (0, 1), -1])
+def test_agc_of_optax(axis: int | tuple[int, ...]) -> None:
+    """With its axis, of a weight of three dimensions, on numpy in place of jax, for whose arrays it is written."""
+    numpy = package("numpy")
+    theirs = _functions("optax", "optax/_src/numerics.py", ["abs_sq"], np=numpy, jnp=_Numpy(), jax=_Jax())
+    norms = _functions(
+        "optax",
+        "optax/transforms/_clipping.py",
+        ["unitwise_norm", "unitwise_clip"],
+        jnp=_Numpy(),
+        jax=_Jax(),
+        numerics=theirs,
+        utils=SimpleNamespace(check_shapes_equal=lambda a, b: None),
+        Optional=Optional,
+        Union=Union,
+    )
+    weight, gradient = (torch.randn(4, 3, 5, dtype=torch.float64) for _ in range(2))
+    g, w = (norms.unitwise_norm(x.numpy(), axis=axis) for x in (gradient, weight))
+    expected = torch.from_numpy(norms.unitwise_clip(g, 0.2 * numpy.maximum(w, 1e-3), gradient.numpy()))
+    ours = ParameterList([weight])
+    ours[0].grad = gradient
+    gradclip.GradClipper(ours, AGC(0.2, axis=axis)).clip()
+    assert difference([expected], ours) < 1e-14
+
+
+def test_agc_of_composer() -> None:
+    """Without a floor, so that what was initialised to 0 stays there, and a gradient of 0 too."""
+    names = ["_apply_agc", "_get_clipped_gradient_coeff", "_unitwise_norm"]
+    path = "composer/algorithms/gradient_clipping/gradient_clipping.py"
+    oracle = _functions("mosaicml", path, names, torch=torch, Union=Union, Iterable=Iterable)
+    theirs, ours = twins()
+    for parameters in (theirs, ours):
+        with torch.no_grad():
+            parameters[0][1].zero_()
+    give(theirs, ours, [0.5, 0.001, 0.05])
+    for parameters in (theirs, ours):
+        parameters[0].grad[2].zero_()
+    oracle._apply_agc(theirs, 0.01)
+    gradclip.GradClipper(ours, AGC(0.01, eps=0.0)).clip()
+    for one, two in zip(gradients(theirs), gradients(ours), strict=True):
+        assert torch.allclose(one, two, rtol=1e-14, atol=0.0)
+    assert gradients(ours)[0][1].eq(0.0).all()
+
+
+def smartclip(**arguments: Any) -> tuple[ModuleType, Any, ParameterList, ParameterList]:
+    """The package, one of its clippers, and twins as a module."""
+    package("smartclip")
+    torch_backend = importlib.import_module("smartclip.backends.torch")
+    kind = arguments.pop("kind")
+    made = getattr(importlib.import_module("smartclip.core"), kind)(warmup_steps=0, min_history=0, **arguments)
+    return (torch_backend, made, *twins())
+
+
+def test_agc_of_smartclip() -> None:
+    """It bounds whole parameters, and leaves those of one dimension alone; its eps is added, 1e-8."""
+    backend, oracle, theirs, ours = smartclip(kind="AGC", clipping=0.01)
+    give(theirs, ours, [0.5, 3.0, 0.05])
+    backend.apply(theirs, oracle)
+    gradclip.GradClipper(ours, AGC(0.01, per="parameter", min_ndim=2, eps=0.0)).clip()
+    assert difference(gradients(theirs), ours) < 1e-6
+    assert gradients(ours)[1].norm().item() == pytest.approx(3.0)
+
+
+def test_moving_percentile_of_smartclip() -> None:
+    """A bound at a percentile of a window: `mode="percentile", history="window"`; its eps is 1e-8."""
+    arguments = {"mode": "percentile", "history": "window", "percentile": 80.0, "window_size": 20}
+    backend, oracle, theirs, ours = smartclip(kind="AutoClip", **arguments)
+    clipper = gradclip.GradClipper(ours, AutoClip(math.inf, percentile=80.0, window=20, eps=1e-8))
+    worst, clipped = 0.0, 0
+    for norm in spiky(100):
+        give(theirs, ours, [norm, norm / 2.0, norm])
+        backend.apply(theirs, oracle)
+        clipped += clipper.clip().clipped
+        worst = max(worst, difference(gradients(theirs), ours))
+    assert worst < 1e-7
+    assert clipped > 10
+
+
+def test_z_score_of_smartclip() -> None:
+    """The mean plus deviations, as that of `ZClip(mode="percentile")`; its statistics hold the norm that is judged."""
+    package("smartclip")
+    core = importlib.import_module("smartclip.core")
+    oracle = core.ZScoreClip(zmax=2.0, ema_decay=0.9, warmup_steps=0, min_history=0)
+    norms = spiky(60)
+    for norm in norms:
+        oracle.observe(norm)
+    mean, sd = oracle.stats()
+    layout = Layout(("a",), (1,), (1,))
+    policy = ZClip(math.inf, mode="percentile", z_threshold=2.0, alpha=0.9)
+    state = policy.init(layout)._replace(mean=mean, var=sd * sd, count=60.0)
+    decision, _ = policy.decide(Norms(layout, 2.0, 100.0), state)
+    assert decision.threshold == pytest.approx(oracle.threshold(), rel=1e-12)
+
+
+class _Numpy:
+    """numpy as far as optax asks jax.numpy for it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(package("numpy"), name)
+
+
+class _Jax:
+    """The names of jax that the annotations of optax use."""
+
+    typing = SimpleNamespace(ArrayLike=Any)
+    Array = Any
+
+
+def _functions(distribution: str, path: str, names: list[str], **namespace: Any) -> Any:
+    """Take some functions out of a file of an installed distribution, whose other imports they do not need."""
+    try:
+        place = importlib.metadata.distribution(distribution).locate_file(path)
+    except importlib.metadata.PackageNotFoundError as error:
+        skip_without("oracles", f"{distribution} is missing: {error}")
+        raise
+    tree = ast.parse(pathlib.Path(str(place)).read_text("utf-8"))
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    assert len(tree.body) == len(names)
+    exec(compile(tree, str(place), "exec"), namespace)  # noqa: S102 -- the code of a package that is installed
+    return SimpleNamespace(**{name: namespace[name] for name in names})
 
 
 def _file(distribution: str, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from gradclip.policies import (
     SmoothNorm,
     SpikeSkip,
     ZClip,
+    by_name,
     chain,
     warmup,
 )
@@ -74,6 +76,83 @@ def test_closed_forms(norm: float) -> None:
 
 ROWS = [[3.0, -4.0, 0.0], [0.02, 0.0, -0.01], [0.0, 0.0, 0.0], [1e-4, 2e-4, -1e-4]]
 WEIGHTS = [[1.0, 2.0, 2.0], [30.0, 40.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+AGC_SHAPES = {
+    "conv.weight": (4, 3, 2, 2),
+    "conv.bias": (4,),
+    "heads": (2, 3, 4),
+    "fc.weight": (5, 3),
+    "fc.bias": (5,),
+    "fc.nothing": (0, 3),
+    "gain": (),
+}
+
+AGC_WAYS: dict[str, dict[str, Any]] = {
+    "as published": {},
+    "columns": {"axis": 0},
+    "pixels": {"axis": (-1, -2)},
+    "all but the second": {"axis": (0, 2, 3)},
+    "one norm": {"norm_type": 1.0},
+    "inf norm": {"norm_type": math.inf, "axis": 0},
+    "third norm": {"norm_type": 3.0},
+    "no floor": {"eps": 0.0},
+    "each parameter": {"per": "parameter"},
+    "each parameter, inf": {"per": "parameter", "norm_type": math.inf},
+    "each layer": {"per": "layer", "eps": 0.0},
+    "all": {"per": "total", "norm_type": 1.5},
+    "weights alone": {"min_ndim": 2},
+    "weights alone, all": {"per": "total", "min_ndim": 2},
+    "convolutions": {"per": "layer", "min_ndim": 4, "axis": 1},
+}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "permuted", "some missing"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", AGC_WAYS)
+def test_agc_in_every_way(name: str, dtype: torch.dtype, layout: str) -> None:
+    """Units along any dimensions, norms of any order, and larger groups, against loops over elements."""
+    arguments = AGC_WAYS[name]
+    draw = torch.Generator().manual_seed(0)
+    weights = {key: torch.randn(shape, generator=draw).to(dtype) for key, shape in AGC_SHAPES.items()}
+    weights["conv.bias"].zero_()
+    found = {key: (torch.randn(shape, generator=draw) * 0.3).to(dtype) for key, shape in AGC_SHAPES.items()}
+    if layout == "permuted":
+        found = {key: x.mT.contiguous().mT if x.ndim > 1 else x for key, x in found.items()}
+    if layout == "some missing":
+        del found["fc.weight"], found["gain"]
+    axis = arguments.get("axis")
+    expected = papers.agc_of(
+        {key: x.clone() for key, x in found.items()},
+        weights,
+        clip_factor=0.1,
+        eps=arguments.get("eps", 1e-3),
+        p=arguments.get("norm_type", 2.0),
+        reduced=(axis,) if isinstance(axis, int) else axis,
+        per=arguments.get("per", "unit"),
+        min_ndim=arguments.get("min_ndim", 0),
+    )
+    parameters = {key: Parameter(x) for key, x in weights.items()}
+    for key, x in found.items():
+        parameters[key].grad = x
+    result = gradclip.GradClipper(parameters.items(), AGC(0.1, **arguments)).clip()
+    assert result.clipped
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-7, torch.bfloat16: 2**-8}[dtype]
+    for key, x in expected.items():
+        own = parameters[key].grad
+        assert own is found[key]
+        assert torch.allclose(own.double(), x, rtol=tolerance, atol=0.0, equal_nan=True), key
+
+
+def test_agc_over_a_dimension_that_is_not_there() -> None:
+    """Each element would be a unit of its own: refused as the clipper is made, by the name of the parameter."""
+    parameters = [("fc", Parameter(torch.ones(2, 2))), ("bias", Parameter(torch.ones(2)))]
+    with pytest.raises(ValueError, match=r"must take norms over a dimension .* axis \(3,\) for shape \(2, 2\) at fc"):
+        gradclip.GradClipper(parameters, AGC(axis=3))
+    with pytest.raises(ValueError, match=r"`ByName` must have policies of one `axis`, got \(0,\) and None"):
+        gradclip.GradClipper(parameters, by_name({"fc": AGC(axis=0)}, AGC()))
+    result = gradclip.GradClipper(parameters, chain(by_name({"fc": AGC(axis=0)}), by_name({"bias": AGC()}))).clip()
+    assert result.status == "ok"
 
 
 def test_agc_holds_each_row_against_its_weights() -> None:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from gradclip.distributed.reduction import Reduction
 from gradclip.gradients import GradientSet, gather
-from gradclip.gradients.gradient_set import norms_of, unit_square_sums_of
+from gradclip.gradients.gradient_set import norms_of, unit_partials_of
 from gradclip.norms import Scalar
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision
+from gradclip.units import Units
 from gradclip.validation import refuse_sparse_units, refuse_units
 
 
@@ -21,11 +22,12 @@ def measure(
     layout: Layout,
     order: float,
     scope: Scope,
+    units: Units,
     loss: Scalar | None,
 ) -> Norms:
     """Return the norms of gradients, down to a scope."""
     if gradients.reduction is not None:
-        return _measure_all_ranks(gradients, gradients.reduction, layout, order, scope)
+        return _measure_all_ranks(gradients, gradients.reduction, layout, order, scope, units)
     if scope == "total":
         return Norms(layout, order, gradients.total_norm(order), loss=loss)
     places = gradients.positions()
@@ -39,13 +41,13 @@ def measure(
         refuse_sparse_units(gradients.names()[sparse])
     rows = _unit_positions(layout, positions)
     owners = parameters if places is None else [parameters[i] for i in places]
-    units = _spread(gradients.unit_norms(), rows, len(layout.owners))
-    weights = _spread(gather("GradClipper.clip", owners).unit_norms(), rows, len(layout.owners))
-    return whole._replace(weights=weights).with_units(units)
+    each = _spread(gradients.unit_norms(units), rows, len(layout.owners))
+    weights = _spread(gather("GradClipper.clip", owners).unit_norms(units), rows, len(layout.owners))
+    return whole._replace(weights=weights).with_units(each)
 
 
 def _measure_all_ranks(
-    gradients: GradientSet, reduction: Reduction, layout: Layout, order: float, scope: Scope
+    gradients: GradientSet, reduction: Reduction, layout: Layout, order: float, scope: Scope, units: Units
 ) -> Norms:
     """Return norms that are the same on all ranks, of which this one has but a part."""
     if scope == "total":
@@ -58,16 +60,18 @@ def _measure_all_ranks(
         plain = next((place for place, share in enumerate(reduction.plan.shares) if share.in_pieces), None)
         if plain is not None:
             refuse_units(layout.names[plain])
-        norms, present, total = reduction.unit_norms(unit_square_sums_of, layout.columns, layout.device)
+        norms, present, total = reduction.unit_norms(
+            partial(unit_partials_of, units), units, layout.columns, layout.device
+        )
     positions = None if bool(present.all()) else present.nonzero().flatten()
     whole = Norms(layout, order, math.nan, present=positions, loss=reduction.loss, complete=complete)
     if scope == "parameter":
         return whole.with_each(torch.where(present, norms[0], math.nan))._replace(total=total)
-    units, weights = (torch.where(present[layout.owners], x, math.nan) for x in norms)
-    return whole._replace(weights=weights).with_units(units)._replace(total=total)
+    each, weights = (torch.where(present[layout.owners], x, math.nan) for x in norms)
+    return whole._replace(weights=weights).with_units(each)._replace(total=total)
 
 
-def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
+def apply_(gradients: GradientSet, decision: Decision, norms: Norms, units: Units) -> None:
     """Do to gradients what was decided about them."""
     if not gradients.gradients:
         return
@@ -78,10 +82,11 @@ def apply_(gradients: GradientSet, decision: Decision, norms: Norms) -> None:
         gradients.scale_each_(coef if positions is None else coef[positions])
     elif gradients.reduction is not None:
         columns, held = norms.layout.columns, gradients.reduction.held
-        gradients.scale_units_(torch.cat([coef[columns[place][held.rows(place)]] for place in held.places]))
+        own = [coef[columns[place][held.rows(place, units)]] for place in held.places]
+        gradients.scale_units_(torch.cat(own), units)
     else:
         rows = _unit_positions(norms.layout, positions)
-        gradients.scale_units_(coef if rows is None else coef[rows])
+        gradients.scale_units_(coef if rows is None else coef[rows], units)
     if isinstance(decision.clamp, Tensor):
         bounds = decision.clamp if positions is None else decision.clamp[positions]
         gradients.clamp_each_(bounds.tolist())

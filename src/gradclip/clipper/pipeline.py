@@ -33,7 +33,7 @@ COUNTED = 100
 class Stage:
     """A part of a policy that takes one measurement, and what it has learned."""
 
-    __slots__ = ("order", "policy", "scope", "state")
+    __slots__ = ("layout", "order", "policy", "scope", "state", "units")
 
     def __init__(self, policy: Policy, selection: Selection) -> None:
         self.policy = policy
@@ -41,7 +41,9 @@ class Stage:
         if selection.scaled is not None:  # each parameter has a coefficient of its own
             self.scope = max(policy.scope, "parameter", key=SCOPES.index)
         self.order = math.inf if policy.norm_type is None else policy.norm_type
-        self.state: Any = policy.init(selection.layout)
+        self.units = policy.units
+        self.layout = selection.layout_of(self.units) if self.scope == "unit" else selection.layout
+        self.state: Any = policy.init(self.layout)
 
 
 @final
@@ -96,7 +98,7 @@ class Pipeline:
         sanitized = False
         for stage in self._stages:
             scope = self._scope_of(stage, each=each)
-            gradients, norms = self._measure_alike(stage.order, scope, loss, compare=compare and not done)
+            gradients, norms = self._measure_alike(stage, scope, loss, compare=compare and not done)
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
@@ -111,7 +113,7 @@ class Pipeline:
                     raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
                 sanitized = True
                 gradients.zero_nonfinite_()
-                gradients, norms = self._measure(stage.order, scope, loss)
+                gradients, norms = self._measure(stage, scope, loss)
             decision, stage.state = stage.policy.decide(norms, stage.state)
             if decision.skip is not False and bool(decision.skip):
                 return _untouched(step, norms, decision, Status.SKIPPED_SPIKE)
@@ -119,7 +121,7 @@ class Pipeline:
                 threshold = decision.threshold
             if self._selection.scaled is not None:
                 decision = spread_over(decision, self._selection.scaled, norms)
-            apply_(gradients, decision, norms)
+            apply_(gradients, decision, norms, stage.units)
             done.append((norms, decision))
         return ClipResult(
             step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
@@ -131,46 +133,47 @@ class Pipeline:
         It measures what `run` does, in case that other ranks saw no overflow.
         """
         stage = self._stages[0]
-        gradients, norms = self._measure_alike(stage.order, self._scope_of(stage, each=each), None, compare=compare)
+        gradients, norms = self._measure_alike(stage, self._scope_of(stage, each=each), None, compare=compare)
         bad = count and not math.isfinite(on_host(norms.total))
         self.nonfinite = gradients.count_nonfinite(COUNTED) if bad else None
         return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
 
     def total_norm(self) -> float:
         """Return the total norm now: where nothing happened since, that after clipping."""
-        return on_host(self._measure(self._stages[-1].order, "total", None)[1].total)
+        return on_host(self._measure(self._stages[-1], "total", None)[1].total)
 
     def _scope_of(self, stage: Stage, *, each: bool) -> Scope:
         return "parameter" if each and stage.scope == "total" else stage.scope
 
-    def _measure(self, order: float, scope: Scope, loss: Scalar | None) -> tuple[GradientSet, Norms]:
+    def _measure(self, stage: Stage, scope: Scope, loss: Scalar | None) -> tuple[GradientSet, Norms]:
         selection = self._selection
-        asked = order if scope == "total" else None
+        asked = stage.order if scope == "total" else None
         gradients = collect(FUNCTION, selection.owners, asked, names=selection.names, group=self._group, loss=loss)
         self.found, self.is_reduced = bool(gradients.gradients), gradients.reduction is not None
-        return gradients, measure(gradients, selection.owners, selection.layout, order, scope, loss)
+        return gradients, measure(gradients, selection.owners, stage.layout, stage.order, scope, stage.units, loss)
 
     def _measure_alike(
-        self, order: float, scope: Scope, loss: Scalar | None, *, compare: bool
+        self, stage: Stage, scope: Scope, loss: Scalar | None, *, compare: bool
     ) -> tuple[GradientSet, Norms]:
         """Measure, and find out whether all ranks have the same norm if asked to: whatever happens on this one."""
         if not compare or (span := everyone()) is None:
-            return self._measure(order, scope, loss)
+            return self._measure(stage, scope, loss)
         try:
-            gradients, norms = self._measure(order, scope, loss)
+            gradients, norms = self._measure(stage, scope, loss)
         except BaseException:
             is_same(None, span)
             raise
         if not is_same(norms.total, span):
-            self.differing = differing(gradients.norms_by_name(order), span)
+            self.differing = differing(gradients.norms_by_name(stage.order), span)
         return gradients, norms
 
     # Saving.
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return what was learned as plain data."""
-        layout = self._selection.layout
-        return [{"policy": type(stage.policy).__name__, "state": pack(stage.state, layout)} for stage in self._stages]
+        return [
+            {"policy": type(stage.policy).__name__, "state": pack(stage.state, stage.layout)} for stage in self._stages
+        ]
 
     def load_state_dict(self, saved: object) -> None:
         """Go on from what was saved.
@@ -187,9 +190,8 @@ class Pipeline:
         given = [entry["policy"] for entry in saved]
         if mine != given:
             refuse_state("policy", mine, dict.fromkeys(map(str, given)))
-        layout = self._selection.layout
         states = [
-            unpack(stage.policy.init(layout), entry["state"], layout, name)
+            unpack(stage.policy.init(stage.layout), entry["state"], stage.layout, name)
             for stage, entry, name in zip(self._stages, saved, mine, strict=True)
         ]
         for stage, state in zip(self._stages, states, strict=True):

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from gradclip.distributed.plan import numel_of, whole_units_of
+from gradclip.distributed.plan import numel_of, shape_of
 from gradclip.norms import CPU
 from gradclip.parameters import Parameters, groups_of, matches, named
 from gradclip.policies.measured import Layout
+from gradclip.units import Units
 from gradclip.validation import (
     refuse_gradients,
     refuse_no_parameters,
@@ -33,6 +34,7 @@ class Selection:
         layout: The same for policies.
         scaled: 1.0 for each that is scaled, 0.0 for each that is only counted, as float64; None where all are scaled.
         ignored: The parameters that are neither.
+        shapes: The shapes of the parameters that are counted, as wholes.
     """
 
     owners: list[Tensor]
@@ -40,6 +42,22 @@ class Selection:
     layout: Layout
     scaled: Tensor | None
     ignored: list[Tensor]
+    shapes: list[tuple[int, ...]]
+
+    def layout_of(self, units: Units) -> Layout:
+        """Return the layout with other units.
+
+        Raises:
+            ValueError: If a parameter has none of the dimensions that their norms are taken over.
+        """
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if len(units.kept(len(shape))) == len(shape) > 0:
+                msg = (
+                    f"`{FUNCTION}(policy=...)` must take norms over a dimension that each parameter has, got "
+                    f"axis {units.axis} for shape {shape} at {name}. Give it another policy by `by_name`."
+                )
+                raise ValueError(msg)
+        return replace(self.layout, units=tuple(map(units.count, self.shapes)))
 
 
 def select(
@@ -71,10 +89,12 @@ def select(
     only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
     owners = [tensor for _, tensor, _ in kept]
     device = owners[0].device if owners else CPU
+    shapes = [shape_of(x) for x in owners]
     layout = Layout(
         names=tuple(name for name, _, _ in kept),
         numels=tuple(numel_of(name, x) for name, x, _ in kept),
-        units=tuple(whole_units_of(x) for x in owners),
+        units=tuple(map(Units().count, shapes)),
+        ndims=tuple(map(len, shapes)),
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
         device=CPU if device == CPU else device,
@@ -82,7 +102,7 @@ def select(
     flags = [float(name not in only) for name in layout.names]
     scaled = torch.tensor(flags, dtype=torch.float64, device=layout.device) if only else None
     return Selection(
-        owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out]
+        owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out], shapes
     )
 
 

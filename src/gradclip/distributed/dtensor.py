@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from gradclip.units import Units
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -78,9 +80,12 @@ def local_shape(spec: Spec) -> list[int]:
     return [len(_held(spec, dim)) for dim in range(len(spec.shape))]
 
 
-def local_rows(spec: Spec) -> Tensor | slice:
-    """Return which units of the whole, that is indices of dimension 0 if there are others, the local part has."""
-    return slice(None) if len(spec.shape) <= 1 else _held(spec, 0)
+def local_rows(spec: Spec, units: Units) -> Tensor:
+    """Return which units of the whole the local part has, in its order."""
+    rows = torch.zeros(1, dtype=torch.int64)
+    for dim in units.kept(len(spec.shape)):
+        rows = (rows[:, None] * spec.shape[dim] + _held(spec, dim)).flatten()
+    return rows
 
 
 def _held(spec: Spec, dim: int) -> Tensor:

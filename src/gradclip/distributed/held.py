@@ -10,6 +10,7 @@ from gradclip.distributed.dtensor import copies_of, is_partial, local_rows
 from gradclip.distributed.partial import Placements, agree, reduced
 from gradclip.distributed.plan import Plan, Scope, scopes_of
 from gradclip.distributed.span import Span
+from gradclip.units import Units
 
 
 @final
@@ -72,10 +73,10 @@ class Held:
         counts = [float(self._copies(place)) for place in places]
         return torch.tensor(counts, dtype=torch.float64, device=device)
 
-    def rows(self, place: int) -> Tensor | slice:
+    def rows(self, place: int, units: Units) -> Tensor | slice:
         """Return which units of a parameter this rank has the gradient of."""
         spec = self._other_spec(place)
-        return self._plan.rows(place) if spec is None else local_rows(spec)
+        return self._plan.rows(place, units) if spec is None else local_rows(spec, units)
 
     def _copies(self, place: int) -> int:
         spec = self._other_spec(place)

@@ -125,9 +125,17 @@ def _forget(identity: int) -> None:
 
 
 def declared_of_gradients() -> dict[int, Ownership]:
-    """Return what was declared about the parameters that have a gradient now, by the identity of this."""
-    alive = [(reference(), _declared[identity]) for identity, reference in _parameters.items()]
-    return {id(p.grad): ownership for p, ownership in alive if p is not None and p.grad is not None}
+    """Return what was declared about gradients, by their identities: as tensors, or as those of parameters.
+
+    Those of a parameter are its `grad`, and `main_grad`, which Megatron-LM adds them up in.
+    """
+    found = dict(_declared)
+    for identity, reference in _parameters.items():
+        parameter = reference()
+        for gradient in (getattr(parameter, "grad", None), getattr(parameter, "main_grad", None)):
+            if gradient is not None:
+                found[id(gradient)] = _declared[identity]
+    return found
 
 
 def declared(tensor: Tensor) -> Ownership | None:

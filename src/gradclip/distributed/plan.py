@@ -27,7 +27,8 @@ from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import Ownership, anything_declared, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
-from gradclip.parameters import name_at, units_of
+from gradclip.parameters import name_at
+from gradclip.units import Units
 
 WIDE = {torch.float64, torch.complex128}
 
@@ -105,14 +106,14 @@ class Plan:
         )
         self.agreed: dict[int, Any] = {}
         self.specs = specs
-        self._rows: dict[int, Tensor | slice] = {}
+        self._rows: dict[tuple[int, Units], Tensor | slice] = {}
 
-    def rows(self, place: int) -> Tensor | slice:
+    def rows(self, place: int, units: Units) -> Tensor | slice:
         """Return which units of a parameter this rank holds."""
-        if place not in self._rows:
+        if (place, units) not in self._rows:
             spec = self.specs[place]
-            self._rows[place] = slice(None) if spec is None else local_rows(spec)
-        return self._rows[place]
+            self._rows[place, units] = slice(None) if spec is None else local_rows(spec, units)
+        return self._rows[place, units]
 
     def is_empty(self, place: int, owner: Tensor) -> bool:
         """Whether a parameter is known to have no element on any rank."""
@@ -138,10 +139,10 @@ def numel_of(name: str, tensor: Tensor) -> int:
     return ownership.numel or numel * pieces_of(name, spec, ownership)
 
 
-def whole_units_of(tensor: Tensor) -> int:
-    """Return the number of units of a parameter as a whole."""
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a parameter as a whole, as far as it is known."""
     spec = localized_spec(tensor) if may_be_localized() else None
-    return units_of(tensor) if spec is None else spec.shape[0] if len(spec.shape) > 1 else 1
+    return tuple(tensor.shape if spec is None else spec.shape)
 
 
 def has_plan() -> bool:
@@ -170,13 +171,19 @@ def tokens_of(owners: list[Tensor], *, are_gradients: bool = False) -> list[Any]
 _recent: deque[Plan] = deque(maxlen=REMEMBERED)
 
 
-def plan_of(owners: list[Tensor], names: list[str] | None, tokens: list[Any], group: Span | None) -> Plan:
+def plan_of(
+    owners: list[Tensor],
+    names: list[str] | None,
+    tokens: list[Any],
+    group: Span | None,
+    argument: str = "parameters",
+) -> Plan:
     """Return the plan of parameters: that of the last call, unless a mesh, a placement or a declaration is another."""
     world = dist.group.WORLD  # meshes of another one may look the same
     for plan in _recent:
         if plan.world is world and plan.group is group and plan.tokens == tokens:
             return plan
-    plan = Plan(owners, [name_at(names, place) for place in range(len(owners))], tokens, group)
+    plan = Plan(owners, [name_at(names, place, argument) for place in range(len(owners))], tokens, group)
     _recent.appendleft(plan)
     return plan
 

@@ -31,7 +31,7 @@ from gradclip.norms import (
     is_power,
     unit,
 )
-from gradclip.parameters import units_of
+from gradclip.units import Units
 
 Measure: TypeAlias = Callable[[list[Tensor] | None, float, Scalar], Scalar]
 """(local tensors, None for all, order of the norm, factor) -> the partial of all their elements times the factor."""
@@ -128,31 +128,45 @@ class Reduction:
             norms[:, [place for place in range(count) if self.plan.is_empty(place, self._owners[place])]] = 0.0
         return Known(norms, present, total)
 
-    def unit_norms(self, measure_units: MeasureEach, columns: list[Tensor], device: torch.device) -> Known:
-        """Return the 2-norm of each unit of each gradient, and of the same of its parameter, of shape (2, U).
+    def unit_norms(
+        self, measure_units: MeasureEach, units: Units, columns: list[Tensor], device: torch.device
+    ) -> Known:
+        """Return the norm of each unit of each gradient, and of the same of its parameter, of shape (2, U).
 
         Args:
-            measure_units: Returns the sums of the squares of the units of some tensors.
+            measure_units: Returns the partials of the units of some tensors.
+            units: What these are.
             columns: Where the units of each parameter are among all.
             device: Where to return them.
         """
+        order = units.order
 
         def fill(places: list[int], values: Tensor) -> None:
             there, gradients = self.held.tensors(places)
             weights = [local_of(self._owners[place]) for place in places]
-            rows = [self.held.rows(place) for place in there], [self.plan.rows(place) for place in places]
+            rows = (
+                [self.held.rows(place, units) for place in there],
+                [self.plan.rows(place, units) for place in places],
+            )
             copies = self.held.copies(there, device), self.plan.copies(places, device)
             for row, which, tensors in ((0, there, gradients), (1, places, weights)):
                 if tensors:
-                    where = torch.cat([columns[place][own] for place, own in zip(which, rows[row], strict=True)])
-                    counts = torch.tensor([units_of(x) for x in tensors], device=device)
-                    values[row, where] = measure_units(tensors).to(device) / copies[row].repeat_interleave(counts)
+                    where = torch.cat([columns[place][held] for place, held in zip(which, rows[row], strict=True)])
+                    own = measure_units(tensors).to(device)
+                    if not is_extremum(order):
+                        counts = [units.count(tuple(x.shape)) for x in tensors]
+                        own = own / copies[row].repeat_interleave(torch.tensor(counts, device=device))
+                    values[row, where] = own
 
         values = torch.zeros((2, sum(map(len, columns))), dtype=torch.float64, device=device)
-        values, present = self._whole(values, lambda places: torch.cat([columns[i] for i in places]), fill, 2.0)
-        squares = torch.stack([values[0, own].sum() for own in columns]) if columns else values[0]
-        total = self._total_of_each(squares, present, 2.0)
-        return Known(values.sqrt(), present, total)
+        values, present = self._whole(values, lambda places: torch.cat([columns[i] for i in places]), fill, order)
+        together = [values[0, own] for own in columns]
+        if is_extremum(order):
+            each = [own.amax() if len(own) else own.sum() for own in together]
+        else:
+            each = [own.sum() for own in together]
+        total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
+        return Known(finish_each(values, order), present, total)
 
     @property
     def any_found(self) -> bool:

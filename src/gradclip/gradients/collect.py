@@ -146,7 +146,8 @@ def _plan_of(
     tokens = tokens_of(tensors, are_gradients=are_gradients)
     if tokens is None and group is None:
         return None
-    return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group)
+    argument = "tensors" if are_gradients else "parameters"
+    return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group, argument)
 
 
 def _name_in(found: GradientSet, position: int) -> str:

@@ -13,7 +13,9 @@ from gradclip.distributed.reduction import Reduction
 from gradclip.gradients.kinds import values_of
 from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
-from gradclip.parameters import name_at, units_of
+from gradclip.ops.reference import unit_partials
+from gradclip.parameters import name_at
+from gradclip.units import Units
 from gradclip.validation import refuse_partial
 
 SHOWN = 3
@@ -164,11 +166,11 @@ class GradientSet:
         """Return the p-norm of each gradient in order: float64, of shape (number of gradients,), on `device`."""
         return _norms_each(self._measured, norm_type, self.gradients, self.device)
 
-    def unit_norms(self) -> Tensor:
-        """Return the 2-norm of each unit of each gradient: float64, of shape (number of units,), on `device`."""
-        parts = [backend.unit_square_sums(tensors) for backend, tensors, _ in self._measured]
-        counts = [units_of(x) for x in self.gradients]
-        return _in_order(parts, self._measured, counts, self.device).sqrt()
+    def unit_norms(self, units: Units) -> Tensor:
+        """Return the norm of each unit of each gradient: float64, of shape (number of units,), on `device`."""
+        parts = [unit_partials_of(units, tensors) for _, tensors, _ in self._measured]
+        counts = [units.count(tuple(x.shape)) for x in self.gradients]
+        return norms.finish_each(_in_order(parts, self._measured, counts, self.device), units.order)
 
     def scale_(self, coef: Scalar) -> None:
         """Multiply every gradient by one coefficient; 1 changes no byte."""
@@ -185,16 +187,24 @@ class GradientSet:
             own = coefs if len(tensors) == len(self.gradients) else coefs[list(positions)]
             backend.scale_(tensors, own.to(tensors[0].device))
 
-    def scale_units_(self, coefs: Tensor) -> None:
+    def scale_units_(self, coefs: Tensor, units: Units) -> None:
         """Multiply each unit of each gradient by its own coefficient: float64, of shape (number of units,)."""
         self._changed()
-        pieces = None
+        counts = [units.count(tuple(x.shape)) for x in self.gradients]
         for backend, tensors, positions in self._written:
             own = coefs
             if len(tensors) != len(self.gradients):
-                pieces = pieces or coefs.split([units_of(x) for x in self.gradients])
+                pieces = coefs.split(counts)
                 own = torch.cat([pieces[i] for i in positions])
-            backend.scale_units_(tensors, own.to(tensors[0].device))
+            own = own.to(tensors[0].device)
+            if units.axis is None:
+                backend.scale_units_(tensors, own)
+                continue
+            for x, of_x in zip(tensors, own.split([counts[i] for i in positions]), strict=True):
+                rows = units.rows(x)
+                for rest, (taken,), _ in dispatch.bucket([rows]):
+                    rest.scale_units_([taken], of_x)
+                units.write_back(rows, x)
 
     def clamp_(self, bound: float) -> None:
         """Limit every element, or real and imaginary part, to [-bound, bound]."""
@@ -284,9 +294,14 @@ def norms_of(norm_type: float, tensors: list[Tensor]) -> Tensor:
     return _norms_each(dispatch.bucket([_summed(x) for x in tensors]), norm_type, tensors, tensors[0].device)
 
 
-def unit_square_sums_of(tensors: list[Tensor]) -> Tensor:
-    """Return the sum of squares of each unit of tensors that one backend takes: float64."""
-    return torch.cat([backend.unit_square_sums(own) for backend, own, _ in dispatch.bucket(tensors)])
+def unit_partials_of(units: Units, tensors: list[Tensor]) -> Tensor:
+    """Return the partial of each unit of tensors that one backend takes: float64."""
+    rows = [units.rows(x) for x in tensors]
+    if units.order != 2.0:  # noqa: PLR2004
+        return unit_partials(rows, units.order)
+    found = dispatch.bucket(rows)
+    counts = [units.count(tuple(x.shape)) for x in tensors]
+    return _in_order([backend.unit_square_sums(own) for backend, own, _ in found], found, counts, tensors[0].device)
 
 
 def _partial(buckets: list[dispatch.Bucket], norm_type: float, factor: Scalar = 1.0) -> Scalar:

@@ -71,6 +71,15 @@ class Reference(Backend):
                 parts.copy_(wide.clamp_(-limit, limit))
 
 
+@torch.no_grad()
+def unit_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
+    """Return the partial of each unit, of any order > 0: float64, of shape (number of units,), on their device."""
+    rows = [_real(x.reshape(_count_units(x), x.numel() // max(1, _count_units(x)))) for x in tensors]
+    if is_extremum(norm_type):
+        return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
+    return torch.cat([x.abs().pow(norm_type).sum(dim=1) for x in rows])
+
+
 def _count_units(x: Tensor) -> int:
     return x.shape[0] if x.ndim > 1 else 1
 

@@ -1,13 +1,17 @@
 """A bound in proportion to the weights."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
+from torch import Tensor
 
-from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.norms import LARGEST_PLAIN_ORDER
+from gradclip.policies.measured import Layout, Norms, Scope, gathered
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import check_field
+from gradclip.units import Units
+from gradclip.validation import check_axis, check_choice, check_field, check_positive_order, refuse_parts
 
 
 @final
@@ -15,20 +19,27 @@ from gradclip.validation import check_field
 class AGC(Policy):
     r"""Bound the gradient of each unit by a share of the norm of its weights: adaptive gradient clipping.
 
-    .. math:: G_i \leftarrow \lambda \frac{\max(\lVert W_i \rVert, \epsilon)}{\lVert G_i \rVert} G_i
-        \quad \text{where } \frac{\lVert G_i \rVert}{\max(\lVert W_i \rVert, \epsilon)} > \lambda
+    .. math:: G_i \leftarrow \lambda \frac{\max(\lVert W_i \rVert_p, \epsilon)}{\lVert G_i \rVert_p} G_i
+        \quad \text{where } \frac{\lVert G_i \rVert_p}{\max(\lVert W_i \rVert_p, \epsilon)} > \lambda
 
     A unit :math:`i` is an output row or filter: one index of dimension 0 of a weight with two dimensions or more
     (torch's layout of `Linear` and `Conv`), and the whole of a bias or gain.
 
     Args:
         clip_factor: The share :math:`\lambda` > 0. 0.01 suits large batches and SGD; small batches and Adam want more.
-        eps: The smallest norm of weights :math:`\epsilon` > 0, so that units of zeros can move.
+        eps: The smallest norm of weights :math:`\epsilon` >= 0, so that units of zeros can move; where it is 0, they
+            never do.
+        norm_type: The order :math:`p` of the norms, in (0, 6] or `math.inf`.
+        axis: The dimension, or dimensions, that the norm of a unit is taken over; None for all but the first. 0 makes
+            units of the columns of a matrix, as where a weight is stored as (in, out).
+        per: What has a norm and a bound of its own: each `"unit"`; each `"parameter"`; each `"layer"`, which is the
+            parameters whose names differ in the last part alone; or `"total"`, all together.
+        min_ndim: The fewest dimensions of parameters that are bounded: 2 leaves biases and gains alone.
 
     Example:
         >>> import gradclip
         >>> gradclip.policies.AGC()
-        AGC(clip_factor=0.01, eps=0.001)
+        AGC(clip_factor=0.01, eps=0.001, norm_type=2.0, axis=None, per='unit', min_ndim=0)
 
     Note:
         The paper leaves the last linear layer alone: `by_name({"fc.*": FixedNorm(math.inf)}, AGC())`. Transposed
@@ -43,18 +54,66 @@ class AGC(Policy):
     clip_factor: float = 0.01
     _: KW_ONLY
     eps: float = 1e-3
+    norm_type: float = 2.0
+    axis: int | tuple[int, ...] | None = None
+    per: Literal["unit", "parameter", "layer", "total"] = "unit"
+    min_ndim: int = 0
 
     def __post_init__(self) -> None:
         check_field(self, "clip_factor", above=0.0, finite=True)
-        check_field(self, "eps", above=0.0, finite=True)
+        check_field(self, "eps", at_least=0.0, finite=True)
+        check_positive_order(self, at_most=LARGEST_PLAIN_ORDER)
+        check_axis(self)
+        check_choice(self, "per", ("unit", "parameter", "layer", "total"))
+        check_field(self, "min_ndim", at_least=0, integer=True)
 
     @property
     def scope(self) -> Scope:
         return "unit"
 
+    @property
+    def units(self) -> Units:
+        return Units((self.axis,) if isinstance(self.axis, int) else self.axis, self.norm_type)
+
     def init(self, layout: Layout) -> tuple[()]:
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
-        bounds = self.clip_factor * norms.of_weights().clamp(min=self.eps)
-        return Decision(torch.clamp(bounds / norms.of_units(), max=1.0), bounds, "unit"), state
+        if self.per in {"layer", "total"} and not norms.complete:
+            refuse_parts()
+        groups = self._groups(norms.layout)
+        n, w = (self._in_groups(x, groups, norms) for x in (norms.of_units(), norms.of_weights()))
+        bounds = self.clip_factor * w.clamp(min=self.eps)
+        coefs = torch.where(n == 0.0, 1.0, (bounds / n).clamp(max=1.0))
+        if groups is not None:
+            bounds, coefs = bounds[groups], coefs[groups]
+        left_alone = self._left_alone(norms.layout)
+        if left_alone is not None:
+            bounds, coefs = torch.where(left_alone, math.inf, bounds), torch.where(left_alone, 1.0, coefs)
+        return Decision(coefs, bounds, "unit"), state
+
+    def _groups(self, layout: Layout) -> Tensor | None:
+        """Return what each unit is bounded together with; None where each is by itself."""
+        match self.per:
+            case "unit":
+                return None
+            case "parameter":
+                return layout.owners
+            case "layer":
+                return layout.layers[layout.owners]
+            case "total":
+                return torch.zeros_like(layout.owners)
+
+    def _in_groups(self, x: Tensor, groups: Tensor | None, norms: Norms) -> Tensor:
+        if groups is None:
+            return x
+        apart = norms.of_units().isnan()  # without a gradient
+        left_alone = self._left_alone(norms.layout)
+        apart = apart if left_alone is None else apart | left_alone
+        return gathered(torch.where(apart, 0.0, x), groups, len(norms.layout.names), self.norm_type)
+
+    def _left_alone(self, layout: Layout) -> Tensor | None:
+        if self.min_ndim == 0:
+            return None
+        few = [ndim < self.min_ndim for ndim in layout.ndims]
+        return torch.tensor(few, dtype=torch.bool, device=layout.device)[layout.owners]

@@ -13,6 +13,7 @@ from gradclip.policies.arithmetic import minimum
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
+from gradclip.units import Units
 from gradclip.validation import check_number, check_policies, check_same_kind, check_schedule
 
 
@@ -71,8 +72,10 @@ class Chain(Policy):
     def stages(self) -> tuple[Policy, ...]:
         stages: list[list[Policy]] = []
         for link in self.links:
-            orders = {x.norm_type for x in (*stages[-1], link) if x.norm_type is not None} if stages else set()
-            if not stages or len(orders) > 1 or any(x.clamps for x in stages[-1]):
+            together = (*stages[-1], link) if stages else (link,)
+            orders = {x.norm_type for x in together if x.norm_type is not None}
+            units = {x.units for x in together if x.scope == "unit"}
+            if not stages or len(orders) > 1 or len(units) > 1 or any(x.clamps for x in stages[-1]):
                 stages.append([])
             stages[-1].append(link)
         return tuple(stage[0] if len(stage) == 1 else Chain(tuple(stage)) for stage in stages)
@@ -84,6 +87,10 @@ class Chain(Policy):
     @property
     def scope(self) -> Scope:
         return max((link.scope for link in self.links), key=SCOPES.index)
+
+    @property
+    def units(self) -> Units:
+        return next((link.units for link in self.links if link.scope == "unit"), Units())
 
     @property
     def clamps(self) -> bool:
@@ -135,6 +142,10 @@ class Warmup(Policy):
         return self.policy.scope
 
     @property
+    def units(self) -> Units:
+        return self.policy.units
+
+    @property
     def clamps(self) -> bool:
         return self.policy.clamps
 
@@ -162,6 +173,10 @@ class Schedule(Policy):
     @property
     def scope(self) -> Scope:
         return self.policy_of(0).scope
+
+    @property
+    def units(self) -> Units:
+        return self.policy_of(0).units
 
     @property
     def clamps(self) -> bool:

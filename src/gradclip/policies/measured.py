@@ -30,6 +30,7 @@ class Layout:
         names: The name of each, all different.
         numels: The number of elements of each.
         units: The number of units of each.
+        ndims: The number of dimensions of each; empty where it is not known.
         groups: The index of the optimizer's parameter group of each; None where there are no groups.
         group_count: How many groups there are.
         device: Where vectors of norms are.
@@ -41,6 +42,7 @@ class Layout:
     groups: tuple[int, ...] | None = None
     group_count: int = 0
     device: torch.device = CPU
+    ndims: tuple[int, ...] = ()
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -52,6 +54,13 @@ class Layout:
         """The position of the parameter that each unit belongs to: int64, of shape (U,)."""
         counts = torch.tensor(self.units, dtype=torch.int64)
         return torch.arange(len(self.units)).repeat_interleave(counts).to(self.device)
+
+    @cached_property
+    def layers(self) -> Tensor:
+        """The layer that each parameter belongs to: those whose names differ in the last part alone; int64, (P,)."""
+        prefixes = [name.rpartition(".")[0] for name in self.names]
+        numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
+        return torch.tensor([numbers[prefix] for prefix in prefixes], dtype=torch.int64, device=self.device)
 
     @cached_property
     def columns(self) -> list[Tensor]:
@@ -67,6 +76,7 @@ class Layout:
             groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
             group_count=self.group_count,
             device=self.device,
+            ndims=tuple(self.ndims[i] for i in positions) if self.ndims else (),
         )
 
 
@@ -158,9 +168,8 @@ class Norms(NamedTuple):
 
     def with_units(self, units: Tensor) -> "Norms":
         """Return the norms that follow from those of each unit, of shape (U,)."""
-        squares = torch.zeros(len(self.layout.units), dtype=torch.float64, device=units.device)
-        squares.index_add_(0, self.layout.owners, units.square())
-        return self._replace(units=units).with_each(squares.sqrt())
+        each = gathered(units, self.layout.owners, len(self.layout.units), self.order)
+        return self._replace(units=units).with_each(each)
 
     def clamped(self, bound: Scalar) -> "Norms":
         """Return the norms of elements within a bound, one or of shape (P,): NaN where they are not maxima."""
@@ -174,6 +183,23 @@ class Norms(NamedTuple):
         """Return norms of NaN, which no policy learns from."""
         each, units = (None if x is None else torch.full_like(x, math.nan) for x in (self.each, self.units))
         return self._replace(total=math.nan, each=each, units=units)
+
+
+def gathered(norms: Tensor, groups: Tensor, count: int, order: float) -> Tensor:
+    """Return the norms of groups from those of their parts.
+
+    Args:
+        norms: The norms of parts: float64, of shape (N,).
+        groups: The group that each belongs to: int64, of shape (N,).
+        count: The number of groups.
+        order: The order of the norms, > 0.
+    """
+    zeros = torch.zeros(count, dtype=torch.float64, device=norms.device)
+    if order == math.inf:
+        return zeros.scatter_reduce_(0, groups, norms, "amax")
+    if order == 2.0:  # noqa: PLR2004
+        return zeros.index_add_(0, groups, norms.square()).sqrt()
+    return zeros.index_add_(0, groups, norms.pow(order)).pow(1.0 / order)
 
 
 def _norm_of(norms: Tensor, order: float) -> Tensor:

@@ -15,10 +15,12 @@ from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
+from gradclip.units import Units
 from gradclip.validation import (
     check_listed,
     check_pattern_map,
     check_policies,
+    refuse_axes,
     refuse_groups,
     refuse_norm_types,
     refuse_pattern,
@@ -103,6 +105,14 @@ class Partition(Policy):
     def scope(self) -> Scope:
         finest: Scope = max((policy.scope for policy in self.members), key=SCOPES.index)
         return "parameter" if finest == "total" else finest
+
+    @property
+    @final
+    def units(self) -> Units:
+        found = {policy.units for policy in self.members if policy.scope == "unit"}
+        if len(found) > 1:
+            refuse_axes(self, sorted({str(units.axis) for units in found}))
+        return next(iter(found), Units())
 
     @property
     @final

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gradclip.norms import Scalar
 from gradclip.policies.arithmetic import Condition
 from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.units import Units
 
 
 class Decision(NamedTuple):
@@ -45,6 +46,11 @@ class Policy(ABC):
     def scope(self) -> Scope:
         """The finest scope whose norms are needed."""
         return "total"
+
+    @property
+    def units(self) -> Units:
+        """What a unit is, where the scope is that."""
+        return Units()
 
     @property
     def clamps(self) -> bool:

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, NamedTuple, final
+from typing import Annotated, Literal, NamedTuple, final
 
 from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import bring_down, isfinite, minimum, ratio, sqrt, where
+from gradclip.policies.arithmetic import Condition, bring_down, isfinite, minimum, ratio, sqrt, where
 from gradclip.policies.holds import COUNT, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import REQUIRED, check_ceiling, check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field
 
 
 class ZClipState(NamedTuple):
@@ -41,6 +41,11 @@ class ZClip(Policy):
         eps: The :math:`\epsilon` >= 0 of the formula; also added to the norm that the bound is divided by.
         patience: Steps of mostly clipping after which the averages follow the norms before clipping; `math.inf`
             for never.
+        mode: `"zscore"`, the formula above; or `"percentile"`, which bounds every norm by :math:`\mu + z_* \sigma`.
+        clip_option: What a spike becomes where the mode is `"zscore"`: `"adaptive_scaling"`, the formula above, or
+            `"mean"`, :math:`\mu`.
+        clip_factor: What the bound of `"adaptive_scaling"` is multiplied by, in (0, 1].
+        skip_update_on_spike: Whether spikes are left out of the averages, instead of counting by what is left of them.
 
     Example:
         >>> import torch, gradclip
@@ -63,11 +68,18 @@ class ZClip(Policy):
     warmup: int = 25
     eps: float = 1e-6
     patience: float = PATIENCE
+    mode: Literal["zscore", "percentile"] = "zscore"
+    clip_option: Literal["adaptive_scaling", "mean"] = "adaptive_scaling"
+    clip_factor: float = 1.0
+    skip_update_on_spike: bool = False
 
     def __post_init__(self) -> None:
         check_ceiling(self)
         check_field(self, "z_threshold", above=0.0, finite=True)
         check_field(self, "alpha", at_least=0.0, below=1.0)
+        check_choice(self, "mode", ("zscore", "percentile"))
+        check_choice(self, "clip_option", ("adaptive_scaling", "mean"))
+        check_field(self, "clip_factor", above=0.0, at_most=1.0)
         check_field(self, "warmup", at_least=1, integer=True)
         check_field(self, "eps", at_least=0.0, finite=True)
         check_field(self, "patience", at_least=1.0)
@@ -79,12 +91,13 @@ class ZClip(Policy):
         n, (mean, var, count, pressure) = norms.total, state
         warm = count >= self.warmup
         sd = sqrt(var)
-        z = ratio(n - mean, sd + self.eps)
-        spike = (z > self.z_threshold) & warm
-        bound = where(spike, mean + ratio(self.z_threshold**2 * sd, z), math.inf)
+        is_over, raised = self._judge(n, mean, sd)
+        spike = is_over & warm
+        bound = where(spike, raised, math.inf)
         threshold = minimum(bound, self.max_norm)
 
-        learned = minimum(where(pressure >= self.patience, n, minimum(n, bound)), self.max_norm)
+        locked = pressure >= self.patience
+        learned = minimum(where(locked, n, minimum(n, bound)), self.max_norm)
         weight = where(warm, 1.0 - self.alpha, 1.0 / (count + 1.0))
         new_mean = mean + weight * (learned - mean)
         deviation = where(warm, learned - new_mean, learned - mean)  # of a plain variance first, of a moving one then
@@ -92,10 +105,23 @@ class ZClip(Policy):
         new_pressure = press(pressure, self.patience, spike)
 
         finite = isfinite(n)
+        learns = finite
+        if self.skip_update_on_spike:
+            learns = finite & (where(spike, pressure, self.patience) >= self.patience)
         new = ZClipState(
-            mean=where(finite, new_mean, mean),
-            var=where(finite, new_var, var),
+            mean=where(learns, new_mean, mean),
+            var=where(learns, new_var, var),
             count=where(finite, count + 1.0, count),
             pressure=where(finite, new_pressure, pressure),
         )
         return Decision(bring_down(n, threshold, self.eps), threshold), new
+
+    def _judge(self, n: Scalar, mean: Scalar, sd: Scalar) -> tuple[Condition, Scalar]:
+        """Return whether a norm is a spike, and the bound for it if it is."""
+        if self.mode == "percentile":
+            bound = mean + self.z_threshold * sd
+            return n > bound, bound
+        z = ratio(n - mean, sd + self.eps)
+        if self.clip_option == "mean":
+            return z > self.z_threshold, mean
+        return z > self.z_threshold, self.clip_factor * (mean + ratio(self.z_threshold**2 * sd, z))

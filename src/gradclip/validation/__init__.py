@@ -18,6 +18,7 @@ from gradclip.validation.clipper import (
     check_same_kind,
     check_schedule,
     check_sinks,
+    refuse_axes,
     refuse_groups,
     refuse_no_parameters,
     refuse_norm_types,
@@ -55,6 +56,7 @@ from gradclip.validation.functions import (
 )
 from gradclip.validation.numbers import (
     REQUIRED,
+    check_axis,
     check_bound,
     check_ceiling,
     check_choice,
@@ -70,6 +72,7 @@ __all__ = [
     "NonFiniteStep",
     "check_attachable",
     "check_attached",
+    "check_axis",
     "check_bound",
     "check_ceiling",
     "check_choice",
@@ -93,6 +96,7 @@ __all__ = [
     "check_schedule",
     "check_sinks",
     "check_total_norm",
+    "refuse_axes",
     "refuse_compiled",
     "refuse_declared",
     "refuse_element",

@@ -174,7 +174,7 @@ def check_schedule(policy_of: object) -> None:
 
 def check_same_kind(step: int, policy: Any, first: Any) -> None:
     """Check that the policy of a step can go on from what that of step 0 began."""
-    traits = [(type(x), x.norm_type, x.scope, x.clamps) for x in (policy, first)]
+    traits = [(type(x), x.norm_type, x.scope, x.units, x.clamps) for x in (policy, first)]
     if traits[0] != traits[1]:
         msg = (
             f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at step "
@@ -187,6 +187,14 @@ def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoRetur
     """Raise for parts of a model that would be measured in norms of different orders."""
     listed = ", ".join(f"{order:g}" for order in sorted(order for order in orders if order is not None))
     msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
+    raise ValueError(msg)
+
+
+def refuse_axes(policy: object, axes: list[str]) -> NoReturn:
+    """Raise for parts of a model that would be cut into different units."""
+    msg = (
+        f"`{type(policy).__name__}` must have policies of one `axis`, got {' and '.join(axes)}. Make a `chain` of two."
+    )
     raise ValueError(msg)
 
 

@@ -99,8 +99,8 @@ def check_norm_type(function: str, value: object) -> float:
     return number
 
 
-def check_positive_order(owner: object) -> None:
-    """Check the order of a norm that decides about a step, and make it a float."""
+def check_positive_order(owner: object, *, at_most: float = math.inf) -> None:
+    """Check the order of a norm that decides about a step, and make it a float; infinity is always allowed."""
     function = type(owner).__name__
     order = check_norm_type(function, getattr(owner, "norm_type", None))
     if not order > 0.0:
@@ -109,7 +109,23 @@ def check_positive_order(owner: object) -> None:
             "gradients; `gradclip.clip_grad_norm_` takes them."
         )
         raise ValueError(msg)
+    if not order <= at_most and order != math.inf:
+        msg = f"`{function}(norm_type=...)` must be <= {at_most:g} or `math.inf`, got {order:g}."
+        raise ValueError(msg)
     object.__setattr__(owner, "norm_type", order)
+
+
+def check_axis(owner: object) -> None:
+    """Check the dimensions that a norm is taken over: one, several, or None."""
+    given: Any = getattr(owner, "axis", None)
+    listed = () if given is None else given if isinstance(given, (list, tuple)) else (given,)
+    if any(isinstance(dim, bool) or not isinstance(dim, (int, float)) or dim % 1 for dim in listed) or (
+        given is not None and not listed
+    ):
+        msg = f"`{type(owner).__name__}(axis=...)` must be a dimension, a tuple of some, or None, got {given!r}."
+        raise ValueError(msg)
+    dims = tuple(map(int, listed))
+    object.__setattr__(owner, "axis", None if given is None else dims if isinstance(given, (list, tuple)) else dims[0])
 
 
 def check_word(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
