@@ -1,6 +1,7 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -29,12 +30,19 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=["native", "reference"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each implementation of the operations in turn."""
+@pytest.fixture(scope="session", params=["native", "reference", "reference elsewhere"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Each implementation of the operations in turn; that in plain torch also as it works on other devices."""
     if request.param == "reference":
-        return REFERENCE
+        yield REFERENCE
+        return
+    if request.param == "reference elsewhere":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gradclip.ops.reference._is_host", lambda _: False)
+            patch.setattr("gradclip.ops.reference.PIECE_ELSEWHERE", 2**16)  # so that tensors of the tests are cut
+            yield REFERENCE
+        return
     if dispatch.NATIVE is None:
         skip_without("native", f"the native backend is missing: {dispatch.NATIVE_MISSING}")
     assert dispatch.NATIVE is not None
-    return dispatch.NATIVE
+    yield dispatch.NATIVE
