@@ -79,13 +79,36 @@ def test_public_functions_have_examples() -> None:
     assert functions and all(">>> gradclip." in function.__doc__ for function in functions)
 
 
+SPELLINGS = {
+    "torch.nn.utils.clip_grad_norm_": "torch.nn.utils.clip_grad_norm_([p], 1.0)",
+    "nn.utils": "from torch import nn\nnn.utils.clip_grad_norm_([p], 1.0)",
+    "an import": "from torch.nn.utils import clip_grad_norm_\nclip_grad_norm_([p], 1.0)",
+    "the module": "torch.nn.utils.clip_grad.clip_grad_norm_([p], 1.0)",
+    "an import of the module": "from torch.nn.utils.clip_grad import clip_grad_norm_ as clip\nclip([p], 1.0)",
+}
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_the_exchange_of_torchs_function(name: str, page: str) -> None:
+    """The lines of the page reach it however a script calls it: with ours, 1e20 does not become 0."""
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```py\n(import gradclip\nimport torch\n.*?)```", text, flags=re.DOTALL)
+    script = (
+        f"{lines}\np = torch.nn.Parameter(torch.zeros(1000))\np.grad = torch.full_like(p, 1e20)\n{SPELLINGS[name]}\n"
+        "assert abs(p.grad.norm().item() - 1.0) < 1e-3, p.grad\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_in_the_readme(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of the page run, one after the other, as a reader would type them."""
+    """Each Python block of a README runs by itself, as a reader would copy it; those of another page one by one."""
     text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     monkeypatch.chdir(tmp_path)  # they may write files
     namespace: dict[str, object] = {}
     for block in blocks:
+        namespace = {} if page.startswith("README") else namespace
         exec(compile(block, page, "exec"), namespace)  # noqa: S102 -- our own page

@@ -94,8 +94,13 @@ def clip_grad_norm_(
         *Host sync:* on another device than the CPU nothing is read back, unless `"raise"` or `"sanitize"` asks, or
         gradients may be `Partial` DTensors.
 
-        *Differs from torch:* the norm neither overflows nor underflows nor drifts, and never rounds to bfloat16 or
-        float16; `norm_type=0` counts elements, where torch counts tensors; the norm of no elements is 0.
+        *Differs from torch:* the norm of float16, bfloat16 and float32 gradients neither overflows nor underflows nor
+        drifts, and never rounds to half precision; `norm_type=0` counts elements, where torch counts tensors; the norm
+        of no elements is 0.
+
+        *Range:* as in torch, sums of squares of float64 gradients leave float64 beyond norms of 1.3e154 and below
+        1e-154: four elements of 1e160 have an infinite norm, and are all set to 0. `nonfinite="sanitize"` clips them
+        rightly, in units of the largest; `"raise"` and `"keep"` leave them as they are.
 
     References:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013,

@@ -1,13 +1,15 @@
 """The command `gradclip`.
 
-The core of gradclip depends on torch alone. What the commands need beside it comes with the extras `gradclip[cli]`
-(typer, rich) and `gradclip[report]` (matplotlib, plotly, polars), so nothing here is imported before it is known to
+The core of gradclip depends on torch alone. What the commands need beside it comes with the extras `cli`
+(typer, rich) and `report` (matplotlib, plotly, polars), so nothing here is imported before it is known to
 be there.
 """
 
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+
+from gradclip.extras import how_to_install
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended."""
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 when all went well, 2 for a wrong word, value or file, 130 after Ctrl-C.
     """
     if any(find_spec(package) is None for package in ("typer", "rich")):
-        sys.stderr.write('gradclip: the commands need typer and rich: pip install "gradclip[cli]"\n')
+        sys.stderr.write(f"gradclip: the commands need typer and rich: {how_to_install('cli')}\n")
         return 2
     from gradclip.cli.app import run  # noqa: PLC0415 -- typer may be missing
 

@@ -116,7 +116,7 @@ def test_folders_without_a_run_and_with_several(tmp_path: Path) -> None:
 def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     (tmp_path / name).write_bytes(content)
-    assert refusal(tmp_path / name) == 'reading it needs polars: pip install "gradclip[report]"'
+    assert refusal(tmp_path / name) == 'reading it needs polars: pip install ".[report]" in a clone of gradclip'
 
 
 def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:

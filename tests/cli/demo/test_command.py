@@ -116,7 +116,9 @@ def test_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["demo"]) == 2
-    assert capsys.readouterr().err == ('gradclip: the commands need typer and rich: pip install "gradclip[cli]"\n')
+    assert capsys.readouterr().err == (
+        'gradclip: the commands need typer and rich: pip install ".[cli]" in a clone of gradclip\n'
+    )
 
 
 def test_goes_without_a_picture_where_matplotlib_is_missing(
@@ -125,7 +127,7 @@ def test_goes_without_a_picture_where_matplotlib_is_missing(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["demo", "--text", str(text), "--steps", "2", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3] == 'No picture without matplotlib: pip install "gradclip[report]"'
+    assert lines[-3] == 'No picture without matplotlib: pip install ".[report]" in a clone of gradclip'
     assert lines[-2:] == last_lines(out, "with-clipping.jsonl", runs=2, files="steps.csv, report.html")
     assert len(rows_of(out)) == 4
     assert not (out / "demo.png").exists()

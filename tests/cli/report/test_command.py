@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_is_said_in_a_line(run: Path, tmp_path: Path, monkey
 
 def test_names_the_extra_where_plotly_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(UserError, match=r'needs plotly: pip install "gradclip\[report\]"'):
+    with pytest.raises(UserError, match=r'needs plotly: pip install "\.\[report\]" in a clone'):
         report(run, out=tmp_path / "page.html")
 
 

@@ -23,6 +23,7 @@ from gradclip.analysis.reading.rows import (
     has_status,
 )
 from gradclip.analysis.reading.text import LARGEST_STEP, MISSING
+from gradclip.extras import how_to_install
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,7 +38,7 @@ def polars(path: str | PathLike[str]) -> ModuleType:
     try:
         import polars as pl  # noqa: PLC0415 -- only tables and JSON Lines need it
     except ImportError as error:
-        raise ReadError(path, 'reading it needs polars: pip install "gradclip[report]"') from error
+        raise ReadError(path, f"reading it needs polars: {how_to_install('report')}") from error
     return pl
 
 

@@ -19,6 +19,7 @@ from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.steps import write_steps
 from gradclip.cli.demo.text import Corpus, load
 from gradclip.cli.demo.training import one_thread
+from gradclip.extras import how_to_install
 
 WRITTEN = 1000
 """Characters that a model writes: more than one line shows, as blanks are taken out."""
@@ -127,12 +128,12 @@ def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: S
     write_steps(outcomes, settings.out / files[0])
     records = write_records(outcomes, settings.out)
     if find_spec("matplotlib") is None:
-        display.say(console, 'No picture without matplotlib: pip install "gradclip[report]"')
+        display.say(console, f"No picture without matplotlib: {how_to_install('report')}")
     else:
         _draw(outcomes, corpus, settings)
         files.append("demo.png")
     if (package := missing()) is not None:
-        display.say(console, f'No report without {package}: pip install "gradclip[report]"')
+        display.say(console, f"No report without {package}: {how_to_install('report')}")
     else:
         write_report(records, settings.out / "report.html")
         files.append("report.html")

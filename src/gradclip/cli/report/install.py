@@ -1,6 +1,7 @@
 """What the report needs beside the core."""
 
 from gradclip.cli import UserError
+from gradclip.extras import how_to_install
 
 
 def library() -> str:
@@ -12,6 +13,6 @@ def library() -> str:
     try:
         from plotly.offline import get_plotlyjs  # noqa: PLC0415 -- plotly may be missing
     except ImportError:
-        raise UserError('the report needs plotly: pip install "gradclip[report]"') from None
+        raise UserError(f"the report needs plotly: {how_to_install('report')}") from None
     source: str = get_plotlyjs()
     return source
