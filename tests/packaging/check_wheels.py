@@ -1,10 +1,14 @@
 """Build both wheels and use them as a stranger would: in a fresh environment, outside the checkout.
 
+Code of a user is checked there by mypy and pyright too, in their strict modes, against the types of the wheel.
+
 With a compiler there is one wheel for every CPython from 3.10 on, with kernels; without one there is a pure Python
 wheel that does the same job in plain torch, and says so.
 """
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +40,25 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return subprocess.run(command, cwd=cwd, env=clean, check=True, capture_output=True, text=True).stdout
 
 
+def check_types(python: Path, folder: Path) -> None:
+    """Check what a user writes against the package that is installed where a Python is."""
+    shutil.copy(ROOT / "tests" / "packaging" / "user_code.py", folder)
+    strict = {
+        "typeCheckingMode": "strict",
+        "reportUnnecessaryTypeIgnoreComment": True,
+        "enableTypeIgnoreComments": False,
+    }
+    (folder / "pyrightconfig.json").write_text(json.dumps(strict), "utf-8")
+    tools = Path(sys.executable).parent
+    for command in (
+        (tools / "mypy", "--strict", "--python-executable", python, "user_code.py"),
+        (tools / "pyright", "--pythonpath", python, "user_code.py"),
+    ):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command[0].name}: {done.stdout}{done.stderr}"
+        sys.stdout.write(f"{command[0].name}: {done.stdout.splitlines()[-1]}\n")
+
+
 def main() -> None:
     """Check both wheels."""
     with tempfile.TemporaryDirectory() as name:
@@ -57,6 +80,8 @@ def main() -> None:
             diagnosis = " ".join(run(python.with_name("gradclip"), "doctor", cwd=folder).split())
             assert f"answered by {backend}" in diagnosis, diagnosis
             assert ("installed without its compiled kernels" in diagnosis) == (backend == "reference"), diagnosis
+            if backend == "native":
+                check_types(python, folder)
             sys.stdout.write(f"{wheel.name}: {backend} answers in a fresh environment\n")
 
 
