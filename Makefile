@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test format lint types imports unit browser package bench doctor clean
+.PHONY: setup demo test format lint types imports unit browser package test-torch bench doctor clean
 
 setup: $(INSTALLED)
 
@@ -67,9 +67,20 @@ browser: setup
 package: setup
 	$(BIN)/python tests/packaging/check_wheels.py
 
+# The core on another torch, by hand, before the range that the package declares is changed: each takes a few GB.
+OTHER := .venv-torch-$(TORCH)
+test-torch:
+	@test -n "$(TORCH)" || { echo "Say which one: make test-torch TORCH=2.6.0"; exit 2; }
+	$(PYTHON) -m venv $(OTHER)
+	echo "torch==$(TORCH)" > $(OTHER)/constraints.txt
+	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt torch
+	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt '.[dev]'
+	$(OTHER)/bin/pip install --quiet --no-deps --force-reinstall .
+	$(OTHER)/bin/pytest -q -p no:cacheprovider --ignore=tests/cli --ignore=tests/analysis --ignore=tests/examples
+
 bench: setup
 	$(BIN)/gradclip bench --dtype float32 --dtype bfloat16 --seconds 8 --threads 2 \
 	  --out benchmarks/results/$$(date -u +%Y-%m-%dT%H%M%S)-$$(git rev-parse --short HEAD).json
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .venv-torch-* build dist
