@@ -50,12 +50,13 @@ def collect(
         TypeError: For anything else than parameters, gradients passed in their place included.
         OverlappingGradientError: If a gradient cannot be written in place.
     """
-    given: Any = parameters  # a list is taken at its word until its elements are read
-    tensors, names = (given, names) if type(given) is list else flatten(function, parameters)
+    given: Any = parameters
+    is_list = type(given) is list  # which is taken at its word until its elements are read
+    tensors, names = (given, names) if is_list else flatten(function, parameters)
     says_all = group is None and not has_plan()  # of a plain tensor: that no other rank holds more of it
     if (found := _collect_native(tensors, names, norm_type, group, loss, plain=says_all)) is not None:
         return found
-    if tensors is parameters and names is None:  # a list, of pairs perhaps
+    if is_list and names is None:  # of pairs perhaps
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
     try:
