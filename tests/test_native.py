@@ -291,3 +291,19 @@ def test_no_memory_for_the_answer() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
+
+
+def test_a_forced_backend_is_that_of_its_thread() -> None:
+    """Others go on as they were."""
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(dispatch.native() is None)
+
+    with dispatch.forced("reference"):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        look()
+    look()
+    assert seen == [dispatch.FORCED.get() == "reference", True, dispatch.FORCED.get() == "reference"]

@@ -13,7 +13,7 @@ from gradclip import callers
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
-from gradclip.norms import CPU, as_float64, coefficient, on_host, one_unless_finite
+from gradclip.numbers import CPU, as_float64, coefficient, on_host, one_unless_finite
 from gradclip.parameters import Parameters
 from gradclip.validation import (
     NonFinite,

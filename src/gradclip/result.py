@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 
 
 @final

@@ -1,5 +1,7 @@
 """`gradclip doctor` says which backend answers, and why another one does not."""
 
+from contextvars import ContextVar
+
 import pytest
 
 from gradclip.cli import main
@@ -37,7 +39,6 @@ def test_explains_missing_kernels(
 ) -> None:
     """Each reason comes with its way out."""
     monkeypatch.setattr(dispatch, "NATIVE", None)
-    monkeypatch.setattr(dispatch, "ACTIVE", None)
     monkeypatch.setattr(dispatch, "NATIVE_MISSING", missing)
     printed = diagnosis(capsys)
     assert words in printed
@@ -46,5 +47,5 @@ def test_explains_missing_kernels(
 
 def test_a_wish_that_cannot_be_met_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor works where everything else raises."""
-    monkeypatch.setattr(dispatch, "_forced", "cuda")
+    monkeypatch.setattr(dispatch, "FORCED", ContextVar("forced", default="cuda"))
     assert "must be 'native' or 'reference', got 'cuda'" in diagnosis(capsys)

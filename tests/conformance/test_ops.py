@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference
-from gradclip import norms
+from gradclip import numbers
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
 from strategies import NARROW, elements
@@ -171,6 +171,27 @@ def test_scale_reaches_every_element_of_every_layout(backend: Backend, dtype: to
     assert all(x._version > version for x, version in zip(tensors, versions, strict=True) if x.numel())
 
 
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_one_writes_nothing(backend: Backend, dtype: torch.dtype) -> None:
+    """Not a byte, signalling NaNs included, and no version: one coefficient, one a tensor, and one a unit."""
+    bits = (
+        torch.arange(-40, 40, dtype=torch.int16) * 257 if dtype.itemsize == 2 else torch.arange(0x7F800000, 0x7F800064)
+    )
+    tensors = [
+        bits.to({2: torch.int16, 4: torch.int32}[dtype.itemsize]).clone().view(dtype).view(-1, 4) for _ in range(2)
+    ]
+    before = [raw(x).clone() for x in tensors]
+    ones = torch.ones(2, dtype=torch.float64)
+    backend.scale_(tensors, 1.0)
+    backend.scale_(tensors, ones[0])
+    backend.scale_(tensors, ones)
+    backend.scale_units_(tensors, torch.ones(sum(len(x) for x in tensors), dtype=torch.float64))
+    assert [x._version for x in tensors] == [0, 0]
+    backend.scale_(tensors, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    assert tensors[0]._version == 0 < tensors[1]._version
+    assert torch.equal(raw(tensors[0]), before[0])
+
+
 def test_scale_takes_one_coefficient_a_tensor(backend: Backend) -> None:
     """A vector of coefficients goes tensor by tensor; a 0-dim tensor is one for all."""
     tensors = [torch.full((5,), 8.0), torch.full((70_000,), 8.0), torch.full((3,), 8.0)]
@@ -202,8 +223,11 @@ def test_scale_units_reaches_every_unit_of_every_layout(backend: Backend, dtype:
     before = [(x._version, x.stride()) for x in tensors]
     backend.scale_units_(tensors, torch.tensor(coefs, dtype=torch.float64))
     assert all(torch.equal(unit, scaled) for unit, scaled in zip(units, expected, strict=True))
+    given = iter(coefs)
     for x, (version, stride) in zip(tensors, before, strict=True):
-        assert x._version > version or not x.numel()
+        own = [next(given) for _ in reference.units(x)]
+        changed = own != [1.0] * len(own)
+        assert (x._version > version) == changed or not x.numel()
         assert x.stride() == stride
 
 
@@ -280,7 +304,7 @@ def test_clamp_limits_real_and_imaginary_part(backend: Backend, dtype: torch.dty
 def test_nothing_is_combined_to_the_identity(backend: Backend) -> None:
     """No element has the neutral partial of its order."""
     for p in (0.0, 1.0, 2.0, math.inf, -math.inf):
-        assert backend.measure([torch.empty(0)], p) == norms.identity(p)
+        assert backend.measure([torch.empty(0)], p) == numbers.identity(p)
 
 
 def test_reference_cuts_large_tensors_and_joins_small_ones() -> None:

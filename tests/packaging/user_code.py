@@ -12,8 +12,8 @@ import gradclip
 from gradclip import ClipRecord, ClipResult, GradClipper, MisuseWarning, Status
 from gradclip.analysis import advise, replay
 from gradclip.distributed import Ownership, declare
+from gradclip.numbers import bring_down
 from gradclip.policies import AGC, Decision, FixedNorm, Layout, Norms, Policy, ZClip, by_name, chain, warmup
-from gradclip.policies.arithmetic import bring_down
 from gradclip.records import JSONLines, Memory
 from gradclip.testing import assert_clipped, assert_same_gradients, capture_records
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradclip.norms import CPU
+from gradclip.numbers import CPU
 from gradclip.policies import AdaGC, Norms, Policy, SpikeSkip, ZClip
 from gradclip.policies.effect import after
 from gradclip.policies.state import pack, unpack

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.recording import Recording, read
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.policies import Layout, Norms, Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.validation import check_norm_type, check_policies

@@ -23,7 +23,7 @@ from gradclip.clipper.turn import Turn
 from gradclip.distributed.replicas import describe
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.holds import COUNT

@@ -9,7 +9,7 @@ from torch import Tensor
 from gradclip.distributed.reduction import Reduction
 from gradclip.gradients import GradientSet, gather
 from gradclip.gradients.gradient_set import norms_of, unit_partials_of
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision
 from gradclip.units import Units

@@ -13,9 +13,8 @@ from gradclip.distributed.replicas import Differing, differing, everyone, is_sam
 from gradclip.distributed.span import Span
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect
-from gradclip.norms import Scalar, on_host
+from gradclip.numbers import Scalar, on_host, ratio, where
 from gradclip.policies import Policy
-from gradclip.policies.arithmetic import ratio, where
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import SCOPES, Norms, Scope
 from gradclip.policies.policy import Decision

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.plan import numel_of, shape_of
-from gradclip.norms import CPU
+from gradclip.numbers import CPU
 from gradclip.parameters import Parameters, groups_of, matches, named
 from gradclip.policies.measured import Layout
 from gradclip.units import Units

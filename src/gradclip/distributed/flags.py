@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.span import Span
-from gradclip.norms import CPU, Scalar, as_float64, is_extremum
+from gradclip.numbers import CPU, Scalar, as_float64, is_extremum
 
 NAN = 2.0
 """The flag for NaN, which a maximum need not hand on."""

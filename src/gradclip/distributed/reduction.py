@@ -18,7 +18,7 @@ from gradclip.distributed.held import Held
 from gradclip.distributed.plan import Chain, Plan
 from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
-from gradclip.norms import (
+from gradclip.numbers import (
     CPU,
     LARGEST_PLAIN_ORDER,
     Scalar,

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from gradclip.distributed.span import Span, span_of
 from gradclip.exceptions import RemoteError
-from gradclip.norms import CPU, Scalar, as_float64
+from gradclip.numbers import CPU, Scalar, as_float64
 
 CLOSE = 1e-12
 """How far apart equal norms may be, as a share: other numbers of threads add them up in another order."""

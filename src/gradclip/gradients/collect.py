@@ -16,7 +16,7 @@ from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_gradient, scalar
 from gradclip.gradients.sharded import collect_sharded, fail, take_local_parts
-from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
+from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import Parameters, flatten
 

@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip import norms
+from gradclip import numbers
 from gradclip.distributed.reduction import Reduction
 from gradclip.gradients.kinds import values_of
-from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
+from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar, finish
 from gradclip.ops import dispatch
 from gradclip.ops.reference import unit_partials
 from gradclip.parameters import name_at
@@ -170,7 +170,7 @@ class GradientSet:
         """Return the norm of each unit of each gradient: float64, of shape (number of units,), on `device`."""
         parts = [unit_partials_of(units, tensors) for _, tensors, _ in self._measured]
         counts = [units.count(tuple(x.shape)) for x in self.gradients]
-        return norms.finish_each(_in_order(parts, self._measured, counts, self.device), units.order)
+        return numbers.finish_each(_in_order(parts, self._measured, counts, self.device), units.order)
 
     def scale_(self, coef: Scalar) -> None:
         """Multiply every gradient by one coefficient; 1 changes no byte."""
@@ -306,13 +306,13 @@ def unit_partials_of(units: Units, tensors: list[Tensor]) -> Tensor:
 
 def _partial(buckets: list[dispatch.Bucket], norm_type: float, factor: Scalar = 1.0) -> Scalar:
     partials = [backend.measure(tensors, norm_type, factor) for backend, tensors, _ in buckets]
-    return norms.combine(partials, norm_type) if partials else norms.identity(norm_type)
+    return numbers.combine(partials, norm_type) if partials else numbers.identity(norm_type)
 
 
 def _norm_in_units(buckets: list[dispatch.Bucket], norm_type: float) -> Scalar:
-    if not norms.is_power(norm_type):
+    if not numbers.is_power(norm_type):
         return _partial(buckets, norm_type)
-    unit = norms.unit(_partial(buckets, math.copysign(math.inf, norm_type)))
+    unit = numbers.unit(_partial(buckets, math.copysign(math.inf, norm_type)))
     return unit * finish(_partial(buckets, norm_type, 1.0 / unit), norm_type)
 
 
@@ -323,9 +323,10 @@ def _norms_each(
     for backend, tensors, _ in buckets:
         if abs(norm_type) > LARGEST_PLAIN_ORDER:
             own = [_norm_in_units([(backend, [x], [0])], norm_type) for x in tensors]
-            parts.append(torch.stack([norms.as_float64(norm, x.device) for norm, x in zip(own, tensors, strict=True)]))
+            pairs = zip(own, tensors, strict=True)
+            parts.append(torch.stack([numbers.as_float64(norm, x.device) for norm, x in pairs]))
         else:
-            parts.append(norms.finish_each(backend.measure_each(tensors, norm_type), norm_type))
+            parts.append(numbers.finish_each(backend.measure_each(tensors, norm_type), norm_type))
     each = _in_order(parts, buckets, [1] * len(gradients), device)
     if norm_type < 0.0:  # the norm of no element is 0, of whatever order
         empty = torch.tensor([values_of(x).numel() == 0 for x in gradients], device=each.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradclip import validation
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.norms import CPU
+from gradclip.numbers import CPU
 from gradclip.tracing import is_traced
 
 PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}

@@ -15,7 +15,7 @@ from gradclip.distributed.reduction import Reduction
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_gradient, scalar
-from gradclip.norms import CPU, Scalar
+from gradclip.numbers import CPU, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import name_at
 from gradclip.validation import refuse_gradient

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 
 
 class Backend(ABC):

@@ -7,6 +7,7 @@ forces one: `reference` then takes everything, and a `native` that is missing is
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -37,31 +38,30 @@ except ImportError as error:
 else:
     NATIVE_MISSING = ""
 
-_forced = os.environ.get("GRADCLIP_BACKEND", "")
+_named = os.environ.get("GRADCLIP_BACKEND", "")
 
-ACTIVE = NATIVE if _forced in {"", "native"} else None
-"""The native backend where it may run, or None; only `forced` changes it."""
+FORCED: ContextVar[str] = ContextVar("gradclip_backend", default=_named)
+"""The backend that is asked for by name, if one is: for a thread, or a task, inside `forced`."""
 
 
 @contextmanager
 def forced(name: str) -> Generator[None, None, None]:
-    """Force a backend by name inside a `with` block, as the environment does for a process."""
-    global _forced, ACTIVE
-    before = _forced, ACTIVE
-    _forced, ACTIVE = name, NATIVE if name in {"", "native"} else None
+    """Force a backend by name inside a `with` block, for this thread, as the environment does for a process."""
+    token = FORCED.set(name)
     try:
         check_forced()
         yield
     finally:
-        _forced, ACTIVE = before
+        FORCED.reset(token)
 
 
 def check_forced() -> None:
     """Raise if the backend that was asked for by name does not exist or cannot run here."""
-    if _forced not in {"", "native", "reference"}:
-        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {_forced!r}. Unset it to let gradclip choose."
+    name = FORCED.get()
+    if name not in {"", "native", "reference"}:
+        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {name!r}. Unset it to let gradclip choose."
         raise BackendUnavailableError(msg)
-    if _forced == "native" and NATIVE is None:
+    if name == "native" and NATIVE is None:
         msg = (
             f"`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: {NATIVE_MISSING}. "
             "Unset it to fall back to plain torch; `gradclip doctor` shows details."
@@ -71,7 +71,7 @@ def check_forced() -> None:
 
 def native() -> "Native | None":
     """Return the native backend where it may run: not where somebody traces the operations of torch."""
-    return None if is_traced() else ACTIVE
+    return None if is_traced() or FORCED.get() not in {"", "native"} else NATIVE
 
 
 def one_bucket(tensors: list[Tensor]) -> list[Bucket]:
@@ -82,7 +82,8 @@ def one_bucket(tensors: list[Tensor]) -> list[Bucket]:
 
 def bucket(tensors: list[Tensor]) -> list[Bucket]:
     """Cut any tensors into what one backend takes in one call each."""
-    check_forced()
+    if not is_traced():
+        check_forced()
     if found := one_bucket(tensors):
         return found
     kernels = native()

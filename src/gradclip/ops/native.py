@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.ops import _native
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
@@ -56,17 +56,22 @@ class Native(Backend):
     def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
         if isinstance(coef, Tensor):
             coef = coef.to("cpu") if coef.ndim else coef.item()
-        elif coef == 1.0:
-            return
-        increment_version(tensors)
         _native.scale_(tensors, coef)
+        increment_version(self._written(tensors, coef))
+
+    @staticmethod
+    def _written(tensors: list[Tensor], coef: Scalar) -> list[Tensor]:
+        """Return those whose coefficient is not 1."""
+        if not isinstance(coef, Tensor):
+            return [] if coef == 1.0 else tensors
+        return [x for x, own in zip(tensors, coef.tolist(), strict=True) if own != 1.0]
 
     def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
-        increment_version(tensors)
-        if scattered := _native.scale_units_(tensors, coefs):
-            own = coefs.split(_native.units(tensors))
-            for i in scattered:
-                REFERENCE.scale_units_([tensors[i]], own[i])
+        scattered = _native.scale_units_(tensors, coefs)
+        own = coefs.split(_native.units(tensors))
+        for i in scattered:
+            REFERENCE.scale_units_([tensors[i]], own[i])
+        increment_version([x for x, of_x in zip(tensors, own, strict=True) if bool((of_x != 1.0).any())])
 
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         increment_version(tensors)

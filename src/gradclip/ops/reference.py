@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.norms import Scalar, as_float64, combine, identity, is_extremum
+from gradclip.numbers import Scalar, as_float64, combine, identity, is_extremum
 from gradclip.ops.backend import Backend
 from gradclip.tracing import is_traced
 
@@ -55,20 +55,26 @@ class Reference(Backend):
 
     @torch.no_grad()
     def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
-        for i, x in enumerate(tensors):
-            own = coef[i] if isinstance(coef, Tensor) and coef.ndim else coef
+        if isinstance(coef, Tensor) and coef.device.type == "cpu" and not is_traced():
+            coef = coef.item() if coef.ndim == 0 else coef
+            coefs = [coef] * len(tensors) if isinstance(coef, float) else coef.tolist()
+        else:
+            coefs = list(coef) if isinstance(coef, Tensor) and coef.ndim else [coef] * len(tensors)
+        for x, own in zip(tensors, coefs, strict=True):
             if isinstance(own, float) and own == 1.0:
                 continue
             factor = own.to(x.device) if isinstance(own, Tensor) else own
             for piece in _pieces(_parts(x)):
-                piece.copy_(_rounded(_wide(piece).mul_(factor), piece.dtype))
+                scaled = _rounded(_wide(piece).mul_(factor), piece.dtype)
+                piece.copy_(scaled if isinstance(factor, float) else _unless_one(factor, piece, scaled))
 
     @torch.no_grad()
     def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
         for x, own in zip(tensors, coefs.split([_count_units(x) for x in tensors]), strict=True):
+            if own.device.type == "cpu" and not is_traced() and bool((own == 1.0).all()):
+                continue
             for piece, factor in _unit_pieces(x, own):
-                scaled = _rounded(_wide(piece).mul_(factor), piece.dtype).to(piece.dtype)
-                piece.copy_(torch.where(factor == 1.0, piece, scaled))  # a NaN times 1 may have other bits
+                piece.copy_(_unless_one(factor, piece, _rounded(_wide(piece).mul_(factor), piece.dtype)))
 
     @torch.no_grad()
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
@@ -120,6 +126,11 @@ def unit_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
     if is_extremum(norm_type):
         return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
     return torch.cat([x.abs().pow(norm_type).sum(dim=1) for x in rows])
+
+
+def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:
+    """Return what was scaled, or where the factor is 1, what was there: a NaN times 1 may have other bits."""
+    return torch.where(factor == 1.0, piece, scaled.to(piece.dtype))
 
 
 def _count_units(x: Tensor) -> int:

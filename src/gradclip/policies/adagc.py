@@ -7,8 +7,7 @@ from typing import Annotated, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import bring_down, mapped, minimum, ratio, where
+from gradclip.numbers import Scalar, bring_down, mapped, minimum, ratio, where
 from gradclip.policies.holds import COUNT, LEVEL, SIZE
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy

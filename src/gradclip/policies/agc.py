@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import LARGEST_PLAIN_ORDER
+from gradclip.numbers import LARGEST_PLAIN_ORDER
 from gradclip.policies.measured import Layout, Norms, Scope, gathered
 from gradclip.policies.policy import Decision, Policy
 from gradclip.units import Units

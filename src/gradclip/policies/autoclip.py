@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-from gradclip.policies.arithmetic import bring_down, minimum
+from gradclip.numbers import bring_down, minimum
 from gradclip.policies.history import History
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy

@@ -7,9 +7,8 @@ from typing import Annotated, Any, NamedTuple, final
 
 from torch import Tensor
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar, minimum
 from gradclip.policies import effect
-from gradclip.policies.arithmetic import minimum
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy

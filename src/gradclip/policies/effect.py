@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from gradclip.policies.arithmetic import Condition, where
+from gradclip.numbers import Condition, where
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 

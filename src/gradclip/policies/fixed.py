@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-from gradclip.norms import coefficient
+from gradclip.numbers import coefficient
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_bound, check_choice, check_field, check_positive_order

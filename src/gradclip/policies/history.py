@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import CPU, Scalar
+from gradclip.numbers import CPU, Scalar
 from gradclip.policies.holds import SIZE, Within
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import CPU, LARGEST_PLAIN_ORDER, Scalar
+from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.validation import refuse_parts
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]

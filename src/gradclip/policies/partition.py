@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.parameters import matches
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm

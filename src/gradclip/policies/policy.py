@@ -7,8 +7,7 @@ and every `decide` makes anew: the same norms always lead to the same decisions,
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import Condition
+from gradclip.numbers import Condition, Scalar
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.units import Units
 

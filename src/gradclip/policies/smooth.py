@@ -3,8 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import hypot, ratio, tanh, where
+from gradclip.numbers import Scalar, hypot, ratio, tanh, where
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_choice, check_field, check_positive_order

@@ -4,8 +4,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, NamedTuple, final
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import Condition, bring_down, isfinite, where
+from gradclip.numbers import Condition, Scalar, bring_down, isfinite, where
 from gradclip.policies.history import History
 from gradclip.policies.holds import FINITE, SIZE
 from gradclip.policies.measured import Layout, Norms

@@ -7,8 +7,7 @@ become the normal case, and the rule is *locked*: it then learns from the norms 
 through. A burst shorter than the patience teaches it nothing.
 """
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import Condition, maximum, where
+from gradclip.numbers import Condition, Scalar, maximum, where
 
 PATIENCE = 20.0
 """Steps that a burst may last; `math.inf` never unlocks, as published."""

@@ -4,8 +4,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal, NamedTuple, final
 
-from gradclip.norms import Scalar
-from gradclip.policies.arithmetic import Condition, bring_down, isfinite, minimum, ratio, sqrt, where
+from gradclip.numbers import Condition, Scalar, bring_down, isfinite, minimum, ratio, sqrt, where
 from gradclip.policies.holds import COUNT, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.norms import CPU, Scalar
+from gradclip.numbers import CPU, Scalar
 from gradclip.records.record import ClipRecord
 from gradclip.records.transfer import Transfer
 from gradclip.result import ClipResult, Each, Status

@@ -10,7 +10,7 @@ from typing import TypeAlias, final
 
 from torch.optim import Optimizer
 
-from gradclip.norms import Scalar
+from gradclip.numbers import Scalar
 from gradclip.records.alarms import Alarms
 from gradclip.records.draft import Draft
 from gradclip.records.record import ClipRecord

@@ -5,7 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.norms import CPU
+from gradclip.numbers import CPU
 
 
 @final
