@@ -177,3 +177,61 @@ def die(dying: int) -> float:
     if distributed.get_rank() == dying:
         os._exit(3)
     return gradclip.clip_grad_norm_([shards], 1.0).item()
+
+
+class Spent(nn.Parameter):
+    """A parameter whose gradient cannot be had."""
+
+    error: type[BaseException]
+
+    @property
+    def grad(self) -> Tensor:  # type: ignore[override]
+        raise self.error("spent")
+
+
+def _spent(error: type[BaseException]) -> Spent:
+    made = Spent(torch.zeros(2))
+    made.error = error
+    return made
+
+
+WRONG: dict[str, Callable[[nn.Parameter], tuple[Any, dict[str, Any]]]] = {
+    "a word": lambda p: ("weights", {}),
+    "a stray word": lambda p: ([p, "bias"], {}),
+    "a dict": lambda p: ({"w": p}, {}),
+    "a bad pair": lambda p: ([("w", p), ("b", None)], {}),
+    "max_norm": lambda p: ([p], {"max_norm": -1.0}),
+    "norm_type": lambda p: ([p], {"norm_type": "two"}),
+    "nonfinite": lambda p: ([p], {"nonfinite": "skip"}),
+    "a broken iterator": lambda p: ((1 / 0 for _ in range(2)), {}),
+    "no memory": lambda p: ([p, _spent(MemoryError)], {}),
+    "Ctrl-C": lambda p: ([p, _spent(KeyboardInterrupt)], {}),
+    "integers": lambda p: ([p, integers()], {}),
+}
+"""What is passed on one rank, which the others have to hear of."""
+
+
+def integers() -> Tensor:
+    class Holder(nn.Parameter):
+        @property
+        def grad(self) -> Tensor:  # type: ignore[override]
+            return torch.ones(2, dtype=torch.int64)
+
+    return Holder(torch.zeros(2))
+
+
+def clip_with_a_group(what: str) -> str:
+    """Clip with a group of all ranks, on the second with something wrong; what is raised, and then the next norm."""
+    world = distributed.group.WORLD
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    declare([p], Ownership(replicated=world))
+    given, more = WRONG[what](p) if distributed.get_rank() == 1 else ([p], {})
+    said = "none"
+    try:
+        gradclip.clip_grad_norm_(given, group=world, **{"max_norm": 1.0, **more})
+    except BaseException as caught:  # noqa: BLE001 -- which one it is, the test says
+        said = f"{type(caught).__name__}: {caught}"
+    assert p.grad.tolist() == [3.0, 4.0]
+    assert gradclip.clip_grad_norm_([p], 10.0, group=world).item() == 5.0
+    return said

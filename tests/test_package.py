@@ -79,6 +79,39 @@ def test_public_functions_have_examples() -> None:
     assert functions and all(">>> gradclip." in function.__doc__ for function in functions)
 
 
+WITHOUT_DISTRIBUTED = """
+import torch, torch._dynamo, torch.optim, sys
+import torch.distributed as distributed
+
+for name in [name for name in vars(distributed) if not name.startswith("__") and name != "breakpoint"]:
+    if type(getattr(distributed, name)).__name__ != "module":
+        delattr(distributed, name)
+for name in [name for name in sys.modules if name.startswith("torch.distributed.")]:
+    del sys.modules[name]
+distributed.is_available = lambda: False
+import gradclip
+
+w = torch.nn.Parameter(torch.zeros(2))
+w.grad = torch.tensor([3.0, 4.0])
+assert gradclip.clip_grad_norm_([w], 1.0).item() == 5.0
+optimizer = torch.optim.SGD([w], lr=0.1)
+clipper = gradclip.GradClipper([w], gradclip.policies.AdaGC(1.0), check_replicas_every=1).attach(optimizer)
+optimizer.step()
+assert clipper.last.status == "ok" and gradclip.get_norms([w])
+try:
+    gradclip.clip_grad_norm_([w], 1.0, group=3)
+except RuntimeError as error:
+    assert "this build of torch has no torch.distributed" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_a_torch_without_distributed() -> None:
+    """There are builds of torch that have next to nothing in that module; nothing here needs it to be imported."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_DISTRIBUTED], check=True)
+
+
 SPELLINGS = {
     "torch.nn.utils.clip_grad_norm_": "torch.nn.utils.clip_grad_norm_([p], 1.0)",
     "nn.utils": "from torch import nn\nnn.utils.clip_grad_norm_([p], 1.0)",

@@ -13,6 +13,7 @@ from gradclip import callers
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.gradients import GradientSet, collect, gather
+from gradclip.gradients.sharded import tell
 from gradclip.numbers import CPU, as_float64, coefficient, on_host, one_unless_finite
 from gradclip.parameters import Parameters
 from gradclip.validation import (
@@ -107,14 +108,19 @@ def clip_grad_norm_(
         arXiv:1211.5063, section 3.2, algorithm 1.
     """
     function = "clip_grad_norm_"
-    max_norm = check_max_norm(function, max_norm)
-    if type(norm_type) is not float or norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
-        norm_type = check_norm_type(function, norm_type)
-    if eps != 1e-6:  # noqa: PLR2004
-        eps = check_eps(function, eps)
-    if error_if_nonfinite or nonfinite != "propagate":
-        nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
-    gradients = collect(function, parameters, norm_type, group=spanning(function, group))
+    span = spanning(function, group)
+    try:
+        max_norm = check_max_norm(function, max_norm)
+        if type(norm_type) is not float or norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
+            norm_type = check_norm_type(function, norm_type)
+        if eps != 1e-6:  # noqa: PLR2004
+            eps = check_eps(function, eps)
+        if error_if_nonfinite or nonfinite != "propagate":
+            nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
+    except (TypeError, ValueError, RuntimeError) as error:
+        tell(error, span, norm_type)
+        raise
+    gradients = collect(function, parameters, norm_type, group=span)
     total_norm = gradients.total_norm(norm_type)
     if nonfinite in {"raise", "sanitize"} and not math.isfinite(on_host(total_norm)):
         if nonfinite == "raise":
@@ -187,8 +193,13 @@ def get_total_norm(
         tensor(5.)
     """
     function = "get_total_norm"
-    norm_type = check_norm_type(function, norm_type)
-    gradients = gather(function, tensors, group=spanning(function, group))
+    span = spanning(function, group)
+    try:
+        norm_type = check_norm_type(function, norm_type)
+    except (TypeError, ValueError) as error:
+        tell(error, span, norm_type)
+        raise
+    gradients = gather(function, tensors, group=span)
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
         raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))

@@ -1,6 +1,5 @@
 """What may be passed as `parameters`, as one list of tensors with a name for each."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from gradclip import validation
+from gradclip import callers, validation
 
 Parameters: TypeAlias = (
     Tensor
@@ -29,7 +28,7 @@ Owners: TypeAlias = tuple[list[Tensor], list[str] | None]
 """Tensors that own gradients, or are gradients, in the order given, and their names; without names, None."""
 
 
-def flatten(function: str, parameters: Parameters, *, argument: str = "parameters", stacklevel: int = 4) -> Owners:
+def flatten(function: str, parameters: Parameters, *, argument: str = "parameters") -> Owners:
     """List the tensors of any accepted input once, so that an iterator serves all later passes.
 
     Raises:
@@ -49,17 +48,17 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if tensors and not isinstance(tensors[0], Tensor):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
     if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
-        warnings.warn(warning, stacklevel=stacklevel)
+        callers.warn(warning)
     return tensors, None
 
 
-def named(function: str, parameters: Parameters, *, stacklevel: int = 4) -> tuple[list[Tensor], list[str]]:
+def named(function: str, parameters: Parameters) -> tuple[list[Tensor], list[str]]:
     """List the tensors of any accepted input, with a name for each.
 
     Raises:
         TypeError: If something else is among them.
     """
-    tensors, names = flatten(function, parameters, stacklevel=stacklevel)
+    tensors, names = flatten(function, parameters)
     names = [name_at(names, place) for place in range(len(tensors))]
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, Tensor):

@@ -256,6 +256,17 @@ def test_nonfinite_on_meshes_that_overlap_in_part(pool: RankPool, bad: int, axis
     assert [x.error.partition(":")[0] for x in said] == ["NonFiniteGradientError"] * 4
 
 
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("what", failure_workers.WRONG)
+def test_what_one_rank_passes_wrongly(pool: RankPool, what: str) -> None:
+    """With a group, whatever is raised before the collective reaches all ranks, and they go on together."""
+    other, own = pool.run(failure_workers.clip_with_a_group, what)
+    assert other.startswith("RemoteError: Rank 1: "), other
+    kind, _, message = own.partition(": ")
+    assert kind not in {"RemoteError", "none"}
+    assert f"Rank 1: {kind}: {message}" in other
+
+
 def test_a_declaration_that_one_rank_lacks(lonely: RankPool) -> None:
     """The others do not wait for it."""
     lacking, other = lonely.run(failure_workers.open_on, 0)

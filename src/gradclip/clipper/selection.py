@@ -69,7 +69,7 @@ def select(
         TypeError: If something else is among them, or gradients are passed in their place.
         ValueError: If there is none, or none is left, a pattern matches none, or two have one name.
     """
-    tensors, names = named(FUNCTION, parameters, stacklevel=5)
+    tensors, names = named(FUNCTION, parameters)
     groups = [0] * len(tensors)
     if (given := groups_of(parameters)) is not None:
         groups = [g for g, group in enumerate(given) for _ in group["params"]]

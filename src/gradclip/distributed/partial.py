@@ -19,13 +19,14 @@ from gradclip.distributed.span import Span
 
 Placements: TypeAlias = tuple[Any, ...]
 
-REDUCTIONS: dict[str, tuple[Any, float]] = {
-    "sum": (dist.ReduceOp.SUM, 0.0),
-    "avg": (dist.ReduceOp.SUM, 0.0),
-    "max": (dist.ReduceOp.MAX, -math.inf),
-    "min": (dist.ReduceOp.MIN, math.inf),
+REDUCTIONS: dict[str, tuple[str, float]] = {
+    "sum": ("SUM", 0.0),
+    "avg": ("SUM", 0.0),
+    "max": ("MAX", -math.inf),
+    "min": ("MIN", math.inf),
 }
-"""How elements are reduced, and what stands for those of a rank without a gradient. All go well with scaling."""
+"""How elements are reduced, by the names of `ReduceOp`, which some builds of torch lack, and what stands for those of a
+rank without a gradient. All go well with scaling."""
 
 
 class Placed(NamedTuple):
@@ -75,7 +76,7 @@ def reduced(plan: Plan, mesh: Span, gradients: Mapping[int, Tensor], owners: lis
         flat = torch.cat([x.to(mesh.device_for(device), dtype) for x in (*pieces, is_there)])
         for dim, word in due:
             if device_mesh.size(dim) > 1:
-                dist.all_reduce(flat, REDUCTIONS[word][0], group=device_mesh.get_group(dim))
+                dist.all_reduce(flat, getattr(dist.ReduceOp, REDUCTIONS[word][0]), group=device_mesh.get_group(dim))
             if word == "avg":
                 flat /= device_mesh.size(dim)
         *parts, is_anywhere = flat.to(device).split([*map(math.prod, shapes), len(places)])

@@ -78,7 +78,7 @@ class Reduction:
     """
 
     def __init__(
-        self, plan: Plan, owners: list[Tensor], held: Held, failure: Exception | None, loss: Scalar | None
+        self, plan: Plan, owners: list[Tensor], held: Held, failure: BaseException | None, loss: Scalar | None
     ) -> None:
         self.plan = plan
         self.held = held
@@ -317,7 +317,7 @@ class Reduction:
         if self._failure is None:
             try:
                 return measured()
-            except RuntimeError as error:
+            except BaseException as error:  # noqa: BLE001 -- raised once all know, whatever it is
                 self._failure = error
         return otherwise
 

@@ -15,7 +15,7 @@ from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_gradient, scalar
-from gradclip.gradients.sharded import collect_sharded, fail, take_local_parts
+from gradclip.gradients.sharded import collect_sharded, take_local_parts, told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import dispatch
 from gradclip.parameters import Parameters, flatten
@@ -50,6 +50,23 @@ def collect(
         TypeError: For anything else than parameters, gradients passed in their place included.
         OverlappingGradientError: If a gradient cannot be written in place.
     """
+    return told(
+        group,
+        lambda: _collect(function, parameters, norm_type, names, writes=writes, group=group, loss=loss, alone=alone),
+    )
+
+
+def _collect(
+    function: str,
+    parameters: Parameters,
+    norm_type: float | None,
+    names: list[str] | None,
+    *,
+    writes: bool,
+    group: Span | None,
+    loss: Scalar | None,
+    alone: bool,
+) -> GradientSet:
     given: Any = parameters
     is_list = type(given) is list  # which is taken at its word until its elements are read
     tensors, names = (given, names) if is_list else flatten(function, parameters)
@@ -59,13 +76,7 @@ def collect(
     if is_list and names is None:  # of pairs perhaps
         tensors, names = flatten(function, parameters)
     _check_tensors(function, "parameters", tensors)
-    try:
-        plan = _plan_of(tensors, names, group)
-    except ValueError as error:  # which the other ranks of the group have to know
-        if group is None:
-            raise
-        return fail(error, group)
-    if plan is not None:
+    if (plan := _plan_of(tensors, names, group)) is not None:
         return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes, alone=alone)
     if not says_all and (found := _collect_native(tensors, names, norm_type, group, loss, plain=True)) is not None:
         return found
@@ -109,6 +120,10 @@ def _collect_native(
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:
     """Collect tensors that are gradients themselves, to read only."""
+    return told(group, lambda: _gather(function, tensors, group))
+
+
+def _gather(function: str, tensors: Tensor | Iterable[Tensor], group: Span | None) -> GradientSet:
     listed, names = flatten(function, tensors, argument="tensors")
     _check_tensors(function, "tensors", listed)
     if (plan := _plan_of(listed, names, group, are_gradients=True)) is not None:

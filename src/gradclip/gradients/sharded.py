@@ -1,5 +1,6 @@
 """Collect what this rank holds of the gradients of a model that several ranks hold."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,14 @@ def collect_sharded(
     """
     found: dict[int, Tensor] = {}
     placed: dict[int, Any] = {}
-    failure: Exception | None = None
+    failure: BaseException | None = None
     buckets: list[dispatch.Bucket] = []
     try:
         _find(function, argument, owners, names, plan, found, placed)
         if not (buckets := dispatch.one_bucket(list(found.values()))):  # of dense numbers, each in a place of its own
             for place, x in found.items():
                 check_gradient(function, partial(name_at, names, place, argument), x, writes=writes)
-    except (TypeError, RuntimeError) as error:
+    except BaseException as error:
         if alone:
             raise
         found.clear()
@@ -71,12 +72,7 @@ def take_local_parts(
     loss: Scalar | None,
 ) -> GradientSet | None:
     """Take the local parts of gradients that are placed as the DTensors are, measured already, where all count."""
-    try:
-        plan = plan_of(owners, names, specs + [None] * len(specs), group)
-    except ValueError as error:
-        if group is None:
-            raise
-        return fail(error, group)
+    plan = plan_of(owners, names, specs + [None] * len(specs), group)
     if plan.any_outside:
         return None
     buckets: list[dispatch.Bucket] = [(kernels, gradients, range(len(gradients)))]
@@ -85,8 +81,25 @@ def take_local_parts(
     )
 
 
-def fail(error: Exception, group: Span) -> GradientSet:
-    """Return no gradients, and let the reduction tell all ranks of a group why."""
+def told(group: Span | None, collected: Callable[[], GradientSet]) -> GradientSet:
+    """Collect; whatever goes wrong, the reduction tells all ranks of a group why, and raises it here."""
+    if group is None:
+        return collected()
+    try:
+        return collected()
+    except BaseException as error:  # noqa: BLE001 -- raised once all know
+        return _none_because(error, group)
+
+
+def tell(error: Exception, group: Span | None, norm_type: object) -> None:
+    """Let all ranks of a group know why this one cannot clip, and raise it; without a group, do nothing."""
+    if group is not None:
+        order = norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0
+        _none_because(error, group).total_norm(order)
+
+
+def _none_because(error: BaseException, group: Span) -> GradientSet:
+    """Return no gradients, whose reduction fails on all ranks of a group."""
     return _as_set("parameters", [], None, Plan([], [], [], group), [], [], {}, [], failure=error)
 
 
@@ -100,7 +113,7 @@ def _as_set(
     placed: dict[int, Any],
     buckets: list[dispatch.Bucket],
     *,
-    failure: Exception | None = None,
+    failure: BaseException | None = None,
     loss: Scalar | None = None,
     known: tuple[float | None, float] = (None, 0.0),
     kernels: "Native | None" = None,
