@@ -1,12 +1,15 @@
 """What ranks do in tests of copies that should be alike."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradclip import GradClipper
+from gradclip.distributed import Ownership, declare
 from gradclip.policies import FixedNorm
 from gradclip.testing import assert_same_gradients
 from traffic_workers import traffic_of
@@ -76,6 +79,36 @@ def fail_on_one() -> str:
     except RuntimeError as error:
         return f"{type(error).__name__}: {error}"
     return "none"
+
+
+def assert_with_experts() -> list[str]:
+    """An expert of one name on every rank, declared; then a failure on one rank; then warnings that are errors."""
+    rank = distributed.get_rank()
+    expert, dense = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    expert.grad, dense.grad = torch.ones(2) * (1 + rank), torch.ones(2)
+    declare([expert], Ownership(disjoint=distributed.group.WORLD))
+    named = [("expert", expert), ("dense", dense)]
+    found: list[str] = []
+
+    def say(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except (AssertionError, RuntimeError, TypeError, UserWarning) as error:
+            found.append(type(error).__name__)
+        else:
+            found.append("")
+
+    say(lambda: assert_same_gradients(named))
+    say(lambda: assert_same_gradients(named if rank else 5))
+    dense.grad = torch.ones(2) * (1 + rank)
+    say(lambda: assert_same_gradients(named))
+    clipper = GradClipper([dense], FixedNorm(1e9), check_replicas_every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say(clipper.clip)
+    assert clipper.last is not None
+    assert clipper.last.step == 1
+    return found
 
 
 def names_of_stages() -> str:

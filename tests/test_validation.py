@@ -131,9 +131,10 @@ def test_nonfinite(p: nn.Parameter) -> None:
         ([None], "hold Tensors, got NoneType at parameters[0]."),
         ([("w", None)], "hold Tensors, got tuple at parameters[0]."),
         ([("w", torch.zeros(1, requires_grad=True)), 3], "hold Tensors, got int at parameters[1]."),
-        ([torch.zeros(1, requires_grad=True), nn.Linear(1, 1)], "hold Tensors, got Linear at parameters[1]."),
+        ([[[torch.zeros(1)]]], "hold Tensors, got list at parameters[0]."),
         ([{"weight": torch.zeros(1)}], "hold Tensors, got dict at parameters[0]."),
-        ([[3]], "hold Tensors, got tuple at parameters[0]."),
+        ([[3]], "hold Tensors, got int at parameters[0]."),
+        ([{"params": iter([])}], "got dict at parameters[0]. Make its `params` a list."),
     ],
 )
 def test_what_is_no_parameters(given: object, message: str) -> None:

@@ -1,5 +1,6 @@
 """What users of other libraries pass by habit: taken where it has one meaning, else answered with what to pass."""
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import gradclip
 import reference
 from gradclip import GradClipper
 from gradclip.policies import (
+    AGC,
     AdaGC,
     AutoClip,
     FixedNorm,
@@ -74,6 +76,10 @@ NESTED: dict[str, tuple[Callable[[nn.Sequential], Any], list[str]]] = {
         lambda net: [net[0], ("bias", net[2].bias), net[2].weight],
         ["parameters[0].weight", "parameters[0].bias", "bias", "parameters[2]"],
     ),
+    "a tensor first": (
+        lambda net: [net[0].weight, net[0].bias, net[2]],
+        ["parameters[0]", "parameters[1]", "parameters[2].weight", "parameters[2].bias"],
+    ),
     "one twice": (lambda net: [net, net[0]], ["parameters[0].0.weight"]),
 }
 
@@ -96,6 +102,16 @@ def test_lists_of_what_has_parameters(name: str) -> None:
             gradclip.get_norms(make(net))
     gradclip.clip_grad_value_(make(net), 1e-3)
     assert max(x.abs().max().item() for x in gradients) <= 1.0001e-3
+
+
+def test_iterators_in_a_list_that_were_walked_already() -> None:
+    """As of one by itself: a warning, at the second step of a loop."""
+    net = network()
+    given = [net[0].parameters(), net[2].parameters()]
+    assert gradclip.clip_grad_norm_(given, math.inf).item() > 0.0
+    with pytest.warns(UserWarning, match=r"`parameters\[\d\]` is an empty generator, no gradient clipping") as caught:
+        assert gradclip.clip_grad_norm_(given, math.inf).item() == 0.0
+    assert len(caught) == 2
 
 
 def test_parameter_groups_are_groups() -> None:
@@ -125,6 +141,47 @@ def test_no_bound() -> None:
     ):
         with pytest.raises(TypeError, match=r"got None \(NoneType\). To switch clipping off, pass `math.inf`"):
             call()
+
+
+@pytest.mark.parametrize("kind", [FixedNorm, FixedValue, ZClip, AutoClip])
+def test_no_bound_of_a_policy(kind: type[Policy]) -> None:
+    with pytest.raises(TypeError, match=r"got None \(NoneType\). To switch clipping off, pass `math.inf`"):
+        kind(None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag"), [(ZClip, "skip_update_on_spike"), (AutoClip, "include_current"), (SpikeSkip, "learn_skipped")]
+)
+def test_what_is_neither_true_nor_false(kind: Callable[..., Policy], flag: str) -> None:
+    with pytest.raises(TypeError, match=rf"`{kind.__name__}\({flag}=...\)` must be True or False, got 'no'"):
+        kind(1.0, **{flag: "no"})
+
+
+def test_parameters_without_a_shape() -> None:
+    """Those of lazy layers, before their first batch."""
+    with pytest.raises(ValueError, match="must know the shapes of parameters, got a lazy one at weight. Run a batch"):
+        GradClipper(nn.LazyLinear(3))
+
+
+def test_a_bound_of_zero_compiles() -> None:
+    """In one graph, without the warning."""
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    clip = torch.compile(lambda: gradclip.clip_grad_norm_([p], 0.0), fullgraph=True, backend="eager")
+    assert clip().item() == 5.0
+    assert p.grad.tolist() == [0.0, 0.0]
+
+
+def test_layers_without_names() -> None:
+    """Places are no names of layers: refused, as all would be one layer."""
+    net = network()
+    for given in (list(net.parameters()), torch.optim.SGD(net.parameters(), lr=0.1)):
+        with pytest.raises(
+            ValueError, match=r"must know the layers by the names of parameters, got '.*\[0\]', a place"
+        ):
+            GradClipper(given, AGC(per="layer"))
+    GradClipper(net, AGC(per="layer")).clip()
+    GradClipper([net[0], net[2]], AGC(per="layer")).clip()
 
 
 def test_gradients_without_owners() -> None:
@@ -243,6 +300,9 @@ def test_gradients_without_numbers() -> None:
     assert gradclip.clip_grad_norm_([owner], 1.0).is_meta
     for call in (
         lambda: GradClipper([owner], FixedNorm(1.0)).clip(),
+        lambda: GradClipper([owner], FixedNorm(1.0), nonfinite="propagate").clip().total_norm,
+        lambda: GradClipper([owner], ZClip(1.0), nonfinite="propagate").clip().status,
+        lambda: GradClipper([owner], SpikeSkip(1.0), nonfinite="propagate").clip(),
         lambda: gradclip.clip_grad_norm_([owner], 1.0, error_if_nonfinite=True),
         lambda: gradclip.get_total_norm([torch.ones(3, device="meta")], error_if_nonfinite=True),
     ):
@@ -267,7 +327,6 @@ SHARED: dict[str, Callable[[], Tensor]] = {
     "expanded": lambda: torch.ones(1).expand(3),
     "windows": lambda: torch.ones(4).as_strided((3, 2), (1, 1)),
     "interleaved": lambda: torch.ones(9).as_strided((2, 3), (4, 2)),
-    "a lazy zero": lambda: torch._efficientzerotensor(3),
 }
 
 
@@ -280,8 +339,15 @@ def test_elements_that_share_memory(name: str) -> None:
         with pytest.raises(gradclip.OverlappingGradientError, match="several elements at one place in memory"):
             call()
     each()
-    expected = 0.0 if name == "a lazy zero" else math.sqrt(gradient.numel())
-    assert reading().item() == pytest.approx(expected)
+    assert reading().item() == pytest.approx(math.sqrt(gradient.numel()))
+
+
+def test_a_lazy_zero() -> None:
+    """It has a norm, and no memory to write."""
+    gradient = torch._efficientzerotensor(3)
+    with pytest.raises(TypeError, match="It is a lazy zero, without memory"):
+        gradclip.clip_grad_norm_([owner_of(gradient)], 1.0)
+    assert gradclip.get_total_norm([gradient]).item() == 0.0
 
 
 def test_strides_that_only_look_so() -> None:
@@ -343,6 +409,31 @@ def test_a_skipped_step_of_another_thread() -> None:
     refused.set()
     thread.join()
     assert seen == [True]
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_thread_that_ended_in_a_skipped_step() -> None:
+    """Where something made Python stop telling who left it, the others go on, and the gradients come back."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    clipper = GradClipper(net, FixedNorm(1.0)).attach(optimizer)
+    net[0].weight.grad.fill_(math.nan)
+
+    def break_off(*_: object) -> None:
+        sys.settrace(None)
+        raise LookupError
+
+    handle = optimizer.register_step_pre_hook(break_off)
+
+    def step() -> None:
+        with contextlib.suppress(LookupError):
+            optimizer.step()
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+    handle.remove()
+    assert clipper.clip().skipped is not None
     assert all(p.grad is not None for p in net.parameters())
 
 

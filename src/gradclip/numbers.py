@@ -72,7 +72,7 @@ def as_float64(value: Scalar, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=device)  # `torch.tensor` would copy it there, and wait
 
 
-def on_host(value: Scalar) -> float:
+def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a number too
     """Return a number as a float: the one read that waits, where the number is on another device.
 
     Raises:

@@ -34,8 +34,8 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     Raises:
         TypeError: If the input is a mapping, a string or not iterable, or a pair holds something else than its two.
     """
-    if type(parameters) is list and parameters and isinstance(parameters[0], Tensor):
-        return parameters, None  # pyrefly: ignore[bad-return] -- the first element speaks for all, until they are read
+    if type(parameters) is list and all(isinstance(x, Tensor) for x in parameters):
+        return parameters, None  # pyrefly: ignore[bad-return] -- they are tensors
     if isinstance(parameters, Tensor):
         return [parameters], None
     if isinstance(parameters, Module):
@@ -45,7 +45,7 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
         validation.refuse_parameters(function, argument, parameters)
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
-    if tensors and not isinstance(tensors[0], Tensor):
+    if not all(isinstance(x, Tensor) for x in tensors):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
     if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
         callers.warn(warning)
@@ -114,8 +114,12 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
             case Mapping() if _is_group(element):
                 yield from _named_in(element, f"param_groups[{i}]")
             case Iterable() if not isinstance(element, Mapping):
-                for j, inner in enumerate(element):
-                    yield inner if isinstance(inner, tuple) else (f"{name}[{j}]", inner)
+                inner = list(element)
+                if not inner and (warning := validation.warn_if_exhausted(name, element)):
+                    callers.warn(warning)
+                for j, x in enumerate(inner):
+                    is_pair = isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)  # noqa: PLR2004
+                    yield x if is_pair or not isinstance(x, Tensor) else (f"{name}[{j}]", x)
             case _:
                 yield element
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar
+from gradclip.numbers import Scalar, on_host
 
 
 @final
@@ -119,7 +119,7 @@ class ClipResult:
     @property
     def total_norm(self) -> float:
         """The total norm before clipping."""
-        return float(self._total)
+        return on_host(self._total)
 
     @property
     def total_norm_after(self) -> float:
@@ -128,23 +128,23 @@ class ClipResult:
         Of a `chain` whose policies measure norms of different orders, this one is of the last order, and `total_norm`
         of the first.
         """
-        return float(self._outcome().after)
+        return on_host(self._outcome().after)
 
     @property
     def threshold(self) -> float | None:
         """The bound that the total norm was held against; None where the policy bounds parts and not the total."""
         threshold = self._outcome().threshold
-        return None if threshold is None else float(threshold)
+        return None if threshold is None else on_host(threshold)
 
     @property
     def coefficient(self) -> float:
         """What the total norm was multiplied by; NaN where `total_norm_after` is."""
-        return float(self._outcome().coef)
+        return on_host(self._outcome().coef)
 
     @property
     def clipped(self) -> bool:
         """Whether any gradient was scaled down or limited."""
-        return bool(self._outcome().shrunk)
+        return bool(on_host(self._outcome().shrunk))
 
     @property
     def status(self) -> Status:

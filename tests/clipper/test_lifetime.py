@@ -164,6 +164,41 @@ def test_a_copy_that_is_clipped_says_nothing(name: str) -> None:
     train(*COPIES[name]((net, optimizer)), 0, 2)
 
 
+class Whole(torch.optim.SGD):
+    """An optimizer that is copied with all its attributes."""
+
+    def __getstate__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {key: value for key, value in self.__dict__.items() if "hook" not in key}
+
+
+class Listed(torch.optim.SGD):
+    """An optimizer whose state is no dict."""
+
+    def __getstate__(self) -> Any:
+        return (self.defaults, self.state, self.param_groups)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(dict(zip(("defaults", "state", "param_groups"), state, strict=True)))
+
+
+@pytest.mark.parametrize("kind", [Whole, Listed])
+def test_optimizers_with_a_state_of_their_own(kind: type[torch.optim.SGD]) -> None:
+    """They are copied as they would be; copies of copies are those of copies, whether the original lives or not."""
+    net = network()
+    optimizer = kind(net.parameters(), lr=0.1)
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    spare = copy.deepcopy(optimizer)
+    spare.param_groups[0]["lr"] = 5.0
+    assert copy.deepcopy(spare).param_groups[0]["lr"] == 5.0
+    pickle.dumps(optimizer)
+    clipper.detach()
+    assert "__getstate__" not in optimizer.__dict__
+    pickle.dumps(optimizer)
+    del optimizer
+    gc.collect()
+    assert copy.deepcopy(spare).param_groups[0]["lr"] == 5.0
+
+
 def test_a_copy_in_another_process(tmp_path: Path) -> None:
     """Where nobody has made a clipper, or imported the library."""
     net = torch.nn.Linear(2, 1)

@@ -76,6 +76,14 @@ def test_the_assertion(pool: RankPool) -> None:
         assert "a (5 on rank 0, 5.65685 on rank 1)" in said
 
 
+@on_two
+def test_what_is_no_copy_and_what_fails(pool: RankPool) -> None:
+    """Declared experts are left out, a rank that fails is heard of, and a warning that is an error loses nothing."""
+    first, second = pool.run(workers.assert_with_experts)
+    assert first == ["", "TypeError", "AssertionError", "MisuseWarning"]
+    assert second == ["", "RemoteError", "AssertionError", "MisuseWarning"]
+
+
 def test_on_one_rank() -> None:
     """There is nothing to compare."""
     network = workers.network()

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.hooks import Attachment, attach, watch_steps, watchers
+from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
@@ -184,6 +184,7 @@ class GradClipper:
             self._trust.before_clip()
             result = self._clip(by_hand=True)
             self._suppression.obey(result)  # in the step whose closure this is, if it is one
+            self._judge_replicas()
         return result
 
     def observe_loss(self, loss: float | Tensor) -> None:
@@ -213,8 +214,6 @@ class GradClipper:
         self._step = result.step
         self.last = result
         self._trust.after_clip(by_hand=by_hand, found=self._pipeline.found)
-        if self._pipeline.differing is not None:
-            self._trust.warn("replicas", describe(self._pipeline.differing))
         if self._sinks.wanted:
             asked = self._measures_each(result.step)
             self._sinks.record(result, stepping, loss, self._pipeline.nonfinite, norms=asked)
@@ -268,7 +267,7 @@ class GradClipper:
         self._suppression.recover()
         for one in [optimizer] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            self._attachments.pop(one).handle.remove()
+            release(one, self._attachments.pop(one))
             self._trust.release(one)
         self._sinks.flush()
 
@@ -297,6 +296,12 @@ class GradClipper:
         else:
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
         self._suppression.obey(result)
+        self._judge_replicas()
+
+    def _judge_replicas(self) -> None:
+        """Warn where ranks were found to differ, once all that the clip was for is done."""
+        if self._pipeline.differing is not None:
+            self._trust.warn("replicas", describe(self._pipeline.differing))
 
     def _unscale(self, stepping: Optimizer) -> bool:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""

@@ -4,7 +4,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, NamedTuple, Protocol, TypeAlias, final
 
 from torch import Tensor
@@ -72,22 +72,24 @@ def running_steps() -> list[Optimizer]:
 def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:
     """Act when this thread leaves the outermost running step of an optimizer: by an error too, which no hook hears of.
 
-    Python tells this to whoever traces the frame. What does so already, such as a debugger, goes on.
+    Python tells this to whoever traces the frame. What does so already, in Python, such as a debugger, goes on.
     """
     frame = [frame for frame in _step_frames() if frame.f_locals["self"] is optimizer][-1]
     before, others = sys.gettrace(), frame.f_trace
+    # A tracer in C, as that of coverage.py, looks at no frame's own: it has to pause for this step.
+    pauses = before is None or not isinstance(before, (FunctionType, MethodType))
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal others
         others = None if others is None else others(frame, event, argument)
         if event == "return":
-            if before is None:
-                sys.settrace(None)
+            if pauses:
+                sys.settrace(before)
             act()
         return trace
 
     frame.f_trace = trace
-    if before is None:
+    if pauses:
         frame.f_trace_lines = False
         sys.settrace(lambda *_: None)  # of the frames that come, none
 
@@ -164,11 +166,19 @@ class Copied:
         return Copied, ()
 
 
-def _state_for_copies(reference: "weakref.ref[Optimizer]") -> dict[str, Any]:
-    optimizer = reference()
-    assert optimizer is not None  # noqa: S101 -- it is being copied
-    attached = any(isinstance(hook, ClipFirst) for hook in optimizer._optimizer_step_pre_hooks.values())
-    return {**type(optimizer).__getstate__(optimizer), **({COPIED: Copied()} if attached else {})}
+def _state_for_copies(reference: "weakref.ref[Optimizer]") -> Any:
+    optimizer: Any = reference()
+    state = type(optimizer).__getstate__(optimizer)
+    if not isinstance(state, dict):  # that of somebody else's class, which knows what to do with it
+        return state
+    return {**{key: value for key, value in state.items() if key != "__getstate__"}, COPIED: Copied()}
+
+
+def release(optimizer: Optimizer, attachment: Attachment) -> None:
+    """Let an optimizer step, and be copied, as if it had not been attached to by this clipper."""
+    attachment.handle.remove()
+    if not any(isinstance(hook, ClipFirst) for hook in optimizer._optimizer_step_pre_hooks.values()):
+        optimizer.__dict__.pop("__getstate__", None)
 
 
 def _judge_copy(optimizer: Optimizer) -> None:

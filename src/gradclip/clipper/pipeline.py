@@ -114,7 +114,7 @@ class Pipeline:
                 gradients.zero_nonfinite_()
                 gradients, norms = self._measure(stage, scope, loss)
             decision, stage.state = stage.policy.decide(norms, stage.state)
-            if decision.skip is not False and bool(decision.skip):
+            if decision.skip is not False and on_host(decision.skip):
                 return _untouched(step, norms, decision, Status.SKIPPED_SPIKE)
             if not done and decision.scope == "total" and not isinstance(decision.clamp, Tensor):
                 threshold = decision.threshold
@@ -163,7 +163,7 @@ class Pipeline:
             is_same(None, span)
             raise
         if not is_same(norms.total, span):
-            self.differing = differing(gradients.norms_by_name(stage.order), span)
+            self.differing = differing(gradients.copied_norms(stage.order), span)
         return gradients, norms
 
     # Saving.

@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gradclip.distributed.plan import numel_of, shape_of
 from gradclip.numbers import CPU
@@ -76,6 +77,11 @@ def select(
     once: dict[int, tuple[str, Tensor, int]] = {}
     for name, tensor, group in zip(names, tensors, groups, strict=True):
         once.setdefault(id(tensor), (name, tensor, group))
+    for name, tensor in zip(names, tensors, strict=True):
+        if is_lazy(tensor):
+            what = "must know the shapes of parameters, got a lazy one"
+            msg = f"`{FUNCTION}(parameters=...)` {what} at {name}. Run a batch through the model first."
+            raise ValueError(msg)
     if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
         refuse_gradients(FUNCTION)
     all_names = tuple(name for name, _, _ in once.values())

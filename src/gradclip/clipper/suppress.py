@@ -1,5 +1,6 @@
 """Keep a step from happening."""
 
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,9 @@ class Suppression:
     def check_thread(self) -> None:
         """Refuse to clip while another thread is in such a step."""
         if self._step is not None and not self._step.is_here:
-            refuse_thread()
+            if self._step.thread in sys._current_frames():
+                refuse_thread()
+            self._end(self._step)  # that thread is gone
 
     @property
     def is_on(self) -> bool:
@@ -76,7 +79,7 @@ class SuppressedStep:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._states = set(optimizer.state)
         self._groups = [(group, _numbers(group)) for group in optimizer.param_groups]
         self._gradients: list[tuple[Tensor, Tensor]] = []
@@ -85,7 +88,7 @@ class SuppressedStep:
     @property
     def is_here(self) -> bool:
         """Whether it is a step of this thread."""
-        return self._thread == threading.get_ident()
+        return self.thread == threading.get_ident()
 
     def hold(self) -> None:
         """Take the gradients out that are there now."""

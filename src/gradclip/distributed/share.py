@@ -31,6 +31,7 @@ class Share:
         counted: Whether it is part of the total norm.
         in_pieces: Whether it is a plain tensor that holds a piece.
         outside: Whether it is a DTensor of a mesh without this rank.
+        apart: Whether other ranks are known to hold other parameters in its place.
         fixed: Whether something was declared about the ranks of its own mesh: its gradient is placed as it is then.
     """
 
@@ -43,6 +44,7 @@ class Share:
     counted: bool
     in_pieces: bool
     outside: bool
+    apart: bool
     fixed: bool
 
 
@@ -139,6 +141,7 @@ def share_of(name: str, spec: Spec, ownership: "Ownership", group: Span | None) 
         counted=counted,
         in_pieces=bool(in_pieces) or any(x.kind == "sharded" and not x.dims for x in declared),
         outside=outside,
+        apart=bool(others),
         fixed=bool(apart | in_pieces),
     )
 

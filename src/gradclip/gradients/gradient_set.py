@@ -149,10 +149,13 @@ class GradientSet:
         pairs = zip(names, each.to(self.dtype).unbind(), devices, strict=True)
         return [(name, norm.to(device)) for name, norm, device in pairs]
 
-    def norms_by_name(self, norm_type: float) -> dict[str, float]:
-        """Return the same as numbers, in float64."""
+    def copied_norms(self, norm_type: float) -> dict[str, float]:
+        """Return the same as numbers, in float64, but for parameters that were declared to be others on other ranks."""
         names, each, _ = self._named_norms(norm_type)
-        return dict(zip(names, each.tolist(), strict=True))
+        if self.reduction is None:
+            return dict(zip(names, each.tolist(), strict=True))
+        apart = {self._name(place) for place, share in enumerate(self.reduction.plan.shares) if share.apart}
+        return {name: norm for name, norm in zip(names, each.tolist(), strict=True) if name not in apart}
 
     def _named_norms(self, norm_type: float) -> tuple[list[str], Tensor, list[torch.device]]:
         if self.reduction is None:
@@ -168,8 +171,11 @@ class GradientSet:
 
     def unit_norms(self, units: Units) -> Tensor:
         """Return the norm of each unit of each gradient: float64, of shape (number of units,), on `device`."""
-        parts = [unit_partials_of(units, tensors) for _, tensors, _ in self._measured]
-        counts = [units.count(tuple(x.shape)) for x in self.gradients]
+        if units.axis is None and units.order == 2.0:  # noqa: PLR2004
+            parts = [backend.unit_square_sums(tensors) for backend, tensors, _ in self._measured]
+        else:
+            parts = [unit_partials_of(units, tensors) for _, tensors, _ in self._measured]
+        counts = [units.count(tuple(x.shape)) for x in self.gradients] if len(parts) > 1 else []
         return numbers.finish_each(_in_order(parts, self._measured, counts, self.device), units.order)
 
     def scale_(self, coef: Scalar) -> None:
@@ -190,6 +196,10 @@ class GradientSet:
     def scale_units_(self, coefs: Tensor, units: Units) -> None:
         """Multiply each unit of each gradient by its own coefficient: float64, of shape (number of units,)."""
         self._changed()
+        if units.axis is None and len(self._written) == 1:
+            ((backend, tensors, _),) = self._written
+            backend.scale_units_(tensors, coefs.to(tensors[0].device))
+            return
         counts = [units.count(tuple(x.shape)) for x in self.gradients]
         for backend, tensors, positions in self._written:
             own = coefs

@@ -25,16 +25,18 @@ def check_gradient(function: str, name: Callable[[], str], x: Tensor, *, writes:
     if is_dtensor(x):
         reason = "Its parameter is a plain tensor, which does not say how other ranks hold it: make it a DTensor too."
         validation.refuse_gradient(function, name(), x, reason)
-    if hasattr(x, "fake_mode") and not is_traced():
+    if type(x) is not Tensor and hasattr(x, "fake_mode") and not is_traced():
         validation.refuse_gradient(function, name(), x, "It has a shape and no numbers: materialize the model first.")
     if x.dtype in PACKED:
         validation.refuse_gradient(function, name(), x, "Its elements hold several numbers each: unpack them.")
+    if writes and not is_traced() and x._is_zerotensor():
+        validation.refuse_gradient(function, name(), x, "It is a lazy zero, without memory: `p.grad = p.grad.clone()`.")
     if writes and _overlaps(values_of(x)):
         validation.refuse_overlap(function, name(), values_of(x))
 
 
 def _overlaps(x: Tensor) -> bool:
-    """Whether several elements of a tensor share one place in memory, or it has none, as a lazy zero."""
+    """Whether several elements of a tensor share one place in memory."""
     if x.numel() == 0:
         return False
     steps = [(stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
@@ -47,7 +49,7 @@ def _overlaps(x: Tensor) -> bool:
         if stride <= reach:  # it does not step over all that smaller steps reach
             return _share_places(x)
         reach += stride * (size - 1)
-    return x._is_zerotensor()
+    return False
 
 
 def _share_places(x: Tensor) -> bool:

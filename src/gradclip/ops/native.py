@@ -67,11 +67,15 @@ class Native(Backend):
         return [x for x, own in zip(tensors, coef.tolist(), strict=True) if own != 1.0]
 
     def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
-        scattered = _native.scale_units_(tensors, coefs)
-        own = coefs.split(_native.units(tensors))
-        for i in scattered:
-            REFERENCE.scale_units_([tensors[i]], own[i])
-        increment_version([x for x, of_x in zip(tensors, own, strict=True) if bool((of_x != 1.0).any())])
+        if scattered := _native.scale_units_(tensors, coefs):
+            own = coefs.split(_native.units(tensors))
+            for i in scattered:
+                REFERENCE.scale_units_([tensors[i]], own[i])
+        changed = coefs != 1.0
+        if bool(changed.any()):
+            counts = torch.tensor(_native.units(tensors))
+            owners = torch.arange(len(tensors)).repeat_interleave(counts)[changed].unique()
+            increment_version([tensors[i] for i in owners.tolist()])
 
     def clamp_(self, tensors: list[Tensor], bound: float) -> None:
         increment_version(tensors)

@@ -76,6 +76,13 @@ class AGC(Policy):
         return Units((self.axis,) if isinstance(self.axis, int) else self.axis, self.norm_type)
 
     def init(self, layout: Layout) -> tuple[()]:
+        nameless = next((name for name in layout.names if name.endswith("]")), None)
+        if self.per == "layer" and nameless is not None:
+            msg = (
+                f"`AGC(per='layer')` must know the layers by the names of parameters, got {nameless!r}, a place. "
+                "Make the clipper from the model, or from `model.named_parameters()`."
+            )
+            raise ValueError(msg)
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:

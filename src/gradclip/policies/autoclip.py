@@ -7,7 +7,7 @@ from gradclip.numbers import bring_down, minimum
 from gradclip.policies.history import History
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field, check_flag
 
 
 @final
@@ -53,6 +53,7 @@ class AutoClip(Policy):
 
     def __post_init__(self) -> None:
         check_ceiling(self)
+        check_flag(self, "include_current")
         check_field(self, "percentile", at_least=0.0, at_most=100.0)
         if self.window is not None:
             check_field(self, "window", at_least=1, integer=True, advice="For all norms, pass None.")

@@ -10,7 +10,7 @@ from gradclip.policies.holds import FINITE, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import REQUIRED, check_ceiling, check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_field, check_flag
 
 
 class SpikeSkipState(NamedTuple):
@@ -71,6 +71,7 @@ class SpikeSkip(Policy):
 
     def __post_init__(self) -> None:
         check_ceiling(self)
+        check_flag(self, "learn_skipped")
         check_field(self, "sigmas", above=0.0, finite=True)
         check_field(self, "window", at_least=2, integer=True)
         check_field(self, "warmup", at_least=2, at_most=self.window, integer=True)

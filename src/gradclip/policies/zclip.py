@@ -9,7 +9,7 @@ from gradclip.policies.holds import COUNT, SIZE
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
-from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field
+from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field, check_flag
 
 
 class ZClipState(NamedTuple):
@@ -74,6 +74,7 @@ class ZClip(Policy):
 
     def __post_init__(self) -> None:
         check_ceiling(self)
+        check_flag(self, "skip_update_on_spike")
         check_field(self, "z_threshold", above=0.0, finite=True)
         check_field(self, "alpha", at_least=0.0, below=1.0)
         check_choice(self, "mode", ("zscore", "percentile"))

@@ -2,6 +2,7 @@
 
 from gradclip.distributed.replicas import describe, differing, everyone
 from gradclip.distributed.span import Group, spanning
+from gradclip.exceptions import RemoteError
 from gradclip.gradients import collect
 from gradclip.parameters import Parameters, named
 
@@ -18,6 +19,7 @@ def assert_same_gradients(parameters: Parameters, *, group: Group | None = None)
 
     Raises:
         AssertionError: With the names and norms that differ, on every rank.
+        RemoteError: If another rank could not measure its gradients.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -28,9 +30,18 @@ def assert_same_gradients(parameters: Parameters, *, group: Group | None = None)
         >>> assert_same_gradients(model)
     """
     function = "assert_same_gradients"
-    tensors, names = named(function, parameters)
-    gradients = collect(function, tensors, names=names, writes=False)
-    own = gradients.norms_by_name(2.0)
     span = spanning(function, group) or everyone()
-    if span is not None and (found := differing(own, span)):
+    try:
+        tensors, names = named(function, parameters)
+        gradients = collect(function, tensors, names=names, writes=False)
+    except BaseException as error:
+        if span is not None:
+            span.gather(f"{type(error).__name__}: {error}")
+        raise
+    if span is None:
+        return
+    failed = {rank: said for rank, said in zip(span.ranks, span.gather(""), strict=True) if said}
+    if failed:
+        raise RemoteError(" ".join(f"Rank {rank}: {said}" for rank, said in failed.items()))
+    if found := differing(gradients.copied_norms(2.0), span):
         raise AssertionError(describe(found))

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from gradclip.exceptions import OverlappingGradientError
 from gradclip.tracing import is_traced
-from gradclip.validation.numbers import check_word, real, warn_of_zero
+from gradclip.validation.numbers import check_word, real, refuse_none, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -22,9 +22,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
     if type(value) is float and value > 0.0:
         return value
     if value is None:
-        number = "must be a number, got None (NoneType)"
-        msg = f"`{function}({argument}=...)` {number}. To switch clipping off, pass `math.inf`."
-        raise TypeError(msg)
+        refuse_none(function, argument)
     value = _full(value)
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
@@ -110,6 +108,8 @@ def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
 def refuse_element(function: str, argument: str, name: str, given: object) -> NoReturn:
     """Raise for an element that is not a tensor."""
     advice = "Pass `itertools.chain(...)` of the parameters of each." if hasattr(given, "__iter__") else ""
+    if isinstance(given, Mapping):
+        advice = "Make its `params` a list." if "params" in given else "Pass its `.values()` or `.items()`."
     msg = f"`{function}({argument}=...)` must hold Tensors, got {type(given).__name__} at {name}. {advice}".rstrip()
     raise TypeError(msg)
 

@@ -1,9 +1,10 @@
 """Checks of plain numbers and words."""
 
 import math
-from typing import Any, SupportsFloat, cast
+from typing import Any, NoReturn, SupportsFloat, cast
 
 from gradclip import callers
+from gradclip.tracing import is_traced
 
 
 def real(function: str, argument: str, value: object) -> float:
@@ -52,15 +53,32 @@ def check_field(owner: object, argument: str, *, integer: bool = False, **limits
 
 def warn_of_zero(function: str, argument: str, bound: float) -> None:
     """Warn once of a bound of 0, which switches clipping off in other libraries."""
-    if bound == 0.0:
+    if bound == 0.0 and not is_traced():
         callers.warn_once(
             f"`{function}({argument}=0)` sets every gradient to 0, where other libraries take it for no clipping. To "
             "switch clipping off, pass `math.inf`."
         )
 
 
+def refuse_none(function: str, argument: str) -> NoReturn:
+    """Raise for None as a bound, which is none in other libraries."""
+    number = "must be a number, got None (NoneType)"
+    msg = f"`{function}({argument}=...)` {number}. To switch clipping off, pass `math.inf`."
+    raise TypeError(msg)
+
+
+def check_flag(owner: object, argument: str) -> None:
+    """Check a field that is true or false."""
+    value = getattr(owner, argument)
+    if not isinstance(value, bool):
+        msg = f"`{type(owner).__name__}({argument}=...)` must be True or False, got {value!r}."
+        raise TypeError(msg)
+
+
 def check_bound(owner: object, argument: str = "max_norm") -> None:
     """Check a field that is a constant bound, and make it a float."""
+    if getattr(owner, argument) is None:
+        refuse_none(type(owner).__name__, argument)
     check_field(owner, argument, at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
     warn_of_zero(type(owner).__name__, argument, getattr(owner, argument))
 
@@ -79,6 +97,8 @@ def check_ceiling(owner: object) -> None:
             f"`{name}(max_norm=1.0)`, or `math.inf` where something else bounds."
         )
         raise TypeError(msg)
+    if getattr(owner, "max_norm", None) is None:
+        refuse_none(type(owner).__name__, "max_norm")
     check_field(owner, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
     warn_of_zero(type(owner).__name__, "max_norm", getattr(owner, "max_norm", math.inf))
 
