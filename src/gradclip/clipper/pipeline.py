@@ -7,7 +7,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from gradclip.clipper.measure import apply_, measure, spread_over
+from gradclip.clipper.change import Change
+from gradclip.clipper.measure import measure, spread_over
 from gradclip.clipper.selection import Selection
 from gradclip.distributed.replicas import Differing, differing, everyone, is_same
 from gradclip.distributed.span import Span
@@ -95,36 +96,62 @@ class Pipeline:
         done: list[tuple[Norms, Decision]] = []
         threshold: Scalar | None = None
         sanitized = False
+        change = Change(undone=self._may_undo)
+        learned = [stage.state for stage in self._stages]
         for stage in self._stages:
             scope = self._scope_of(stage, each=each)
             gradients, norms = self._measure_alike(stage, scope, loss, compare=compare and not done)
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
+            if change.is_waiting and not (known and math.isfinite(on_host(norms.total))):  # which it may bring in range
+                change.make(gradients, last=False)
+                gradients, norms = self._measure(stage, scope, loss)
+            norms = change.foreseen(norms)
+            first = done[0][0] if done else norms
             bad = known and not math.isfinite(on_host(norms.total))
             if bad and count and self.nonfinite is None:
                 self.nonfinite = gradients.count_nonfinite(COUNTED)
             if bad and self._nonfinite != "propagate":
                 if self._nonfinite == "skip":
                     self.reason = gradients.describe_nonfinite() if explain else ""
-                    return _untouched(step, norms, Decision(), Status.SKIPPED_NONFINITE)
+                    self._take_back(change, learned)
+                    return _untouched(step, first, Decision(), Status.SKIPPED_NONFINITE)
                 if self._nonfinite == "raise":
-                    raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
+                    message = _nonfinite_message(gradients, stage.order)
+                    self._take_back(change, learned)
+                    raise NonFiniteGradientError(message)
                 sanitized = True
                 gradients.zero_nonfinite_()
                 gradients, norms = self._measure(stage, scope, loss)
-            decision, stage.state = stage.policy.decide(norms, stage.state)
+                norms = change.foreseen(norms)
+            decision, state = stage.policy.decide(norms, stage.state)
             if decision.skip is not False and on_host(decision.skip):
-                return _untouched(step, norms, decision, Status.SKIPPED_SPIKE)
+                self._take_back(change, learned)
+                stage.state = state  # which a policy that skips may learn from
+                return _untouched(step, first, decision, Status.SKIPPED_SPIKE)
+            stage.state = state
             if not done and decision.scope == "total" and not isinstance(decision.clamp, Tensor):
                 threshold = decision.threshold
             if self._selection.scaled is not None:
                 decision = spread_over(decision, self._selection.scaled, norms)
-            apply_(gradients, decision, norms, stage.units)
+            change.decide(gradients, decision, norms, stage.units, last=stage is self._stages[-1])
             done.append((norms, decision))
         return ClipResult(
             step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
         )
+
+    def _take_back(self, change: Change, learned: list[Any]) -> None:
+        """Leave gradients, and what stages have learned, as they were before the run."""
+        change.undo()
+        for stage, state in zip(self._stages, learned, strict=True):
+            stage.state = state
+
+    @property
+    def _may_undo(self) -> bool:
+        """Whether a stage may take back what those before it did."""
+        later = self._stages[1:]
+        return bool(later) and (self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later))
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> ClipResult:
         """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned.

@@ -95,6 +95,10 @@ class Chain(Policy):
     def clamps(self) -> bool:
         return any(link.clamps for link in self.links)
 
+    @property
+    def skips(self) -> bool:
+        return any(link.skips for link in self.links)
+
     def init(self, layout: Layout) -> tuple[Any, ...]:
         return tuple(link.init(layout) for link in self.links)
 
@@ -148,6 +152,10 @@ class Warmup(Policy):
     def clamps(self) -> bool:
         return self.policy.clamps
 
+    @property
+    def skips(self) -> bool:
+        return self.policy.skips
+
     def init(self, layout: Layout) -> Taken:
         return Taken(0.0, self.policy.init(layout))
 
@@ -180,6 +188,10 @@ class Schedule(Policy):
     @property
     def clamps(self) -> bool:
         return self.policy_of(0).clamps
+
+    @property
+    def skips(self) -> bool:
+        return self.policy_of(0).skips
 
     def init(self, layout: Layout) -> Taken:
         return Taken(0.0, self.policy_of(0).init(layout))

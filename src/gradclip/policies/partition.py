@@ -119,6 +119,11 @@ class Partition(Policy):
     def clamps(self) -> bool:
         return any(policy.clamps for policy in self.members)
 
+    @property
+    @final
+    def skips(self) -> bool:
+        return any(policy.skips for policy in self.members)
+
     @final
     def init(self, layout: Layout) -> tuple[Part, ...]:
         parts: list[Part] = []

@@ -57,6 +57,11 @@ class Policy(ABC):
         return False
 
     @property
+    def skips(self) -> bool:
+        """Whether decisions may skip the step: what stages before it did is taken back then."""
+        return False
+
+    @property
     def stages(self) -> tuple["Policy", ...]:
         """The parts that take one measurement each, in order."""
         return (self,)

@@ -46,8 +46,7 @@ class SpikeSkip(Policy):
 
     Note:
         The loss is judged where it is given: `clipper.clip(loss=loss)`, or `clipper.observe_loss(loss)` before the step
-        of an attached optimizer. In a `chain`, what comes before a second measurement has been applied already when a
-        step is skipped, so it belongs first. *Host sync:* whether to skip is read back from another device.
+        of an attached optimizer. *Host sync:* whether to skip is read back from another device.
 
         *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps teach nothing, where a spike in the
         window hides the ones after it; what is not finite teaches nothing, where one NaN skips as many steps as the
@@ -77,6 +76,10 @@ class SpikeSkip(Policy):
         check_field(self, "warmup", at_least=2, at_most=self.window, integer=True)
         check_field(self, "eps", at_least=0.0, finite=True)
         check_field(self, "patience", at_least=1.0)
+
+    @property
+    def skips(self) -> bool:
+        return True
 
     def init(self, layout: Layout) -> SpikeSkipState:
         return SpikeSkipState(History.of(self.window), History.of(self.window, holds=FINITE), pressure=0.0)
