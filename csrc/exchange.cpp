@@ -97,6 +97,8 @@ bool connect() {
 
 bool is_tensor(PyObject* object) { return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type; }
 
+bool is_subclass(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), tensor_type) != 0; }
+
 bool read_tensor(PyObject* object, Dense* out) {
   if (!is_tensor(object)) return false;
   dlpack::Tensor t;

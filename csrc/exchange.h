@@ -21,6 +21,9 @@ bool connect();
 // Whether an object is a Tensor or a Parameter exactly: a subclass may keep its elements elsewhere.
 bool is_tensor(PyObject* object);
 
+// Whether it is a tensor of any class.
+bool is_subclass(PyObject* object);
+
 // False, without a Python error, if the kernels do not take the object.
 bool read_tensor(PyObject* object, Dense* out);
 

@@ -8,6 +8,7 @@ namespace {
 
 using gradclip::Dense;
 using gradclip::DType;
+using gradclip::torch::is_subclass;
 using gradclip::torch::is_tensor;
 using gradclip::torch::prefetch_ahead;
 using gradclip::torch::read_list;
@@ -101,17 +102,33 @@ struct Gathered {
   explicit operator bool() const { return gradients.object && places.object && specs.object; }
 };
 
-// The gradients of a private list of tensors, each once and None left out; false if something is in the list that is
-// neither a plain tensor, where these are `welcome`, nor of the class `sharded`, or with a Python error set. Reading
-// `.grad` may run Python code: a warning's, a finalizer's.
-bool gather(PyObject* owners, const Subclass& sharded, bool welcome, Gathered* found) {
+// Whether an object has any of some attributes of its own; these are its `__dict__`, in which nearly all tensors have none.
+bool is_marked(PyObject* object, PyObject* marks) {
+  if (marks == Py_None) return false;
+  const Owned own{PyObject_GenericGetDict(object, nullptr)};
+  if (!own.object) {
+    PyErr_Clear();
+    return true;
+  }
+  if (PyDict_Size(own.object) == 0) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(marks); ++i)
+    if (PyDict_Contains(own.object, PyTuple_GetItem(marks, i)) != 0) return true;
+  return false;
+}
+
+// The gradients of a private list of tensors, each once and None left out; false if something with a gradient is in the
+// list that is neither a plain tensor, where these are `welcome`, nor of the class `sharded`, or that has any of the
+// attributes `marks`; or with a Python error set. Reading `.grad` may run Python code: a warning's, a finalizer's.
+bool gather(PyObject* owners, const Subclass& sharded, bool welcome, PyObject* marks, Gathered* found) {
   const Py_ssize_t count = PyList_Size(owners);
   Seen seen(static_cast<std::size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
     prefetch_ahead(owners, i, count, sharded);
     PyObject* owner = PyList_GetItem(owners, i);
     const bool is_sharded = Py_TYPE(owner) == sharded.type;
-    if (!is_sharded && !(welcome && is_tensor(owner))) return false;
+    const bool is_plain = !is_sharded && is_tensor(owner);
+    if (!is_sharded && !(welcome && (is_plain || is_subclass(owner)))) return false;
+    if (is_plain && is_marked(owner, marks)) return false;
     found->any_sharded |= is_sharded;
     if (sharded.type) {
       const Owned spec{is_sharded ? PyObject_GetAttr(owner, spec_name) : Py_NewRef(Py_None)};
@@ -119,7 +136,9 @@ bool gather(PyObject* owners, const Subclass& sharded, bool welcome, Gathered* f
     }
     const Owned gradient{PyObject_GetAttr(owner, grad_name)};
     if (!gradient.object) return false;
-    if (gradient.object == Py_None || !seen.insert(gradient.object)) continue;
+    if (gradient.object == Py_None) continue;
+    if (!is_sharded && !is_plain) return false;  // a frozen one of another class costs itself alone
+    if (!seen.insert(gradient.object)) continue;
     if (PyList_Append(found->gradients.object, gradient.object) != 0) return false;
     if (sharded.type && !append(found->places.object, i)) return false;
   }
@@ -148,7 +167,7 @@ bool unwrap(const Gathered& found, const Subclass& sharded) {
 // Collecting and measuring in one call: the first look at each tensor costs more than all that is done with it.
 PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double norm_type = 0, partial = 0;
-  if (!has_arguments("collect", n, 4, 4)) return nullptr;
+  if (!has_arguments("collect", n, 5, 5)) return nullptr;
   const bool measured = args[1] != Py_None;
   if (measured && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
@@ -157,7 +176,8 @@ PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   const Owned owners{PyList_GetSlice(args[0], 0, PyList_Size(args[0]))};
   Gathered found;
   if (!owners.object || !found) return nullptr;
-  if (!gather(owners.object, sharded, args[3] == Py_True, &found) ||
+  if (args[4] != Py_None && !PyTuple_Check(args[4])) return PyErr_Format(PyExc_TypeError, "marks must be a tuple");
+  if (!gather(owners.object, sharded, args[3] == Py_True, args[4], &found) ||
       (found.any_sharded && !unwrap(found, sharded))) {
     if (PyErr_Occurred()) return nullptr;
     Py_RETURN_NONE;
@@ -310,7 +330,7 @@ PyMethodDef methods[] = {
     {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
     {"collect", fast<collect>(), METH_FASTCALL,
-     "collect(owners, norm_type, sharded, welcome)\n\nThe gradients of a list of tensors, each once and None left out, "
+     "collect(owners, norm_type, sharded, welcome, marks)\n\nThe gradients of a list of tensors, each once and None left out, "
      "the bits of their widest real dtype, and the partial of their norm unless `norm_type` is None. Of owners of the "
      "class `sharded`, the local parts; where there is any, the specs of all owners and the places of those that have a "
      "gradient follow, else None and an empty list. None alone if there is no gradient, one that the kernels do not take, "

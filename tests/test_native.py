@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import gradclip
@@ -307,3 +308,55 @@ def test_a_forced_backend_is_that_of_its_thread() -> None:
         look()
     look()
     assert seen == [dispatch.FORCED.get() == "reference", True, dispatch.FORCED.get() == "reference"]
+
+
+IMPORTED = """
+import torch
+import torch.distributed.fsdp
+import torch.distributed.tensor.parallel
+import torch.distributed.tensor.parallel.ddp
+import sys
+import gradclip
+
+
+class Quantized(torch.Tensor):
+    pass
+
+
+def refuse(*_, **__):
+    raise AssertionError("the slow way")
+
+
+sys.modules["gradclip.gradients.collect"].tokens_of = refuse
+frozen = torch.nn.Parameter(torch.zeros(3).as_subclass(Quantized), requires_grad=False)
+lazy = torch.nn.LazyLinear(2).weight
+p = torch.nn.Parameter(torch.zeros(2))
+p.grad = torch.tensor([3.0, 4.0])
+assert gradclip.clip_grad_norm_([frozen, p, lazy], 1.0, eps=0.0).item() == 5.0
+assert p.grad.tolist() == [0.6000000238418579, 0.800000011920929]
+p._fsdp_flattened = True
+try:
+    gradclip.clip_grad_norm_([p], 1.0)
+except AssertionError:
+    pass
+else:
+    raise SystemExit("what FSDP1 has marked was taken for a plain tensor")
+"""
+
+
+def test_what_is_imported_is_not_what_is_used() -> None:
+    """FSDP and DTensor may be imported, and frozen parameters may be of any class: the rest goes the fast way."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTED], check=True)
+
+
+def test_an_owner_of_another_class_with_a_gradient() -> None:
+    """It is not passed over."""
+
+    class Other(Tensor):
+        pass
+
+    other = torch.zeros(2).as_subclass(Other).requires_grad_()
+    other.grad = torch.tensor([3.0, 0.0]).as_subclass(Other)
+    p = torch.nn.Parameter(torch.zeros(1))
+    p.grad = torch.tensor([4.0])
+    assert gradclip.clip_grad_norm_([p, other], 10.0).item() == 5.0

@@ -32,6 +32,10 @@ def is_dtensor(x: object) -> bool:
     return kind is not None and isinstance(x, kind)
 
 
+LOCALIZED = "_st_info"
+"""The attribute of a plain parameter that was a DTensor, with its spec."""
+
+
 def may_be_localized() -> bool:
     """Whether there can be parameters that were DTensors: the module of DDP over tensor parallelism is imported."""
     return "torch.distributed.tensor.parallel.ddp" in sys.modules
@@ -39,7 +43,7 @@ def may_be_localized() -> bool:
 
 def localized_spec(x: Tensor) -> Spec | None:
     """Return the spec of a plain parameter that DDP has made of the local part of a DTensor, which it keeps with it."""
-    return getattr(x, "_st_info", None)
+    return getattr(x, LOCALIZED, None)
 
 
 def spec_of(x: Tensor) -> Spec | None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from gradclip.distributed.ownership import Ownership, declare, declared
 from gradclip.validation import refuse_flattened
 
+FLAT = "_fsdp_flattened"
+"""The attribute of such a parameter."""
+
 HANDLE = "torch.distributed.fsdp._flat_param"
 
 
@@ -19,7 +22,7 @@ def may_be_flat() -> bool:
 
 def is_flat(parameter: Tensor) -> bool:
     """Whether a parameter is sharded by FSDP1; it is marked then, whether or not it is the flat one itself."""
-    return getattr(parameter, "_fsdp_flattened", False)
+    return getattr(parameter, FLAT, False)
 
 
 def declare_flat(parameter: Tensor) -> Ownership:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradclip.distributed.dtensor import (
+    LOCALIZED,
     can_be_partial,
     dtensor_type,
     local_rows,
@@ -23,7 +24,7 @@ from gradclip.distributed.dtensor import (
     may_be_localized,
     spec_of,
 )
-from gradclip.distributed.flat import declare_flat, is_flat, may_be_flat
+from gradclip.distributed.flat import FLAT, declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import Ownership, anything_declared, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
@@ -145,9 +146,11 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape if spec is None else spec.shape)
 
 
-def has_plan() -> bool:
-    """Whether there can be plain tensors that other ranks hold more of: those say nothing when they are read."""
-    return anything_declared() or may_be_flat() or may_be_localized()
+def marks() -> tuple[str, ...] | None:
+    """Return the attributes of plain tensors that other ranks hold more of, where what sets them is imported."""
+    if not may_be_flat() and not may_be_localized():
+        return None
+    return FLAT, LOCALIZED
 
 
 def tokens_of(owners: list[Tensor], *, are_gradients: bool = False) -> list[Any] | None:

@@ -11,7 +11,7 @@ from torch.compiler import is_dynamo_compiling
 from gradclip import validation
 from gradclip.distributed.dtensor import dtensor_type, is_dtensor
 from gradclip.distributed.ownership import anything_declared
-from gradclip.distributed.plan import Plan, has_plan, plan_of, tokens_of
+from gradclip.distributed.plan import Plan, marks, plan_of, tokens_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.kinds import check_gradient, scalar
@@ -70,7 +70,7 @@ def _collect(
     given: Any = parameters
     is_list = type(given) is list  # which is taken at its word until its elements are read
     tensors, names = (given, names) if is_list else flatten(function, parameters)
-    says_all = group is None and not has_plan()  # of a plain tensor: that no other rank holds more of it
+    says_all = group is None and not anything_declared()  # of a plain tensor: that no other rank holds more of it
     if (found := _collect_native(tensors, names, norm_type, group, loss, plain=says_all)) is not None:
         return found
     if is_list and names is None:  # of pairs perhaps
@@ -107,7 +107,7 @@ def _collect_native(
         return None
     order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
     sharded = None if anything_declared() else dtensor_type()
-    if (not plain and sharded is None) or (answer := backend.collect(tensors, order, sharded, plain)) is None:
+    if (not plain and sharded is None) or (answer := backend.collect(tensors, order, sharded, plain, marks())) is None:
         return None
     gradients, bits, power_sum, specs, places = answer
     known = order, power_sum

@@ -22,12 +22,13 @@ class Native(Backend):
     name = "native"
 
     collect = staticmethod(_native.collect)
-    """(tensors, order of a norm or None, class of sharded ones or None, whether others may be there) ->
-    (their gradients, bits of the widest, partial of that norm, specs, places).
+    """(tensors, order of a norm or None, class of sharded ones or None, whether others may be there, attributes that
+    mark tensors which are not for it, or None) -> (their gradients, bits of the widest, partial of that norm, specs,
+    places).
 
     Each gradient comes once, a sharded one as its local part. Where there is any of these, the spec of each tensor and
     the places of those that have a gradient come too. None stands for no gradient at all, one that the kernels do not
-    take, or one that is placed otherwise than its owner.
+    take or whose owner they do not, or one that is placed otherwise than its owner.
     """
 
     scalar = staticmethod(_native.scalar)
