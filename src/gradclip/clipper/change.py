@@ -22,10 +22,13 @@ class Change:
 
     Args:
         undone: Whether a later stage may take it back.
+        read: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
+            whether it is in range only once the coefficient is applied, so that this does not wait.
     """
 
-    def __init__(self, *, undone: bool) -> None:
+    def __init__(self, *, undone: bool, read: bool) -> None:
         self._undone = undone
+        self._read = read
         self._coef: Scalar = 1.0
         self._before: list[tuple[Tensor, Tensor]] = []
 
@@ -43,7 +46,7 @@ class Change:
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
             self._coef = self._coef * decision.coef
-        if last or not waits:
+        if last or not waits or (isinstance(self._coef, Tensor) and not self._read):
             self.make(gradients, last=last)
         if not waits:
             self._keep(gradients, last=last)

@@ -93,18 +93,36 @@ class Pipeline:
         is, all ranks are asked for their norms.
         """
         self.nonfinite, self.reason, self.differing = None, "", None
+        change = Change(undone=self._may_undo, read=self._nonfinite != "propagate")
+        learned = [stage.state for stage in self._stages]
+        try:
+            return self._run(change, learned, step, loss, each=each, count=count, explain=explain, compare=compare)
+        except BaseException:
+            self._take_back(change, learned)
+            raise
+
+    def _run(
+        self,
+        change: Change,
+        learned: list[Any],
+        step: int,
+        loss: Scalar | None,
+        *,
+        each: bool,
+        count: bool,
+        explain: bool,
+        compare: bool,
+    ) -> ClipResult:
         done: list[tuple[Norms, Decision]] = []
         threshold: Scalar | None = None
         sanitized = False
-        change = Change(undone=self._may_undo)
-        learned = [stage.state for stage in self._stages]
         for stage in self._stages:
             scope = self._scope_of(stage, each=each)
             gradients, norms = self._measure_alike(stage, scope, loss, compare=compare and not done)
             if not gradients.any_found:  # nothing to clip, and nothing to learn
                 return _untouched(step, norms, Decision())
             known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
-            if change.is_waiting and not (known and math.isfinite(on_host(norms.total))):  # which it may bring in range
+            if change.is_waiting and not math.isfinite(on_host(norms.total)):  # it may bring them in range
                 change.make(gradients, last=False)
                 gradients, norms = self._measure(stage, scope, loss)
             norms = change.foreseen(norms)
@@ -118,9 +136,7 @@ class Pipeline:
                     self._take_back(change, learned)
                     return _untouched(step, first, Decision(), Status.SKIPPED_NONFINITE)
                 if self._nonfinite == "raise":
-                    message = _nonfinite_message(gradients, stage.order)
-                    self._take_back(change, learned)
-                    raise NonFiniteGradientError(message)
+                    raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
                 sanitized = True
                 gradients.zero_nonfinite_()
                 gradients, norms = self._measure(stage, scope, loss)
