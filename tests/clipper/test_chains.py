@@ -1,6 +1,7 @@
 """A policy of several measurements does all that it decides, or nothing."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,21 @@ from torch.nn import Parameter
 
 import reference
 from gradclip import ClipResult, GradClipper, NonFiniteGradientError
-from gradclip.policies import AGC, AutoClip, FixedNorm, FixedValue, Policy, SpikeSkip, ZClip, by_name, chain, warmup
+from gradclip.policies import (
+    AGC,
+    AutoClip,
+    Decision,
+    FixedNorm,
+    FixedValue,
+    Layout,
+    Norms,
+    Policy,
+    SpikeSkip,
+    ZClip,
+    by_name,
+    chain,
+    warmup,
+)
 
 
 def parameters_of(*gradients: Tensor) -> list[tuple[str, Parameter]]:
@@ -133,3 +148,27 @@ def test_stages_one_after_the_other(name: str, nonfinite: Any) -> None:
         assert torch.allclose(p.grad, q.grad, rtol=1e-6, atol=0.0)
     assert result.total_norm == norms[0]
     assert result.total_norm_after == pytest.approx(norms[-1], rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Broken(Policy):
+    """A rule with a mistake in it."""
+
+    def init(self, layout: Layout) -> tuple[()]:
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+        raise LookupError("a mistake")
+
+
+@pytest.mark.parametrize("first", [FixedValue(0.5), FixedNorm(1.0, 1.0), AGC(0.1)], ids=repr)
+def test_an_error_in_a_later_stage(first: Policy) -> None:
+    """Whatever it is, the gradients and what was learned are as they were."""
+    parameters = parameters_of(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 2.0]]))
+    before = bits(parameters)
+    clipper = GradClipper(parameters, chain(warmup(5, FixedNorm(9.0)), first, FixedNorm(1e9, 3.0), Broken()))
+    state = clipper.state_dict()
+    with pytest.raises(LookupError, match="a mistake"):
+        clipper.clip()
+    assert bits(parameters) == before
+    assert clipper.state_dict() == state
