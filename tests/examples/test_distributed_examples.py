@@ -41,7 +41,8 @@ dist.all_gather_object(of_all, norms)
 model = namespace["build"]()
 namespace["backward"](model)
 if dist.get_rank() == 0:
-    print(json.dumps([torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item(), of_all]))
+    print(json.dumps([torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item(), of_all]), flush=True)
+dist.barrier()  # so that none takes its connections down while another is at work
 dist.destroy_process_group()
 """
 """Runs all blocks of a page, as a reader would type them; prints the norm of its model, and what each rank got."""

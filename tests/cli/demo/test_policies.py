@@ -35,7 +35,7 @@ OTHERS = {
     "autoclip-published": "AutoClip(max_norm=inf, percentile=10.0, window=None,",
     "autoclip-90-published": "AutoClip(max_norm=inf, percentile=90.0, window=None,",
     "median-published": "MedianClip(max_norm=inf,",
-    "zclip-published": "ZClip(max_norm=inf, z_threshold=2.5, alpha=0.97, warmup=25, eps=1e-06, patience=inf)",
+    "zclip-published": "ZClip(max_norm=inf, z_threshold=2.5, alpha=0.97, warmup=25, eps=1e-06, patience=inf,",
     "adagc-published": "Chain(links=(Warmup(steps=99, policy=FixedNorm(max_norm=0.5,",
     "spike-skip-published": "SpikeSkip(max_norm=inf, sigmas=6.0, window=128, warmup=64, learn_skipped=True,",
 }
