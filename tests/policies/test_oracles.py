@@ -13,7 +13,7 @@ import pathlib
 import random
 from collections.abc import Iterable
 from types import ModuleType, SimpleNamespace
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import pytest
 import torch
@@ -124,22 +124,36 @@ def spiky(steps: int, level: float = 1.0) -> list[float]:
     return [level * n for n in series(steps, spread=0.3, spikes=(60, 61, 150, *range(400, 410)))]
 
 
-def test_zclip_without_a_ceiling() -> None:
-    """600 steps against `zclip`, as published: every element, and the statistics."""
+class Compared(NamedTuple):
+    """Their clipper after a run, the largest difference of an element, how many steps we clipped, what we learned."""
+
+    oracle: Any
+    worst: float
+    clipped: int
+    learned: dict[str, Any]
+
+
+def zclip_and_ours(steps: int, theirs_given: dict[str, Any], ours_given: dict[str, Any]) -> Compared:
+    """Let `zclip` and ours clip the same gradients, step by step, without a ceiling."""
     package("zclip")
     from zclip import ZClip as Theirs
 
-    oracle, (theirs, ours) = Theirs(max_grad_norm=None), twins()
-    clipper = gradclip.GradClipper(ours, ZClip(math.inf, patience=math.inf))
+    oracle, (theirs, ours) = Theirs(max_grad_norm=None, **theirs_given), twins()
+    clipper = gradclip.GradClipper(ours, ZClip(math.inf, patience=math.inf, **ours_given))
     worst, clipped = 0.0, 0
-    for norm in spiky(600, level=2.0):
+    for norm in spiky(steps, level=2.0):
         give(theirs, ours, [norm, norm / 2.0, norm * 2.0])
         oracle.step(theirs)
         clipped += clipper.clip().clipped
         worst = max(worst, difference(gradients(theirs), ours))
+    return Compared(oracle, worst, clipped, clipper.state_dict()["stages"][0]["state"])
+
+
+def test_zclip_without_a_ceiling() -> None:
+    """600 steps against `zclip`, as published: every element, and the statistics."""
+    oracle, worst, clipped, learned = zclip_and_ours(600, {}, {})
     assert worst < 3e-15
     assert clipped > 20
-    learned = clipper.state_dict()["stages"][0]["state"]
     assert learned["mean"] == pytest.approx(oracle.mean, rel=1e-14)
     assert learned["var"] == pytest.approx(oracle.var, rel=1e-13)
 
@@ -157,24 +171,13 @@ ZCLIP_WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ZCLIP_WAYS)
 def test_every_way_of_zclip(name: str) -> None:
     """300 steps against `zclip` in each of its modes: every element, and the statistics."""
-    package("zclip")
-    from zclip import ZClip as Theirs
-
     given = ZCLIP_WAYS[name]
     renamed = {"z_thresh": "z_threshold", "warmup_steps": "warmup"}
     ours_given = {renamed.get(key, key): value for key, value in given.items()}
-    oracle, (theirs, ours) = Theirs(max_grad_norm=None, **given), twins()
-    clipper = gradclip.GradClipper(ours, ZClip(math.inf, patience=math.inf, **ours_given))
-    worst, clipped = 0.0, 0
-    for norm in spiky(300, level=2.0):
-        give(theirs, ours, [norm, norm / 2.0, norm * 2.0])
-        oracle.step(theirs)
-        clipped += clipper.clip().clipped
-        worst = max(worst, difference(gradients(theirs), ours))
+    oracle, worst, clipped, learned = zclip_and_ours(300, given, ours_given)
     eps = given.get("eps", 1e-6)  # theirs divides by the norm plus 1e-6 whatever its eps is
     assert worst < (3e-15 if eps == 1e-6 else 1e-4)
     assert clipped > 5
-    learned = clipper.state_dict()["stages"][0]["state"]
     assert learned["mean"] == pytest.approx(oracle.mean, rel=1e-13)
     assert learned["var"] == pytest.approx(oracle.var, rel=1e-12)
 
