@@ -75,11 +75,13 @@ def check_flag(owner: object, argument: str) -> None:
         raise TypeError(msg)
 
 
-def check_bound(owner: object, argument: str = "max_norm") -> None:
-    """Check a field that is a constant bound, and make it a float."""
+def check_bound(
+    owner: object, argument: str = "max_norm", *, advice: str = "To switch clipping off, pass `math.inf`."
+) -> None:
+    """Check a field that is a bound, and make it a float."""
     if getattr(owner, argument) is None:
         refuse_none(type(owner).__name__, argument)
-    check_field(owner, argument, at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
+    check_field(owner, argument, at_least=0.0, advice=advice)
     warn_of_zero(type(owner).__name__, argument, getattr(owner, argument))
 
 
@@ -97,10 +99,7 @@ def check_ceiling(owner: object) -> None:
             f"`{name}(max_norm=1.0)`, or `math.inf` where something else bounds."
         )
         raise TypeError(msg)
-    if getattr(owner, "max_norm", None) is None:
-        refuse_none(type(owner).__name__, "max_norm")
-    check_field(owner, "max_norm", at_least=0.0, advice="For no ceiling, pass `math.inf`.")
-    warn_of_zero(type(owner).__name__, "max_norm", getattr(owner, "max_norm", math.inf))
+    check_bound(owner, advice="For no ceiling, pass `math.inf`.")
 
 
 def check_norm_type(function: str, value: object) -> float:
