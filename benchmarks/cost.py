@@ -172,7 +172,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    print(f"{torch.__version__}, {given.threads} threads, {gradclip.ops.dispatch.ISA or 'plain torch'}")
+    print(f"{torch.__version__}, {given.threads} threads, {gradclip.ops.registry.ISA or 'plain torch'}")
     for shapes in ("mlp", "gpt2-124M"):
         compare_policies(shapes, given.seconds)
     compare_agc(given.seconds)

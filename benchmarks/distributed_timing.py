@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
+from gradclip.distributed.flags import Flags
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,8 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import gradclip
 from gradclip.cli.bench.harness import CACHE_BYTES, WrongAnswerError, exact_norm
-from gradclip.distributed.flags import Flags
-from gradclip.ops import dispatch
+from gradclip.ops import registry
 from gradclip.ops.reference import REFERENCE
 from gradclip.testing import RankPool
 
@@ -118,7 +118,7 @@ def time_calls(
     if with_torch:
         clips = {"torch": torch.nn.utils.clip_grad_norm_, **clips}
     first = {name: _check(name, clip, parameters, backward(units)) for name, clip in clips.items()}
-    kernels, numbers = dispatch.native() or REFERENCE, torch.zeros(len(Flags._fields) + 1, dtype=torch.float64)
+    kernels, numbers = registry.native() or REFERENCE, torch.zeros(len(Flags._fields) + 1, dtype=torch.float64)
 
     def kernel(tensors: list[Tensor]) -> None:
         kernels.measure(tensors, 2.0, 1.0)

@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "dlpack.h"
@@ -36,9 +37,10 @@ bool read_dtype(const dlpack::DataType& type, DType* out) {
   return false;
 }
 
+constexpr int kMaxDims = 64;
+
 // Whether the elements fill one run of memory, each once; any order of dimensions will do.
 bool is_dense(const dlpack::Tensor& t, std::int64_t numel) {
-  constexpr int kMaxDims = 64;
   if (!t.strides || numel == 0) return true;
   if (t.ndim > kMaxDims) return false;
   int order[kMaxDims];
@@ -54,6 +56,91 @@ bool is_dense(const dlpack::Tensor& t, std::int64_t numel) {
   }
   return true;
 }
+
+// Null where this torch does not publish the API, or another version of it.
+void find_exchange() {
+  PyObject* capsule = PyObject_GetAttrString(reinterpret_cast<PyObject*>(tensor_type), "__dlpack_c_exchange_api__");
+  if (capsule) exchange = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  PyErr_Clear();
+  if (exchange && (exchange->version.major != dlpack::kMajorVersion || !exchange->tensor_from_py_object ||
+                   !exchange->managed_tensor_to_py_object))
+    exchange = nullptr;
+}
+
+// How tensors are read without the API: about half a microsecond each.
+struct Methods {
+  PyObject *data_ptr, *size, *stride, *is_contiguous;  // of torch.Tensor, called with the tensor
+  PyObject *is_cpu, *layout, *dtype;                   // names of attributes
+  PyObject* strided;
+  PyObject* dtypes[kDTypes];  // in the order of DType
+
+  bool find(PyObject* torch) {
+    PyObject* type = reinterpret_cast<PyObject*>(tensor_type);
+    const struct {
+      PyObject** to;
+      PyObject* from;
+      const char* name;
+    } known[] = {{&data_ptr, type, "data_ptr"},
+                 {&size, type, "size"},
+                 {&stride, type, "stride"},
+                 {&is_contiguous, type, "is_contiguous"},
+                 {&strided, torch, "strided"},
+                 {&dtypes[static_cast<int>(DType::kBFloat16)], torch, "bfloat16"},
+                 {&dtypes[static_cast<int>(DType::kFloat16)], torch, "float16"},
+                 {&dtypes[static_cast<int>(DType::kFloat32)], torch, "float32"},
+                 {&dtypes[static_cast<int>(DType::kFloat64)], torch, "float64"},
+                 {&dtypes[static_cast<int>(DType::kComplex64)], torch, "complex64"},
+                 {&dtypes[static_cast<int>(DType::kComplex128)], torch, "complex128"}};
+    for (const auto& k : known)
+      if (!(*k.to = PyObject_GetAttrString(k.from, k.name))) return false;
+    return (is_cpu = PyUnicode_InternFromString("is_cpu")) && (layout = PyUnicode_InternFromString("layout")) &&
+           (dtype = PyUnicode_InternFromString("dtype"));
+  }
+
+  // False where the API would say no too, perhaps with a Python error set. What is conjugated or negated lazily differs by
+  // signs alone, which no kernel looks at.
+  bool read(PyObject* object, dlpack::Tensor* t, DType* type, std::int64_t* shape, std::int64_t* strides) const {
+    if (!is(object, is_cpu, Py_True) || !is(object, layout, strided) || !read_type(object, type)) return false;
+    *t = {nullptr, {dlpack::kCPU, 0}, 0, {}, shape, nullptr, 0};
+    if (!read_numbers(size, object, shape, &t->ndim)) return false;
+    PyObject* contiguous = PyObject_CallFunctionObjArgs(is_contiguous, object, nullptr);
+    Py_XDECREF(contiguous);  // compared, not used
+    if (contiguous != Py_True) {
+      if (!contiguous || !read_numbers(stride, object, strides, &t->ndim)) return false;
+      t->strides = strides;
+    }
+    PyObject* address = PyObject_CallFunctionObjArgs(data_ptr, object, nullptr);
+    if (!address) return false;
+    t->data = PyLong_AsVoidPtr(address);
+    Py_DECREF(address);
+    return t->data || !PyErr_Occurred();
+  }
+
+ private:
+  static bool is(PyObject* object, PyObject* name, PyObject* wanted) {
+    PyObject* found = PyObject_GetAttr(object, name);
+    Py_XDECREF(found);  // compared, not used
+    return found == wanted;
+  }
+
+  bool read_type(PyObject* object, DType* out) const {
+    PyObject* found = PyObject_GetAttr(object, dtype);
+    Py_XDECREF(found);
+    for (int i = 0; found && i < kDTypes; ++i)
+      if (found == dtypes[i]) return *out = static_cast<DType>(i), true;
+    return false;
+  }
+
+  static bool read_numbers(PyObject* method, PyObject* object, std::int64_t* out, std::int32_t* count) {
+    PyObject* found = PyObject_CallFunctionObjArgs(method, object, nullptr);
+    const Py_ssize_t n = found ? PyTuple_Size(found) : -1;
+    for (Py_ssize_t i = 0; i < std::min<Py_ssize_t>(n, kMaxDims); ++i)
+      out[i] = PyLong_AsLongLong(PyTuple_GetItem(found, i));
+    Py_XDECREF(found);
+    *count = static_cast<std::int32_t>(n);
+    return 0 <= n && n <= kMaxDims && !PyErr_Occurred();
+  }
+} methods;
 
 // A 0-dim tensor that owns its number: half the cost of torch.scalar_tensor, which parses arguments and dispatches.
 struct Scalar : dlpack::ManagedTensor {
@@ -78,22 +165,12 @@ bool connect() {
   if (!(get_num_threads = PyObject_GetAttrString(torch, "get_num_threads"))) return false;
   PyObject* nn = PyImport_ImportModule("torch.nn");
   if (!nn || !(tensor_type = get_type(torch, "Tensor")) || !(parameter_type = get_type(nn, "Parameter"))) return false;
-  PyObject* capsule =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(tensor_type), "__dlpack_c_exchange_api__");
-  if (!capsule) {
-    PyErr_SetString(PyExc_ImportError, "this torch does not publish torch.Tensor.__dlpack_c_exchange_api__");
-    return false;
-  }
-  exchange = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  if (!exchange) return false;
-  if (exchange->version.major != dlpack::kMajorVersion || !exchange->tensor_from_py_object ||
-      !exchange->managed_tensor_to_py_object) {
-    PyErr_Format(PyExc_ImportError, "this torch speaks DLPack %u, the kernels speak %u", exchange->version.major,
-                 dlpack::kMajorVersion);
-    return false;
-  }
-  return true;
+  const char* wanted = std::getenv("GRADCLIP_EXCHANGE");
+  if (!wanted || std::strcmp(wanted, "0") != 0) find_exchange();
+  return exchange || methods.find(torch);
 }
+
+bool has_exchange() { return exchange != nullptr; }
 
 bool is_tensor(PyObject* object) { return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type; }
 
@@ -102,11 +179,13 @@ bool is_subclass(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), te
 bool read_tensor(PyObject* object, Dense* out) {
   if (!is_tensor(object)) return false;
   dlpack::Tensor t;
-  if (exchange->tensor_from_py_object(object, &t) != 0) {
+  std::int64_t shape[kMaxDims], strides[kMaxDims];  // where the API has none to show
+  if (exchange ? exchange->tensor_from_py_object(object, &t) != 0
+               : !methods.read(object, &t, &out->dtype, shape, strides)) {
     PyErr_Clear();  // sparse, meta, functorch: not memory that can be read
     return false;
   }
-  if (t.device.type != dlpack::kCPU || !read_dtype(t.dtype, &out->dtype)) return false;
+  if (t.device.type != dlpack::kCPU || (exchange && !read_dtype(t.dtype, &out->dtype))) return false;
   out->numel = 1;
   for (int d = 0; d < t.ndim; ++d) out->numel *= t.shape[d];
   if ((!t.data && out->numel) || !is_dense(t, out->numel)) return false;
@@ -178,7 +257,11 @@ bool read_subclass(PyObject* type, Subclass* out) {
   Py_DECREF(size);
   return !PyErr_Occurred();
 }
+bool is_kind_of(PyObject* object, const Subclass& subclass) {
+  return subclass.type && PyType_IsSubtype(Py_TYPE(object), subclass.type) != 0;
+}
 PyObject* make_scalar(double number, bool wide) {
+  if (!exchange) return PyErr_Format(PyExc_RuntimeError, "this torch does not publish the DLPack exchange API");
   auto* owner = new Scalar(number, wide);  // taken over even by a call that fails: torch may have deleted it by then
   void* tensor = nullptr;
   if (exchange->managed_tensor_to_py_object(owner, &tensor) != 0) return nullptr;

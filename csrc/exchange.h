@@ -1,7 +1,7 @@
 // What the module knows of torch: its tensors, read without its headers.
 //
 // A tensor's pointer, shape, strides and dtype come through the DLPack C exchange API that torch.Tensor publishes, in one
-// C call and without a Python object a field.
+// C call and without a Python object a field. Where it does not, as before torch 2.10, they come from its methods.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -17,6 +17,9 @@ namespace gradclip::torch {
 
 // Looks torch up; to be called first. False with a Python error set where this torch cannot be read.
 bool connect();
+
+// Whether tensors are read through the exchange API; not so where `GRADCLIP_EXCHANGE=0` asks for the other way.
+bool has_exchange();
 
 // Whether an object is a Tensor or a Parameter exactly: a subclass may keep its elements elsewhere.
 bool is_tensor(PyObject* object);
@@ -57,13 +60,17 @@ struct Subclass {
   std::size_t words = 0;
 };
 
+// Whether an object is of the class or of one that is made from it; nothing is of none.
+bool is_kind_of(PyObject* object, const Subclass& subclass);
+
 // False with a Python error set for what is no class.
 bool read_subclass(PyObject* type, Subclass* out);
 
 // Starts on the cache misses of a later tensor in a list of n, of which the i-th is next.
 void prefetch_ahead(PyObject* list, Py_ssize_t i, Py_ssize_t n, const Subclass& sharded = {});
 
-// A new reference to a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range.
+// A new reference to a 0-dim CPU tensor: float64 if `wide`, else float32, infinite beyond its range. Needs the exchange
+// API; without it, a RuntimeError.
 PyObject* make_scalar(double number, bool wide);
 
 }  // namespace gradclip::torch

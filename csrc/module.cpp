@@ -8,6 +8,7 @@ namespace {
 
 using gradclip::Dense;
 using gradclip::DType;
+using gradclip::torch::is_kind_of;
 using gradclip::torch::is_subclass;
 using gradclip::torch::is_tensor;
 using gradclip::torch::prefetch_ahead;
@@ -94,13 +95,25 @@ bool append(PyObject* list, std::int64_t number) {
   return object.object && PyList_Append(list, object.object) == 0;
 }
 
-// What `gather` finds: gradients, the places of their owners, and how each owner is sharded.
-struct Gathered {
-  Owned gradients{PyList_New(0)}, places{PyList_New(0)}, specs{PyList_New(0)};
+// Gradients that the kernels take, and what is left for Python.
+struct Walk {
+  Owned gradients{PyList_New(0)}, specs{PyList_New(0)};
+  std::vector<std::int64_t> places;  // of the owners of the gradients
+  std::vector<std::int64_t> left;    // of owners whose gradient has to be found in Python
   bool any_sharded = false;
 
-  explicit operator bool() const { return gradients.object && places.object && specs.object; }
+  explicit operator bool() const { return gradients.object && specs.object; }
 };
+
+// A sequence of whole numbers, or null with a Python error set.
+PyObject* as_list(const std::vector<std::int64_t>& numbers) {
+  if (numbers.empty()) return PyTuple_New(0);  // there is but one
+  Owned list{PyList_New(0)};
+  if (!list.object) return nullptr;
+  for (const std::int64_t number : numbers)
+    if (!append(list.object, number)) return nullptr;
+  return Py_NewRef(list.object);
+}
 
 // Whether an object has any of some attributes of its own; these are its `__dict__`, in which nearly all tensors have none.
 bool is_marked(PyObject* object, PyObject* marks) {
@@ -116,88 +129,126 @@ bool is_marked(PyObject* object, PyObject* marks) {
   return false;
 }
 
-// The gradients of a private list of tensors, each once and None left out; false if something with a gradient is in the
-// list that is neither a plain tensor, where these are `welcome`, nor of the class `sharded`, or that has any of the
-// attributes `marks`; or with a Python error set. Reading `.grad` may run Python code: a warning's, a finalizer's.
-bool gather(PyObject* owners, const Subclass& sharded, bool welcome, PyObject* marks, Gathered* found) {
+enum class Answer { kAll, kNoTensor, kError };
+
+// The gradients of a private list of owners, each once and None left out: of plain tensors, and of those of the class
+// `sharded` with their specs. Owners that have any of the attributes `marks` are left, and those of another class that
+// have a gradient. Reading `.grad` may run Python code: a warning's, a finalizer's.
+Answer gather(PyObject* owners, const Subclass& sharded, PyObject* marks, Walk* walk) {
   const Py_ssize_t count = PyList_Size(owners);
   Seen seen(static_cast<std::size_t>(count));
+  walk->places.reserve(static_cast<std::size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
     prefetch_ahead(owners, i, count, sharded);
     PyObject* owner = PyList_GetItem(owners, i);
     const bool is_sharded = Py_TYPE(owner) == sharded.type;
     const bool is_plain = !is_sharded && is_tensor(owner);
-    if (!is_sharded && !(welcome && (is_plain || is_subclass(owner)))) return false;
-    if (is_plain && is_marked(owner, marks)) return false;
-    found->any_sharded |= is_sharded;
+    if (!is_sharded && !is_plain && !is_subclass(owner)) return Answer::kNoTensor;
+    walk->any_sharded |= is_sharded;
     if (sharded.type) {
       const Owned spec{is_sharded ? PyObject_GetAttr(owner, spec_name) : Py_NewRef(Py_None)};
-      if (!spec.object || PyList_Append(found->specs.object, spec.object) != 0) return false;
+      if (!spec.object || PyList_Append(walk->specs.object, spec.object) != 0) return Answer::kError;
     }
     const Owned gradient{PyObject_GetAttr(owner, grad_name)};
-    if (!gradient.object) return false;
-    if (gradient.object == Py_None) continue;
-    if (!is_sharded && !is_plain) return false;  // a frozen one of another class costs itself alone
-    if (!seen.insert(gradient.object)) continue;
-    if (PyList_Append(found->gradients.object, gradient.object) != 0) return false;
-    if (sharded.type && !append(found->places.object, i)) return false;
+    if (!gradient.object) return Answer::kError;
+    // What the class of a sharded one says of itself matters even where it has no gradient.
+    const bool says_more = is_plain ? is_marked(owner, marks) : !is_sharded && is_kind_of(owner, sharded);
+    if (gradient.object == Py_None && !says_more) continue;
+    if (gradient.object != Py_None && !seen.insert(gradient.object)) continue;
+    if (says_more || (!is_sharded && !is_plain)) {
+      walk->left.push_back(i);
+      continue;
+    }
+    if (PyList_Append(walk->gradients.object, gradient.object) != 0) return Answer::kError;
+    walk->places.push_back(i);
+  }
+  return Answer::kAll;
+}
+
+// The local part of a sharded gradient, or a plain one itself; null where it is placed otherwise than its owner, or
+// with a Python error set. A new reference.
+PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass& sharded) {
+  const bool is_sharded = sharded.type && Py_TYPE(gradient) == sharded.type;
+  if ((spec_of_owner != Py_None) != is_sharded) return nullptr;
+  if (!is_sharded) return Py_NewRef(gradient);
+  const Owned spec{PyObject_GetAttr(gradient, spec_name)};
+  return spec.object == spec_of_owner ? PyObject_GetAttr(gradient, local_name) : nullptr;
+}
+
+// Puts the local part of each sharded gradient in its place, and null for those that are left; false with a Python error.
+bool unwrap(Walk* walk, const Subclass& sharded, std::vector<bool>* taken) {
+  PyObject* gradients = walk->gradients.object;
+  const Py_ssize_t count = PyList_Size(gradients);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    prefetch_ahead(gradients, i, count, sharded);
+    const auto at = static_cast<std::size_t>(i);
+    PyObject* spec = PyList_GetItem(walk->specs.object, static_cast<Py_ssize_t>(walk->places[at]));
+    PyObject* local = local_part(PyList_GetItem(gradients, i), spec, sharded);
+    if (!local && PyErr_Occurred()) return false;
+    (*taken)[at] = local != nullptr;
+    if (local && PyList_SetItem(gradients, i, local) != 0) return false;
   }
   return true;
 }
 
-// Puts the local part of each sharded gradient in its place; false if one is placed otherwise than its owner, or with a
-// Python error set.
-bool unwrap(const Gathered& found, const Subclass& sharded) {
-  PyObject* gradients = found.gradients.object;
-  const Py_ssize_t count = PyList_Size(gradients);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    prefetch_ahead(gradients, i, count, sharded);
-    PyObject* gradient = PyList_GetItem(gradients, i);
-    PyObject* wanted = PyList_GetItem(found.specs.object, PyLong_AsSsize_t(PyList_GetItem(found.places.object, i)));
-    if ((wanted != Py_None) != (Py_TYPE(gradient) == sharded.type)) return false;
-    if (wanted == Py_None) continue;
-    const Owned spec{PyObject_GetAttr(gradient, spec_name)};
-    if (spec.object != wanted) return false;
-    PyObject* local = PyObject_GetAttr(gradient, local_name);
-    if (!local || PyList_SetItem(gradients, i, local) != 0) return false;
+// Leaves what is not taken; false with a Python error set.
+bool leave(Walk* walk, const std::vector<bool>& taken) {
+  Owned kept{PyList_New(0)};
+  if (!kept.object) return false;
+  std::vector<std::int64_t> places;
+  for (std::size_t i = 0; i < taken.size(); ++i) {
+    if (!taken[i]) {
+      walk->left.push_back(walk->places[i]);
+      continue;
+    }
+    if (PyList_Append(kept.object, PyList_GetItem(walk->gradients.object, static_cast<Py_ssize_t>(i))) != 0) return false;
+    places.push_back(walk->places[i]);
   }
+  std::swap(walk->gradients.object, kept.object);
+  walk->places = std::move(places);
+  std::sort(walk->left.begin(), walk->left.end());
   return true;
 }
 
 // Collecting and measuring in one call: the first look at each tensor costs more than all that is done with it.
-PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
+PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double norm_type = 0, partial = 0;
-  if (!has_arguments("collect", n, 5, 5)) return nullptr;
+  if (!has_arguments("walk", n, 4, 4)) return nullptr;
   const bool measured = args[1] != Py_None;
   if (measured && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
+  if (args[3] != Py_None && !PyTuple_Check(args[3])) return PyErr_Format(PyExc_TypeError, "marks must be a tuple");
   Subclass sharded;
   if (!read_subclass(args[2], &sharded)) return nullptr;
   const Owned owners{PyList_GetSlice(args[0], 0, PyList_Size(args[0]))};
-  Gathered found;
+  Walk found;
   if (!owners.object || !found) return nullptr;
-  if (args[4] != Py_None && !PyTuple_Check(args[4])) return PyErr_Format(PyExc_TypeError, "marks must be a tuple");
-  if (!gather(owners.object, sharded, args[3] == Py_True, args[4], &found) ||
-      (found.any_sharded && !unwrap(found, sharded))) {
-    if (PyErr_Occurred()) return nullptr;
-    Py_RETURN_NONE;
-  }
+  const Answer answer = gather(owners.object, sharded, args[3], &found);
+  if (answer == Answer::kNoTensor) Py_RETURN_NONE;
+  std::vector<bool> taken(found.places.size(), true);
+  if (answer == Answer::kError || (found.any_sharded && !unwrap(&found, sharded, &taken))) return nullptr;
   // Only now, with no Python code in between any more, where the elements are.
   PyObject* gradients = found.gradients.object;
-  std::vector<Dense> tensors(static_cast<std::size_t>(PyList_Size(gradients)));
-  const auto count = static_cast<Py_ssize_t>(tensors.size());
-  long bits = count ? 16 : 0;
-  for (Py_ssize_t i = 0; bits && i < count; ++i) {
+  const auto count = static_cast<Py_ssize_t>(taken.size());
+  std::vector<Dense> tensors(taken.size());
+  std::size_t read = 0;
+  long bits = 16;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(i);
     if (found.any_sharded) prefetch_ahead(gradients, i, count);
-    Dense& tensor = tensors[static_cast<std::size_t>(i)];
-    bits = read_tensor(PyList_GetItem(gradients, i), &tensor) ? std::max(bits, real_bits(tensor.dtype)) : 0;
+    taken[at] = taken[at] && read_tensor(PyList_GetItem(gradients, i), &tensors[read]);
+    if (taken[at]) bits = std::max(bits, real_bits(tensors[read++].dtype));
   }
+  const bool all = read == taken.size();
+  tensors.resize(read);
   int threads;
-  if (!bits) Py_RETURN_NONE;
-  if (!read_threads(tensors, &threads)) return nullptr;
+  if ((!all && !leave(&found, taken)) || !read_threads(tensors, &threads)) return nullptr;
   if (measured) without_gil([&] { partial = gradclip::measure(tensors, norm_type, 1, threads, nullptr); });
+  const bool everywhere = static_cast<Py_ssize_t>(found.places.size()) == PyList_Size(owners.object);
+  const Owned places{everywhere ? Py_NewRef(Py_None) : as_list(found.places)}, left{as_list(found.left)};
+  if (!places.object || !left.object) return nullptr;
   PyObject* specs = found.any_sharded ? found.specs.object : Py_None;
-  return Py_BuildValue("OldOO", gradients, bits, partial, specs, found.places.object);
+  return Py_BuildValue("OOldOO", found.gradients.object, places.object, bits, partial, specs, left.object);
 }
 
 PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -329,12 +380,12 @@ PyCFunction one() {
 PyMethodDef methods[] = {
     {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
-    {"collect", fast<collect>(), METH_FASTCALL,
-     "collect(owners, norm_type, sharded, welcome, marks)\n\nThe gradients of a list of tensors, each once and None left out, "
-     "the bits of their widest real dtype, and the partial of their norm unless `norm_type` is None. Of owners of the "
-     "class `sharded`, the local parts; where there is any, the specs of all owners and the places of those that have a "
-     "gradient follow, else None and an empty list. None alone if there is no gradient, one that the kernels do not take, "
-     "one that is placed otherwise than its owner, or a plain owner that is not `welcome`."},
+    {"walk", fast<walk>(), METH_FASTCALL,
+     "walk(owners, norm_type, sharded, marks)\n\nThe gradients of a list of tensors that the kernels take, each once, those "
+     "of the class `sharded` by their local parts; the places of their owners, None for all; the bits of their widest real "
+     "dtype; the partial of their norm unless `norm_type` is None; the specs of all owners if any is sharded, else None; "
+     "and the places of owners whose gradient is left: of another kind or class, placed otherwise than its owner, or of "
+     "an owner with any of the attributes `marks`. None alone if something in the list is no tensor."},
     {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},
     {"measure_each", fast<measure_each>(), METH_FASTCALL,
@@ -368,7 +419,8 @@ PyMODINIT_FUNC PyInit__native() {
       !(spec_name = PyUnicode_InternFromString("_spec")) || !(local_name = PyUnicode_InternFromString("_local_tensor")))
     return nullptr;
   PyObject* module = PyModule_Create(&definition);
-  if (module && PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0) {
+  if (module && (PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0 ||
+                 PyModule_AddIntConstant(module, "HAS_EXCHANGE", gradclip::torch::has_exchange()) != 0)) {
     Py_DECREF(module);
     return nullptr;
   }

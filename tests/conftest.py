@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
-from gradclip.ops import dispatch
+from gradclip import numbers
+from gradclip.ops import registry
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
 
@@ -23,6 +25,18 @@ def skip_without(what: str, reason: str) -> None:
     if what in REQUIRED:
         pytest.fail(f"GRADCLIP_REQUIRE={what}, but {reason}")
     pytest.skip(reason)
+
+
+def take_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    """Take every tensor to be on another device, where nothing is read back."""
+    patch.setattr("gradclip.numbers.is_host", lambda _: False)
+    patch.setattr("gradclip.policies.history.is_ready", lambda x: not isinstance(x, torch.Tensor))
+
+
+def take_here(patch: pytest.MonkeyPatch, *, is_host: Any = numbers.is_host, is_ready: Any = numbers.is_ready) -> None:
+    """Take every tensor to be where it is, whatever was taken before."""
+    patch.setattr("gradclip.numbers.is_host", is_host)
+    patch.setattr("gradclip.policies.history.is_ready", is_ready)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +56,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
             patch.setattr("gradclip.ops.reference.PIECE_ELSEWHERE", 2**16)  # so that tensors of the tests are cut
             yield REFERENCE
         return
-    if dispatch.NATIVE is None:
-        skip_without("native", f"the native backend is missing: {dispatch.NATIVE_MISSING}")
-    assert dispatch.NATIVE is not None
-    yield dispatch.NATIVE
+    if registry.NATIVE is None:
+        skip_without("native", f"the native backend is missing: {registry.NATIVE_MISSING}")
+    assert registry.NATIVE is not None
+    yield registry.NATIVE

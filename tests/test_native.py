@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import gradclip
 from conftest import skip_without
-from gradclip.ops import dispatch
+from gradclip.ops import registry
 
 
 @pytest.fixture(autouse=True)
 def _native() -> None:
-    if dispatch.native() is None:
-        skip_without("native", dispatch.NATIVE_MISSING or "GRADCLIP_BACKEND asks for another backend")
+    if registry.native() is None:
+        skip_without("native", registry.NATIVE_MISSING or "GRADCLIP_BACKEND asks for another backend")
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def test_the_number_of_threads_does_not_change_a_bit(p: float) -> None:
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            norms.add(dispatch.NATIVE.measure(tensors, p))
+            norms.add(registry.NATIVE.open(tensors).partial(p))
     finally:
         torch.set_num_threads(before)
     assert len(norms) == 1
@@ -103,9 +103,9 @@ def test_the_number_of_threads_does_not_change_a_bit_of_a_unit() -> None:
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            sums = dispatch.NATIVE.unit_square_sums(tensors)
+            sums = registry.NATIVE.open(tensors).unit_partials()
             scaled = [x.clone() for x in tensors]
-            dispatch.NATIVE.scale_units_(scaled, sums / (1 + sums))
+            registry.NATIVE.open(scaled).scale_units_(sums / (1 + sums))
             answers.append([sums, *scaled])
     finally:
         torch.set_num_threads(before)
@@ -140,7 +140,7 @@ def test_the_gil_is_released() -> None:
 
     def work() -> None:
         started.set()
-        dispatch.NATIVE.measure([x], 3.3)
+        registry.NATIVE.open([x]).partial(3.3)
         ended.set()
 
     thread = threading.Thread(target=work)
@@ -200,27 +200,26 @@ def test_every_instruction_set_is_at_hand(isa: str) -> None:
 def test_mixed_lists_go_to_both_backends() -> None:
     """What the kernels do not take, plain torch does, in one norm."""
     dense, sliced = torch.full((5,), 3.0), torch.full((4, 4), 1.0)[:, ::2]
-    buckets = dispatch.bucket([dense, sliced, dense])
-    assert [(backend.name, list(positions)) for backend, _, positions in buckets] == [
-        ("native", [0, 2]),
-        ("reference", [1]),
-    ]
+    batch = registry.open_([dense, sliced, dense])
+    parts = [(type(part).__name__, list(at)) for part, at in batch._parts]
+    assert parts == [("NativeBatch", [0, 2]), ("ReferenceBatch", [1])]
     assert gradclip.get_total_norm([dense, sliced]).item() == pytest.approx(53**0.5)
 
 
 def test_kernels_refuse_what_they_cannot_read() -> None:
     """The extension itself never touches memory that it does not understand."""
-    native = dispatch.NATIVE
+    from gradclip.ops import _native
+
     for bad in (torch.ones(4, 4)[:, ::2], torch.ones(3, dtype=torch.int32), torch.ones(2, device="meta"), 3):
         with pytest.raises(TypeError, match=r"tensors\[1\] is not a dense floating-point CPU tensor"):
-            native.measure([torch.ones(2), bad], 2.0)
-        assert not native.takes([torch.ones(2), bad])
+            _native.measure([torch.ones(2), bad], 2.0)
+        assert not registry.NATIVE.takes(bad)
     with pytest.raises(TypeError, match="tensors must be a list"):
-        native.measure((torch.ones(2),), 2.0)
+        _native.measure((torch.ones(2),), 2.0)
     with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 1 elements"):
-        native.scale_([torch.ones(2)], torch.ones(2, dtype=torch.float64))
+        _native.scale_([torch.ones(2)], torch.ones(2, dtype=torch.float64))
     with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 3 elements"):
-        native.scale_units_([torch.ones(2, 4), torch.ones(4)], torch.ones(6, dtype=torch.float64))
+        _native.scale_units_([torch.ones(2, 4), torch.ones(4)], torch.ones(6, dtype=torch.float64))
 
 
 def test_filters_are_read_where_they_are() -> None:
@@ -234,13 +233,15 @@ def test_filters_are_read_where_they_are() -> None:
     assert _native.scale_units_(tensors, torch.ones(13, dtype=torch.float64)) == [2]
 
 
-@pytest.mark.parametrize(("name", "answer"), [("native", "native"), ("reference", "reference"), ("", "native")])
+@pytest.mark.parametrize(
+    ("name", "answer"), [("native", "NativeBatch"), ("reference", "ReferenceBatch"), ("", "NativeBatch")]
+)
 def test_the_environment_forces_a_backend(name: str, answer: str) -> None:
     """GRADCLIP_BACKEND names who answers."""
     script = """
         import torch
         from gradclip.gradients import gather
-        print(*[backend.name for backend, _, _ in gather("f", [torch.ones(3)])._measured])
+        print(type(gather("f", [torch.ones(3)]).batch).__name__)
     """
     assert run(script, GRADCLIP_BACKEND=name).stdout.strip() == answer
 
@@ -299,15 +300,15 @@ def test_a_forced_backend_is_that_of_its_thread() -> None:
     seen: list[bool] = []
 
     def look() -> None:
-        seen.append(dispatch.native() is None)
+        seen.append(registry.native() is None)
 
-    with dispatch.forced("reference"):
+    with registry.forced("reference"):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
         look()
     look()
-    assert seen == [dispatch.FORCED.get() == "reference", True, dispatch.FORCED.get() == "reference"]
+    assert seen == [registry.FORCED.get() == "reference", True, registry.FORCED.get() == "reference"]
 
 
 IMPORTED = """
@@ -327,7 +328,7 @@ def refuse(*_, **__):
     raise AssertionError("the slow way")
 
 
-sys.modules["gradclip.gradients.collect"].tokens_of = refuse
+sys.modules["gradclip.gradients.collect"].layout_of = refuse
 frozen = torch.nn.Parameter(torch.zeros(3).as_subclass(Quantized), requires_grad=False)
 lazy = torch.nn.LazyLinear(2).weight
 p = torch.nn.Parameter(torch.zeros(2))

@@ -20,8 +20,9 @@ Floats follow IEEE 754 here, as tensors do: what Python's own operators raise fo
 """
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from torch import Tensor
 from gradclip.tracing import is_traced
 
 Scalar: TypeAlias = float | Tensor
+Condition: TypeAlias = bool | Tensor
 
 CPU = torch.device("cpu")
 
@@ -65,11 +67,13 @@ def identity(norm_type: float) -> float:
     return math.inf if norm_type == -math.inf else 0.0
 
 
-def as_float64(value: Scalar, device: torch.device) -> Tensor:
-    """Return a scalar as a 0-dim float64 tensor on a device, whatever the default device is."""
+def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
+    """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
-        return value.to(device, torch.float64)
-    return torch.full((), value, dtype=torch.float64, device=device)  # `torch.tensor` would copy it there, and wait
+        return value.to(device or value.device, torch.float64)
+    return torch.full(
+        (), value, dtype=torch.float64, device=device or CPU
+    )  # `torch.tensor` would copy it there, and wait
 
 
 def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a number too
@@ -85,6 +89,70 @@ def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a 
             "Gradients on the meta device have shapes and no numbers. Materialize the model before clipping."
         )
     return value.item()
+
+
+def is_host(x: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read and nothing waits: it is on the CPU, and nobody traces it."""
+    return x.device.type == "cpu" and not is_traced()
+
+
+def from_device(number: Scalar) -> Scalar:
+    """Return a number as a float where reading it waits for nothing; else as it is."""
+    if isinstance(number, Tensor) and number.ndim == 0 and is_host(number):
+        return number.item()
+    return number
+
+
+def is_known(number: Scalar | bool) -> bool:  # noqa: FBT001
+    """Whether the host knows a number, so that a look at it waits for nothing."""
+    return not isinstance(number, Tensor)
+
+
+def is_bad(number: Scalar, *, reads: bool) -> bool:
+    """Whether a number is NaN or infinite, as far as the host knows, or reads."""
+    if isinstance(number, Tensor):
+        return reads and not math.isfinite(on_host(number))
+    return not math.isfinite(number)
+
+
+def is_one(number: Scalar) -> bool:
+    """Whether it is one number, and not one for each of many."""
+    return not isinstance(number, Tensor) or number.ndim == 0
+
+
+def is_ready(number: Scalar | bool) -> bool:  # noqa: FBT001
+    """Whether a number, or many, can be read and nothing waits: not so on another device."""
+    return not isinstance(number, Tensor) or number.device.type == "cpu"
+
+
+def any_of(condition: Condition) -> Condition:
+    """Whether any of many conditions holds; of one, whether it does."""
+    return condition.any() if isinstance(condition, Tensor) else condition
+
+
+def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
+    """Return numbers, and vectors of such, as one float64 vector.
+
+    Args:
+        numbers: The numbers.
+        place: Returns where the vector has to be, given where the first tensor among them is, or the CPU.
+    """
+    device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
+    where_to = place(device or CPU)
+    if device is not None:
+        return torch.cat([as_float64(x, where_to).reshape(-1) for x in numbers])
+    # Half the cost of reading a list.
+    vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
+    return vector.to(where_to, non_blocking=True)
+
+
+def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
+    """Return the numbers of a vector: where `like` are tensors on a device, there, without a wait; else as floats."""
+    device = next((x.device for x in like if isinstance(x, Tensor)), None)
+    if like and device is None:
+        return vector.tolist()
+    vector = vector if device is None else vector.to(device)
+    return vector.tolist() if is_host(vector) and device is None else list(vector.unbind())
 
 
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
@@ -127,32 +195,23 @@ def finish_each(partials: Tensor, norm_type: float) -> Tensor:
 
 def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     """Return min(1, max_norm / (total_norm + eps)): 1 for an infinite bound, NaN for a NaN norm under a finite one."""
+    if type(total_norm) is float and type(max_norm) is float:
+        divisor = total_norm + eps
+        if max_norm == math.inf or divisor == 0.0:
+            return 1.0
+        coef = max_norm / divisor
+        return min(coef, 1.0)  # in this order, NaN stays
     if isinstance(total_norm, Tensor) and not isinstance(max_norm, Tensor) and eps > 0.0 and max_norm < math.inf:
         divisor = total_norm.to(torch.float64) + eps  # never 0
         return torch.clamp(torch.full_like(divisor, max_norm) / divisor, max=1.0)
-    if isinstance(total_norm, Tensor) or isinstance(max_norm, Tensor):
-        device = total_norm.device if isinstance(total_norm, Tensor) else CPU
-        norm, bound = as_float64(total_norm, device), as_float64(max_norm, device)
-        divisor = norm + eps
-        coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
-        return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
-    divisor = total_norm + eps
-    if max_norm == math.inf or divisor == 0.0:
-        return 1.0
-    coef = max_norm / divisor
-    return min(coef, 1.0)
-
-
-def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
-    """Return the coefficient, or 1 where the norm is NaN or infinite."""
-    if isinstance(coef, Tensor):
-        return torch.where(as_float64(total_norm, coef.device).isfinite(), coef, 1.0)
-    return coef if math.isfinite(total_norm) else 1.0
+    device = total_norm.device if isinstance(total_norm, Tensor) else CPU
+    norm, bound = as_float64(total_norm, device), as_float64(max_norm, device)
+    divisor = norm + eps
+    coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
+    return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
 
 
 # Arithmetic of rules.
-
-Condition: TypeAlias = bool | Tensor
 
 FEW = 32
 """Numbers up to which they are taken one by one."""
@@ -209,6 +268,11 @@ def sqrt(x: Scalar) -> Scalar:
 def tanh(x: Scalar) -> Scalar:
     """Return the hyperbolic tangent."""
     return x.tanh() if isinstance(x, Tensor) else math.tanh(x)
+
+
+def isnan(x: Scalar) -> Condition:
+    """Whether a number is NaN."""
+    return x.isnan() if isinstance(x, Tensor) else math.isnan(x)
 
 
 def isfinite(x: Scalar) -> Condition:

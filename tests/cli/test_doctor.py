@@ -5,7 +5,7 @@ from contextvars import ContextVar
 import pytest
 
 from gradclip.cli import main
-from gradclip.ops import dispatch
+from gradclip.ops import registry
 
 
 def diagnosis(capsys: pytest.CaptureFixture[str]) -> str:
@@ -15,15 +15,15 @@ def diagnosis(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_says_who_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend that dense CPU gradients go to, and the instruction set."""
-    with dispatch.forced("reference"):
+    with registry.forced("reference"):
         monkeypatch.setenv("GRADCLIP_BACKEND", "reference")
         printed = diagnosis(capsys)
     assert "GRADCLIP_BACKEND reference" in printed
     assert "dense CPU gradients answered by reference" in printed
-    if dispatch.NATIVE is not None:
-        with dispatch.forced("native"):
+    if registry.NATIVE is not None:
+        with registry.forced("native"):
             printed = diagnosis(capsys)
-        assert f"available: C++ kernels for {dispatch.ISA}" in printed
+        assert f"available: C++ kernels for {registry.ISA}" in printed
         assert "dense CPU gradients answered by native" in printed
 
 
@@ -38,8 +38,8 @@ def test_explains_missing_kernels(
     missing: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each reason comes with its way out."""
-    monkeypatch.setattr(dispatch, "NATIVE", None)
-    monkeypatch.setattr(dispatch, "NATIVE_MISSING", missing)
+    monkeypatch.setattr(registry, "NATIVE", None)
+    monkeypatch.setattr(registry, "NATIVE_MISSING", missing)
     printed = diagnosis(capsys)
     assert words in printed
     assert "answered by reference" in printed
@@ -47,5 +47,5 @@ def test_explains_missing_kernels(
 
 def test_a_wish_that_cannot_be_met_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor works where everything else raises."""
-    monkeypatch.setattr(dispatch, "FORCED", ContextVar("forced", default="cuda"))
+    monkeypatch.setattr(registry, "FORCED", ContextVar("forced", default="cuda"))
     assert "must be 'native' or 'reference', got 'cuda'" in diagnosis(capsys)

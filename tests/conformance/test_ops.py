@@ -42,7 +42,7 @@ def unit_layouts(dtype: torch.dtype) -> list[Tensor]:
 
 def in_kernels(backend: Backend, tensors: list[Tensor]) -> list[Tensor]:
     """Those that dispatch may hand to a backend."""
-    return [x for x in tensors if backend is REFERENCE or backend.takes([x])]
+    return [x for x in tensors if backend.takes(x)]
 
 
 def raw(x: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ def partial(tensors: list[Tensor], p: float) -> float:
 def test_measure_is_the_definition(backend: Backend, dtype: torch.dtype, p: float) -> None:
     """The partial of a list is that of all its elements, and each tensor's own comes out of the same pass."""
     tensors = layouts(dtype)
-    assert backend.measure(tensors, p) == pytest.approx(partial(tensors, p), rel=1e-12)
-    each = backend.measure_each(tensors, p)
+    assert backend.open(tensors).partial(p) == pytest.approx(partial(tensors, p), rel=1e-12)
+    each = backend.open(tensors).partials(p)
     assert each.dtype == torch.float64
     assert each.tolist() == pytest.approx([partial([x], p) for x in tensors], rel=1e-12)
 
@@ -79,20 +79,20 @@ def test_measure_shows_non_finite_elements(backend: Backend, dtype: torch.dtype,
         for place in {0, n // 2, n - 1}:
             x = make(dtype, n)
             x[place] = bad
-            got = backend.measure([make(dtype, 5), x], p)
+            got = backend.open([make(dtype, 5), x]).partial(p)
             assert math.isnan(got) if math.isnan(bad) else got == math.inf
 
 
 def test_smallest_magnitude_propagates_nan(backend: Backend) -> None:
     """-inf takes the smallest magnitude, unless there is a NaN; infinite elements are just large."""
     x = torch.tensor([3.0, -0.5, math.inf])
-    assert backend.measure([x], -math.inf) == 0.5
-    assert math.isnan(backend.measure([x, torch.tensor([math.nan])], -math.inf))
+    assert backend.open([x]).partial(-math.inf) == 0.5
+    assert math.isnan(backend.open([x, torch.tensor([math.nan])]).partial(-math.inf))
 
 
 def test_nan_is_not_zero(backend: Backend) -> None:
     """Order 0 counts NaN and both infinities, and neither zero."""
-    assert backend.measure([torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])], 0.0) == 3
+    assert backend.open([torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])]).partial(0.0) == 3
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
@@ -100,14 +100,14 @@ def test_factor_multiplies_before_the_power(backend: Backend, dtype: torch.dtype
     """A sum of powers in units of the largest element is what large orders are made of."""
     x = make(dtype, 100)
     expected = math.fsum((v * 0.25) ** 10 for v in reference.magnitudes([x]))
-    assert backend.measure([x], 10.0, 0.25) == pytest.approx(expected, rel=1e-12)
+    assert backend.open([x]).partial(10.0, 0.25) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", EVERY, ids=str)
 def test_unit_square_sums(backend: Backend, dtype: torch.dtype) -> None:
     """Units are the indices of dimension 0, or the whole of a vector, whatever the order in memory."""
     tensors = in_kernels(backend, unit_layouts(dtype))
-    got = backend.unit_square_sums(tensors)
+    got = backend.open(tensors).unit_partials()
     assert got.dtype == torch.float64
     assert got.tolist() == pytest.approx(
         [partial([unit], 2.0) for x in tensors for unit in reference.units(x)], rel=1e-12
@@ -120,7 +120,7 @@ def test_scale_rounds_once(backend: Backend, dtype: torch.dtype, data: st.DataOb
     """Every element is the exact product rounded to the nearest, over all finite bit patterns."""
     x = data.draw(elements(dtype, max_size=300))
     expected = reference.scaled(x, coef)
-    backend.scale_([x], coef)
+    backend.open([x]).scale_(coef)
     assert x.to(torch.float64).tolist() == expected
 
 
@@ -132,7 +132,7 @@ def test_scale_rounds_once_for_all_bit_patterns(backend: Backend, dtype: torch.d
     before = x.clone()
     finite = x.isfinite()
     expected = torch.tensor(reference.scaled(x[finite], coef), dtype=torch.float64)
-    backend.scale_([x], coef)
+    backend.open([x]).scale_(coef)
     assert torch.equal(x[finite].to(torch.float64), expected)
     assert torch.equal(x[finite].signbit(), before[finite].signbit())
     assert bool(x[before.isnan()].isnan().all())
@@ -144,7 +144,7 @@ def test_scale_rounds_once_where_the_float32_product_is_beyond_a_tie(backend: Ba
     x = torch.full((1024,), float.fromhex("0x1.f7c0000000000p-13"), dtype=torch.float16)
     coef = float.fromhex("0x1.001043000d1b7p-1")
     expected = reference.scaled(x[:1], coef)
-    backend.scale_([x], coef)
+    backend.open([x]).scale_(coef)
     assert set(x.to(torch.float64).tolist()) == set(expected)
 
 
@@ -153,10 +153,10 @@ def test_complex_parts_are_scaled_each_for_itself(backend: Backend, dtype: torch
     """A real factor leaves an infinite part infinite and a signed zero signed, on lazy conjugates too."""
     x = torch.tensor([complex(math.inf, 1.0), complex(-0.0, -1.0)], dtype=dtype)
     for y in (x.clone(), x.clone().conj().resolve_conj().conj()):
-        backend.scale_([y], torch.tensor(0.5, dtype=torch.float64))
+        backend.open([y]).scale_(torch.tensor(0.5, dtype=torch.float64))
         assert torch.view_as_real(y.resolve_conj()).tolist() == [[math.inf, 0.5], [0.0, -0.5]]
         assert torch.view_as_real(y.resolve_conj())[1, 0].signbit()
-        backend.clamp_([y], 0.25)
+        backend.open([y]).clamp_(0.25)
         assert torch.view_as_real(y.resolve_conj()).tolist() == [[0.25, 0.25], [0.0, -0.25]]
 
 
@@ -166,7 +166,7 @@ def test_scale_reaches_every_element_of_every_layout(backend: Backend, dtype: to
     tensors = layouts(dtype)
     halves = [x * 0.5 for x in tensors]
     versions = [x._version for x in tensors]
-    backend.scale_(tensors, 0.5)
+    backend.open(tensors).scale_(0.5)
     assert all(torch.equal(x, half) for x, half in zip(tensors, halves, strict=True))
     assert all(x._version > version for x, version in zip(tensors, versions, strict=True) if x.numel())
 
@@ -182,12 +182,12 @@ def test_one_writes_nothing(backend: Backend, dtype: torch.dtype) -> None:
     ]
     before = [raw(x).clone() for x in tensors]
     ones = torch.ones(2, dtype=torch.float64)
-    backend.scale_(tensors, 1.0)
-    backend.scale_(tensors, ones[0])
-    backend.scale_(tensors, ones)
-    backend.scale_units_(tensors, torch.ones(sum(len(x) for x in tensors), dtype=torch.float64))
+    backend.open(tensors).scale_(1.0)
+    backend.open(tensors).scale_(ones[0])
+    backend.open(tensors).scale_(ones)
+    backend.open(tensors).scale_units_(torch.ones(sum(len(x) for x in tensors), dtype=torch.float64))
     assert [x._version for x in tensors] == [0, 0]
-    backend.scale_(tensors, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    backend.open(tensors).scale_(torch.tensor([1.0, 0.5], dtype=torch.float64))
     assert tensors[0]._version == 0 < tensors[1]._version
     assert torch.equal(raw(tensors[0]), before[0])
 
@@ -195,9 +195,9 @@ def test_one_writes_nothing(backend: Backend, dtype: torch.dtype) -> None:
 def test_scale_takes_one_coefficient_a_tensor(backend: Backend) -> None:
     """A vector of coefficients goes tensor by tensor; a 0-dim tensor is one for all."""
     tensors = [torch.full((5,), 8.0), torch.full((70_000,), 8.0), torch.full((3,), 8.0)]
-    backend.scale_(tensors, torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64))
+    backend.open(tensors).scale_(torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64))
     assert [set(x.tolist()) for x in tensors] == [{4.0}, {8.0}, {2.0}]
-    backend.scale_(tensors, torch.tensor(0.5, dtype=torch.float64))
+    backend.open(tensors).scale_(torch.tensor(0.5, dtype=torch.float64))
     assert [set(x.tolist()) for x in tensors] == [{2.0}, {4.0}, {1.0}]
 
 
@@ -209,7 +209,7 @@ def test_scale_units_rounds_once(backend: Backend, dtype: torch.dtype, data: st.
     x = x[: len(x) // length * length].view(-1, length)
     coefs = data.draw(st.lists(st.floats(0.0, 1.0), min_size=len(x), max_size=len(x)))
     expected = [reference.scaled(unit, coef) for unit, coef in zip(x, coefs, strict=True)]
-    backend.scale_units_([x], torch.tensor(coefs, dtype=torch.float64))
+    backend.open([x]).scale_units_(torch.tensor(coefs, dtype=torch.float64))
     assert x.to(torch.float64).tolist() == expected
 
 
@@ -221,7 +221,7 @@ def test_scale_units_reaches_every_unit_of_every_layout(backend: Backend, dtype:
     coefs = [(0.5, 1.0, 2.0, 4.0, -1.0)[i % 5] for i in range(len(units))]
     expected = [unit * coef for unit, coef in zip(units, coefs, strict=True)]
     before = [(x._version, x.stride()) for x in tensors]
-    backend.scale_units_(tensors, torch.tensor(coefs, dtype=torch.float64))
+    backend.open(tensors).scale_units_(torch.tensor(coefs, dtype=torch.float64))
     assert all(torch.equal(unit, scaled) for unit, scaled in zip(units, expected, strict=True))
     given = iter(coefs)
     for x, (version, stride) in zip(tensors, before, strict=True):
@@ -239,7 +239,7 @@ def test_a_unit_times_one_keeps_its_bytes(backend: Backend, dtype: torch.dtype, 
     x = bytes_.view(dtype).t() if transposed else bytes_.view(dtype)
     kept = torch.rand(len(x)) < 0.7
     before = x.clone()
-    backend.scale_units_([x], torch.where(kept, 1.0, 0.5).to(torch.float64))
+    backend.open([x]).scale_units_(torch.where(kept, 1.0, 0.5).to(torch.float64))
     assert torch.equal(raw(x[kept]), raw(before[kept]))
     assert not torch.equal(raw(x[~kept]), raw(before[~kept]))
 
@@ -250,16 +250,16 @@ def test_units_of_lazy_conjugates(backend: Backend, dtype: torch.dtype) -> None:
     x = make(dtype, 4, 6)
     for y in (x.clone().conj(), x.clone().t().conj()):
         sums = [partial([unit], 2.0) for unit in reference.units(y.resolve_conj())]
-        assert backend.unit_square_sums([y]).tolist() == pytest.approx(sums, rel=1e-12)
+        assert backend.open([y]).unit_partials().tolist() == pytest.approx(sums, rel=1e-12)
         expected = y.resolve_conj() * 0.5
-        backend.scale_units_([y], torch.full((len(y),), 0.5, dtype=torch.float64))
+        backend.open([y]).scale_units_(torch.full((len(y),), 0.5, dtype=torch.float64))
         assert torch.equal(y.resolve_conj(), expected)
 
 
 def test_units_of_parameters(backend: Backend) -> None:
     """Weights are measured in the same way, and autograd hears nothing of it."""
     weights = [torch.nn.Parameter(x) for x in (make(torch.float32, 4, 6), make(torch.float32, 4, 6).t())]
-    sums = backend.unit_square_sums(weights)
+    sums = backend.open(weights).unit_partials()
     assert not sums.requires_grad
     assert sums.tolist() == pytest.approx([partial([u], 2.0) for x in weights for u in reference.units(x)], rel=1e-12)
 
@@ -267,7 +267,7 @@ def test_units_of_parameters(backend: Backend) -> None:
 def test_a_bad_unit_stays_alone(backend: Backend) -> None:
     """A coefficient of NaN or 0 reaches its own unit and no other, across the pieces that a sweep is cut into."""
     x = torch.ones(5, 50_000)
-    backend.scale_units_([x], torch.tensor([1.0, math.nan, 0.5, 0.0, 1.0], dtype=torch.float64))
+    backend.open([x]).scale_units_(torch.tensor([1.0, math.nan, 0.5, 0.0, 1.0], dtype=torch.float64))
     assert bool(x[1].isnan().all())
     assert [set(x[i].tolist()) for i in (0, 2, 3, 4)] == [{1.0}, {0.5}, {0.0}, {1.0}]
 
@@ -278,7 +278,7 @@ def test_scale_by_a_bad_norm_is_ieee_arithmetic(backend: Backend, coef: float) -
     for dtype in REAL:
         x = torch.tensor([1.0, -2.0, math.inf] * 100).to(dtype)
         expected = x.to(torch.float64) * coef
-        backend.scale_([x], coef)
+        backend.open([x]).scale_(coef)
         assert torch.equal(x.to(torch.float64).nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
@@ -289,7 +289,7 @@ def test_clamp_is_torch_clamp(backend: Backend, dtype: torch.dtype, bound: float
     x = torch.cat([make(dtype, 1500), torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0]).to(dtype)])
     limit = float(torch.tensor(bound, dtype=torch.float64).to(dtype))
     expected = x.to(torch.float64).clamp(-limit, limit)
-    backend.clamp_([x], bound)
+    backend.open([x]).clamp_(bound)
     assert torch.equal(x.to(torch.float64).nan_to_num(7.0, 8.0, -8.0), expected.nan_to_num(7.0, 8.0, -8.0))
 
 
@@ -297,20 +297,20 @@ def test_clamp_is_torch_clamp(backend: Backend, dtype: torch.dtype, bound: float
 def test_clamp_limits_real_and_imaginary_part(backend: Backend, dtype: torch.dtype) -> None:
     """A complex element keeps each of its parts in the interval, not its modulus."""
     x = torch.tensor([3 + 0.5j, -0.25 - 4j, 0.1 + 0.1j], dtype=dtype)
-    backend.clamp_([x], 1.0)
+    backend.open([x]).clamp_(1.0)
     assert x.tolist() == pytest.approx([1 + 0.5j, -0.25 - 1j, 0.1 + 0.1j], rel=1e-6)
 
 
 def test_nothing_is_combined_to_the_identity(backend: Backend) -> None:
     """No element has the neutral partial of its order."""
     for p in (0.0, 1.0, 2.0, math.inf, -math.inf):
-        assert backend.measure([torch.empty(0)], p) == numbers.identity(p)
+        assert backend.open([torch.empty(0)]).partial(p) == numbers.identity(p)
 
 
 def test_reference_cuts_large_tensors_and_joins_small_ones() -> None:
     """Pieces are scratch memory, not meaning: a large tensor between small ones counts all its elements."""
     tensors = [torch.ones(3), torch.ones(2**21 + 5), torch.ones(4), *[torch.ones(2**19) for _ in range(5)]]
-    assert REFERENCE.measure(tensors, 1.0) == 7 + 2**21 + 5 + 5 * 2**19
+    assert REFERENCE.open(tensors).partial(1.0) == 7 + 2**21 + 5 + 5 * 2**19
 
 
 def test_oracle_rounds_halves_to_even() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import gradclip
 import gradclip.policies
 import reference
-from gradclip.ops import dispatch
+from gradclip.ops import registry
 from gradclip.ops.backend import Backend
 from gradclip.policies import Policy
 from policies.cases import (
@@ -60,7 +60,7 @@ def test_below_the_bound_no_byte_changes(backend: Backend, case: Case, dtype: to
     small = gradients(case.history, 1e-4, dtype)
     small["body.bias"][:2] = torch.tensor([-0.0, 1e-39])
     before = {name: x.clone() for name, x in small.items()}
-    with dispatch.forced(backend.name):
+    with registry.forced(backend.name):
         clipper = clipper_of(case.policy, parameters)
         for step in range(case.history):
             clip(clipper, parameters, gradients(step, 1.0, dtype))
@@ -82,7 +82,7 @@ def bits(x: Tensor) -> Tensor:
 def test_what_is_clipped_together_keeps_its_direction(backend: Backend, case: Case) -> None:
     """One factor for the scope of the policy, and not for anything wider."""
     parameters, given = model(), gradients(case.history, 1000.0)
-    with dispatch.forced(backend.name):
+    with registry.forced(backend.name):
         clipper = clipper_of(case.policy, parameters)
         for step in range(case.history):
             clip(clipper, parameters, gradients(step))

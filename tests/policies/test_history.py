@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference_policies as papers
+from conftest import take_elsewhere
 from gradclip.policies.history import History
 
 NORMS = st.lists(st.floats(0.0, 1e30), min_size=1, max_size=30)
@@ -19,7 +20,7 @@ WINDOWS = st.none() | st.integers(1, 12)
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes every tensor to be on another device, where nothing is read back."""
-    monkeypatch.setattr("gradclip.policies.history.CPU", torch.device("meta"))
+    take_elsewhere(monkeypatch)
 
 
 def tensor(x: object) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradclip.numbers import CPU
+from conftest import take_elsewhere, take_here
 from gradclip.policies import AdaGC, Norms, Policy, SpikeSkip, ZClip
 from gradclip.policies.effect import after
 from gradclip.policies.state import pack, unpack
@@ -25,8 +25,7 @@ Maker = Callable[..., Norms]
 def of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """Makes norms: as Python floats, as CPU tensors, or as tensors that are taken to be somewhere else."""
     if request.param == "device":
-        for module in ("history", "measured"):
-            monkeypatch.setattr(f"gradclip.policies.{module}.CPU", torch.device("meta"))
+        take_elsewhere(monkeypatch)
     return functools.partial(norms_of, on_host=request.param == "host")
 
 
@@ -36,8 +35,7 @@ def test_numbers_agree_wherever_they_are(policy: Policy, of: Maker) -> None:
     """Floats take the paths of the host and tensors those of a device; both decide the same."""
     norms = series(300, spread=0.3, spikes=SPIKES)
     with pytest.MonkeyPatch.context() as back:  # the other side of the comparison is on the host
-        for module in ("history", "measured"):
-            back.setattr(f"gradclip.policies.{module}.CPU", CPU)
+        take_here(back)
         expected = numbers(decide_all(policy, norms)[0])
     coefs, thresholds, skips = numbers(decide_all(policy, norms, of=of)[0])
     torch.testing.assert_close(coefs, expected[0], rtol=1e-12, atol=0.0)

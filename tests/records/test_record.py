@@ -138,10 +138,10 @@ def test_counts_of_an_overflow_that_a_scaler_found() -> None:
 def test_no_counts_while_norms_are_finite() -> None:
     """Nothing is looked for then, nor where nobody wants records."""
     clipper, records = trained(FixedNorm(0.5))
-    assert [x.nonfinite for x in records] == [None] * 3 and clipper._pipeline.nonfinite is None
+    assert [x.nonfinite for x in records] == [None] * 3 and clipper._last.nonfinite is None
     silent = GradClipper(with_gradients(BAD))
     silent.clip()
-    assert silent._pipeline.nonfinite is None
+    assert silent._last.nonfinite is None
 
 
 def test_counts_of_one_step_do_not_stay() -> None:

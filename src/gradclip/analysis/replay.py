@@ -4,15 +4,16 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from gradclip.analysis.recorded import Recorded, refuse_policy
 from gradclip.analysis.recording import Recording, read
 from gradclip.numbers import Scalar
 from gradclip.policies import Layout, Norms, Policy
-from gradclip.policies.effect import after, shrinks
+from gradclip.stages import Stage, run
 from gradclip.validation import check_norm_type, check_policies
 
 
@@ -133,9 +134,9 @@ def needs_each(policy: Policy, order: float) -> bool:
     """
     for stage in policy.stages:
         if stage.scope == "unit":
-            _refuse(policy, "norms of total or parameters", "needs those of units and of weights")
+            refuse_policy(policy, "norms of total or parameters", "needs those of units and of weights")
         if stage.norm_type not in {None, order}:
-            _refuse(policy, f"norms of order {order:g}", f"needs order {stage.norm_type:g}")
+            refuse_policy(policy, f"norms of order {order:g}", f"needs order {stage.norm_type:g}")
     return any(stage.scope == "parameter" for stage in policy.stages)
 
 
@@ -145,8 +146,7 @@ class Run:
 
     def __init__(self, policy: Policy, layout: Layout) -> None:
         self._policy = policy
-        self._stages = policy.stages
-        self._states = [stage.init(layout) for stage in self._stages]
+        self._stages = [Stage(stage, layout) for stage in policy.stages]
         self._layout = layout
 
     def play(self, steps: Iterable[Norms]) -> Replay:
@@ -165,28 +165,18 @@ class Run:
     def branch(self) -> "Run":
         """Return a run that has learned the same: states do not change, so that two may go on from one."""
         other = copy.copy(self)
-        other._states = list(self._states)
+        other._stages = [copy.copy(stage) for stage in self._stages]
         return other
 
     def _step(self, norms: Norms) -> tuple[float, float, Scalar, bool, bool]:
         """Return the norm, that after, the threshold, and whether the step is clipped, and skipped."""
-        before, threshold, clipped = float(norms.total), math.nan, False
-        for i, stage in enumerate(self._stages):
-            if not math.isfinite(norms.total):
-                return before, math.nan, threshold, False, True
-            decision, self._states[i] = stage.decide(norms, self._states[i])
-            threshold = decision.threshold if i == 0 else threshold
-            if decision.skip is not False and bool(decision.skip):
-                return before, math.nan, threshold, False, True
-            if isinstance(decision.coef, float) and decision.coef == 1.0 and decision.clamp is None:
-                continue  # nothing changes, as on most steps
-            clipped = clipped or bool(shrinks(norms, decision))
-            norms = after(norms, decision)
-            if math.isnan(norms.total):
-                if decision.clamp is None:
-                    _refuse(self._policy, "norms alone", "has no answer, as one that needs the numbers of elements")
-                break  # the norms after a limit on elements are not known, and so not what later stages do
-        return before, float(norms.total), threshold, clipped, False
+        work = Recorded(self._policy, norms)
+        done = run(self._stages, work, "skip")
+        before = float(norms.total)
+        threshold = math.nan if done.asked is None else done.asked.threshold
+        if done.skipped is not None:
+            return before, math.nan, threshold, False, True
+        return before, float(work.norms.total), threshold, work.clipped, False
 
 
 def _table(thresholds: Sequence[Scalar], columns: int) -> Tensor:
@@ -201,11 +191,3 @@ def _table(thresholds: Sequence[Scalar], columns: int) -> Tensor:
 def _largest(norms: Tensor) -> float:
     known = norms[norms.isfinite()]
     return known.max().item() if len(known) else math.nan
-
-
-def _refuse(policy: Policy, requirement: str, reason: str) -> NoReturn:
-    msg = (
-        f"`replay(policy=...)` must decide from {requirement}, got {policy!r}, which {reason}. "
-        "Pass what the recording holds, or try the policy in training."
-    )
-    raise ValueError(msg)

@@ -22,15 +22,15 @@ def _findings(torch_version: str, gradclip_version: str) -> list[tuple[str, str]
     import torch  # noqa: PLC0415
 
     from gradclip.exceptions import BackendUnavailableError  # noqa: PLC0415
-    from gradclip.ops import dispatch  # noqa: PLC0415
+    from gradclip.ops import registry  # noqa: PLC0415
 
     wish = os.environ.get("GRADCLIP_BACKEND", "")
     try:
-        dispatch.check_forced()
+        registry.check_forced()
     except BackendUnavailableError as error:
         answer = f"none: {error}"
     else:
-        answer = "native" if dispatch.native() is not None else "reference"
+        answer = "native" if registry.native() is not None else "reference"
     return [
         ("gradclip", f"{gradclip_version}, torch {torch_version}, Python {platform.python_version()}"),
         ("machine", f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"),
@@ -44,13 +44,13 @@ def _findings(torch_version: str, gradclip_version: str) -> list[tuple[str, str]
 
 def _native() -> str:
     """Say whether the kernels run, and else the reason and the way out."""
-    from gradclip.ops import dispatch  # noqa: PLC0415
+    from gradclip.ops import registry  # noqa: PLC0415
 
-    if dispatch.NATIVE is not None:
-        return f"available: C++ kernels for {dispatch.ISA}"
-    if "_native" in dispatch.NATIVE_MISSING:
+    if registry.NATIVE is not None:
+        return f"available: C++ kernels for {registry.ISA}"
+    if "_native" in registry.NATIVE_MISSING:
         return (
             "not available: gradclip was installed without its compiled kernels. "
             "Install a C++ compiler (such as g++), then reinstall with `pip install --force-reinstall --no-deps .`"
         )
-    return f"not available: {dispatch.NATIVE_MISSING}. A newer torch is needed"
+    return f"not available: {registry.NATIVE_MISSING}. A newer torch is needed"

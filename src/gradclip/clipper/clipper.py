@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
-from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import select
 from gradclip.clipper.suppress import Suppression
@@ -46,7 +46,7 @@ from gradclip.validation import (
     refuse_state,
 )
 
-TRANSIENT = ("_attachments", "_loss", "_sinks", "_suppression", "_trust", "_turn", "last")
+TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_suppression", "_trust", "_turn", "last")
 """What is not copied or pickled with a clipper."""
 
 
@@ -147,6 +147,7 @@ class GradClipper:
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
         self.last: ClipResult | None = None
+        self._last: Clip | None = None
         self._loss: Scalar | None = None
         self._sinks = Sinks(sinks, self.policy)
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
@@ -197,31 +198,31 @@ class GradClipper:
         each, count = self._measures_each(step), self._sinks.wanted
         compare = self._compares_every > 0 and self._step % self._compares_every == 0  # the first one too
         if overflow:
-            result = self._pipeline.overflow(step, each=each, count=count, compare=compare)
+            clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
             explain = self._skips >= self._max_skips  # one more is too many
-            result = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
-            self._skips = 0 if result.skipped is None else self._skips + 1
-        self._finish(result, stepping, loss, by_hand=by_hand)
+            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
+            self._skips = 0 if clip.result.skipped is None else self._skips + 1
+        self._finish(clip, stepping, loss, by_hand=by_hand)
         if self._skips > self._max_skips and not overflow:
-            raise ConsecutiveSkipsError(self._too_many_skips(result))
-        return result
+            raise ConsecutiveSkipsError(self._too_many_skips(clip))
+        return clip.result
 
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
-    def _finish(self, result: ClipResult, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
-        self._step = result.step
-        self.last = result
-        self._trust.after_clip(by_hand=by_hand, found=self._pipeline.found)
+    def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
+        self._step = clip.result.step
+        self.last, self._last = clip.result, clip
+        self._trust.after_clip(by_hand=by_hand, found=clip.found)
         if self._sinks.wanted:
-            asked = self._measures_each(result.step)
-            self._sinks.record(result, stepping, loss, self._pipeline.nonfinite, norms=asked)
+            asked = self._measures_each(clip.result.step)
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
 
-    def _too_many_skips(self, result: ClipResult) -> str:
-        reason = f" {self._pipeline.reason}" if self._pipeline.reason else ""
+    def _too_many_skips(self, clip: Clip) -> str:
+        reason = f" {clip.reason}" if clip.reason else ""
         return (
-            f"{self._skips} steps in a row were skipped, the last as {result.status.value}, and "
+            f"{self._skips} steps in a row were skipped, the last as {clip.result.status.value}, and "
             f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "
             "back to a checkpoint."
         )
@@ -300,8 +301,8 @@ class GradClipper:
 
     def _judge_replicas(self) -> None:
         """Warn where ranks were found to differ, once all that the clip was for is done."""
-        if self._pipeline.differing is not None:
-            self._trust.warn("replicas", describe(self._pipeline.differing))
+        if self._last is not None and self._last.differing is not None:
+            self._trust.warn("replicas", describe(self._last.differing))
 
     def _unscale(self, stepping: Optimizer) -> bool:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
@@ -316,7 +317,7 @@ class GradClipper:
         """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
         if getattr(optimizer, "grad_scale", None) is not None:  # by which a fused optimizer divides
             return True
-        if self._pipeline.is_reduced:  # a look at the norm would have all ranks wait
+        if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
             return False
         if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
             return False

@@ -1,81 +1,66 @@
-"""From the gradients to what was done about them: measure, decide, apply, as many times as a policy has stages."""
+"""The stages of a clipper's policy, and what one clip by them came to."""
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
-from torch import Tensor
-
-from gradclip.clipper.change import Change
-from gradclip.clipper.measure import measure, spread_over
 from gradclip.clipper.selection import Selection
-from gradclip.distributed.replicas import Differing, differing, everyone, is_same
+from gradclip.clipper.work import ClipWork
+from gradclip.distributed.agreement import Agreement
+from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
-from gradclip.exceptions import NonFiniteGradientError
-from gradclip.gradients import GradientSet, collect
 from gradclip.numbers import Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
-from gradclip.policies.measured import SCOPES, Norms, Scope
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.policies.state import pack, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
+from gradclip.stages import Done, Stage, run
 from gradclip.validation import NonFiniteStep, refuse_state
 
-FUNCTION = "GradClipper.clip"
 
-COUNTED = 100
-"""Parameters whose non-finite elements are counted for a record, at most: the first ones."""
+class Clip(NamedTuple):
+    """What came of one clip.
 
+    Attributes:
+        result: What was done, for the user.
+        found: Whether there was any gradient here.
+        is_shared: Whether its norms were made of those of several ranks.
+        nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
+            norm is known not to be finite; else None.
+        reason: Which gradients made it skip, in words, where they were asked for; else empty.
+        differing: The norms of parameters that differ between ranks, where they were compared and the total norms do;
+            else None.
+    """
 
-@final
-class Stage:
-    """A part of a policy that takes one measurement, and what it has learned."""
-
-    __slots__ = ("layout", "order", "policy", "scope", "state", "units")
-
-    def __init__(self, policy: Policy, selection: Selection) -> None:
-        self.policy = policy
-        self.scope: Scope = policy.scope
-        if selection.scaled is not None:  # each parameter has a coefficient of its own
-            self.scope = max(policy.scope, "parameter", key=SCOPES.index)
-        self.order = math.inf if policy.norm_type is None else policy.norm_type
-        self.units = policy.units
-        self.layout = selection.layout_of(self.units) if self.scope == "unit" else selection.layout
-        self.state: Any = policy.init(self.layout)
+    result: ClipResult
+    found: bool
+    is_shared: bool
+    nonfinite: dict[str, tuple[int, int]] | None
+    reason: str
+    differing: Differing | None
 
 
 @final
 class Pipeline:
-    """The parameters of a clipper, and the policy that it applies to their gradients.
+    """The parameters of a clipper, and the stages of the policy that it applies to their gradients.
 
     Args:
         policy: The policy.
         selection: The parameters.
         nonfinite: What to do about a total norm that is NaN or infinite.
         group: The ranks that hold the whole model together, where one collective is to do.
-
-    Attributes:
-        found: Whether the last run found any gradient here.
-        is_reduced: Whether the norms of the last run were made of those of several ranks.
-        nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
-            norm that the last run found is known not to be finite; else None.
-        differing: The norms of parameters that differ between ranks, where those of the last run were compared and the
-            total norms do; else None.
-        reason: Which gradients made the last run skip, in words, where they were asked for; else empty.
     """
 
     def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep, group: Span | None) -> None:
-        self.found = False
-        self.is_reduced = False
-        self.nonfinite: dict[str, tuple[int, int]] | None = None
         self._group = group
-        self.reason = ""
-        self.differing: Differing | None = None
+        self._agreement = Agreement()
         self._selection = selection
-        self._nonfinite = nonfinite
-        self._stages = [Stage(stage, selection) for stage in policy.stages]
+        self._nonfinite: NonFiniteStep = nonfinite
+        at_least = "total" if selection.scaled is None else "parameter"  # each has a coefficient of its own then
+        self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
 
     def run(
         self,
@@ -86,128 +71,39 @@ class Pipeline:
         count: bool = False,
         explain: bool = False,
         compare: bool = False,
-    ) -> ClipResult:
+    ) -> Clip:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
         Where `explain` is true, the reason of a skip is put into words, as the gradients are not kept; where `compare`
         is, all ranks are asked for their norms.
         """
-        self.nonfinite, self.reason, self.differing = None, "", None
-        change = Change(undone=self._may_undo, read=self._nonfinite != "propagate")
-        learned = [stage.state for stage in self._stages]
-        try:
-            return self._run(change, learned, step, loss, each=each, count=count, explain=explain, compare=compare)
-        except BaseException:
-            self._take_back(change, learned)
-            raise
-
-    def _run(
-        self,
-        change: Change,
-        learned: list[Any],
-        step: int,
-        loss: Scalar | None,
-        *,
-        each: bool,
-        count: bool,
-        explain: bool,
-        compare: bool,
-    ) -> ClipResult:
-        done: list[tuple[Norms, Decision]] = []
-        threshold: Scalar | None = None
-        sanitized = False
-        for stage in self._stages:
-            scope = self._scope_of(stage, each=each)
-            gradients, norms = self._measure_alike(stage, scope, loss, compare=compare and not done)
-            if not gradients.any_found:  # nothing to clip, and nothing to learn
-                return _untouched(step, norms, Decision())
-            known = self._nonfinite != "propagate" or not isinstance(norms.total, Tensor)  # else nothing waits for it
-            if change.is_waiting and not math.isfinite(on_host(norms.total)):  # it may bring them in range
-                change.make(gradients, last=False)
-                gradients, norms = self._measure(stage, scope, loss)
-            norms = change.foreseen(norms)
-            first = done[0][0] if done else norms
-            bad = known and not math.isfinite(on_host(norms.total))
-            if bad and count and self.nonfinite is None:
-                self.nonfinite = gradients.count_nonfinite(COUNTED)
-            if bad and self._nonfinite != "propagate":
-                if self._nonfinite == "skip":
-                    self.reason = gradients.describe_nonfinite() if explain else ""
-                    self._take_back(change, learned)
-                    return _untouched(step, first, Decision(), Status.SKIPPED_NONFINITE)
-                if self._nonfinite == "raise":
-                    raise NonFiniteGradientError(_nonfinite_message(gradients, stage.order))
-                sanitized = True
-                gradients.zero_nonfinite_()
-                gradients, norms = self._measure(stage, scope, loss)
-                norms = change.foreseen(norms)
-            decision, state = stage.policy.decide(norms, stage.state)
-            if decision.skip is not False and on_host(decision.skip):
-                self._take_back(change, learned)
-                stage.state = state  # which a policy that skips may learn from
-                return _untouched(step, first, decision, Status.SKIPPED_SPIKE)
-            stage.state = state
-            if not done and decision.scope == "total" and not isinstance(decision.clamp, Tensor):
-                threshold = decision.threshold
-            if self._selection.scaled is not None:
-                decision = spread_over(decision, self._selection.scaled, norms)
-            change.decide(gradients, decision, norms, stage.units, last=stage is self._stages[-1])
-            done.append((norms, decision))
-        return ClipResult(
-            step, done[0][0].total, partial(_outcome_of, done, threshold, sanitized), partial(_each_of, done[0][0])
-        )
-
-    def _take_back(self, change: Change, learned: list[Any]) -> None:
-        """Leave gradients, and what stages have learned, as they were before the run."""
-        change.undo()
-        for stage, state in zip(self._stages, learned, strict=True):
-            stage.state = state
-
-    @property
-    def _may_undo(self) -> bool:
-        """Whether a stage may take back what those before it did."""
         later = self._stages[1:]
-        return bool(later) and (self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later))
+        may_undo = self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later)
+        work = self._work(
+            loss, undone=bool(later) and may_undo, each=each, count=count, explain=explain, compare=compare
+        )
+        return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
 
-    def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> ClipResult:
-        """Return the result of a step that a scaler keeps from happening; nothing is clipped or learned.
+    def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
+        """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
 
         It measures what `run` does, in case that other ranks saw no overflow.
         """
-        stage = self._stages[0]
-        gradients, norms = self._measure_alike(stage, self._scope_of(stage, each=each), None, compare=compare)
-        bad = count and not math.isfinite(on_host(norms.total))
-        self.nonfinite = gradients.count_nonfinite(COUNTED) if bad else None
-        return _untouched(step, norms, Decision(), Status.SKIPPED_SCALER)
+        work = self._work(None, each=each, count=count, compare=compare)
+        norms, _ = work.measure(self._stages[0])
+        if count and not math.isfinite(on_host(norms.total)):
+            work.see_nonfinite(norms)
+        return _clip(work, _untouched(step, norms, None, Status.SKIPPED_SCALER))
 
     def total_norm(self) -> float:
         """Return the total norm now: where nothing happened since, that after clipping."""
-        return on_host(self._measure(self._stages[-1], "total", None)[1].total)
+        return on_host(self._work(None).measure(self._stages[-1])[0].total)
 
-    def _scope_of(self, stage: Stage, *, each: bool) -> Scope:
-        return "parameter" if each and stage.scope == "total" else stage.scope
-
-    def _measure(self, stage: Stage, scope: Scope, loss: Scalar | None) -> tuple[GradientSet, Norms]:
-        selection = self._selection
-        asked = stage.order if scope == "total" else None
-        gradients = collect(FUNCTION, selection.owners, asked, names=selection.names, group=self._group, loss=loss)
-        self.found, self.is_reduced = bool(gradients.gradients), gradients.reduction is not None
-        return gradients, measure(gradients, selection.owners, stage.layout, stage.order, scope, stage.units, loss)
-
-    def _measure_alike(
-        self, stage: Stage, scope: Scope, loss: Scalar | None, *, compare: bool
-    ) -> tuple[GradientSet, Norms]:
-        """Measure, and find out whether all ranks have the same norm if asked to: whatever happens on this one."""
-        if not compare or (span := everyone()) is None:
-            return self._measure(stage, scope, loss)
-        try:
-            gradients, norms = self._measure(stage, scope, loss)
-        except BaseException:
-            is_same(None, span)
-            raise
-        if not is_same(norms.total, span):
-            self.differing = differing(gradients.copied_norms(stage.order), span)
-        return gradients, norms
+    def _work(self, loss: Scalar | None, **asked: bool) -> ClipWork:
+        for stage in self._stages:
+            stage.follow(self._selection.device)
+        reads = self._nonfinite != "propagate"
+        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, reads=reads, **asked)
 
     # Saving.
 
@@ -240,20 +136,33 @@ class Pipeline:
             stage.state = state
 
 
-def _untouched(step: int, norms: Norms, decision: Decision, status: Status | None = None) -> ClipResult:
-    bounded = status is Status.SKIPPED_SPIKE and decision.scope == "total"
-    outcome = Outcome(norms.total, decision.threshold if bounded else None, 1.0, shrunk=False)
+def _clip(work: ClipWork, result: ClipResult) -> Clip:
+    return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
+
+
+def _result(step: int, done: Done) -> ClipResult:
+    if not done.steps:
+        return _untouched(step, done.before, done.refusing, done.skipped)
+    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
+
+
+def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
+    threshold = refusing.threshold if refusing is not None and refusing.scope == "total" else None
+    outcome = Outcome(norms.total, threshold, 1.0, shrunk=False)
     return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
 
 
-def _outcome_of(done: list[tuple[Norms, Decision]], threshold: Scalar | None, sanitized: bool) -> Outcome:  # noqa: FBT001
-    norms, decision = done[0]
-    coef = decision.coef
-    if len(done) == 1 and decision.scope == "total" and decision.clamp is None and decision.skip is False:  # as a rule
+def _outcome_of(done: Done) -> Outcome:
+    norms, decision = done.steps[0]
+    coef, sanitized = decision.coef, done.sanitized
+    threshold = done.asked.threshold if done.asked is not None and done.asked.bounds_all_alike else None
+    if (
+        len(done.steps) == 1 and decision.scope == "total" and decision.clamp is None and decision.skip is False
+    ):  # as a rule
         return Outcome(norms.total * coef, threshold, coef, (coef < 1.0) | sanitized)
     left, shrunk = after(norms, decision), shrinks(norms, decision)
     coef = _ratio(norms, decision, left)
-    for later in done[1:]:
+    for later in done.steps[1:]:
         left, shrunk = after(*later), shrunk | shrinks(*later)
         coef = coef * _ratio(*later, left)
     return Outcome(left.total, threshold, coef, shrunk | sanitized)
@@ -271,9 +180,3 @@ def _ratio(norms: Norms, decision: Decision, left: Norms) -> Scalar:
     if decision.scope == "total" and decision.clamp is None:
         return decision.coef
     return where(norms.total == 0.0, 1.0, ratio(left.total, norms.total))
-
-
-def _nonfinite_message(gradients: GradientSet, order: float) -> str:
-    return (
-        f"The total norm of order {order:g} is not finite, and `nonfinite` is 'raise'. {gradients.describe_nonfinite()}"
-    )

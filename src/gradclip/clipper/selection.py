@@ -1,5 +1,6 @@
 """Which parameters a clipper works on, under which names."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gradclip.distributed.plan import numel_of, shape_of
-from gradclip.numbers import CPU
+from gradclip.distributed.layout import numel_of, shape_of
+from gradclip.numbers import CPU, as_float64
 from gradclip.parameters import Parameters, groups_of, matches, named
-from gradclip.policies.measured import Layout
+from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
 from gradclip.units import Units
 from gradclip.validation import (
     refuse_gradients,
@@ -44,6 +46,27 @@ class Selection:
     scaled: Tensor | None
     ignored: list[Tensor]
     shapes: list[tuple[int, ...]]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is now."""
+        return self.owners[0].device if self.owners else CPU
+
+    def restricted(self, decision: Decision, norms: Norms) -> Decision:
+        """Restrict a decision to the parameters that are scaled, where others are only counted."""
+        if self.scaled is None:
+            return decision
+        flags = self.scaled.to(norms.layout.device) > 0.0
+        coef = as_float64(decision.coef, flags.device)
+        if decision.clamp is not None:
+            decision = decision._replace(clamp=torch.where(flags, as_float64(decision.clamp, flags.device), math.inf))
+        if decision.scope == "unit":
+            return decision._replace(coef=torch.where(flags[norms.layout.owners], coef, 1.0))
+        return decision._replace(coef=torch.where(flags, coef, 1.0), scope="parameter")
+
+    def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
+        """Return the layout that a policy has its norms of, where units are those that it asks for."""
+        return self.layout_of(policy.units) if max(policy.scope, at_least, key=SCOPES.index) == "unit" else self.layout
 
     def layout_of(self, units: Units) -> Layout:
         """Return the layout with other units.
@@ -103,7 +126,7 @@ def select(
         ndims=tuple(map(len, shapes)),
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
-        device=CPU if device == CPU else device,
+        device=device,
     )
     flags = [float(name not in only) for name in layout.names]
     scaled = torch.tensor(flags, dtype=torch.float64, device=layout.device) if only else None

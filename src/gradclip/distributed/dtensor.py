@@ -5,6 +5,7 @@ DTensor is looked for among the modules that are imported, and not imported: whe
 
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,9 +37,13 @@ LOCALIZED = "_st_info"
 """The attribute of a plain parameter that was a DTensor, with its spec."""
 
 
+LOCALIZER = "torch.distributed.tensor.parallel.ddp"
+"""What makes such parameters, for DDP over tensor parallelism."""
+
+
 def may_be_localized() -> bool:
-    """Whether there can be parameters that were DTensors: the module of DDP over tensor parallelism is imported."""
-    return "torch.distributed.tensor.parallel.ddp" in sys.modules
+    """Whether there can be parameters that were DTensors: what makes them is imported."""
+    return LOCALIZER in sys.modules
 
 
 def localized_spec(x: Tensor) -> Spec | None:
@@ -84,6 +89,7 @@ def local_shape(spec: Spec) -> list[int]:
     return [len(_held(spec, dim)) for dim in range(len(spec.shape))]
 
 
+@lru_cache(maxsize=4096)
 def local_rows(spec: Spec, units: Units) -> Tensor:
     """Return which units of the whole the local part has, in its order."""
     rows = torch.zeros(1, dtype=torch.int64)

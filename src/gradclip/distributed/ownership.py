@@ -63,7 +63,9 @@ def listed(groups: Groups) -> tuple[Group, ...]:
     return tuple(groups) if isinstance(groups, Sequence) else (groups,)
 
 
-_declared: dict[int, Ownership] = {}  # by the identity of the parameter, as long as it lives
+DECLARED: dict[int, Ownership] = {}
+"""What was declared, by the identity of the parameter, as long as it lives."""
+
 _parameters: dict[int, weakref.ref[Tensor]] = {}
 
 
@@ -98,12 +100,12 @@ def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownershi
 def declare_each(function: str, tensors: list[Tensor], names: list[str], ownerships: list[Ownership]) -> None:
     """Remember who holds each of some tensors, or nothing, if one is known otherwise."""
     for tensor, name, ownership in zip(tensors, names, ownerships, strict=True):
-        if (before := _declared.get(id(tensor), ownership)) != ownership:
+        if (before := DECLARED.get(id(tensor), ownership)) != ownership:
             refuse_declared(function, name, before, ownership)
         declared_groups(name, spec_of(tensor), ownership)
     for tensor, ownership in zip(tensors, ownerships, strict=True):
-        if id(tensor) not in _declared:
-            _declared[id(tensor)] = ownership
+        if id(tensor) not in DECLARED:
+            DECLARED[id(tensor)] = ownership
             _parameters[id(tensor)] = weakref.ref(tensor)
             weakref.finalize(tensor, _forget, id(tensor))
 
@@ -114,13 +116,8 @@ def forget(parameters: Parameters) -> None:
         _forget(id(tensor))
 
 
-def anything_declared() -> bool:
-    """Whether there is anything to look for."""
-    return bool(_declared)
-
-
 def _forget(identity: int) -> None:
-    _declared.pop(identity, None)
+    DECLARED.pop(identity, None)
     _parameters.pop(identity, None)
 
 
@@ -129,18 +126,18 @@ def declared_of_gradients() -> dict[int, Ownership]:
 
     Those of a parameter are its `grad`, and `main_grad`, which Megatron-LM adds them up in.
     """
-    found = dict(_declared)
+    found = dict(DECLARED)
     for identity, reference in _parameters.items():
         parameter = reference()
         for gradient in (getattr(parameter, "grad", None), getattr(parameter, "main_grad", None)):
             if gradient is not None:
-                found[id(gradient)] = _declared[identity]
+                found[id(gradient)] = DECLARED[identity]
     return found
 
 
 def declared(tensor: Tensor) -> Ownership | None:
     """Return what was declared about a tensor."""
-    return _declared.get(id(tensor))
+    return DECLARED.get(id(tensor))
 
 
 def _ownerships(given: Ownership | Mapping[str, Ownership], names: list[str]) -> list[Ownership]:

@@ -31,16 +31,14 @@ class Span:
     def __init__(self, group: "ProcessGroup") -> None:
         self.group = group
         self.ranks = tuple(dist.get_process_group_ranks(group))
-        self._devices = {device.type for device in group._device_types}
+        self._devices = {device.type: torch.device(device.type) for device in group._device_types}
 
-    def device_for(self, device: torch.device) -> torch.device:
-        """Return where numbers have to be for a collective: on a device if this group serves it."""
-        if device.type in self._devices:
-            return device
-        return torch.device(min(self._devices))
+    def serves(self, device: torch.device) -> torch.device:
+        """Return where numbers of a device have to be for a collective: there, if this group serves it."""
+        return device if device.type in self._devices else min(self._devices.items())[1]
 
     def reduce_(self, vector: Tensor, *, maximum: bool) -> None:
-        """Put the sums, or the maxima, of a vector over all ranks in its place; it is where `device_for` says."""
+        """Put the sums, or the maxima, of a vector over all ranks in its place; it is where `serves` says."""
         if len(self.ranks) > 1:
             dist.all_reduce(vector, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=self.group)
 

@@ -1,7 +1,6 @@
 """Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,18 +8,21 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from gradclip import validation
-from gradclip.distributed.dtensor import dtensor_type, is_dtensor
-from gradclip.distributed.ownership import anything_declared
-from gradclip.distributed.plan import Plan, marks, plan_of, tokens_of
+from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.dtensor import dtensor_type, local_of
+from gradclip.distributed.layout import RankLayout, layout_of, sharded_and_marks, specs_of
+from gradclip.distributed.ownership import DECLARED
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
-from gradclip.gradients.kinds import check_gradient, scalar
-from gradclip.gradients.sharded import collect_sharded, take_local_parts, told
+from gradclip.gradients.held import Held
+from gradclip.gradients.here import Here
+from gradclip.gradients.local import Rule
+from gradclip.gradients.over_ranks import OverRanks
+from gradclip.gradients.told import told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
-from gradclip.ops import dispatch
+from gradclip.ops import registry
+from gradclip.ops.backend import Batch
 from gradclip.parameters import Parameters, flatten
-
-FLOAT32_BITS = 32
 
 
 def collect(
@@ -32,6 +34,7 @@ def collect(
     writes: bool = True,
     group: Span | None = None,
     loss: Scalar | None = None,
+    agreement: Agreement | None = None,
     alone: bool = False,
 ) -> GradientSet:
     """Collect the gradients of parameters: each once, in order, without those that are None.
@@ -44,133 +47,138 @@ def collect(
         writes: Whether the gradients will be written.
         group: The ranks that hold the whole model together, where one collective is to do.
         loss: The loss of this rank, to be averaged over all.
+        agreement: What the ranks agree on about unsummed gradients; by default, what they did in earlier calls.
         alone: Whether no other rank will be asked about these gradients.
 
     Raises:
         TypeError: For anything else than parameters, gradients passed in their place included.
         OverlappingGradientError: If a gradient cannot be written in place.
+
+        Where other ranks wait for this one, that is raised by the norm, once all know of it.
     """
-    return told(
-        group,
-        lambda: _collect(function, parameters, norm_type, names, writes=writes, group=group, loss=loss, alone=alone),
-    )
-
-
-def _collect(
-    function: str,
-    parameters: Parameters,
-    norm_type: float | None,
-    names: list[str] | None,
-    *,
-    writes: bool,
-    group: Span | None,
-    loss: Scalar | None,
-    alone: bool,
-) -> GradientSet:
     given: Any = parameters
-    is_list = type(given) is list  # which is taken at its word until its elements are read
-    tensors, names = (given, names) if is_list else flatten(function, parameters)
-    says_all = group is None and not anything_declared()  # of a plain tensor: that no other rank holds more of it
-    if (found := _collect_native(tensors, names, norm_type, group, loss, plain=says_all)) is not None:
-        return found
-    if is_list and names is None:  # of pairs perhaps
-        tensors, names = flatten(function, parameters)
-    _check_tensors(function, "parameters", tensors)
-    if (plan := _plan_of(tensors, names, group)) is not None:
-        return collect_sharded(function, "parameters", tensors, names, plan, loss=loss, writes=writes, alone=alone)
-    if not says_all and (found := _collect_native(tensors, names, norm_type, group, loss, plain=True)) is not None:
-        return found
-    gradients = _each_once(owner.grad for owner in tensors)
-    if tensors and not gradients and not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in tensors):
-        validation.refuse_gradients(function)
-    found = _of_any_kind("parameters", tensors, names, gradients)
-    for position, gradient in enumerate(gradients):
-        check_gradient(function, partial(_name_in, found, position), gradient, writes=writes)
-    found.bucket()
-    return found
-
-
-def _collect_native(
-    tensors: list[Tensor],
-    names: list[str] | None,
-    norm_type: float | None,
-    group: Span | None,
-    loss: Scalar | None,
-    *,
-    plain: bool,
-) -> GradientSet | None:
-    """Collect dense gradients on the CPU, and measure them on the way; None where there are others.
-
-    Those of plain tensors only if `plain`; of DTensors, the local parts, if these say all about who holds them.
-    """
-    if (backend := dispatch.native()) is None:
-        return None
-    order = norm_type if norm_type is not None and abs(norm_type) <= LARGEST_PLAIN_ORDER else None
-    sharded = None if anything_declared() else dtensor_type()
-    if (not plain and sharded is None) or (answer := backend.collect(tensors, order, sharded, plain, marks())) is None:
-        return None
-    gradients, bits, power_sum, specs, places = answer
-    known = order, power_sum
-    if specs is not None:
-        return take_local_parts(tensors, names, specs, places, gradients, known, backend, group, loss)
-    buckets: list[dispatch.Bucket] = [(backend, gradients, range(len(gradients)))]
-    wide = bits > FLOAT32_BITS
-    return GradientSet("parameters", tensors, names, gradients, CPU, buckets, wide, backend.scalar, known)
+    try:
+        is_list = type(given) is list  # which is taken at its word until its elements are read
+        owners, names = (given, names) if is_list else flatten(function, parameters)
+        is_plain = norm_type is not None and -LARGEST_PLAIN_ORDER <= norm_type <= LARGEST_PLAIN_ORDER
+        order = norm_type if is_plain else None
+        walk = registry.walk()
+        sharded, marks = sharded_and_marks()
+        found = None if walk is None else walk(owners, order, sharded, marks)
+        if found is None:
+            if is_list and names is None:  # of pairs perhaps
+                owners, names = flatten(function, parameters)
+            _check_tensors(function, "parameters", owners)
+            found = None if walk is None else walk(owners, order, sharded, marks)
+        if found is not None:
+            batch, places, specs, left = found
+            if specs is None and not left and batch.tensors and group is None and not DECLARED:
+                return Here("parameters", owners, names, batch.tensors, batch, places, loss)
+            taken = range(len(owners)) if places is None else places
+        else:
+            batch, taken, specs, left = None, (), _specs_of(owners), range(len(owners))
+        layout = _layout_of(owners, names, specs, left, group)
+        rule = Rule(function, "parameters", owners, names, layout, writes)
+        return _completed(rule, batch, taken, left, loss, agreement)
+    except BaseException as error:
+        if alone:
+            raise
+        return told(error, group, parameters, agreement)
 
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:
     """Collect tensors that are gradients themselves, to read only."""
-    return told(group, lambda: _gather(function, tensors, group))
+    try:
+        listed, names = flatten(function, tensors, argument="tensors")
+        _check_tensors(function, "tensors", listed)
+        everywhere = range(len(listed))
+        layout = _layout_of(listed, names, _specs_of(listed), everywhere, group, are_gradients=True)
+        rule = Rule(function, "tensors", listed, names, layout, writes=False)
+        return _completed(rule, None, (), everywhere, None, None)
+    except BaseException as error:  # noqa: BLE001 -- raised once all know
+        return told(error, group, tensors)
 
 
-def _gather(function: str, tensors: Tensor | Iterable[Tensor], group: Span | None) -> GradientSet:
-    listed, names = flatten(function, tensors, argument="tensors")
-    _check_tensors(function, "tensors", listed)
-    if (plan := _plan_of(listed, names, group, are_gradients=True)) is not None:
-        return collect_sharded(function, "tensors", listed, names, plan, loss=None, writes=False, alone=False)
-    found = _of_any_kind("tensors", listed, names, _each_once(listed))
-    for position, x in enumerate(found.gradients):
-        check_gradient(function, partial(_name_in, found, position), x, writes=False)
-    found.bucket()
-    return found
+def _completed(
+    rule: Rule,
+    batch: Batch | None,
+    taken: Sequence[int],
+    left: Sequence[int],
+    loss: Scalar | None,
+    agreement: Agreement | None,
+) -> GradientSet:
+    """Add what the walk has left to what it has taken."""
+    layout, owners = rule.layout, rule.owners
+    found: dict[int, Tensor] = {} if batch is None else dict(zip(taken, batch.tensors, strict=True))
+    if layout is not None and layout.any_outside:
+        found, batch = {place: x for place, x in found.items() if not rule.is_outside(place)}, None
+        taken = ()
+    placed: dict[int, Any] = {}
+    for place, gradient in rule.gradients(left).items():
+        if not rule.is_outside(place):
+            found[place], spec = rule.local(place, gradient)
+            if spec is not None:
+                placed[place] = spec
+    places = sorted(found)
+    gradients = [found[place] for place in places]
+    device = local_of(owners[0]).device if layout is not None and owners else CPU
+    opened = _opened(places, gradients, batch, taken, device)
+    if layout is not None:
+        agreement = agreement or agreement_of_calls(layout)
+        held = Held(layout, owners, places, opened, placed, agreement)
+        return OverRanks(rule.argument, rule.names, owners, held, loss=loss)
+    if owners and not gradients and rule.argument == "parameters":
+        _check_ownership(rule.function, owners)
+    everywhere = len(places) == len(owners)
+    return Here(rule.argument, owners, rule.names, gradients, opened, None if everywhere else places, loss)
 
 
-def _of_any_kind(argument: str, owners: list[Tensor], names: list[str] | None, gradients: list[Tensor]) -> GradientSet:
-    wide = any(x.dtype in {torch.float64, torch.complex128} for x in gradients)
-    device = gradients[0].device if gradients else CPU
-    device = CPU if device == CPU else device
-    return GradientSet(argument, owners, names, gradients, device, [], wide, scalar)
+def _opened(
+    places: list[int], gradients: list[Tensor], batch: Batch | None, taken: Sequence[int], device: torch.device
+) -> Batch:
+    """Open gradients, some of which may be open already."""
+    if batch is None or not batch.tensors:
+        return registry.open_(gradients, device)
+    if len(taken) == len(places):
+        return batch
+    known = set(taken)
+    old = [i for i, place in enumerate(places) if place in known]
+    new = [i for i, place in enumerate(places) if place not in known]
+    return registry.joined(gradients, [(batch, old), (registry.open_([gradients[i] for i in new]), new)])
 
 
-def _each_once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    if not is_dynamo_compiling():
-        return list({id(x): x for x in tensors if x is not None}.values())
-    once: list[Tensor] = []  # a compiler would compile again for every new id
-    for x in tensors:
-        if x is not None and not any(x is y for y in once):
-            once.append(x)
-    return once
+def _specs_of(owners: list[Tensor]) -> list[Any] | None:
+    return None if is_dynamo_compiling() and not _any_shared(owners) else specs_of(owners)
 
 
-def _plan_of(
-    tensors: list[Tensor], names: list[str] | None, group: Span | None, *, are_gradients: bool = False
-) -> Plan | None:
+def _layout_of(
+    owners: list[Tensor],
+    names: list[str] | None,
+    specs: list[Any] | None,
+    odd: Sequence[int],
+    group: Span | None,
+    *,
+    are_gradients: bool = False,
+) -> RankLayout | None:
     if is_dynamo_compiling():
-        if group is not None or anything_declared() or any(is_dtensor(x) for x in tensors):
+        if group is not None or DECLARED or specs is not None:
             validation.refuse_compiled()
         return None
-    tokens = tokens_of(tensors, are_gradients=are_gradients)
-    if tokens is None and group is None:
-        return None
-    argument = "tensors" if are_gradients else "parameters"
-    return plan_of(tensors, names, tokens or [None] * (2 * len(tensors)), group, argument)
+    return layout_of(owners, names, specs, odd, group, are_gradients=are_gradients)
 
 
-def _name_in(found: GradientSet, position: int) -> str:
-    return found.names()[position]
+def _any_shared(owners: list[Tensor]) -> bool:
+    kind = dtensor_type()
+    return kind is not None and any(isinstance(x, kind) for x in owners)
 
 
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             validation.refuse_element(function, argument, f"{argument}[{place}]", x)
+
+
+def _check_ownership(function: str, owners: list[Tensor]) -> None:
+    """Check that these can have gradients, where none has: gradients may be passed in place of parameters."""
+    if not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in owners):
+        validation.refuse_gradients(function)

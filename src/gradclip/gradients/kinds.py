@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gradclip import validation
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.numbers import CPU
 from gradclip.tracing import is_traced
 
 PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
@@ -62,9 +61,3 @@ def _share_places(x: Tensor) -> bool:
 def values_of(x: Tensor) -> Tensor:
     """Return the elements that a tensor stores: those of a sparse one, or itself."""
     return x._values() if x.is_sparse else x
-
-
-def scalar(number: float, wide: bool) -> Tensor:  # noqa: FBT001 -- the kernels take no keywords
-    """Return a number as a 0-dim CPU tensor, of float64 if wide; infinite beyond the range of float32."""
-    exact = torch.scalar_tensor(number, dtype=torch.float64, device=CPU)
-    return exact if wide else exact.to(torch.float32)

@@ -1,5 +1,6 @@
 """Measuring and applying on local, plain tensors: no parameter, no DTensor, no process group.
 
-`reference` is plain torch: the definition, and the answer wherever no kernel is. `native` is C++ for dense CPU tensors.
-`dispatch` says which of them takes which tensors, and why a backend cannot run here.
+`backend` says what a backend does with tensors once they are open as a batch. `reference` is plain torch: the
+definition, and the answer wherever no kernel is. `native` is C++ for dense CPU tensors. `registry` says which of them
+opens which tensors; `several` and `uncoalesced` make one batch of what none takes as it is.
 """

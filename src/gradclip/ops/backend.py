@@ -1,4 +1,4 @@
-"""What a backend does: the operations that clipping needs, on lists of tensors of one device."""
+"""What a backend does: tensors of one device, opened as a batch, and the operations that clipping needs on it."""
 
 from abc import ABC, abstractmethod
 
@@ -7,44 +7,92 @@ from torch import Tensor
 from gradclip.numbers import Scalar
 
 
-class Backend(ABC):
-    """One implementation of the operations. Tensors are real or complex floating point, of any shape, on one device.
+class Batch(ABC):
+    """Tensors that are worked on as one: the only object that knows pointers, chunks, dtypes and where numbers live.
 
-    A *unit* is one index of dimension 0 of a tensor of two dimensions or more: an output row of a linear layer, a
-    filter of a convolution. A tensor of fewer dimensions is one unit. Units count through all tensors, in their order.
+    Tensors are real or complex floating point, of any shape. A *unit* is one index of dimension 0 of a tensor of two
+    dimensions or more: an output row of a linear layer, a filter of a convolution. A tensor of fewer dimensions is one
+    unit. Units count through all tensors, in their order.
 
-    Nothing is recorded by autograd; writing raises the version counter of what is written, as torch's own in-place
-    operations do.
+    A *scalar* is a float from the host, or a 0-dim float64 tensor elsewhere. A vector is a float64 tensor where the
+    numbers of the batch live; one that is given may be anywhere.
+
+    Nothing is recorded by autograd. What is written has its version counter raised, as by torch's own in-place
+    operations; what is known not to be written has not.
+
+    Attributes:
+        tensors: The tensors, in order.
     """
+
+    __slots__ = ()
+
+    tensors: list[Tensor]
+
+    @property
+    @abstractmethod
+    def is_wide(self) -> bool:
+        """Whether any tensor has the precision of float64."""
+
+    def numels(self) -> list[int]:
+        """Return the number of elements of each tensor."""
+        return [x.numel() for x in self.tensors]
+
+    @abstractmethod
+    def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
+        """Return the partial of `factor` times all elements."""
+
+    @abstractmethod
+    def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
+        """Return the partial of each tensor, times a factor each if there are any: of shape (tensors,)."""
+
+    @abstractmethod
+    def unit_counts(self) -> list[int]:
+        """Return the number of units of each tensor."""
+
+    @abstractmethod
+    def unit_partials(self, order: float = 2.0) -> Tensor:
+        """Return the partial of each unit, of an order > 0: of shape (units,)."""
+
+    @abstractmethod
+    def scale_(self, coef: Scalar) -> None:
+        """Multiply in float64 and round once: by one number, or by one a tensor; 1 changes no byte."""
+
+    @abstractmethod
+    def scale_units_(self, coefs: Tensor) -> None:
+        """Multiply each unit by its own coefficient, of shape (units,), as `scale_` does."""
+
+    @abstractmethod
+    def clamp_(self, bound: Scalar) -> None:
+        """Limit every element, or real and imaginary part, to [-bound, bound], the bound rounded to the dtype.
+
+        One bound, or one a tensor; an infinite one changes nothing.
+        """
+
+    @abstractmethod
+    def count_nonfinite(self) -> Tensor:
+        """Return how many elements of each tensor are NaN, and how many infinite: int64, of shape (2, tensors)."""
+
+    @abstractmethod
+    def sanitize_(self) -> None:
+        """Set every element that is NaN or infinite to 0."""
+
+    @abstractmethod
+    def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
+        """Return a number as torch returns a norm: 0-dim, where the numbers live, float64 if `wide`, else float32.
+
+        By default, it is as wide as the widest tensor.
+        """
+
+
+class Backend(ABC):
+    """One implementation of the operations."""
 
     name: str
 
     @abstractmethod
-    def measure(self, tensors: list[Tensor], norm_type: float, factor: float | Tensor = 1.0, /) -> Scalar:
-        """Return the partial of `factor` times all elements: a float from the host, a 0-dim float64 tensor else."""
+    def takes(self, x: Tensor) -> bool:
+        """Whether it can work on a tensor, in place."""
 
     @abstractmethod
-    def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
-        """Return the partial of each tensor: float64, of shape (number of tensors,), on their device."""
-
-    @abstractmethod
-    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        """Return the sum of squares of each unit: float64, of shape (number of units,), on their device."""
-
-    @abstractmethod
-    def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
-        """Multiply in float64 and round once; a coefficient of 1 changes no byte.
-
-        `coef` is one number for all tensors, or a float64 tensor of shape (number of tensors,).
-        """
-
-    @abstractmethod
-    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
-        """Multiply each unit by its own coefficient, as `scale_` does; a coefficient of 1 changes no byte of its unit.
-
-        `coefs` is a float64 tensor of shape (number of units,), on their device.
-        """
-
-    @abstractmethod
-    def clamp_(self, tensors: list[Tensor], bound: float) -> None:
-        """Limit every element, or real and imaginary part, to [-bound, bound], the bound rounded to the dtype."""
+    def open(self, tensors: list[Tensor]) -> Batch:
+        """Open tensors of one device, all of which it takes."""

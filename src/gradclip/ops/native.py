@@ -1,89 +1,174 @@
 """The operations in C++, for dense CPU tensors: `csrc/` says how."""
 
-from typing import final
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from gradclip.numbers import Scalar
+from gradclip.numbers import CPU, Scalar, on_host
 from gradclip.ops import _native
-from gradclip.ops.backend import Backend
-from gradclip.ops.reference import REFERENCE
+from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.reference import ReferenceBatch, count_bad, float_tensor, sanitize_
 
 ISA: str = _native.ISA
 """The instruction set of the kernels on this CPU: avx512, avx2 or baseline; `GRADCLIP_ISA` asks for another."""
 
+HAS_EXCHANGE = bool(_native.HAS_EXCHANGE)
+"""Whether torch publishes the DLPack exchange API, by which a tensor is read in one call: torch 2.10 and newer. Else
+its methods are called, which takes half a microsecond a tensor; `GRADCLIP_EXCHANGE=0` asks for that."""
+
+FLOAT64_BITS = 64
+
+_scalar = _native.scalar if HAS_EXCHANGE else float_tensor
+
+
+Walked: TypeAlias = tuple[Batch, Sequence[int] | None, list[Any] | None, Sequence[int]]
+"""What a walk over owners found: a batch of those gradients that the kernels take, each once, in order, of sharded ones
+the local parts; the places of their owners, None where all owners have one of these; of each owner how it is sharded,
+None where none is; and the places of owners whose gradient is left, in order."""
+
+
+def walk(
+    owners: list[Tensor], order: float | None, sharded: type | None, marks: tuple[str, ...] | None
+) -> Walked | None:
+    """Collect gradients, and measure them on the way: the first look at a tensor costs more than all that is done.
+
+    What the kernels do not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner,
+    and those of owners of other classes.
+
+    Args:
+        owners: The owners; an element that is no tensor gives None.
+        order: The order of the norm, if one is known to be asked for.
+        sharded: The class whose gradients are taken by their local parts; None for none.
+        marks: Attributes that mark plain owners which are to be left.
+    """
+    if (found := _native.walk(owners, order, sharded, marks)) is None:
+        return None
+    gradients, places, bits, partial, specs, left = found
+    return NativeBatch(gradients, bits, order, partial), places, specs, left
+
+
+@final
+class NativeBatch(Batch):
+    """One pass over memory an operation, on the threads that `torch.set_num_threads` allows."""
+
+    __slots__ = ("_bits", "_known", "_partial", "tensors")
+
+    def __init__(self, tensors: list[Tensor], bits: int, known: float | None = None, partial: float = 0.0) -> None:
+        """Take tensors, the bits of their widest real dtype, and a partial that is known, by its order."""
+        self.tensors = tensors
+        self._bits = bits
+        self._known = known
+        self._partial = partial
+
+    @property
+    def is_wide(self) -> bool:
+        return self._bits == FLOAT64_BITS
+
+    def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
+        if order == self._known and factor == 1.0:
+            return self._partial
+        return _native.measure(self.tensors, order, factor)
+
+    def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
+        if factors is not None:
+            pairs = zip(self.tensors, factors.tolist(), strict=True)
+            return torch.tensor([_native.measure([x], order, own) for x, own in pairs], dtype=torch.float64)
+        out = torch.empty(len(self.tensors), dtype=torch.float64, device=CPU)
+        _native.measure_each(self.tensors, order, out)
+        return out
+
+    def unit_counts(self) -> list[int]:
+        return _native.units(self.tensors)
+
+    def unit_partials(self, order: float = 2.0) -> Tensor:
+        if order != 2.0:  # noqa: PLR2004
+            return ReferenceBatch(self.tensors).unit_partials(order)
+        units = self.unit_counts()
+        out = torch.empty(sum(units), dtype=torch.float64, device=CPU)
+        if scattered := _native.unit_square_sums(self.tensors, out):
+            own = out.split(units)
+            for i in scattered:
+                _native.unit_square_sums([self.tensors[i].detach().contiguous()], own[i])
+        return out
+
+    def scale_(self, coef: Scalar) -> None:
+        if not isinstance(coef, Tensor) or coef.ndim == 0:
+            if coef != 1.0:  # on the CPU, so nothing waits
+                self._known = None
+                _native.scale_(self.tensors, float(coef))
+                increment_version(self.tensors)
+            return
+        self._known = None
+        coef = coef.to(CPU)
+        _native.scale_(self.tensors, coef)
+        increment_version([x for x, own in zip(self.tensors, coef.tolist(), strict=True) if own != 1.0])
+
+    def scale_units_(self, coefs: Tensor) -> None:
+        self._known = None
+        coefs = coefs.to(CPU)
+        if scattered := _native.scale_units_(self.tensors, coefs):
+            own = coefs.split(self.unit_counts())
+            for i in scattered:
+                ReferenceBatch([self.tensors[i]]).scale_units_(own[i])
+        changed = coefs != 1.0
+        if bool(changed.any()):
+            counts = torch.tensor(self.unit_counts())
+            owners = torch.arange(len(self.tensors)).repeat_interleave(counts)[changed].unique()
+            increment_version([self.tensors[i] for i in owners.tolist()])
+
+    def clamp_(self, bound: Scalar) -> None:
+        self._known = None
+        if not isinstance(bound, Tensor) or bound.ndim == 0:
+            self._clamp_(self.tensors, on_host(bound))
+            return
+        bounds = bound.tolist()
+        for own in dict.fromkeys(bounds):
+            self._clamp_([x for x, limit in zip(self.tensors, bounds, strict=True) if limit == own], own)
+
+    @staticmethod
+    def _clamp_(tensors: list[Tensor], bound: float) -> None:
+        if bound < math.inf:
+            increment_version(tensors)
+            _native.clamp_(tensors, bound)
+
+    def count_nonfinite(self) -> Tensor:
+        counts = torch.zeros((2, len(self.tensors)), dtype=torch.int64, device=CPU)
+        for i in self._bad():
+            counts[:, i] = count_bad(self.tensors[i])
+        return counts
+
+    def sanitize_(self) -> None:
+        for i in self._bad():
+            sanitize_(self.tensors[i].detach())
+        self._known = None
+
+    def _bad(self) -> list[int]:
+        """Return which tensors have elements that are not finite."""
+        return (~self.partials(math.inf).isfinite()).nonzero().flatten().tolist()
+
+    def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
+        return _scalar(float(number), self._bits == FLOAT64_BITS if wide is None else wide)
+
 
 @final
 class Native(Backend):
-    """One pass over memory an operation, on the threads that `torch.set_num_threads` allows."""
+    """The kernels."""
 
     name = "native"
 
-    collect = staticmethod(_native.collect)
-    """(tensors, order of a norm or None, class of sharded ones or None, whether others may be there, attributes that
-    mark tensors which are not for it, or None) -> (their gradients, bits of the widest, partial of that norm, specs,
-    places).
+    def takes(self, x: Tensor) -> bool:
+        return _native.widest([x]) > 0
 
-    Each gradient comes once, a sharded one as its local part. Where there is any of these, the spec of each tensor and
-    the places of those that have a gradient come too. None stands for no gradient at all, one that the kernels do not
-    take or whose owner they do not, or one that is placed otherwise than its owner.
-    """
+    def open(self, tensors: list[Tensor]) -> Batch:
+        return NativeBatch(tensors, _native.widest(tensors))
 
-    scalar = staticmethod(_native.scalar)
-    """(number, whether as float64) -> 0-dim CPU tensor, float64 or float32."""
-
-    def takes(self, tensors: list[Tensor]) -> bool:
-        """Whether the kernels take all of them: dense, on the CPU, of a dtype that they know."""
-        return _native.widest(tensors) > 0
-
-    measure = staticmethod(_native.measure)
-
-    def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
-        out = torch.empty(len(tensors), dtype=torch.float64, device="cpu")
-        _native.measure_each(tensors, norm_type, out)
-        return out
-
-    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        units = _native.units(tensors)
-        out = torch.empty(sum(units), dtype=torch.float64, device="cpu")
-        if scattered := _native.unit_square_sums(tensors, out):
-            own = out.split(units)
-            for i in scattered:
-                _native.unit_square_sums([tensors[i].detach().contiguous()], own[i])
-        return out
-
-    def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
-        if isinstance(coef, Tensor):
-            coef = coef.to("cpu") if coef.ndim else coef.item()
-        _native.scale_(tensors, coef)
-        increment_version(self._written(tensors, coef))
-
-    @staticmethod
-    def _written(tensors: list[Tensor], coef: Scalar) -> list[Tensor]:
-        """Return those whose coefficient is not 1."""
-        if not isinstance(coef, Tensor):
-            return [] if coef == 1.0 else tensors
-        return [x for x, own in zip(tensors, coef.tolist(), strict=True) if own != 1.0]
-
-    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
-        if scattered := _native.scale_units_(tensors, coefs):
-            own = coefs.split(_native.units(tensors))
-            for i in scattered:
-                REFERENCE.scale_units_([tensors[i]], own[i])
-        changed = coefs != 1.0
-        if bool(changed.any()):
-            counts = torch.tensor(_native.units(tensors))
-            owners = torch.arange(len(tensors)).repeat_interleave(counts)[changed].unique()
-            increment_version([tensors[i] for i in owners.tolist()])
-
-    def clamp_(self, tensors: list[Tensor], bound: float) -> None:
-        increment_version(tensors)
-        _native.clamp_(tensors, bound)
-
-    read = staticmethod(_native.read)
-    """(list of tensors) -> None: reads every byte, which is the floor that a benchmark of `measure` compares with."""
+    def open_if_taken(self, tensors: list[Tensor]) -> Batch | None:
+        """Open tensors if it takes them all: they are looked at once."""
+        return NativeBatch(tensors, bits) if (bits := _native.widest(tensors)) else None
 
 
 NATIVE = Native()

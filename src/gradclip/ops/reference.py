@@ -1,14 +1,14 @@
 """The operations in plain torch: what they mean, and the fallback on every device and for every layout."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, as_float64, combine, identity, is_extremum
-from gradclip.ops.backend import Backend
+from gradclip.numbers import CPU, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host
+from gradclip.ops.backend import Backend, Batch
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -22,70 +22,151 @@ FUSED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """What `torch._foreach_norm` measures in float64 on a device: seen in torch 2.6 to 2.14."""
 
 
+WIDE = {torch.float64, torch.complex128}
+
+
+@final
+class ReferenceBatch(Batch):
+    """Float64 arithmetic by torch operations, piece by piece.
+
+    Args:
+        tensors: Tensors of one device.
+        device: Where the numbers of none of them are.
+    """
+
+    def __init__(self, tensors: list[Tensor], device: torch.device = CPU) -> None:
+        self.tensors = tensors
+        self._device = tensors[0].device if tensors else device
+
+    @property
+    def is_wide(self) -> bool:
+        return any(x.dtype in WIDE for x in self.tensors)
+
+    def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
+        with torch.no_grad():
+            if isinstance(factor, float) and factor == 1.0 and _has_fused_norms(self.tensors, order):
+                each = _fused_partials(self.tensors, order)
+                partial: Scalar = each.amax() if is_extremum(order) else each.sum()
+            else:
+                partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
+                partial = combine(partials, order) if partials else identity(order)
+            return from_device(partial)
+
+    def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            if factors is None and _has_fused_norms(self.tensors, order):
+                return _fused_partials(self.tensors, order)
+            if not self.tensors:
+                return torch.zeros(0, dtype=torch.float64, device=self._device)
+            by = [1.0] * len(self.tensors) if factors is None else factors.to(self._device).unbind()
+            own = [
+                [_partial(piece * factor, order) for piece in _real_pieces([x])] or [identity(order)]
+                for x, factor in zip(self.tensors, by, strict=True)
+            ]
+            return torch.stack([as_float64(combine(partials, order), self._device) for partials in own])
+
+    def unit_counts(self) -> list[int]:
+        return [_count_units(x) for x in self.tensors]
+
+    def unit_partials(self, order: float = 2.0) -> Tensor:
+        with torch.no_grad():
+            if not self.tensors:
+                return torch.zeros(0, dtype=torch.float64, device=self._device)
+            rows = [_real(x.reshape(_count_units(x), x.numel() // max(1, _count_units(x)))) for x in self.tensors]
+            if is_extremum(order):
+                return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
+            if order == 2.0:  # noqa: PLR2004
+                return torch.cat([x.square().sum(dim=1) for x in rows])
+            return torch.cat([x.abs().pow(order).sum(dim=1) for x in rows])
+
+    def scale_(self, coef: Scalar) -> None:
+        with torch.no_grad():
+            for x, own in zip(self.tensors, self._each(coef), strict=True):
+                if isinstance(own, float) and own == 1.0:
+                    continue
+                for piece in _pieces(_parts(x)):
+                    scaled = _rounded(_wide(piece).mul_(own), piece.dtype)
+                    piece.copy_(scaled if isinstance(own, float) else _unless_one(own, piece, scaled))
+
+    def scale_units_(self, coefs: Tensor) -> None:
+        with torch.no_grad():
+            for x, own in zip(self.tensors, coefs.to(self._device).split(self.unit_counts()), strict=True):
+                if is_host(own) and bool((own == 1.0).all()):
+                    continue
+                for piece, factor in _unit_pieces(x, own):
+                    piece.copy_(_unless_one(factor, piece, _rounded(_wide(piece).mul_(factor), piece.dtype)))
+
+    def clamp_(self, bound: Scalar) -> None:
+        with torch.no_grad():
+            for x, own in zip(self.tensors, self._each(bound), strict=True):
+                if isinstance(own, float) and own == math.inf:
+                    continue
+                parts = _parts(x)
+                limit = as_float64(own, x.device).to(parts.dtype)
+                if parts.itemsize > 1:
+                    parts.clamp_(-limit, limit)
+                else:  # torch compares no numbers of 8 bits
+                    wide, limit = _wide(parts), limit.to(torch.float64)
+                    parts.copy_(wide.clamp_(-limit, limit))
+
+    def count_nonfinite(self) -> Tensor:
+        with torch.no_grad():
+            counts = [count_bad(x) for x in self.tensors]
+            return torch.stack(counts, dim=1) if counts else torch.zeros((2, 0), dtype=torch.int64, device=self._device)
+
+    def sanitize_(self) -> None:
+        with torch.no_grad():
+            for x in self.tensors:
+                sanitize_(x)
+
+    def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
+        wide = self.is_wide if wide is None else wide
+        if isinstance(number, Tensor):
+            return number.to(self._device, torch.float64 if wide else torch.float32)
+        return float_tensor(number, wide, self._device)
+
+    def _each(self, number: Scalar) -> Sequence[Scalar]:
+        """Return a number for each tensor: floats where none is to be waited for."""
+        number = from_device(number)
+        if isinstance(number, Tensor):
+            number = number.to(self._device)
+            each = number.tolist() if is_host(number) else list(number.unbind()) if number.ndim else [number]
+            return each if number.ndim else each * len(self.tensors)
+        return [number] * len(self.tensors)
+
+
 @final
 class Reference(Backend):
-    """Float64 arithmetic by torch operations, piece by piece."""
+    """Plain torch."""
 
     name = "reference"
 
-    @torch.no_grad()
-    def measure(self, tensors: list[Tensor], norm_type: float, factor: float | Tensor = 1.0, /) -> Scalar:
-        if isinstance(factor, float) and factor == 1.0 and _has_fused_norms(tensors, norm_type):
-            each = _fused_partials(tensors, norm_type)
-            partial: Scalar = each.amax() if is_extremum(norm_type) else each.sum()
-        else:
-            partials = [_partial(piece * factor, norm_type) for piece in _real_pieces(tensors)]
-            partial = combine(partials, norm_type) if partials else identity(norm_type)
-        if type(partial) is Tensor and partial.device.type == "cpu" and not is_traced():
-            return partial.item()  # on the host already: nothing waits
-        return partial
+    def takes(self, x: Tensor) -> bool:  # noqa: ARG002 -- everything
+        return True
 
-    @torch.no_grad()
-    def measure_each(self, tensors: list[Tensor], norm_type: float) -> Tensor:
-        if _has_fused_norms(tensors, norm_type):
-            return _fused_partials(tensors, norm_type)
-        own = [[_partial(piece, norm_type) for piece in _real_pieces([x])] or [identity(norm_type)] for x in tensors]
-        each = zip(own, tensors, strict=True)
-        return torch.stack([as_float64(combine(partials, norm_type), x.device) for partials, x in each])
+    def open(self, tensors: list[Tensor]) -> Batch:
+        return ReferenceBatch(tensors)
 
-    @torch.no_grad()
-    def unit_square_sums(self, tensors: list[Tensor]) -> Tensor:
-        units = [x.reshape(_count_units(x), -1 if x.numel() else 0) for x in tensors]
-        return torch.cat([_real(x).square().sum(dim=1) for x in units])
 
-    @torch.no_grad()
-    def scale_(self, tensors: list[Tensor], coef: Scalar) -> None:
-        if isinstance(coef, Tensor) and coef.device.type == "cpu" and not is_traced():
-            coef = coef.item() if coef.ndim == 0 else coef
-            coefs = [coef] * len(tensors) if isinstance(coef, float) else coef.tolist()
-        else:
-            coefs = list(coef) if isinstance(coef, Tensor) and coef.ndim else [coef] * len(tensors)
-        for x, own in zip(tensors, coefs, strict=True):
-            if isinstance(own, float) and own == 1.0:
-                continue
-            factor = own.to(x.device) if isinstance(own, Tensor) else own
-            for piece in _pieces(_parts(x)):
-                scaled = _rounded(_wide(piece).mul_(factor), piece.dtype)
-                piece.copy_(scaled if isinstance(factor, float) else _unless_one(factor, piece, scaled))
+def float_tensor(number: float, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
+    """Return a number as a 0-dim tensor: float64 if wide, else float32, infinite beyond its range."""
+    exact = torch.full((), number, dtype=torch.float64, device=device)
+    return exact if wide else exact.to(torch.float32)
 
-    @torch.no_grad()
-    def scale_units_(self, tensors: list[Tensor], coefs: Tensor) -> None:
-        for x, own in zip(tensors, coefs.split([_count_units(x) for x in tensors]), strict=True):
-            if own.device.type == "cpu" and not is_traced() and bool((own == 1.0).all()):
-                continue
-            for piece, factor in _unit_pieces(x, own):
-                piece.copy_(_unless_one(factor, piece, _rounded(_wide(piece).mul_(factor), piece.dtype)))
 
-    @torch.no_grad()
-    def clamp_(self, tensors: list[Tensor], bound: float) -> None:
-        for x in tensors:
-            parts = _parts(x)
-            limit = torch.tensor(bound, dtype=torch.float64, device=x.device).to(parts.dtype)
-            if parts.itemsize > 1:
-                parts.clamp_(-limit, limit)
-            else:  # torch compares no numbers of 8 bits
-                wide, limit = _wide(parts), limit.to(torch.float64)
-                parts.copy_(wide.clamp_(-limit, limit))
+def count_bad(x: Tensor) -> Tensor:
+    """Return how many elements are NaN, and how many infinite: int64, of shape (2,)."""
+    values = _wide(x) if x.itemsize == 1 else x
+    return torch.stack([values.isnan().sum(), values.isinf().sum()])
+
+
+def sanitize_(x: Tensor) -> None:
+    """Set every element that is NaN or infinite to 0."""
+    if x.itemsize > 1:
+        x.masked_fill_(~x.isfinite(), 0.0)
+    else:  # torch knows no such numbers of 8 bits
+        wide = _wide(x)
+        x.copy_(torch.where(wide.isfinite(), wide, 0.0))
 
 
 def _is_host(device: torch.device) -> bool:
@@ -117,15 +198,6 @@ def _fused_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
 
 def _indices(places: list[int], like: Tensor) -> Tensor:
     return torch.tensor(places, dtype=torch.int64).to(like.device, non_blocking=True)
-
-
-@torch.no_grad()
-def unit_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """Return the partial of each unit, of any order > 0: float64, of shape (number of units,), on their device."""
-    rows = [_real(x.reshape(_count_units(x), x.numel() // max(1, _count_units(x)))) for x in tensors]
-    if is_extremum(norm_type):
-        return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
-    return torch.cat([x.abs().pow(norm_type).sum(dim=1) for x in rows])
 
 
 def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, bring_down, mapped, minimum, ratio, where
+from gradclip.numbers import Scalar, bring_down, is_known, mapped, minimum, ratio, where
 from gradclip.policies.holds import COUNT, LEVEL, SIZE
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
@@ -111,6 +111,6 @@ class AdaGC(Policy):
         return h, bound, where(seen, average, gamma), where(seen, pressed, pressure)
 
     def _under_ceiling(self, h: Tensor, norms: Norms) -> Tensor:
-        if not isinstance(norms.total, Tensor) and norms.total <= self.max_norm:  # and so is what is left of it
+        if is_known(norms.total) and norms.total <= self.max_norm:  # and so is what is left of it
             return h
         return h * bring_down(norms.scaled_each(h).total_after(norms), self.max_norm, self.eps)

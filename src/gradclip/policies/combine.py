@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, final
 
-from torch import Tensor
-
-from gradclip.numbers import Scalar, minimum
+from gradclip.numbers import Scalar, as_float64, is_one, minimum
 from gradclip.policies import effect
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
@@ -219,6 +217,6 @@ def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
 
 def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
     """Repeat numbers of a scope for everything that a finer scope tells apart."""
-    if isinstance(x, Tensor) and scope == "parameter" and finer == "unit":
-        return x[layout.owners]
+    if not is_one(x) and scope == "parameter" and finer == "unit":
+        return as_float64(x, layout.device)[layout.owners]
     return x

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar
+from gradclip.numbers import Scalar, is_ready
 from gradclip.policies.holds import SIZE, Within
 
 
@@ -137,7 +137,7 @@ class History:
         return loaded.t().reshape(longest, *like.shape)
 
     def _is_elsewhere(self, like: Tensor) -> bool:
-        return self.rows is not None or like.device != CPU
+        return self.rows is not None or not is_ready(like)
 
     def pack(self) -> list[Any]:
         """Return what arrived in each column, as plain lists."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
+from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar, from_device, is_known, is_one, isnan, minimum
 from gradclip.validation import refuse_parts
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
@@ -116,8 +116,8 @@ class Norms(NamedTuple):
         Raises:
             ValueError: If each was scaled by its own factor, and other ranks have parameters of their own.
         """
-        numbers = [x for x in (self.total, before.total) if not isinstance(x, Tensor)]
-        if not self.complete and list(map(math.isnan, numbers)) == [True, False]:
+        numbers = (self.total, before.total)
+        if not self.complete and all(map(is_known, numbers)) and [isnan(x) for x in numbers] == [True, False]:
             refuse_parts()
         return self.total
 
@@ -162,9 +162,7 @@ class Norms(NamedTuple):
         if not self.complete:
             return self._replace(total=math.nan, each=each)
         counted = each if self.present is None else each[self.present]
-        total = _norm_of(counted, self.order)
-        on_host = total.device == CPU  # then nothing waits
-        return self._replace(total=total.item() if on_host else total, each=each)
+        return self._replace(total=from_device(_norm_of(counted, self.order)), each=each)
 
     def with_units(self, units: Tensor) -> "Norms":
         """Return the norms that follow from those of each unit, of shape (U,)."""
@@ -176,7 +174,7 @@ class Norms(NamedTuple):
         if self.order != math.inf:
             return self.unknown()
         if self.each is None:
-            return self._replace(total=self.total if isinstance(bound, Tensor) else min(self.total, bound))
+            return self._replace(total=minimum(self.total, bound) if is_one(bound) else self.total)
         return self.with_each(self.each.clamp(max=bound))
 
     def unknown(self) -> "Norms":

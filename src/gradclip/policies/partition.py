@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar
+from gradclip.numbers import Scalar, as_float64, on_host
 from gradclip.parameters import matches
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
@@ -146,9 +146,11 @@ class Partition(Policy):
             decisions.append(decision)
             parts.append(part._replace(state=after))
         together = _merged(decisions, parts, norms)
-        if together.skip is True:  # a step that does not happen teaches only those who asked for that
+        if together.skip is not False and (skip := bool(on_host(together.skip))):
+            # A step that does not happen teaches only those who asked for that.
+            together = together._replace(skip=skip)
             pairs = zip(decisions, parts, state, strict=True)
-            parts = [after if decision.skip is True else before for decision, after, before in pairs]
+            parts = [after if on_host(decision.skip) else before for decision, after, before in pairs]
         return together, tuple(parts)
 
 
@@ -214,7 +216,7 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
         clamp = torch.full((len(norms.layout.names),), math.inf, dtype=torch.float64, device=coef.device)
         for decision, part in zip(decisions, parts, strict=True):
             if decision.clamp is not None:
-                clamp[part.positions] = torch.as_tensor(decision.clamp, dtype=torch.float64, device=coef.device)
+                clamp[part.positions] = as_float64(decision.clamp, coef.device)
     skips = [decision.skip for decision in decisions]
     skip = skips[0]
     for other in skips[1:]:
@@ -223,4 +225,4 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
 
 
 def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
-    return torch.as_tensor(spread(x, scope, finer, layout), dtype=torch.float64, device=like.device)
+    return as_float64(spread(x, scope, finer, layout), like.device)

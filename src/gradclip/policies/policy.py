@@ -7,7 +7,7 @@ and every `decide` makes anew: the same norms always lead to the same decisions,
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from gradclip.numbers import Condition, Scalar
+from gradclip.numbers import Condition, Scalar, is_one
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.units import Units
 
@@ -28,6 +28,11 @@ class Decision(NamedTuple):
     scope: Scope = "total"
     skip: Condition = False
     clamp: Scalar | None = None
+
+    @property
+    def bounds_all_alike(self) -> bool:
+        """Whether the threshold is one number for all gradients."""
+        return self.scope == "total" and (self.clamp is None or is_one(self.clamp))
 
 
 class Policy(ABC):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.numbers import CPU, Scalar
+from gradclip.numbers import Scalar, is_ready
 from gradclip.records.record import ClipRecord
 from gradclip.records.transfer import Transfer
 from gradclip.result import ClipResult, Each, Status
@@ -58,12 +58,12 @@ class Draft:
     def is_elsewhere(self) -> bool:
         """Whether to read the numbers now would wait for a device."""
         total, each = self._numbers[0], self._each
-        return (isinstance(total, Tensor) and total.device != CPU) or (each is not None and each.norms.device != CPU)
+        return not is_ready(total) or (each is not None and not is_ready(each.norms))
 
     def fetch(self) -> Transfer:
         """Put copies on the host in place of what is elsewhere, and return what makes them."""
         held = self._numbers if self._each is None else (*self._numbers, *self._each[1:])
-        tensors = [x for x in held if isinstance(x, Tensor) and x.device != CPU]
+        tensors = [x for x in held if isinstance(x, Tensor) and not is_ready(x)]
         device = tensors[0].device
         vector = torch.cat([x.detach().reshape(-1).to(device, torch.float64, non_blocking=True) for x in tensors])
         transfer = Transfer(vector)

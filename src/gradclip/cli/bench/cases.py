@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gradclip
-from gradclip.ops import dispatch
+from gradclip.ops import registry
 
 
 class Shapes(NamedTuple):
@@ -46,7 +46,7 @@ class Provider(NamedTuple):
 
 
 def _reference(parameters: list[Tensor], max_norm: float) -> Tensor:
-    with dispatch.forced("reference"):
+    with registry.forced("reference"):
         return gradclip.clip_grad_norm_(parameters, max_norm)
 
 
@@ -55,9 +55,10 @@ def _loop(parameters: list[Tensor], max_norm: float) -> Tensor:
 
 
 def _read(parameters: list[Tensor], max_norm: float) -> None:
+    from gradclip.ops import _native  # noqa: PLC0415 -- it is there where this is a provider
+
     del max_norm
-    if dispatch.NATIVE is not None:
-        dispatch.NATIVE.read(gradients(parameters))
+    _native.read(gradients(parameters))
 
 
 TORCH = Provider("torch", torch.nn.utils.clip_grad_norm_)
@@ -67,5 +68,5 @@ FLOOR = Provider("plain read", _read)
 
 def providers() -> list[Provider]:
     """Return the ways to clip that this machine has; torch's default path comes first."""
-    native = [NATIVE, FLOOR] if dispatch.native() is not None else []
+    native = [NATIVE, FLOOR] if registry.native() is not None else []
     return [TORCH, Provider("torch foreach=False", _loop), *native, Provider("gradclip reference", _reference)]

@@ -73,7 +73,7 @@ def machine() -> dict[str, str | int]:
     import torch  # noqa: PLC0415
 
     import gradclip  # noqa: PLC0415
-    from gradclip.ops import dispatch  # noqa: PLC0415
+    from gradclip.ops import registry  # noqa: PLC0415
 
     return {
         "cpu": _cpu_name(),
@@ -82,7 +82,7 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gradclip": gradclip.__version__,
-        "native": dispatch.NATIVE_MISSING or dispatch.ISA,
+        "native": registry.NATIVE_MISSING or registry.ISA,
     }
 
 

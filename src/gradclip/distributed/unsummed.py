@@ -1,23 +1,20 @@
 """Gradients whose elements are yet to be reduced from those of several ranks: DTensors with `Partial` placements.
 
 No norm of them follows from norms of their parts, so the elements have to travel. Which gradients these are, every rank
-of a mesh must know, a rank that has none of them this time as well: whoever meets one that was not agreed on says so in
-the collective that all take part in anyway, and all agree anew.
+of a mesh must know, a rank that has none of them this time as well: `agreement` says how they find out.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradclip.distributed.agreement import Placed, Placements
 from gradclip.distributed.dtensor import local_shape
-from gradclip.distributed.plan import Plan
 from gradclip.distributed.span import Span
-
-Placements: TypeAlias = tuple[Any, ...]
 
 REDUCTIONS: dict[str, tuple[str, float]] = {
     "sum": ("SUM", 0.0),
@@ -29,52 +26,32 @@ REDUCTIONS: dict[str, tuple[str, float]] = {
 rank without a gradient. All go well with scaling."""
 
 
-class Placed(NamedTuple):
-    """The spec of a gradient: that of its parameter, with placements of its own."""
-
-    mesh: Any
-    shape: Any
-    placements: Placements
-
-
-def agree(plan: Plan, mesh: Span, met: Mapping[int, Placements]) -> None:
-    """Make the ranks of a mesh agree on which gradients are partial there, from what each has met."""
-    places = plan.meshes[mesh]
-    together: dict[int, Placements] = {}
-    for theirs in mesh.gather({number: met[place] for number, place in enumerate(places) if place in met}):
-        together |= theirs
-    for number, place in enumerate(places):
-        plan.agreed.pop(place, None)
-        if number in together:
-            spec = plan.specs[place]
-            plan.agreed[place] = Placed(spec.mesh, spec.shape, together[number])
-
-
-def reduced(plan: Plan, mesh: Span, gradients: Mapping[int, Tensor], owners: list[Tensor]) -> dict[int, Tensor]:
-    """Return the local parts of the agreed gradients of a mesh as they are once reduced; the originals stay.
+def summed(
+    mesh: Span, due: Mapping[int, Placed], gradients: Mapping[int, Tensor], owners: list[Tensor]
+) -> dict[int, Tensor]:
+    """Return the local parts of the unsummed gradients of a mesh as they are once reduced; the originals stay.
 
     Args:
-        plan: The plan.
         mesh: The mesh; all its ranks have to call this.
+        due: How those gradients are placed which are to be summed, by the place of the parameter, in order.
         gradients: The local parts, by the place of the parameter: of those that this rank has.
         owners: The parameters.
     """
     together: dict[tuple[Any, ...], list[int]] = {}
-    for place in plan.meshes[mesh]:
-        if (spec := plan.agreed.get(place)) is not None:
-            key = owners[place].dtype, owners[place].device, spec.mesh, _due(spec.placements)
-            together.setdefault(key, []).append(place)
+    for place, spec in due.items():
+        key = owners[place].dtype, owners[place].device, spec.mesh, _due(spec.placements)
+        together.setdefault(key, []).append(place)
     found: dict[int, Tensor] = {}
-    for (dtype, device, device_mesh, due), places in together.items():
-        identity = REDUCTIONS[due[0][1]][1]
-        shapes = [local_shape(plan.agreed[place]) for place in places]
+    for (dtype, device, device_mesh, steps), places in together.items():
+        identity = REDUCTIONS[steps[0][1]][1]
+        shapes = [local_shape(due[place]) for place in places]
         pieces = [
             gradients[place].reshape(-1) if place in gradients else torch.full((math.prod(shape),), identity)
             for place, shape in zip(places, shapes, strict=True)
         ]
         is_there = torch.tensor([1.0 if place in gradients else identity for place in places])
-        flat = torch.cat([x.to(mesh.device_for(device), dtype) for x in (*pieces, is_there)])
-        for dim, word in due:
+        flat = torch.cat([x.to(mesh.serves(device), dtype) for x in (*pieces, is_there)])
+        for dim, word in steps:
             if device_mesh.size(dim) > 1:
                 dist.all_reduce(flat, getattr(dist.ReduceOp, REDUCTIONS[word][0]), group=device_mesh.get_group(dim))
             if word == "avg":

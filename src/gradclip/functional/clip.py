@@ -1,21 +1,17 @@
-"""The drop-in: the pipeline called once, under torch's names.
-
-Each function has the name, the arguments and the meaning that it has in `torch.nn.utils`; what is ours comes after
-torch's arguments and by keyword. `foreach` is accepted for compatibility and has no effect.
-"""
+"""Clip, under torch's names."""
 
 import math
-from collections.abc import Iterable
 
 from torch import Tensor
 
 from gradclip import callers
 from gradclip.distributed.span import Group, spanning
-from gradclip.exceptions import NonFiniteGradientError
-from gradclip.gradients import GradientSet, collect, gather
-from gradclip.gradients.sharded import tell
-from gradclip.numbers import CPU, as_float64, coefficient, on_host, one_unless_finite
+from gradclip.functional.call import Call
+from gradclip.gradients import collect
+from gradclip.gradients.told import tell
+from gradclip.numbers import coefficient
 from gradclip.parameters import Parameters
+from gradclip.stages import run
 from gradclip.validation import (
     NonFinite,
     check_eps,
@@ -23,7 +19,6 @@ from gradclip.validation import (
     check_nonfinite,
     check_norm_type,
     check_total_norm,
-    refuse_same_name,
 )
 
 
@@ -108,7 +103,7 @@ def clip_grad_norm_(
         arXiv:1211.5063, section 3.2, algorithm 1.
     """
     function = "clip_grad_norm_"
-    span = spanning(function, group)
+    span = None if group is None else spanning(function, group)
     try:
         max_norm = check_max_norm(function, max_norm)
         if type(norm_type) is not float or norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
@@ -118,22 +113,11 @@ def clip_grad_norm_(
         if error_if_nonfinite or nonfinite != "propagate":
             nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
     except (TypeError, ValueError, RuntimeError) as error:
-        tell(error, span, norm_type)
+        tell(error, span, parameters, norm_type)
         raise
-    gradients = collect(function, parameters, norm_type, group=span)
-    total_norm = gradients.total_norm(norm_type)
-    if nonfinite in {"raise", "sanitize"} and not math.isfinite(on_host(total_norm)):
-        if nonfinite == "raise":
-            raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
-        if coefficient(total_norm, max_norm, eps) == 1.0:  # without a bound: measure only
-            return gradients.as_tensor(total_norm)
-        gradients.zero_nonfinite_()
-        total_norm = gradients.total_norm(norm_type, in_units=True)
-    coef = coefficient(total_norm, max_norm, eps)
-    if nonfinite == "keep":
-        coef = one_unless_finite(coef, total_norm)
-    gradients.scale_(coef)
-    return gradients.as_tensor(total_norm)
+    keeps = nonfinite == "keep" or (nonfinite == "sanitize" and max_norm == math.inf)  # which only measures
+    call = Call(collect(function, parameters, norm_type, group=span), norm_type, max_norm, eps)
+    return call.gradients.as_tensor(run((call,), call, "skip" if keeps else nonfinite).before.total)
 
 
 def clip_grad_norm(
@@ -158,52 +142,6 @@ def clip_grad_norm(
     """
     callers.warn("`gradclip.clip_grad_norm` is now deprecated in favor of `gradclip.clip_grad_norm_`.", FutureWarning)
     return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
-
-
-def get_total_norm(
-    tensors: Tensor | Iterable[Tensor],
-    norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
-    foreach: bool | None = None,  # noqa: ARG001, FBT001
-    *,
-    group: Group | None = None,
-) -> Tensor:
-    r"""Return the norm :math:`\lVert x \rVert_p` of all tensors viewed as one vector; nothing is written.
-
-    Args:
-        tensors: Gradients, or any floating-point tensors; repeated ones count once.
-        norm_type: Order :math:`p` of the norm, as in `clip_grad_norm_`.
-        error_if_nonfinite: Whether to raise where the norm is NaN or infinite.
-        foreach: Has no effect.
-        group: As in `clip_grad_norm_`.
-
-    Returns:
-        The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first. A
-        norm beyond the range of float32, which finite gradients can have, is infinite; `clip_grad_norm_` clips by the
-        float64 norm all the same.
-
-    Raises:
-        NonFiniteGradientError: If the norm is not finite and `error_if_nonfinite` is true.
-        TypeError: If `tensors` holds anything else than real or complex floating-point tensors.
-        ValueError: If `norm_type` is not an order.
-
-    Example:
-        >>> import torch, gradclip
-        >>> gradclip.get_total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
-        tensor(5.)
-    """
-    function = "get_total_norm"
-    span = spanning(function, group)
-    try:
-        norm_type = check_norm_type(function, norm_type)
-    except (TypeError, ValueError) as error:
-        tell(error, span, norm_type)
-        raise
-    gradients = gather(function, tensors, group=span)
-    total_norm = gradients.total_norm(norm_type)
-    if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
-        raise NonFiniteGradientError(_nonfinite_message(gradients, norm_type))
-    return gradients.as_tensor(total_norm)
 
 
 def clip_grads_with_norm_(
@@ -278,72 +216,3 @@ def clip_grad_value_(
     function = "clip_grad_value_"
     bound = float(check_max_norm(function, clip_value, "clip_value"))
     collect(function, parameters, alone=True).clamp_(bound)
-
-
-def clip_coefficient(total_norm: float | Tensor, max_norm: float | Tensor, eps: float = 1e-6) -> Tensor:
-    r"""Return the multiplier :math:`\min(1, c / (n + \epsilon))` that clipping applies.
-
-    Args:
-        total_norm: The norm :math:`n` >= 0.
-        max_norm: The bound :math:`c` >= 0.
-        eps: The :math:`\epsilon` >= 0.
-
-    Returns:
-        The coefficient in [0, 1]: 0-dim, float64, on the device of `total_norm`. NaN where the norm is.
-
-    Raises:
-        TypeError: If an argument is not a number or a tensor of one.
-        ValueError: If an argument is negative, or a bound is NaN.
-
-    Example:
-        >>> import gradclip
-        >>> gradclip.clip_coefficient(total_norm=5.0, max_norm=1.0, eps=0.0)
-        tensor(0.2000, dtype=torch.float64)
-    """
-    function = "clip_coefficient"
-    norm = check_total_norm(function, total_norm)
-    bound = check_max_norm(function, max_norm)
-    coef = coefficient(norm, bound, check_eps(function, eps))
-    return as_float64(coef, coef.device if isinstance(coef, Tensor) else CPU)
-
-
-def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tensor]:
-    """Return the norm of the gradient of each parameter, in one pass; nothing is written.
-
-    Args:
-        parameters: Whose gradients to measure, as in `clip_grad_norm_`. Parameters without one are left out.
-        norm_type: Order of the norms, as in `clip_grad_norm_`.
-
-    Returns:
-        Norms by name, in order: 0-dim, float32 (float64 where any gradient has that precision), each on the device of
-        its gradient. Where no names are given, they are `parameters[0]`, `parameters[1]` and so on.
-
-    Raises:
-        TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
-        ValueError: If `norm_type` is not an order.
-
-    Example:
-        >>> import torch, gradclip
-        >>> layer = torch.nn.Linear(2, 1)
-        >>> layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([1.0])
-        >>> gradclip.get_norms(layer)
-        {'weight': tensor(5.), 'bias': tensor(1.)}
-    """
-    function = "get_norms"
-    norm_type = check_norm_type(function, norm_type)
-    gradients = collect(function, parameters, writes=False)
-    found: dict[str, Tensor] = {}
-    for name, norm in gradients.norms(norm_type):
-        if name in found:
-            refuse_same_name(function, name)
-        found[name] = norm
-    return found
-
-
-def _nonfinite_message(gradients: GradientSet, norm_type: float) -> str:
-    # The first two sentences are torch's, for the sake of code that matches them.
-    return (
-        f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be clipped. "
-        "To disable this error and scale the gradients by the non-finite norm anyway, set "
-        f"`error_if_nonfinite=False`. {gradients.describe_nonfinite()}"
-    )

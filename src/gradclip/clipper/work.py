@@ -1,0 +1,215 @@
+"""What the stages of a clipper work on: gradients, read once a stage and written once at most, and given back whole."""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gradclip.clipper.selection import Selection
+from gradclip.distributed.agreement import Agreement
+from gradclip.distributed.replicas import Differing, differing, everyone, is_same
+from gradclip.distributed.span import Span
+from gradclip.gradients import GradientSet, collect
+from gradclip.numbers import Scalar, as_float64, is_known, is_one, on_host
+from gradclip.policies.measured import Norms, Scope
+from gradclip.policies.policy import Decision
+from gradclip.stages import Stage, Work
+
+FUNCTION = "GradClipper.clip"
+
+COUNTED = 100
+"""Parameters whose non-finite elements are counted for a record, at most: the first ones."""
+
+
+@final
+class ClipWork(Work):
+    """The gradients of one clip.
+
+    A coefficient for all gradients waits for the stages to come, whose norms follow from it by arithmetic. What is left
+    of gradients after any other decision has to be measured: it is made at once then, and can be taken back.
+
+    Args:
+        selection: The parameters.
+        stages: The stages.
+        group: The ranks that hold the whole model together, where one collective is to do.
+        agreement: What the ranks agree on about unsummed gradients.
+        loss: The loss of the step.
+        undone: Whether a later stage may take back what those before it did.
+        reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
+            whether it is in range only once a coefficient is applied, so that this does not wait.
+        each: Whether to measure the norm of each parameter whatever the policy asks for.
+        count: Whether to count the elements that are not finite, where a norm is not.
+        explain: Whether to put into words which they are.
+        compare: Whether to ask all ranks of the program for their norms.
+
+    Attributes:
+        found: Whether there is any gradient here.
+        is_shared: Whether the norms are made of those of several ranks.
+        nonfinite: The counts of NaN and of infinite elements here by parameter, where asked for and there are any.
+        reason: Which gradients are not finite, in words, where asked for.
+        differing: The norms of parameters that differ between ranks, where they were compared and total norms do.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        stages: Sequence[Stage],
+        group: Span | None,
+        agreement: Agreement,
+        loss: Scalar | None = None,
+        *,
+        undone: bool = False,
+        reads: bool = True,
+        each: bool = False,
+        count: bool = False,
+        explain: bool = False,
+        compare: bool = False,
+    ) -> None:
+        self.found = False
+        self.is_shared = False
+        self.nonfinite: dict[str, tuple[int, int]] | None = None
+        self.reason = ""
+        self.differing: Differing | None = None
+        self._selection = selection
+        self._stages = stages
+        self._group = group
+        self._agreement = agreement
+        self._loss = loss
+        self._undone = undone
+        self._reads = reads
+        self._each = each
+        self._count = count
+        self._explain = explain
+        self._compare = compare
+        self._coef: Scalar = 1.0
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._gradients: GradientSet
+
+    def measure(self, stage: Stage) -> tuple[Norms, bool]:
+        gradients, norms = self._compared(stage) if self._compare else self._measured(stage)
+        self._compare = False
+        if not gradients.any_found:
+            return norms, False
+        if self._is_waiting and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
+            self._make(is_last=False)
+            gradients, norms = self._measured(stage)
+        return self._foreseen(norms), True
+
+    def apply(self, stage: Stage, norms: Norms, decision: Decision) -> Decision:
+        decision = self._selection.restricted(decision, norms)
+        waits = decision.scope == "total" and decision.clamp is None
+        if waits:
+            self._coef = self._coef * decision.coef
+        is_last = stage is self._stages[-1]
+        if is_last or not waits or not (self._reads or is_known(self._coef)):
+            self._make(is_last=is_last)
+        if not waits:
+            self._keep(is_last=is_last)
+            self._apply(stage, norms, decision)
+        return decision
+
+    def sanitize(self, stage: Stage) -> Norms:
+        self._remember()  # the policy may want no step yet
+        self._gradients.sanitize_()
+        _, norms = self._measured(stage, in_units=True)
+        return self._foreseen(norms)
+
+    def see_nonfinite(self, norms: Norms) -> None:  # noqa: ARG002 -- it is the gradients that are looked at
+        if self._count and self.nonfinite is None:
+            self.nonfinite = self._gradients.count_nonfinite(COUNTED)
+        if self._explain:
+            self.reason = self._gradients.describe_nonfinite()
+
+    def complain(self, stage: Stage) -> str:
+        found = self._gradients.describe_nonfinite()
+        return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {found}"
+
+    def undo(self) -> None:
+        with torch.no_grad():
+            for gradient, before in self._before:
+                gradient.copy_(before)
+        self._before = []
+        self._coef = 1.0
+
+    # Measuring.
+
+    def _measured(self, stage: Stage, *, in_units: bool = False) -> tuple[GradientSet, Norms]:
+        """Return the gradients, and their norms down to the scope of a stage."""
+        scope: Scope = "parameter" if self._each and stage.scope == "total" else stage.scope
+        selection, order = self._selection, stage.order
+        self._gradients = gradients = collect(
+            FUNCTION,
+            selection.owners,
+            order if scope == "total" else None,
+            names=selection.names,
+            group=self._group,
+            loss=self._loss,
+            agreement=self._agreement,
+        )
+        self.found, self.is_shared = bool(gradients.gradients), gradients.is_shared
+        layout = stage.layout
+        if scope == "total":
+            total = gradients.total_norm(order, in_units=in_units)  # which makes the loss known
+            return gradients, Norms(layout, order, total, loss=gradients.loss)
+        if scope == "parameter":
+            norms, present, total, _ = gradients.norms(order).to(layout.device)
+            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
+            whole = whole.with_each(norms)
+        else:
+            norms, present, total, weights = gradients.unit_norms(stage.units, layout.columns).to(layout.device)
+            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
+            whole = whole._replace(weights=weights).with_units(norms)
+        return gradients, whole if total is None else whole._replace(total=total)
+
+    def _compared(self, stage: Stage) -> tuple[GradientSet, Norms]:
+        """Measure, and find out whether all ranks have the same norm: whatever happens on this one."""
+        if (span := everyone()) is None:
+            return self._measured(stage)
+        try:
+            gradients, norms = self._measured(stage)
+        except BaseException:
+            is_same(None, span)
+            raise
+        if not is_same(norms.total, span):
+            self.differing = differing(gradients.copied_norms(stage.order), span)
+        return gradients, norms
+
+    # Changing.
+
+    @property
+    def _is_waiting(self) -> bool:
+        return not is_known(self._coef) or on_host(self._coef) != 1.0
+
+    def _foreseen(self, norms: Norms) -> Norms:
+        """Return the norms that gradients will have once what waits is done."""
+        return norms.scaled(self._coef) if self._is_waiting else norms
+
+    def _make(self, *, is_last: bool) -> None:
+        """Make what waits."""
+        if self._is_waiting:
+            self._keep(is_last=is_last)
+            self._gradients.scale_(self._coef)
+            self._coef = 1.0
+
+    def _keep(self, *, is_last: bool) -> None:
+        """Remember gradients before they are written, where a stage to come may take that back."""
+        if self._undone and not is_last:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._before = self._before or [(x, x.clone()) for x in self._gradients.gradients]
+
+    def _apply(self, stage: Stage, norms: Norms, decision: Decision) -> None:
+        gradients, coef = self._gradients, decision.coef
+        if not gradients.gradients:
+            return
+        if decision.scope == "total" or is_one(coef):
+            gradients.scale_(coef)
+        elif decision.scope == "parameter":
+            gradients.scale_each_(as_float64(coef))
+        else:
+            gradients.scale_units_(as_float64(coef), stage.units, norms.layout.columns)
+        if decision.clamp is not None:
+            gradients.clamp_(decision.clamp)

@@ -1,0 +1,264 @@
+"""Who holds what: which numbers of which parameters go through which collectives, in which order.
+
+It comes from the parameters, not from the gradients that are there, so every rank makes the same one and none waits for
+another. A *chain* is the list of spans that a number is reduced over, one after the other: the mesh of a DTensor,
+groups that hold pieces, groups that hold other parameters. Numbers with the same way ahead travel together,
+so there is one collective for each span, whatever the number of parameters.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradclip.distributed.dtensor import (
+    LOCALIZED,
+    LOCALIZER,
+    can_be_partial,
+    dtensor_type,
+    local_rows,
+    localized_spec,
+    may_be_localized,
+    spec_of,
+)
+from gradclip.distributed.fsdp1 import FLAT, HANDLE, declare_flat, is_flat, may_be_flat
+from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
+from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
+from gradclip.distributed.span import Span
+from gradclip.parameters import name_at
+from gradclip.units import Units
+
+WIDE = {torch.float64, torch.complex128}
+
+REMEMBERED = 16
+"""How many layouts are kept."""
+
+
+class Scope(NamedTuple):
+    """Parameters whose elements are measured together."""
+
+    chain: Chain
+    copies: int
+    places: list[int]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RankLayout:
+    """Who holds what of some parameters, and so how their norms are reduced.
+
+    Attributes:
+        specs: How each parameter is sharded; None for a plain tensor.
+        group: The ranks that hold the whole model together, where one collective is to do.
+        shares: What each parameter contributes.
+        scopes: The parameters that are measured together for the total.
+        complete: Whether this rank knows of every parameter, so that the norms of all make the total.
+        wide: Whether any DTensor has elements of float64.
+        order: The spans of the collectives for the total, in their order.
+        known_scopes: The parameters whose norms together go the same way to the total, once these are known.
+        known_order: The spans that are on it.
+        whole_order: The spans of the collectives for the norms of single parameters.
+        alone: The places of the parameters that need none.
+        heads: The places of those that meet a span first.
+        tails: The ways that are ahead of numbers once a span is done, one number for each.
+        members: The places of the parameters whose own norm a span reduces.
+        meshes: The places of the parameters on each mesh.
+        mesh_order: The meshes, in order.
+        plain: The places of plain tensors.
+        any_outside: Whether any DTensor is on a mesh without this rank.
+        unsummed: Whether a gradient may come that has yet to be summed over ranks.
+    """
+
+    specs: list[Any]
+    group: Span | None
+    shares: list[Share]
+    scopes: list[Scope]
+    complete: bool
+    wide: bool
+    order: list[Span]
+    known_scopes: list[Scope]
+    known_order: list[Span]
+    whole_order: list[Span]
+    alone: list[int]
+    heads: Mapping[Span, list[int]]
+    tails: Mapping[Span, list[Chain]]
+    members: Mapping[Span, list[int]]
+    meshes: Mapping[Span, list[int]]
+    mesh_order: list[Span]
+    plain: list[int]
+    any_outside: bool
+    unsummed: bool
+
+    def rows(self, place: int, units: Units) -> Tensor | slice:
+        """Return which units of a parameter this rank holds."""
+        spec = self.specs[place]
+        return slice(None) if spec is None else local_rows(spec, units)
+
+    def is_empty(self, place: int, owner: Tensor) -> bool:
+        """Whether a parameter is known to have no element on any rank."""
+        return owner.numel() == 0 and not self.shares[place].in_pieces
+
+    def copies(self, places: list[int]) -> list[int]:
+        """Return how many ranks hold each element of parameters."""
+        return [self.shares[place].copies for place in places]
+
+
+def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None], group: Span | None) -> RankLayout:
+    """Make the layout of parameters from what their DTensors say and what was declared."""
+    shares = [
+        share_of(name, spec, ownership or Ownership(), group)
+        for name, spec, ownership in zip(names, specs, ownerships, strict=True)
+    ]
+    own = () if group is None else (group,)
+    order = in_order({*own, *(span for share in shares for span in share.chain)})
+    whole_order = in_order({span for share in shares for span in share.whole})
+    known = [replace(share, chain=share.beyond) for share in shares]
+    chains = dict.fromkeys(chain for share in shares for chain in (share.chain, share.beyond))
+    meshes: dict[Span, list[int]] = {}
+    for place, share in enumerate(shares):
+        if share.mesh is not None:
+            meshes.setdefault(share.mesh, []).append(place)
+    return RankLayout(
+        specs=specs,
+        group=group,
+        shares=shares,
+        scopes=scopes_of(shares, [share.copies for share in shares]),
+        complete=not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in ownerships),
+        wide=any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs),
+        order=order,
+        known_scopes=scopes_of(known, [1 if group is None else size_of(share.whole) for share in shares]),
+        known_order=in_order({*own, *(span for share in known for span in share.chain)}),
+        whole_order=whole_order,
+        alone=[i for i, share in enumerate(shares) if not share.whole],
+        heads={span: [i for i, x in enumerate(shares) if x.whole[:1] == (span,)] for span in whole_order},
+        tails={span: _tails(span, chains) for span in order},
+        members={span: [i for i, x in enumerate(shares) if span in x.whole] for span in whole_order},
+        meshes=meshes,
+        mesh_order=in_order({*meshes}),
+        plain=[place for place, spec in enumerate(specs) if spec is None],
+        any_outside=any(share.outside for share in shares),
+        unsummed=any(
+            share.mesh is not None and can_be_partial(spec) for spec, share in zip(specs, shares, strict=True)
+        ),
+    )
+
+
+def ownership_of(tensor: Tensor) -> Ownership | None:
+    """Return what is known about who holds a tensor, beyond what it says itself."""
+    return declared(tensor) or (declare_flat(tensor) if may_be_flat() and is_flat(tensor) else None)
+
+
+def numel_of(name: str, tensor: Tensor) -> int:
+    """Return the number of elements of a parameter as a whole."""
+    spec, ownership = spec_of(tensor), ownership_of(tensor)
+    numel = tensor.numel() if spec is None else spec.shape.numel()
+    if ownership is None:
+        return numel
+    return ownership.numel or numel * pieces_of(name, spec, ownership)
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a parameter as a whole, as far as it is known."""
+    spec = localized_spec(tensor) if may_be_localized() else None
+    return tuple(tensor.shape if spec is None else spec.shape)
+
+
+MARKS = FLAT, LOCALIZED
+"""The attributes of plain tensors that other ranks hold more of."""
+
+
+def sharded_and_marks() -> tuple[type | None, tuple[str, ...] | None]:
+    """Return the class of sharded tensors, and what marks plain ones, as far as what makes them is imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    may_be_marked = HANDLE in sys.modules or LOCALIZER in sys.modules
+    return None if module is None else module.DTensor, MARKS if may_be_marked else None
+
+
+def specs_of(owners: list[Tensor]) -> list[Any] | None:
+    """Return how each tensor is sharded, None for a plain one; None where no tensor is a DTensor."""
+    kind = dtensor_type()
+    if kind is None:
+        return None
+    specs: list[Any] = [x._spec if isinstance(x, kind) else None for x in owners]
+    return None if all(spec is None for spec in specs) else specs
+
+
+def layout_of(
+    owners: list[Tensor],
+    names: list[str] | None,
+    specs: list[Any] | None,
+    odd: Sequence[int],
+    group: Span | None,
+    *,
+    are_gradients: bool = False,
+) -> RankLayout | None:
+    """Return the layout of parameters; None where this rank holds everything.
+
+    That of an earlier call, unless a mesh, a placement or a declaration is another.
+
+    Args:
+        owners: The parameters, or their gradients.
+        names: Their names.
+        specs: How each is sharded, as `specs_of` says.
+        odd: The places of those that may be marked as pieces or as former DTensors.
+        group: The ranks that hold the whole model together, where one collective is to do.
+        are_gradients: Whether they are the gradients.
+    """
+    if may_be_localized() and odd:
+        specs = list(specs or [None] * len(owners))
+        for place in odd:
+            specs[place] = specs[place] or localized_spec(owners[place])
+    ownerships = _ownerships_of(owners, odd, are_gradients=are_gradients)
+    specs = None if specs is None or all(spec is None for spec in specs) else specs
+    if specs is None and ownerships is None and group is None:
+        return None
+    nothing: list[Any] = [None] * len(owners)
+    world = dist.group.WORLD  # meshes of another one may look the same
+    key = world, group, specs or nothing, ownerships or nothing
+    for known, layout in _recent:
+        if known[0] is world and known[1] is group and known[2:] == key[2:]:
+            return layout
+    argument = "tensors" if are_gradients else "parameters"
+    found = made([name_at(names, i, argument) for i in range(len(owners))], *key[2:], group)
+    _recent.appendleft((key, found))
+    return found
+
+
+def _ownerships_of(owners: list[Tensor], odd: Sequence[int], *, are_gradients: bool) -> list[Ownership | None] | None:
+    """Return what is known of each tensor beyond what it says itself; None where nothing is."""
+    if DECLARED:
+        if are_gradients:
+            known = declared_of_gradients()
+            found: list[Ownership | None] = [known.get(id(x)) for x in owners]
+        else:
+            found = [ownership_of(x) for x in owners]
+    elif may_be_flat() and odd and not are_gradients:
+        found = list[Ownership | None]([None] * len(owners))
+        for place in odd:
+            found[place] = ownership_of(owners[place])
+    else:
+        return None
+    return None if all(x is None for x in found) else found
+
+
+_recent: deque[tuple[tuple[Any, Span | None, list[Any], list[Any]], RankLayout]] = deque(maxlen=REMEMBERED)
+
+
+def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
+    """Return the parameters that are measured together, where so many ranks hold each element before any reduction."""
+    found: dict[tuple[Chain, int], Scope] = {}
+    for place, (share, count) in enumerate(zip(shares, copies, strict=True)):
+        if share.counted:
+            key = share.chain, count * share.replicas
+            found.setdefault(key, Scope(*key, [])).places.append(place)
+    return list(found.values())
+
+
+def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:
+    tails = dict.fromkeys(chain[chain.index(span) + 1 :] for chain in chains if span in chain)
+    return list(tails) or [()]

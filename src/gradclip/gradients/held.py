@@ -1,0 +1,131 @@
+"""What this rank holds of the gradients of one clip, and what it makes of those that are yet to be summed."""
+
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gradclip.distributed.agreement import Agreement, Placements
+from gradclip.distributed.dtensor import copies_of, is_partial, local_rows
+from gradclip.distributed.layout import RankLayout, Scope, scopes_of
+from gradclip.distributed.span import Span
+from gradclip.distributed.unsummed import summed
+from gradclip.ops.backend import Batch
+from gradclip.ops.registry import open_
+from gradclip.units import Units
+
+
+@final
+class Held:
+    """Local parts of gradients.
+
+    Args:
+        layout: Who holds what.
+        owners: The parameters.
+        places: Which of them have a gradient here.
+        batch: The local part of each of these gradients.
+        placed: The specs of those gradients that are placed otherwise than their parameters, by their places.
+        agreement: What the ranks know of unsummed gradients.
+    """
+
+    def __init__(
+        self,
+        layout: RankLayout,
+        owners: list[Tensor],
+        places: list[int],
+        batch: Batch,
+        placed: dict[int, Any],
+        agreement: Agreement,
+    ) -> None:
+        self.places = places
+        self.batch = batch
+        self.layout = layout
+        self._owners = owners
+        self._placed = placed
+        self._agreement = agreement
+        self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_partial(x)}
+        self._summed: dict[Span, dict[int, Tensor]] = {}
+        self._part_of_a_sum = next(iter(self._unsummed), None)
+
+    @cached_property
+    def _found(self) -> dict[int, Tensor]:
+        """The local parts by their places."""
+        return dict(zip(self.places, self.batch.tensors, strict=True))
+
+    @property
+    def has_elements(self) -> bool:
+        """Whether there is any element here."""
+        return any(x.numel() for x in self.batch.tensors)
+
+    def open(self, places: list[int]) -> tuple[list[int], Batch]:
+        """Return which parameters have a gradient here, and these, those that were unsummed as they are once summed."""
+        if len(places) == len(self._owners) and not self._summed:
+            return self.places, self.batch  # measured already perhaps
+        known = self._found
+        for of_mesh in self._summed.values():
+            known = known | of_mesh
+        there = [place for place in places if place in known]
+        return there, open_([known[place] for place in there])
+
+    def scopes(self) -> list[Scope]:
+        """Return the parameters that are measured together."""
+        if not self._placed and not self._agreement.placed:
+            return self.layout.scopes
+        return scopes_of(self.layout.shares, self.copies(list(range(len(self._owners)))))
+
+    def copies(self, places: list[int]) -> list[int]:
+        """Return how many ranks hold each element of parameters, once sums that are due are made."""
+        return [self._copies(place) for place in places]
+
+    def rows(self, place: int, units: Units) -> Tensor | slice:
+        """Return which units of a parameter this rank has the gradient of."""
+        spec = self._other_spec(place)
+        return self.layout.rows(place, units) if spec is None else local_rows(spec, units)
+
+    def _copies(self, place: int) -> int:
+        spec = self._other_spec(place)
+        return self.layout.shares[place].copies if spec is None else copies_of(spec)
+
+    def _other_spec(self, place: int) -> Any:
+        """Return how a gradient is placed, if otherwise than its parameter."""
+        return self._agreement.placed.get(place) or self._placed.get(place)
+
+    # Gradients that are unsummed.
+
+    def unsummed_place(self) -> int | None:
+        """Return the place of a parameter whose gradient stands for a part of a sum; None if there is none."""
+        return self._part_of_a_sum
+
+    def sum_up(self, meshes: list[Span]) -> None:
+        """Sum those gradients that all ranks of these meshes know to be unsummed."""
+        for mesh in meshes:
+            due = self._agreement.on(self.layout, mesh)
+            if self._agreement.placed and mesh in self.layout.meshes and mesh not in self._summed:
+                there = {i: x for i, x in self._found.items() if self._unsummed.get(i) == self._agreed(i)}
+                self._summed[mesh] = summed(mesh, due, there, self._owners)
+                self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)
+
+    def is_unexpected(self, meshes: list[Span]) -> bool:
+        """Whether a gradient is unsummed and was not known to be, or the other way round."""
+        places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ()) if i in self._found]
+        return any(self._unsummed.get(i) != self._agreed(i) for i in places)
+
+    def agree(self, meshes: list[Span]) -> None:
+        """Agree with all ranks of these meshes on which gradients are unsummed."""
+        for mesh in meshes:
+            self._agreement.renew(self.layout, mesh, self._unsummed)
+            self._summed.pop(mesh, None)
+
+    def forget_sums(self) -> None:
+        """Forget sums of gradients that were written since."""
+        self._summed.clear()
+
+    def _agreed(self, place: int) -> Placements | None:
+        spec = self._agreement.placed.get(place)
+        return None if spec is None else spec.placements
+
+
+def as_vector(numbers: list[int], like: Tensor) -> Tensor:
+    """Return whole numbers as a float64 vector beside another."""
+    return torch.tensor(numbers, dtype=torch.float64).to(like.device, non_blocking=True)

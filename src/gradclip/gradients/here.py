@@ -1,0 +1,60 @@
+"""The gradients of a model that this rank holds alone."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gradclip import numbers
+from gradclip.gradients.gradient_set import GradientSet, Parts
+from gradclip.gradients.norms import norm_of, norms_of, unit_partials_of
+from gradclip.numbers import Scalar
+from gradclip.ops.registry import open_
+from gradclip.units import Units
+from gradclip.validation import refuse_sparse_units
+
+
+@final
+class Here(GradientSet):
+    """All that there is, is here."""
+
+    __slots__ = ()
+
+    @property
+    def any_found(self) -> bool:
+        return bool(self.gradients)
+
+    def total_norm(self, order: float, *, in_units: bool = False) -> Scalar:
+        return norm_of(self.batch, order, in_units=in_units)
+
+    def norms(self, order: float) -> Parts:
+        return self._spread(norms_of(self.batch, order))
+
+    def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
+        for position, x in enumerate(self.gradients):
+            if x.is_sparse:
+                refuse_sparse_units(self.names()[position])
+        weights = open_([self.owners[place].detach() for place in self.places])
+        both = [numbers.finish_each(unit_partials_of(batch, units), units.order) for batch in (self.batch, weights)]
+        norms, present, *_ = self._spread(both[0], columns)
+        return Parts(norms, present, weights=self._spread(both[1], columns).norms)
+
+    def _spread(self, values: Tensor, columns: list[Tensor] | None = None) -> Parts:
+        """Put the numbers of the gradients, one each or one for each unit, where those of their owners are."""
+        if self._places is None:
+            return Parts(values, None)
+        present = torch.tensor(list(self._places), dtype=torch.int64, device=values.device)
+        where = present if columns is None else self._rows(columns)
+        size = len(self.owners) if columns is None else sum(map(len, columns))
+        whole = torch.full((size,), torch.nan, dtype=torch.float64, device=values.device)
+        whole[where] = values
+        return Parts(whole, present)
+
+    def _rows(self, columns: list[Tensor]) -> Tensor:
+        return torch.cat([columns[place] for place in self.places]) if self.gradients else torch.zeros(0).long()
+
+    def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:  # noqa: ARG002
+        return coefs if self._places is None else coefs[self._rows(columns)]
+
+    def _is_apart(self, place: int) -> bool:  # noqa: ARG002 -- of none
+        return False

@@ -1,0 +1,79 @@
+"""Let the other ranks hear why this one cannot clip: whatever goes wrong before the collective that they wait in."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.layout import RankLayout, layout_of, made, specs_of
+from gradclip.distributed.span import Span
+from gradclip.gradients.held import Held
+from gradclip.gradients.over_ranks import OverRanks
+from gradclip.ops.registry import open_
+
+
+def told(error: BaseException, group: Span | None, given: object, agreement: Agreement | None = None) -> OverRanks:
+    """Return no gradients, whose norm raises an error here once all ranks know of it; raise it if none waits.
+
+    Args:
+        error: Why this rank has none.
+        group: The ranks that hold the whole model together, if they are known.
+        given: What was passed as parameters: the DTensors among them, and what was declared, say who waits.
+        agreement: What the ranks agree on about unsummed gradients; by default, what they did in earlier calls.
+    """
+    tensors: list[Tensor] = [] if is_dynamo_compiling() else list(_tensors_in(given))
+    layout = _layout_of(tensors, group)
+    if layout is None and group is not None:
+        tensors.clear()
+        layout = made([], [], [], group)
+    if layout is None:
+        raise error
+    held = Held(layout, tensors, [], open_([]), {}, agreement or agreement_of_calls(layout))
+    return OverRanks("parameters", None, tensors, held, failure=error)
+
+
+def tell(error: Exception, group: Span | None, given: object, norm_type: object = 2.0) -> None:
+    """Raise an error, once all ranks know of it that wait for a total norm.
+
+    Args:
+        error: Why this rank has none.
+        group: The ranks that hold the whole model together, if they are known.
+        given: What was passed as parameters.
+        norm_type: The order of the norm, if it is one.
+    """
+    told(error, group, given).total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
+
+
+def _layout_of(tensors: list[Tensor], group: Span | None) -> RankLayout | None:
+    try:
+        return layout_of(tensors, None, specs_of(tensors), range(len(tensors)), group) if tensors else None
+    except Exception:  # noqa: BLE001 -- it is another error that is told
+        return None
+
+
+def _tensors_in(given: Any) -> Iterator[Tensor]:
+    """Yield the tensors that can be found in anything."""
+    match given:
+        case Tensor():
+            yield given
+        case Module():
+            yield from given.parameters()
+        case Optimizer():
+            yield from _tensors_in(given.param_groups)
+        case Mapping():
+            yield from _tensors_in(list(given.values()))
+        case list() | tuple():
+            for element in given:
+                yield from _tensors_in(element)
+        case str() | bytes():
+            return
+        case Iterable():
+            try:
+                elements = list(given)
+            except Exception:  # noqa: BLE001 -- it is another error that is told
+                return
+            yield from _tensors_in(elements)

@@ -1,0 +1,130 @@
+"""Which backend opens which tensors, and why a backend cannot run here.
+
+Backends are found by the type of device, at call time. `GRADCLIP_BACKEND=native` or `reference` in the environment,
+read at import, forces one: `reference` then takes everything, and a `native` that is missing is an error.
+"""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradclip.exceptions import BackendUnavailableError
+from gradclip.numbers import CPU
+from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.reference import REFERENCE, ReferenceBatch
+from gradclip.ops.several import Part, Several
+from gradclip.ops.uncoalesced import Uncoalesced
+from gradclip.tracing import is_traced
+
+if TYPE_CHECKING:
+    from gradclip.ops.native import Native, Walked
+
+NATIVE: "Native | None"
+NATIVE_MISSING: str
+"""Why `native` cannot run here, or an empty string."""
+
+ISA: str
+"""The instruction set that the native kernels use here, or an empty string."""
+
+READS: str
+"""How the native kernels read a tensor here, in words, or an empty string."""
+
+try:
+    from gradclip.ops.native import HAS_EXCHANGE, ISA, NATIVE
+    from gradclip.ops.native import walk as _native_walk
+except ImportError as error:
+    NATIVE, NATIVE_MISSING, ISA, READS = None, str(error), "", ""
+else:
+    NATIVE_MISSING = ""
+    READS = "the DLPack exchange API" if HAS_EXCHANGE else "methods of tensors"
+
+_named = os.environ.get("GRADCLIP_BACKEND", "")
+
+FORCED: ContextVar[str] = ContextVar("gradclip_backend", default=_named)
+"""The backend that is asked for by name, if one is: for a thread, or a task, inside `forced`."""
+
+
+@contextmanager
+def forced(name: str) -> Generator[None, None, None]:
+    """Force a backend by name inside a `with` block, for this thread, as the environment does for a process."""
+    token = FORCED.set(name)
+    try:
+        check_forced()
+        yield
+    finally:
+        FORCED.reset(token)
+
+
+def check_forced() -> None:
+    """Raise if the backend that was asked for by name does not exist or cannot run here."""
+    name = FORCED.get()
+    if name not in {"", "native", "reference"}:
+        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {name!r}. Unset it to let gradclip choose."
+        raise BackendUnavailableError(msg)
+    if name == "native" and NATIVE is None:
+        msg = (
+            f"`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: {NATIVE_MISSING}. "
+            "Unset it to fall back to plain torch; `gradclip doctor` shows details."
+        )
+        raise BackendUnavailableError(msg)
+
+
+def native() -> "Native | None":
+    """Return the native backend where it may run: not where somebody traces the operations of torch."""
+    return None if is_traced() or FORCED.get() not in {"", "native"} else NATIVE
+
+
+def backends(device: torch.device) -> tuple[Backend, ...]:
+    """Return the backends of a type of device, best first; the last takes everything."""
+    kernels = native() if device.type == "cpu" else None
+    return (REFERENCE,) if kernels is None else (kernels, REFERENCE)
+
+
+def walk() -> "Callable[..., Walked | None] | None":
+    """Return what collects the gradients of owners, and measures them on the way, where kernels do; see `native`."""
+    return None if NATIVE is None or is_traced() or FORCED.get() not in {"", "native"} else _native_walk
+
+
+def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
+    """Open any tensors as one batch: sparse ones by their values, each by the best backend that takes it.
+
+    Args:
+        tensors: Strided or sparse COO tensors.
+        device: Where the numbers of none are.
+
+    Raises:
+        BackendUnavailableError: If the backend that was asked for by name cannot run here.
+    """
+    if not is_traced():
+        check_forced()
+    if not tensors:
+        return ReferenceBatch([], device)
+    kernels = native()
+    if kernels is not None and (batch := kernels.open_if_taken(tensors)) is not None:
+        return batch
+    places: dict[tuple[torch.device, str], list[int]] = {}
+    openers: dict[tuple[torch.device, str], Callable[[list[Tensor]], Batch]] = {}
+    values = list(tensors)
+    for i, x in enumerate(tensors):
+        if x.is_sparse and not x.is_coalesced():
+            name, opener = "uncoalesced", partial(Uncoalesced, opened=open_)
+        else:
+            values[i] = x._values() if x.is_sparse else x
+            backend = next(b for b in backends(x.device) if b.takes(values[i]))
+            name, opener = backend.name, backend.open
+        places.setdefault((x.device, name), []).append(i)
+        openers[x.device, name] = opener
+    parts: list[Part] = [(openers[key]([values[i] for i in at]), at) for key, at in places.items()]
+    return parts[0][0] if len(parts) == 1 else Several(values, parts)
+
+
+def joined(tensors: list[Tensor], parts: list[Part]) -> Batch:
+    """Return batches that are open already as one: those with any tensor, and where these are among all."""
+    some = [(batch, at) for batch, at in parts if batch.tensors]
+    return some[0][0] if len(some) == 1 else Several(tensors, some) if some else parts[0][0]

@@ -1,0 +1,178 @@
+"""The one loop over the stages of a policy: measure, judge what is not finite, decide, apply, next stage.
+
+Whatever clips goes through it: the functions, with one stage; a `GradClipper`; the replay of recorded norms, which
+brings another measure, and an apply that is arithmetic.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias, final
+
+import torch
+
+from gradclip.exceptions import NonFiniteGradientError
+from gradclip.numbers import is_bad, on_host
+from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.state import pack, unpack
+from gradclip.result import Status
+from gradclip.units import Units
+
+NonFinite: TypeAlias = Literal["propagate", "raise", "skip", "sanitize"]
+"""What to do about a total norm that is NaN or infinite: compute with it; raise, with nothing done; end, with nothing
+done; or set elements that are not finite to 0, and clip the rest, by its norm in units of the largest element."""
+
+
+@final
+class Stage:
+    """A part of a policy that takes one measurement, and what it has learned.
+
+    Args:
+        policy: The part.
+        layout: The parameters that norms belong to.
+        at_least: The coarsest scope whose norms are measured.
+
+    Attributes:
+        scope: The scope whose norms are measured.
+        order: The order of the norms.
+        units: What a unit is, where the scope is that.
+        state: What it has learned.
+    """
+
+    __slots__ = ("layout", "order", "policy", "scope", "state", "units")
+
+    def __init__(self, policy: Policy, layout: Layout, at_least: Scope = "total") -> None:
+        self.policy = policy
+        self.layout = layout
+        self.scope: Scope = max(policy.scope, at_least, key=SCOPES.index)
+        self.order = math.inf if policy.norm_type is None else policy.norm_type
+        self.units: Units = policy.units
+        self.state: Any = policy.init(layout)
+
+    def decide(self, norms: Norms) -> Decision:
+        """Return what to do about these norms, and learn from them."""
+        decision, self.state = self.policy.decide(norms, self.state)
+        return decision
+
+    def follow(self, device: torch.device) -> None:
+        """Go on where the norms are now, as after `model.to(device)`: what was learned moves there."""
+        if self.layout.device != device:
+            layout = replace(self.layout, device=device)
+            self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
+            self.layout = layout
+
+
+class Work(ABC):
+    """What the stages of one clip work on."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def measure(self, stage: Any) -> tuple[Norms, bool]:
+        """Measure what a stage asks for.
+
+        Returns:
+            The norms that gradients have once all that was decided before is done; and whether the stage is to decide,
+            or nothing is there to clip and to learn from.
+        """
+
+    @abstractmethod
+    def apply(self, stage: Any, norms: Norms, decision: Decision) -> Decision:
+        """Do what a stage has decided, now or with the next; return what it comes to."""
+
+    @abstractmethod
+    def sanitize(self, stage: Any) -> Norms:
+        """Set elements that are not finite to 0, and measure again."""
+
+    @abstractmethod
+    def see_nonfinite(self, norms: Norms) -> None:
+        """Hear of a total norm that is known not to be finite, before anything is done about it."""
+
+    @abstractmethod
+    def complain(self, stage: Any) -> str:
+        """Return why a norm that is not finite is an error."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Leave everything as it was before the first stage."""
+
+
+class Done(NamedTuple):
+    """What the stages have done.
+
+    Attributes:
+        before: The norms before the first stage.
+        steps: The norms that each stage decided from, and what it decided; none where nothing was done.
+        asked: What the first stage decided, whatever became of it; None where it was not asked.
+        skipped: Why nothing was done and the step should not happen, or None.
+        refusing: What the stage decided that asked for no step.
+        sanitized: Whether elements that are not finite were set to 0.
+    """
+
+    before: Norms
+    steps: Sequence[tuple[Norms, Decision]]
+    asked: Decision | None
+    skipped: Status | None = None
+    refusing: Decision | None = None
+    sanitized: bool = False
+
+
+def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
+    """Clip by all stages, or not at all: where a later one wants no step, or fails, nothing is done by any.
+
+    Args:
+        stages: Of a policy.
+        work: What they work on.
+        nonfinite: What to do about a total norm that is NaN or infinite. Where `"propagate"` leaves it on a device,
+            nothing waits for it.
+
+    Raises:
+        NonFiniteGradientError: If a total norm is not finite, and that is an error.
+    """
+    learned: list[Any] = []  # before
+    steps: list[tuple[Norms, Decision]] = []
+    before: Norms | None = None
+    asked: Decision | None = None
+    sanitized = False
+    try:
+        for stage in stages:
+            norms, decides = work.measure(stage)
+            if before is None:
+                before = norms
+            if not decides:
+                break
+            if is_bad(norms.total, reads=nonfinite != "propagate"):
+                work.see_nonfinite(norms)
+                if nonfinite == "skip":
+                    _take_back(work, stages, learned)
+                    return Done(before, (), asked, Status.SKIPPED_NONFINITE)
+                if nonfinite == "raise":
+                    raise NonFiniteGradientError(work.complain(stage))
+                if nonfinite == "sanitize":
+                    norms, sanitized = work.sanitize(stage), True
+                    before = norms if not steps else before
+            learned.append(stage.state)
+            decision = stage.decide(norms)
+            if asked is None:
+                asked = decision
+            if decision.skip is not False and on_host(decision.skip):
+                state = stage.state
+                _take_back(work, stages, learned)
+                stage.state = state  # which a policy that skips may learn from
+                return Done(before, (), asked, Status.SKIPPED_SPIKE, decision)
+            steps.append((norms, work.apply(stage, norms, decision)))
+    except BaseException:
+        _take_back(work, stages, learned)
+        raise
+    if before is None:
+        raise RuntimeError("the first stage of a policy can always be measured")
+    return Done(before, steps, asked, None, None, sanitized)
+
+
+def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:
+    """Leave gradients, and what stages have learned, as they were."""
+    work.undo()
+    for stage, state in zip(stages, learned, strict=False):  # of those that were reached
+        stage.state = state
