@@ -2,7 +2,7 @@
 
 Each policy is run with the repairs that gradclip makes to its paper, and as published. No policy has a ceiling
 (`max_norm` is infinite), so that what is seen is the rule; fixed and smooth bounds are at the 90th percentile of calm
-norms. `gradclip.analysis.stress` draws the norms and says what the columns are.
+norms. `stress.py` draws the norms and says what the columns are.
 
 Run: python benchmarks/synthetic.py
      python benchmarks/synthetic.py --json --seed 1 --policy ZClip --policy AdaGC
@@ -14,7 +14,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from gradclip.analysis import Stress, stress
+from stress import Stress, stress
+
 from gradclip.policies import (
     AdaGC,
     AutoClip,

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from types import GeneratorType
+from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from gradclip import callers, validation
+from gradclip import callers
 
 Parameters: TypeAlias = (
     Tensor
@@ -43,11 +44,11 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, Optimizer):
         return _from_pairs(function, named_parameters(parameters), argument)
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
-        validation.refuse_parameters(function, argument, parameters)
+        refuse_parameters(function, argument, parameters)
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
     if not all(isinstance(x, Tensor) for x in tensors):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
-    if not tensors and (warning := validation.warn_if_exhausted(argument, parameters)):
+    if not tensors and (warning := warn_if_exhausted(argument, parameters)):
         callers.warn(warning)
     return tensors, None
 
@@ -62,7 +63,7 @@ def named(function: str, parameters: Parameters) -> tuple[list[Tensor], list[str
     names = [name_at(names, place) for place in range(len(tensors))]
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, Tensor):
-            validation.refuse_element(function, "parameters", name, tensor)
+            refuse_element(function, "parameters", name, tensor)
     return tensors, names
 
 
@@ -115,7 +116,7 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
                 yield from _named_in(element, f"param_groups[{i}]")
             case Iterable() if not isinstance(element, Mapping):
                 inner = list(element)
-                if not inner and (warning := validation.warn_if_exhausted(name, element)):
+                if not inner and (warning := warn_if_exhausted(name, element)):
                     callers.warn(warning)
                 for j, x in enumerate(inner):
                     is_pair = isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)  # noqa: PLR2004
@@ -133,5 +134,73 @@ def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners
                 tensors.append(tensor)
                 names.append(name)
             case _:
-                validation.refuse_element(function, argument, f"{argument}[{i}]", pair)
+                refuse_element(function, argument, f"{argument}[{i}]", pair)
     return tensors, names
+
+
+def warn_if_exhausted(argument: str, given: object) -> str | None:
+    """Return the warning that an empty iterator deserves, or None where an empty input is just empty."""
+    if isinstance(given, GeneratorType):
+        return f"`{argument}` is an empty generator, no gradient clipping will occur."  # torch's own words
+    if isinstance(given, Iterator):
+        kind = type(given).__name__
+        return (
+            f"`{argument}` is an exhausted {kind}, no gradient clipping will occur. "
+            "An iterator can be walked once: pass a list, or the module."
+        )
+    return None
+
+
+def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
+    """Raise for an object that holds no parameters, or in a form that hides them."""
+    advice = "Pass its `.values()` or `.items()`." if isinstance(given, Mapping) else "Pass `model.parameters()`."
+    msg = (
+        f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module or "
+        f"an Optimizer, got {type(given).__name__}. {advice}"
+    )
+    raise TypeError(msg)
+
+
+def refuse_element(function: str, argument: str, name: str, given: object) -> NoReturn:
+    """Raise for an element that is not a tensor."""
+    advice = "Pass `itertools.chain(...)` of the parameters of each." if hasattr(given, "__iter__") else ""
+    if isinstance(given, Mapping):
+        advice = "Make its `params` a list." if "params" in given else "Pass its `.values()` or `.items()`."
+    msg = f"`{function}({argument}=...)` must hold Tensors, got {type(given).__name__} at {name}. {advice}".rstrip()
+    raise TypeError(msg)
+
+
+def refuse_gradients(function: str) -> NoReturn:
+    """Raise for gradients where parameters are expected: torch would return 0 and clip nothing."""
+    msg = (
+        f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
+        "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
+        "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters that "
+        "own them."
+    )
+    raise TypeError(msg)
+
+
+def refuse_same_name(function: str, name: str) -> NoReturn:
+    """Raise for two parameters of one name, where results go by name."""
+    msg = f"`{function}(parameters=...)` must name every parameter differently, got {name!r} twice. Prefix the names."
+    raise ValueError(msg)
+
+
+def refuse_no_parameters(function: str, given: object) -> NoReturn:
+    """Raise for an object without a parameter, such as an exhausted iterator."""
+    msg = (
+        f"`{function}(parameters=...)` must hold at least one parameter, got {type(given).__name__} without any. "
+        "An iterator can be walked once: pass the module, or a list."
+    )
+    raise ValueError(msg)
+
+
+def refuse_pattern(function: str, pattern: str, names: tuple[str, ...]) -> NoReturn:
+    """Raise for a pattern that matches no parameter that is left."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
+    msg = (
+        f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none that an "
+        f"earlier one does not. The names are {shown}."
+    )
+    raise ValueError(msg)

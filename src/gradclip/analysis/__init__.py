@@ -2,6 +2,5 @@
 
 from gradclip.analysis.advice import Advice, Suggestion, advise
 from gradclip.analysis.replay import Replay, replay
-from gradclip.analysis.stress import Stress, stress
 
-__all__ = ["Advice", "Replay", "Stress", "Suggestion", "advise", "replay", "stress"]
+__all__ = ["Advice", "Replay", "Suggestion", "advise", "replay"]

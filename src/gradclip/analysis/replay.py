@@ -13,8 +13,9 @@ from gradclip.analysis.recorded import Recorded, refuse_policy
 from gradclip.analysis.recording import Recording, read
 from gradclip.numbers import Scalar
 from gradclip.policies import Layout, Norms, Policy
+from gradclip.policies.policy import check_policies
 from gradclip.stages import Stage, run
-from gradclip.validation import check_norm_type, check_policies
+from gradclip.validation import check_norm_type
 
 
 @final

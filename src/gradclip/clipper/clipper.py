@@ -13,6 +13,18 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
+from gradclip.clipper.arguments import (
+    NonFiniteStep,
+    check_attachable,
+    check_attached,
+    check_hooked,
+    check_loss,
+    check_max_skips,
+    check_nonfinite_step,
+    check_pattern_list,
+    check_sinks,
+    refuse_optimizer,
+)
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
@@ -27,24 +39,12 @@ from gradclip.numbers import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.holds import COUNT
+from gradclip.policies.policy import check_policies
+from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult
-from gradclip.validation import (
-    NonFiniteStep,
-    check_attachable,
-    check_attached,
-    check_hooked,
-    check_loss,
-    check_max_skips,
-    check_nonfinite_step,
-    check_number,
-    check_pattern_list,
-    check_policies,
-    check_sinks,
-    refuse_number,
-    refuse_optimizer,
-    refuse_state,
-)
+from gradclip.torch_private import fused_scale
+from gradclip.validation import check_number
 
 TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_suppression", "_trust", "_turn", "last")
 """What is not copied or pickled with a clipper."""
@@ -315,7 +315,7 @@ class GradClipper:
 
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
         """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
-        if getattr(optimizer, "grad_scale", None) is not None:  # by which a fused optimizer divides
+        if fused_scale(optimizer) is not None:  # by which a fused optimizer divides
             return True
         if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
             return False

@@ -4,7 +4,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
-from types import FrameType, FunctionType, MethodType
+from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any, NamedTuple, Protocol, TypeAlias, final
 
 from torch import Tensor
@@ -14,9 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.clipper import misuse
+from gradclip.torch_private import step_hooks_of, stepping_optimizer
 
-STEP = Optimizer.profile_hook_step(lambda: None).__code__
-"""The code around the step of every optimizer, which runs the hooks."""
+_STEPS: set[CodeType] = set()
+"""The code around the steps of optimizers, which runs the hooks: that which called them."""
 
 
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -66,7 +67,7 @@ def running_steps() -> list[Optimizer]:
 
     What a hook remembers of a step that began is wrong once the step raises; the stack is not.
     """
-    return [frame.f_locals["self"] for frame in _step_frames()]
+    return [stepping_optimizer(frame) for frame in _step_frames()]
 
 
 def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:
@@ -74,7 +75,7 @@ def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:
 
     Python tells this to whoever traces the frame. What does so already, in Python, such as a debugger, goes on.
     """
-    frame = [frame for frame in _step_frames() if frame.f_locals["self"] is optimizer][-1]
+    frame = [frame for frame in _step_frames() if stepping_optimizer(frame) is optimizer][-1]
     before, others = sys.gettrace(), frame.f_trace
     # A tracer in C, as that of coverage.py, looks at no frame's own: it has to pause for this step.
     pauses = before is None or not isinstance(before, (FunctionType, MethodType))
@@ -98,13 +99,14 @@ def _step_frames() -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code is STEP:
+        if frame.f_code in _STEPS and stepping_optimizer(frame) is not None:
             found.append(frame)
         frame = frame.f_back
     return found
 
 
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+    _STEPS.add(sys._getframe(1).f_code)
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     for watcher in watchers():
@@ -177,7 +179,7 @@ def _state_for_copies(reference: "weakref.ref[Optimizer]") -> Any:
 def release(optimizer: Optimizer, attachment: Attachment) -> None:
     """Let an optimizer step, and be copied, as if it had not been attached to by this clipper."""
     attachment.handle.remove()
-    if not any(isinstance(hook, ClipFirst) for hook in optimizer._optimizer_step_pre_hooks.values()):
+    if not any(isinstance(hook, ClipFirst) for hook in step_hooks_of(optimizer)):
         optimizer.__dict__.pop("__getstate__", None)
 
 

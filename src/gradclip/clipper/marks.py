@@ -5,6 +5,9 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from gradclip.distributed.dtensor import is_dtensor
+from gradclip.torch_private import local_of_dtensor, version_of
+
 WATCHED = 16
 """The most gradients that are looked at: spread over the model, all where there are no more."""
 
@@ -25,15 +28,12 @@ def watched(count: int) -> list[int]:
 
 def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
-    try:
-        return [
-            NONE
-            if (x := owner.grad) is None
-            else (weakref.ref(x), (x._version, 0) if type(x) is Tensor else _versions(x))
-            for owner in owners
-        ]
-    except RuntimeError:  # one has no version
-        return [NONE if (x := owner.grad) is None else (weakref.ref(x), _versions(x)) for owner in owners]
+    return [
+        NONE
+        if (x := owner.grad) is None
+        else (weakref.ref(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
+        for owner in owners
+    ]
 
 
 def is_same(owner: Tensor, before: Mark) -> bool:
@@ -60,8 +60,6 @@ def writes_since(owner: Tensor, before: Mark) -> int | None:
 
 
 def _versions(gradient: Tensor) -> Versions:
-    local = gradient if type(gradient) is Tensor else getattr(gradient, "_local_tensor", gradient)
-    try:
-        return gradient._version, 0 if local is gradient else local._version
-    except RuntimeError:  # that of an inference tensor is not counted
-        return 0, 0
+    if not is_dtensor(gradient):
+        return version_of(gradient), 0
+    return version_of(gradient), version_of(local_of_dtensor(gradient))

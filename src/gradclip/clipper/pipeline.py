@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, final
 
+from gradclip.clipper.arguments import NonFiniteStep
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.work import ClipWork
 from gradclip.distributed.agreement import Agreement
@@ -15,10 +16,9 @@ from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import pack, unpack
+from gradclip.policies.state import pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.stages import Done, Stage, run
-from gradclip.validation import NonFiniteStep, refuse_state
 
 
 class Clip(NamedTuple):

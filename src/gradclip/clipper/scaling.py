@@ -4,8 +4,9 @@ import sys
 
 import torch
 from torch.amp import GradScaler
-from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
+
+from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
 
@@ -17,26 +18,23 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
         optimizer: Where a scaler leaves it to a fused optimizer to unscale, it has told it the scale.
         scaler: The scaler of its loss, if it is known.
     """
-    scale = getattr(optimizer, "grad_scale", None)
+    scale = fused_scale(optimizer)
     if scale is not None:
         inverse = scale.double().reciprocal().float()  # as torch does
         with torch.no_grad():
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 if parameter.grad is not None:
                     parameter.grad.mul_(inverse.to(parameter.grad.device))
-        optimizer.grad_scale = None  # type: ignore[attr-defined] # pyrefly: ignore[missing-attribute]
-    elif scaler is not None and _has_scaled(scaler):
-        state = scaler._per_optimizer_states.get(id(optimizer))
-        if state is None or state["stage"] is OptState.READY:
-            scaler.unscale_(optimizer)
+        forget_fused_scale(optimizer)
+    elif scaler is not None and has_scaled(scaler) and overflows_found(scaler, optimizer) is None:
+        scaler.unscale_(optimizer)
 
 
 def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> bool:
     """Whether a scaler found an overflow in the gradients of an optimizer, for the step that comes."""
-    found = [getattr(optimizer, "found_inf", None)]
-    if scaler is not None and _has_scaled(scaler):
-        state = scaler._per_optimizer_states.get(id(optimizer))
-        found += [] if state is None else state["found_inf_per_device"].values()
+    found = [fused_overflow(optimizer)]
+    if scaler is not None and has_scaled(scaler):
+        found += overflows_found(scaler, optimizer) or []
     return any(flag is not None and float(flag) > 0.0 for flag in found)
 
 
@@ -48,7 +46,3 @@ def stepping_scaler() -> GradScaler | None:
             return frame.f_locals["self"]
         frame = frame.f_back
     return None
-
-
-def _has_scaled(scaler: GradScaler) -> bool:
-    return scaler.is_enabled() and scaler._scale is not None

@@ -12,16 +12,19 @@ from torch.nn.parameter import is_lazy
 
 from gradclip.distributed.layout import numel_of, shape_of
 from gradclip.numbers import CPU, as_float64
-from gradclip.parameters import Parameters, groups_of, matches, named
-from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
-from gradclip.policies.policy import Decision, Policy
-from gradclip.units import Units
-from gradclip.validation import (
+from gradclip.parameters import (
+    Parameters,
+    groups_of,
+    matches,
+    named,
     refuse_gradients,
     refuse_no_parameters,
     refuse_pattern,
     refuse_same_name,
 )
+from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.policy import Decision, Policy
+from gradclip.units import Units
 
 FUNCTION = "GradClipper"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from gradclip.torch_private import LOCALIZED, LOCALIZER, local_of_dtensor, spec_of_dtensor, split_by
 from gradclip.units import Units
 
 if TYPE_CHECKING:
@@ -33,14 +34,6 @@ def is_dtensor(x: object) -> bool:
     return kind is not None and isinstance(x, kind)
 
 
-LOCALIZED = "_st_info"
-"""The attribute of a plain parameter that was a DTensor, with its spec."""
-
-
-LOCALIZER = "torch.distributed.tensor.parallel.ddp"
-"""What makes such parameters, for DDP over tensor parallelism."""
-
-
 def may_be_localized() -> bool:
     """Whether there can be parameters that were DTensors: what makes them is imported."""
     return LOCALIZER in sys.modules
@@ -53,14 +46,12 @@ def localized_spec(x: Tensor) -> Spec | None:
 
 def spec_of(x: Tensor) -> Spec | None:
     """Return the spec of a DTensor, or of the local part of one that is a plain parameter now; else None."""
-    plain: Any = x
-    return plain._spec if is_dtensor(x) else localized_spec(x) if may_be_localized() else None
+    return spec_of_dtensor(x) if is_dtensor(x) else localized_spec(x) if may_be_localized() else None
 
 
 def local_of(x: Tensor) -> Tensor:
     """Return the part of a DTensor that this rank holds, or a plain tensor itself."""
-    local: Any = x
-    return local._local_tensor if is_dtensor(x) else x.detach()
+    return local_of_dtensor(x) if is_dtensor(x) else x.detach()
 
 
 def is_partial(spec: Spec) -> bool:
@@ -105,7 +96,7 @@ def _held(spec: Spec, dim: int) -> Tensor:
     coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
     for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):
         if is_shard(placement) and placement.dim == dim:
-            parts, _ = placement._split_tensor(held.view(shape), size, with_padding=False, contiguous=False)
+            parts = split_by(placement, held.view(shape), size)
             held = parts[place].reshape(-1) if place < len(parts) else held[:0]
     return held
 

@@ -2,22 +2,17 @@
 
 import gc
 import sys
-from typing import Any
+from typing import NoReturn
 
 from torch import Tensor
 
 from gradclip.distributed.ownership import Ownership, declare, declared
-from gradclip.validation import refuse_flattened
-
-FLAT = "_fsdp_flattened"
-"""The attribute of such a parameter."""
-
-HANDLE = "torch.distributed.fsdp._flat_param"
+from gradclip.torch_private import FLAT, FSDP1, flat_handle, padding_of
 
 
 def may_be_flat() -> bool:
     """Whether there can be such parameters: their module is imported."""
-    return HANDLE in sys.modules
+    return FSDP1 in sys.modules
 
 
 def is_flat(parameter: Tensor) -> bool:
@@ -33,15 +28,11 @@ def declare_flat(parameter: Tensor) -> Ownership:
     Raises:
         ValueError: If FSDP1 has made plain tensors of the local parts of DTensors, which leave no trace of the rest.
     """
-    module: Any = sys.modules[HANDLE]
-    for handle in [x for x in gc.get_objects() if type(x) is module.FlatParamHandle]:
-        flat = handle.flat_param
-        if any(flat._param_extensions or ()):
+    for handle in [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]:
+        if handle.is_of_dtensors:
             refuse_flattened()
-        sizes = {id(flat): (flat, sum(flat._numels))}
-        sizes |= {id(x): (x, numel) for x, numel in zip(flat._params or (), flat._numels, strict=False)}
-        is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
-        sharded, replicated = (handle.process_group, ()) if is_sharded else ((), handle.process_group)
+        sizes = {id(x): (x, numel) for x, numel in [(handle.flat, handle.numel), *handle.pieces]}
+        sharded, replicated = (handle.group, ()) if handle.is_sharded else ((), handle.group)
         for tensor, numel in sizes.values():
             if declared(tensor) is None:
                 declare([tensor], Ownership(sharded=sharded, replicated=replicated, numel=numel))
@@ -50,5 +41,14 @@ def declare_flat(parameter: Tensor) -> Ownership:
 
 def without_padding(parameter: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient of a flat parameter without the zeros at the end that make all shards of one size."""
-    padding = getattr(parameter, "_shard_numel_padded", 0)
+    padding = padding_of(parameter)
     return gradient[: gradient.numel() - padding] if padding else gradient
+
+
+def refuse_flattened() -> NoReturn:
+    """Refuse what FSDP1 makes of DTensors: plain tensors, which do not say what other ranks hold of them."""
+    msg = (
+        "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got DTensors "
+        "that it has flattened. Shard with `fully_shard` instead."
+    )
+    raise ValueError(msg)

@@ -17,8 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradclip.distributed.dtensor import (
-    LOCALIZED,
-    LOCALIZER,
     can_be_partial,
     dtensor_type,
     local_rows,
@@ -26,11 +24,12 @@ from gradclip.distributed.dtensor import (
     may_be_localized,
     spec_of,
 )
-from gradclip.distributed.fsdp1 import FLAT, HANDLE, declare_flat, is_flat, may_be_flat
+from gradclip.distributed.fsdp1 import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
 from gradclip.parameters import name_at
+from gradclip.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, has_dtensor_fields, spec_of_dtensor
 from gradclip.units import Units
 
 WIDE = {torch.float64, torch.complex128}
@@ -175,8 +174,9 @@ MARKS = FLAT, LOCALIZED
 def sharded_and_marks() -> tuple[type | None, tuple[str, ...] | None]:
     """Return the class of sharded tensors, and what marks plain ones, as far as what makes them is imported."""
     module = sys.modules.get("torch.distributed.tensor")
-    may_be_marked = HANDLE in sys.modules or LOCALIZER in sys.modules
-    return None if module is None else module.DTensor, MARKS if may_be_marked else None
+    may_be_marked = FSDP1 in sys.modules or LOCALIZER in sys.modules
+    kind = None if module is None or not has_dtensor_fields(module.DTensor) else module.DTensor
+    return kind, MARKS if may_be_marked else None
 
 
 def specs_of(owners: list[Tensor]) -> list[Any] | None:
@@ -184,7 +184,7 @@ def specs_of(owners: list[Tensor]) -> list[Any] | None:
     kind = dtensor_type()
     if kind is None:
         return None
-    specs: list[Any] = [x._spec if isinstance(x, kind) else None for x in owners]
+    specs: list[Any] = [spec_of_dtensor(x) if isinstance(x, kind) else None for x in owners]
     return None if all(spec is None for spec in specs) else specs
 
 

@@ -1,8 +1,7 @@
 """The rule for models of Megatron-LM: attributes of its parameters say what they are."""
 
 from gradclip.distributed.ownership import Groups, Ownership, declare_each, listed
-from gradclip.parameters import Parameters, named
-from gradclip.validation import refuse_no_parameters
+from gradclip.parameters import Parameters, named, refuse_no_parameters
 
 
 def declare_megatron(

@@ -3,22 +3,14 @@
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import NoReturn, TypeAlias, final
 
 from torch import Tensor
 
 from gradclip.distributed.dtensor import spec_of
 from gradclip.distributed.share import declared_groups
-from gradclip.distributed.span import Group
-from gradclip.parameters import Parameters, flatten, matches, named
-from gradclip.validation import (
-    check_groups,
-    refuse_declared,
-    refuse_no_parameters,
-    refuse_ownership,
-    refuse_pattern,
-    refuse_undeclared,
-)
+from gradclip.distributed.span import Group, check_groups
+from gradclip.parameters import Parameters, flatten, matches, named, refuse_no_parameters, refuse_pattern
 
 Groups: TypeAlias = Group | Sequence[Group]
 
@@ -155,3 +147,29 @@ def _ownerships(given: Ownership | Mapping[str, Ownership], names: list[str]) ->
         if pattern not in found:
             refuse_pattern("declare", pattern, tuple(names))
     return [given[pattern] for pattern in found]
+
+
+def refuse_ownership(value: object) -> NoReturn:
+    """Refuse what is no declaration."""
+    kind = type(value).__name__
+    msg = f"`declare(ownership=...)` must be an `Ownership`, or a mapping of patterns to such, got {kind}."
+    raise TypeError(msg)
+
+
+def refuse_declared(function: str, name: str, before: object, now: object) -> NoReturn:
+    """Refuse a second declaration that contradicts the first."""
+    msg = (
+        f"`{function}(parameters=...)` must not contradict what was declared before, got {now} at {name!r}, which is "
+        f"{before}. Call `gradclip.distributed.forget` first if that is no longer so."
+    )
+    raise ValueError(msg)
+
+
+def refuse_undeclared(name: str, patterns: list[str]) -> NoReturn:
+    """Refuse rules that say nothing about a parameter."""
+    shown = ", ".join(map(repr, patterns))
+    msg = (
+        f"`declare(ownership=...)` must have a pattern for every parameter, got none for {name!r} among {shown}. Add "
+        "one; `'*': Ownership()` at the end leaves all others as they are."
+    )
+    raise ValueError(msg)

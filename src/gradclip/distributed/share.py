@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, final
 
 from gradclip.distributed.dtensor import Spec, dims_along, is_outside, is_shard
 from gradclip.distributed.span import Group, Span, ranks_of, span_of
-from gradclip.validation import refuse_open
 
 if TYPE_CHECKING:
     from gradclip.distributed.ownership import Ownership
@@ -158,3 +157,14 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
     next axis. Sums over the axes of a mesh may be taken in any order, as long as it is the same everywhere.
     """
     return sorted(spans, key=lambda span: ([rank - span.ranks[0] for rank in span.ranks], span.ranks))
+
+
+def refuse_open(name: str, known: int, size: int) -> NoReturn:
+    """Refuse a parameter of which it is not known what the other ranks of a group hold."""
+    msg = (
+        f"`group=...` must consist of ranks of which it is known what they hold, got {size} ranks, and {name!r} "
+        f"speaks of {known}. Declare the rest with `gradclip.distributed.declare`: as `replicated` where they hold "
+        "copies of it, as `disjoint` where they hold other parameters, as `sharded` where they hold pieces. For plain "
+        "data parallelism, that is `declare(model, Ownership(replicated=group))`."
+    )
+    raise ValueError(msg)

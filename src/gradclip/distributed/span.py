@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradclip.validation import check_groups
+from gradclip.torch_private import device_types_of
 
 if TYPE_CHECKING:
     from torch.distributed import DeviceMesh, ProcessGroup
@@ -31,7 +31,7 @@ class Span:
     def __init__(self, group: "ProcessGroup") -> None:
         self.group = group
         self.ranks = tuple(dist.get_process_group_ranks(group))
-        self._devices = {device.type: torch.device(device.type) for device in group._device_types}
+        self._devices = {name: torch.device(name) for name in device_types_of(group)}
 
     def serves(self, device: torch.device) -> torch.device:
         """Return where numbers of a device have to be for a collective: there, if this group serves it."""
@@ -95,3 +95,21 @@ def _group_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "ProcessGroup":
         msg = f"a group of ranks {ranks} cannot be made on rank {dist.get_rank()}, which is none of them"
         raise TypeError(msg)
     return made
+
+
+def check_groups(function: str, argument: str, groups: tuple[object, ...]) -> None:
+    """Check process groups and meshes, of which this rank is one."""
+    if groups and not dist.is_available():
+        msg = f"`{function}({argument}=...)` must be left out, since this build of torch has no torch.distributed."
+        raise RuntimeError(msg)
+    for group in groups:
+        is_mesh = isinstance(group, dist.DeviceMesh)
+        if group is dist.GroupMember.NON_GROUP_MEMBER or (is_mesh and group.get_coordinate() is None):
+            msg = f"`{function}({argument}=...)` must be a group of this rank, got one without it. Pass its own."
+            raise ValueError(msg)
+        if not is_mesh and not isinstance(group, dist.ProcessGroup):
+            msg = (
+                f"`{function}({argument}=...)` must be a torch.distributed process group or a DeviceMesh, got "
+                f"{group!r} ({type(group).__name__})."
+            )
+            raise TypeError(msg)

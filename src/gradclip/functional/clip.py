@@ -6,20 +6,14 @@ from torch import Tensor
 
 from gradclip import callers
 from gradclip.distributed.span import Group, spanning
+from gradclip.functional.arguments import NonFinite, check_eps, check_max_norm, check_nonfinite, check_total_norm
 from gradclip.functional.call import Call
 from gradclip.gradients import collect
 from gradclip.gradients.told import tell
 from gradclip.numbers import coefficient
 from gradclip.parameters import Parameters
 from gradclip.stages import run
-from gradclip.validation import (
-    NonFinite,
-    check_eps,
-    check_max_norm,
-    check_nonfinite,
-    check_norm_type,
-    check_total_norm,
-)
+from gradclip.validation import check_norm_type
 
 
 def clip_grad_norm_(

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import NonFiniteGradientError
+from gradclip.functional.arguments import check_eps, check_max_norm, check_total_norm
 from gradclip.functional.call import complaint
 from gradclip.gradients import collect, gather
 from gradclip.gradients.told import tell
 from gradclip.numbers import as_float64, coefficient, on_host
-from gradclip.parameters import Parameters
-from gradclip.validation import check_eps, check_max_norm, check_norm_type, check_total_norm, refuse_same_name
+from gradclip.parameters import Parameters, refuse_same_name
+from gradclip.validation import check_norm_type
 
 
 def get_total_norm(

@@ -1,13 +1,12 @@
 """Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from gradclip import validation
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
 from gradclip.distributed.dtensor import dtensor_type, local_of
 from gradclip.distributed.layout import RankLayout, layout_of, sharded_and_marks, specs_of
@@ -22,7 +21,7 @@ from gradclip.gradients.told import told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import registry
 from gradclip.ops.backend import Batch
-from gradclip.parameters import Parameters, flatten
+from gradclip.parameters import Parameters, flatten, refuse_element, refuse_gradients
 
 
 def collect(
@@ -162,7 +161,7 @@ def _layout_of(
 ) -> RankLayout | None:
     if is_dynamo_compiling():
         if group is not None or DECLARED or specs is not None:
-            validation.refuse_compiled()
+            refuse_compiled()
         return None
     return layout_of(owners, names, specs, odd, group, are_gradients=are_gradients)
 
@@ -175,10 +174,17 @@ def _any_shared(owners: list[Tensor]) -> bool:
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
-            validation.refuse_element(function, argument, f"{argument}[{place}]", x)
+            refuse_element(function, argument, f"{argument}[{place}]", x)
 
 
 def _check_ownership(function: str, owners: list[Tensor]) -> None:
     """Check that these can have gradients, where none has: gradients may be passed in place of parameters."""
     if not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in owners):
-        validation.refuse_gradients(function)
+        refuse_gradients(function)
+
+
+def refuse_compiled() -> NoReturn:
+    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
+    raise RuntimeError(
+        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
+    )

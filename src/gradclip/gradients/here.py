@@ -1,6 +1,6 @@
 """The gradients of a model that this rank holds alone."""
 
-from typing import final
+from typing import NoReturn, final
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from gradclip.gradients.norms import norm_of, norms_of, unit_partials_of
 from gradclip.numbers import Scalar
 from gradclip.ops.registry import open_
 from gradclip.units import Units
-from gradclip.validation import refuse_sparse_units
 
 
 @final
@@ -58,3 +57,12 @@ class Here(GradientSet):
 
     def _is_apart(self, place: int) -> bool:  # noqa: ARG002 -- of none
         return False
+
+
+def refuse_sparse_units(name: str) -> NoReturn:
+    """Raise for a sparse gradient where every unit has a norm of its own."""
+    msg = (
+        f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter another "
+        f"policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the rest, or ignore it."
+    )
+    raise TypeError(msg)

@@ -1,12 +1,14 @@
 """What kinds of gradients there can be."""
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from gradclip import validation
 from gradclip.distributed.dtensor import is_dtensor
+from gradclip.exceptions import OverlappingGradientError
+from gradclip.torch_private import is_fake, is_lazy_zero, stored_values
 from gradclip.tracing import is_traced
 
 PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
@@ -16,22 +18,22 @@ PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torc
 def check_gradient(function: str, name: Callable[[], str], x: Tensor, *, writes: bool) -> None:
     """Check that a gradient has a norm here and, if it is to be written, that no two of its elements share memory."""
     if not x.is_floating_point() and not x.is_complex():
-        validation.refuse_gradient(function, name(), x, "Only these have a norm.")
+        refuse_gradient(function, name(), x, "Only these have a norm.")
     if x.is_nested:
-        validation.refuse_gradient(function, name(), x, "Take its parts: `x.unbind()`.")
+        refuse_gradient(function, name(), x, "Take its parts: `x.unbind()`.")
     if x.layout not in {torch.strided, torch.sparse_coo}:
-        validation.refuse_gradient(function, name(), x, "Convert it to a strided or a sparse COO tensor.")
+        refuse_gradient(function, name(), x, "Convert it to a strided or a sparse COO tensor.")
     if is_dtensor(x):
         reason = "Its parameter is a plain tensor, which does not say how other ranks hold it: make it a DTensor too."
-        validation.refuse_gradient(function, name(), x, reason)
-    if type(x) is not Tensor and hasattr(x, "fake_mode") and not is_traced():
-        validation.refuse_gradient(function, name(), x, "It has a shape and no numbers: materialize the model first.")
+        refuse_gradient(function, name(), x, reason)
+    if is_fake(x) and not is_traced():
+        refuse_gradient(function, name(), x, "It has a shape and no numbers: materialize the model first.")
     if x.dtype in PACKED:
-        validation.refuse_gradient(function, name(), x, "Its elements hold several numbers each: unpack them.")
-    if writes and not is_traced() and x._is_zerotensor():
-        validation.refuse_gradient(function, name(), x, "It is a lazy zero, without memory: `p.grad = p.grad.clone()`.")
+        refuse_gradient(function, name(), x, "Its elements hold several numbers each: unpack them.")
+    if writes and not is_traced() and is_lazy_zero(x):
+        refuse_gradient(function, name(), x, "It is a lazy zero, without memory: `p.grad = p.grad.clone()`.")
     if writes and _overlaps(values_of(x)):
-        validation.refuse_overlap(function, name(), values_of(x))
+        refuse_overlap(function, name(), values_of(x))
 
 
 def _overlaps(x: Tensor) -> bool:
@@ -60,4 +62,23 @@ def _share_places(x: Tensor) -> bool:
 
 def values_of(x: Tensor) -> Tensor:
     """Return the elements that a tensor stores: those of a sparse one, or itself."""
-    return x._values() if x.is_sparse else x
+    return stored_values(x) if x.is_sparse else x
+
+
+def refuse_gradient(function: str, name: str, gradient: Tensor, reason: str) -> NoReturn:
+    """Raise for a gradient of a kind that has no norm here."""
+    msg = (
+        f"`{function}` must be given real or complex floating-point gradients, got {type(gradient).__name__} of "
+        f"{gradient.dtype} ({gradient.layout}) at {name}. {reason}"
+    )
+    raise TypeError(msg)
+
+
+def refuse_overlap(function: str, name: str, gradient: Tensor) -> NoReturn:
+    """Raise for a gradient, such as an expanded one, whose elements share memory."""
+    msg = (
+        f"`{function}` must be able to write each element for itself, got a gradient with several elements at one "
+        f"place in memory (shape {tuple(gradient.shape)}, strides {gradient.stride()}) at {name}. "
+        "Assign `p.grad = p.grad.clone()` first."
+    )
+    raise OverlappingGradientError(msg)

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
-from gradclip.distributed.dtensor import can_be_partial, is_partial
+from gradclip.distributed.dtensor import can_be_partial, is_dtensor, is_partial
 from gradclip.distributed.fsdp1 import without_padding
 from gradclip.distributed.layout import RankLayout
 from gradclip.distributed.unsummed import is_reducible
-from gradclip.gradients.kinds import check_gradient
+from gradclip.gradients.kinds import check_gradient, refuse_gradient
 from gradclip.parameters import name_at
-from gradclip.validation import refuse_gradient
+from gradclip.torch_private import arrived, local_of_dtensor, spec_of_dtensor
 
 
 @final
@@ -78,15 +78,12 @@ class Rule(NamedTuple):
         return name_at(self.names, place, self.argument)
 
     def _local_part(self, place: int, gradient: Any, spec: Any) -> tuple[Tensor, Any]:
-        own: Any = getattr(gradient, "_spec", None)
+        own: Any = spec_of_dtensor(gradient) if is_dtensor(gradient) else None
         placed = None
         if own is not spec or self.argument == "tensors":
             self._check_placed(place, gradient, own, spec)
             placed = own if is_partial(own) or own.placements != spec.placements else None
-        local = gradient._local_tensor
-        if type(local) is not Tensor and hasattr(local, "trigger_wait"):  # a collective is under way
-            local = local.trigger_wait()
-        return local, placed
+        return arrived(local_of_dtensor(gradient)), placed
 
     def _check_placed(self, place: int, gradient: Tensor, own: Any, spec: Any) -> None:
         """Check that a gradient is placed in a way that fits its owner."""

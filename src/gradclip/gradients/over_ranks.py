@@ -14,7 +14,7 @@ from gradclip.distributed.share import Chain
 from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
 from gradclip.gradients.gradient_set import GradientSet, Parts
-from gradclip.gradients.held import Held, as_vector
+from gradclip.gradients.held import Held, as_vector, refuse_partial, refuse_units
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
 from gradclip.numbers import (
     Scalar,
@@ -32,7 +32,6 @@ from gradclip.numbers import (
 )
 from gradclip.ops.registry import open_
 from gradclip.units import Units
-from gradclip.validation import refuse_partial, refuse_units
 
 Partials: TypeAlias = dict[Chain, list[Scalar]]
 """Partials of norms, by the spans that are ahead of them."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host
 from gradclip.ops.backend import Backend, Batch
+from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -19,7 +20,7 @@ PIECE_ELSEWHERE = 2**22
 
 FUSED_ORDERS = {1.0, 2.0, math.inf}
 FUSED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-"""What `torch._foreach_norm` measures in float64 on a device: seen in torch 2.6 to 2.14."""
+"""What torch measures in float64 on a device."""
 
 
 WIDE = {torch.float64, torch.complex128}
@@ -190,7 +191,7 @@ def _fused_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
     for dtype in dict.fromkeys(x.dtype for x in tensors):
         places = [i for i, x in enumerate(tensors) if x.dtype == dtype and x.numel()]
         if places:
-            norms = torch.stack(torch._foreach_norm([tensors[i] for i in places], norm_type, dtype=torch.float64))
+            norms = torch.stack(norms_in_float64([tensors[i] for i in places], norm_type))
             partials = norms if is_extremum(norm_type) else norms.pow(norm_type)
             each = partials if len(places) == len(tensors) else each.index_copy(0, _indices(places, each), partials)
     return each

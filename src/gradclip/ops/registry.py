@@ -20,6 +20,7 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import REFERENCE, ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
+from gradclip.torch_private import stored_values
 from gradclip.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
         if x.is_sparse and not x.is_coalesced():
             name, opener = "uncoalesced", partial(Uncoalesced, opened=open_)
         else:
-            values[i] = x._values() if x.is_sparse else x
+            values[i] = stored_values(x) if x.is_sparse else x
             backend = next(b for b in backends(x.device) if b.takes(values[i]))
             name, opener = backend.name, backend.open
         places.setdefault((x.device, name), []).append(i)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradclip.numbers import Scalar
 from gradclip.ops.backend import Batch
+from gradclip.torch_private import stored_values
 
 
 @final
@@ -23,7 +24,7 @@ class Uncoalesced(Batch):
     def __init__(self, tensors: list[Tensor], opened: Callable[[list[Tensor]], Batch]) -> None:
         self.tensors = tensors
         self._opened = opened
-        self._written = opened([x._values() for x in tensors])
+        self._written = opened([stored_values(x) for x in tensors])
 
     @cached_property
     def _summed(self) -> list[Tensor]:
@@ -31,7 +32,7 @@ class Uncoalesced(Batch):
 
     @cached_property
     def _measured(self) -> Batch:
-        return self._opened([x._values() for x in self._summed])
+        return self._opened([stored_values(x) for x in self._summed])
 
     def _forget(self) -> None:
         for name in ("_summed", "_measured"):
@@ -83,5 +84,5 @@ class Uncoalesced(Batch):
         with torch.no_grad():
             for original, summed in zip(self.tensors, self._summed, strict=True):
                 original.copy_(summed)
-        self._written = self._opened([x._values() for x in self.tensors])
+        self._written = self._opened([stored_values(x) for x in self.tensors])
         self._forget()

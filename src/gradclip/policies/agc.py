@@ -2,16 +2,16 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import LARGEST_PLAIN_ORDER
-from gradclip.policies.measured import Layout, Norms, Scope, gathered
+from gradclip.policies.measured import Layout, Norms, Scope, gathered, refuse_parts
 from gradclip.policies.policy import Decision, Policy
 from gradclip.units import Units
-from gradclip.validation import check_axis, check_choice, check_field, check_positive_order, refuse_parts
+from gradclip.validation import check_choice, check_field, check_positive_order
 
 
 @final
@@ -124,3 +124,16 @@ class AGC(Policy):
             return None
         few = [ndim < self.min_ndim for ndim in layout.ndims]
         return torch.tensor(few, dtype=torch.bool, device=layout.device)[layout.owners]
+
+
+def check_axis(owner: object) -> None:
+    """Check the dimensions that a norm is taken over: one, several, or None."""
+    given: Any = getattr(owner, "axis", None)
+    listed = () if given is None else given if isinstance(given, (list, tuple)) else (given,)
+    if any(isinstance(dim, bool) or not isinstance(dim, (int, float)) or dim % 1 for dim in listed) or (
+        given is not None and not listed
+    ):
+        msg = f"`{type(owner).__name__}(axis=...)` must be a dimension, a tuple of some, or None, got {given!r}."
+        raise ValueError(msg)
+    dims = tuple(map(int, listed))
+    object.__setattr__(owner, "axis", None if given is None else dims if isinstance(given, (list, tuple)) else dims[0])

@@ -9,9 +9,9 @@ from gradclip.numbers import Scalar, as_float64, is_one, minimum
 from gradclip.policies import effect
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
-from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.units import Units
-from gradclip.validation import check_number, check_policies, check_same_kind, check_schedule
+from gradclip.validation import check_number
 
 
 def chain(*policies: Policy) -> Policy:
@@ -220,3 +220,24 @@ def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
     if not is_one(x) and scope == "parameter" and finer == "unit":
         return as_float64(x, layout.device)[layout.owners]
     return x
+
+
+def check_schedule(policy_of: object) -> None:
+    """Check that what is given to `schedule` can be asked for the policy of a step."""
+    if not callable(policy_of):
+        msg = (
+            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
+            "`schedule(lambda step: FixedNorm(1.0))`."
+        )
+        raise TypeError(msg)
+
+
+def check_same_kind(step: int, policy: Any, first: Any) -> None:
+    """Check that the policy of a step can go on from what that of step 0 began."""
+    traits = [(type(x), x.norm_type, x.scope, x.units, x.clamps) for x in (policy, first)]
+    if traits[0] != traits[1]:
+        msg = (
+            f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at step "
+            f"{step} and {first!r} at step 0. To change the rule, make a `chain` of `warmup`."
+        )
+        raise ValueError(msg)

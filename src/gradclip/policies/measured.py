@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias, final
+from typing import Literal, NamedTuple, NoReturn, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar, from_device, is_known, is_one, isnan, minimum
-from gradclip.validation import refuse_parts
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
 """What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
@@ -215,3 +214,13 @@ def _known(norms: Tensor | None) -> Tensor:
     if norms is None:
         raise RuntimeError("these norms were not measured: the `scope` of the policy does not ask for them.")
     return norms
+
+
+def refuse_parts() -> NoReturn:
+    """Refuse a policy that needs a norm which is not known on a rank that has but some of the parameters."""
+    msg = (
+        "`GradClipper(policy=...)` must not need the norm of some parameters together, or that of all once each is "
+        "scaled by its own factor, where other ranks hold parameters of their own: it is not known there. Use a policy "
+        "for the total norm or for each parameter alone, or a `GradClipper` for each part."
+    )
+    raise ValueError(msg)

@@ -2,29 +2,20 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import Scalar, as_float64, on_host
-from gradclip.parameters import matches
+from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
-from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.units import Units
-from gradclip.validation import (
-    check_listed,
-    check_pattern_map,
-    check_policies,
-    refuse_axes,
-    refuse_groups,
-    refuse_norm_types,
-    refuse_pattern,
-)
 
 
 def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Policy:
@@ -226,3 +217,42 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
 
 def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
     return as_float64(spread(x, scope, finer, layout), like.device)
+
+
+def check_pattern_map(policies: object) -> None:
+    """Check that what is given to `by_name` maps names to something."""
+    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
+        msg = f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
+        raise TypeError(msg)
+
+
+def check_listed(function: str, policies: object) -> tuple[Any, ...]:
+    """Return policies as a tuple."""
+    if not isinstance(policies, Iterable) or isinstance(policies, (str, Mapping)):
+        msg = f"`{function}(policies=...)` must be a policy or a list of policies, got {policies!r}."
+        raise TypeError(msg)
+    return tuple(policies)
+
+
+def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoReturn:
+    """Raise for parts of a model that would be measured in norms of different orders."""
+    listed = ", ".join(f"{order:g}" for order in sorted(order for order in orders if order is not None))
+    msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
+    raise ValueError(msg)
+
+
+def refuse_axes(policy: object, axes: list[str]) -> NoReturn:
+    """Raise for parts of a model that would be cut into different units."""
+    msg = (
+        f"`{type(policy).__name__}` must have policies of one `axis`, got {' and '.join(axes)}. Make a `chain` of two."
+    )
+    raise ValueError(msg)
+
+
+def refuse_groups(groups: int, policies: int) -> NoReturn:
+    """Raise for a policy by groups where there are no groups, or others than it is for."""
+    if groups:
+        msg = f"`by_group` must have one policy for each parameter group, or one for all, got {policies} for {groups}."
+    else:
+        msg = "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
+    raise ValueError(msg)

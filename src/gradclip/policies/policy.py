@@ -78,3 +78,22 @@ class Policy(ABC):
     @abstractmethod
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what to do about these norms, and the state after it."""
+
+
+def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bool = False) -> None:
+    """Check that there are policies, and that each needs no second measurement where that cannot be."""
+    if not policies:
+        msg = f"`{function}()` must be given one policy or more, got none."
+        raise TypeError(msg)
+    for policy in policies:
+        stages = getattr(policy, "stages", None)
+        if stages is None or isinstance(policy, type):
+            hint = f"Write `{policy.__name__}(...)`." if isinstance(policy, type) else "See `gradclip.policies`."
+            msg = f"`{function}()` must be given policies, got {policy!r} ({type(policy).__name__}). {hint}"
+            raise TypeError(msg)
+        if one_stage and len(stages) > 1:
+            msg = (
+                f"`{function}()` must be given policies that take one measurement, got {policy!r}, whose second part "
+                f"needs the norms after the first. Write a `chain` of two `{function}` instead."
+            )
+            raise ValueError(msg)

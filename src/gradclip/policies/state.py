@@ -1,7 +1,7 @@
 """The state of a policy as plain data, and back: numbers, and numbers by the names of parameters."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from gradclip.policies.history import History
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
-from gradclip.validation import refuse_number, refuse_state
 
 
 def pack(state: Any, layout: Layout) -> Any:
@@ -93,3 +92,24 @@ def _in_order(packed: Any, layout: Layout, path: str) -> list[Any]:
     if not isinstance(packed, Mapping) or set(packed) != set(layout.names):
         refuse_state(path, layout.names, packed)
     return [packed[name] for name in layout.names]
+
+
+def refuse_number(path: str, expected: str, given: object) -> NoReturn:
+    """Raise for a saved state with an entry that no run has left."""
+    msg = (
+        f"`load_state_dict(state_dict=...)` must have {expected} at {path}, got {given!r:.60}. No run leaves this: "
+        "load an earlier state, or begin anew without one."
+    )
+    raise ValueError(msg)
+
+
+def refuse_state(path: str, expected: Iterable[str], given: object) -> NoReturn:
+    """Raise for a saved state that belongs to other parameters or another policy."""
+    wanted, found = set(expected), set(given) if isinstance(given, Mapping) else {type(given).__name__}
+    missing = ", ".join(sorted(wanted - found)[:3]) or "nothing"
+    unknown = ", ".join(sorted(map(str, found - wanted))[:3]) or "nothing else"
+    msg = (
+        f"`load_state_dict(state_dict=...)` must come from a clipper of the same parameters and policy, got a "
+        f"state that at {path} lacks {missing} and holds {unknown}. Make the clipper as for the run that saved it."
+    )
+    raise ValueError(msg)

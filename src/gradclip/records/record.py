@@ -1,7 +1,8 @@
 """What is written down about one clip."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, final
 
 
@@ -67,23 +68,7 @@ class ClipRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, in their order; those that are dicts are not copied."""
-        return {
-            "step": self.step,
-            "time": self.time,
-            "status": self.status,
-            "total_norm": self.total_norm,
-            "total_norm_after": self.total_norm_after,
-            "threshold": self.threshold,
-            "coefficient": self.coefficient,
-            "policy": self.policy,
-            "worst": self.worst,
-            "group": self.group,
-            "lr": self.lr,
-            "loss": self.loss,
-            "nonfinite": self.nonfinite,
-            "norms": self.norms,
-            "alarms": self.alarms,
-        }
+        return dict(zip(FIELDS, values_of(self), strict=True))
 
     def metrics(self) -> dict[str, float]:
         """Return what a logger plots, by tags that stay: numbers that are neither unknown nor NaN or infinite.
@@ -111,3 +96,10 @@ class ClipRecord:
             "gradclip/lr": self.lr,
         }
         return {tag: number for tag, number in numbers.items() if number is not None and math.isfinite(number)}
+
+
+FIELDS = tuple(field.name for field in fields(ClipRecord))
+"""The names of what a record holds, in order."""
+
+values_of = attrgetter(*FIELDS)
+"""(record) -> its values, in order."""

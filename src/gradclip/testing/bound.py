@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip.clipper.hooks import StepArguments, once_gradients_exist
+from gradclip.torch_private import fused_overflow, fused_scale, run_last
 from gradclip.validation import check_number
 
 ROUNDINGS = 4
@@ -59,8 +60,7 @@ def assert_clipped(
 
     def stay_last(stepping: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
         if stepping is optimizer:  # hooks that were registered since run before it
-            hooks = optimizer._optimizer_step_pre_hooks
-            hooks[last.id] = hooks.pop(last.id)
+            run_last(optimizer, last)
 
     first = register_optimizer_step_pre_hook(stay_last)
     try:
@@ -92,10 +92,10 @@ class _Check:
         return once_gradients_exist(args, kwargs, lambda _: self._assert_bounded())
 
     def _assert_bounded(self) -> None:
-        if float(getattr(self._optimizer, "found_inf", None) or 0.0) > 0.0:
+        if float(fused_overflow(self._optimizer) or 0.0) > 0.0:
             return  # a scaler has found an overflow, and the step uses nothing
         gradients = _gradients(self._optimizer)
-        scale = getattr(self._optimizer, "grad_scale", None)  # which a fused optimizer divides by
+        scale = fused_scale(self._optimizer)  # which a fused optimizer divides by
         norm = _norm(gradients, self._norm_type) / (1.0 if scale is None else float(scale))
         rtol = self._rtol
         if rtol is None:

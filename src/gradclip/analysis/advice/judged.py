@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.series import Series
-from gradclip.validation import check_number
-from gradclip.validation.numbers import real
+from gradclip.validation import check_number, real
 
 Recorded: TypeAlias = Series | str | PathLike[str] | Tensor | Iterable[float]
 """A series, a file of one, or total norms step by step: a tensor, or numbers."""

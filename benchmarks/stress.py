@@ -10,7 +10,7 @@ from torch import Tensor
 from gradclip.analysis.recording import ALONE, layout_of, totals
 from gradclip.analysis.replay import Replay, Run, needs_each
 from gradclip.policies import Policy
-from gradclip.validation import check_policies
+from gradclip.policies.policy import check_policies
 
 CALM, NOISY = 0.1, 0.5
 """Standard deviations of the logarithm of normal norms, whose median is 1."""
@@ -78,12 +78,6 @@ def stress(policy: Policy, *, seed: int = 0) -> Stress:
         TypeError: If the policy is none.
         ValueError: If it needs more than norms; see `replay`.
 
-    Example:
-        >>> from gradclip.analysis import stress
-        >>> from gradclip.policies import FixedNorm
-        >>> found = stress(FixedNorm(1.5))
-        >>> round(found.spike, 2), found.unlock_steps
-        (1.5, None)
     """
     check_policies("stress", (policy,))
     order = next((stage.norm_type for stage in policy.stages if stage.norm_type is not None), math.inf)

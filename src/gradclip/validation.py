@@ -134,19 +134,6 @@ def check_positive_order(owner: object, *, at_most: float = math.inf) -> None:
     object.__setattr__(owner, "norm_type", order)
 
 
-def check_axis(owner: object) -> None:
-    """Check the dimensions that a norm is taken over: one, several, or None."""
-    given: Any = getattr(owner, "axis", None)
-    listed = () if given is None else given if isinstance(given, (list, tuple)) else (given,)
-    if any(isinstance(dim, bool) or not isinstance(dim, (int, float)) or dim % 1 for dim in listed) or (
-        given is not None and not listed
-    ):
-        msg = f"`{type(owner).__name__}(axis=...)` must be a dimension, a tuple of some, or None, got {given!r}."
-        raise ValueError(msg)
-    dims = tuple(map(int, listed))
-    object.__setattr__(owner, "axis", None if given is None else dims if isinstance(given, (list, tuple)) else dims[0])
-
-
 def check_word(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
     """Check that an argument is one of a few words."""
     if value not in choices:

@@ -1,0 +1,121 @@
+"""Checks of what makes a clipper, and of what it is attached to."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import LBFGS, Optimizer
+
+from gradclip.numbers import from_device
+from gradclip.torch_private import runs_hooks
+from gradclip.validation import check_number, check_word, real
+
+NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
+"""What a clipper does with a total norm that is NaN or infinite."""
+
+
+def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
+    """Return what a clipper does with a total norm that is NaN or infinite."""
+    check_word(function, "nonfinite", value, get_args(NonFiniteStep))
+    return value
+
+
+def check_loss(function: str, value: object) -> float | Tensor:
+    """Return a loss as a float, or as a float64 tensor where it is on another device."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            msg = f"`{function}(loss=...)` must hold one real number, got shape {tuple(value.shape)}. Pass its mean."
+            raise ValueError(msg)
+        number = from_device(value.detach().reshape(()))
+        return number.to(torch.float64) if isinstance(number, Tensor) else number
+    return real(function, "loss", value)
+
+
+def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> None:
+    """Check what a clipper is attached to."""
+    if not isinstance(optimizer, Optimizer):
+        hint = " If it wraps an optimizer, pass that one." if hasattr(optimizer, "optimizer") else ""
+        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}.{hint}"
+        raise TypeError(msg)
+    if isinstance(optimizer, LBFGS):
+        msg = (
+            "`GradClipper.attach(optimizer=...)` must evaluate its closure once a step, got LBFGS, whose line search "
+            "needs gradients that fit the loss. Call `clip()` in the closure, after `backward()`, if you want it so."
+        )
+        raise TypeError(msg)
+    if scaler is not None and not isinstance(scaler, GradScaler):
+        msg = f"`GradClipper.attach(scaler=...)` must be a torch.amp.GradScaler, got {type(scaler).__name__}."
+        raise TypeError(msg)
+    if attached:
+        msg = (
+            "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
+        )
+        raise ValueError(msg)
+
+
+def check_max_skips(value: object) -> float:
+    """Return the number of steps in a row that may be skipped; infinite for any number."""
+    return check_number(
+        "GradClipper",
+        "max_consecutive_skips",
+        value,
+        at_least=0,
+        integer=value != math.inf,
+        advice="For no limit, pass `math.inf`.",
+    )
+
+
+def check_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
+    """Return the sinks; a single one is a mistake."""
+    if callable(sinks) or not isinstance(sinks, Sequence):
+        msg = f"`GradClipper(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
+        raise TypeError(msg)
+    for i, sink in enumerate(sinks):
+        if not callable(sink):
+            msg = f"`GradClipper(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
+            raise TypeError(msg)
+    return tuple(sinks)
+
+
+def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
+    """Return patterns of names; one may be given by itself."""
+    listed = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(listed, Sequence) or not all(isinstance(pattern, str) for pattern in listed):
+        msg = (
+            f"`GradClipper({argument}=...)` must be a list of patterns of names, got {patterns!r}. "
+            'Pass for instance `["*.bias"]`; `model.named_parameters()` has the names.'
+        )
+        raise TypeError(msg)
+    return tuple(listed)
+
+
+def check_hooked(optimizer: Optimizer) -> None:
+    """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
+    if not runs_hooks(optimizer):
+        msg = (
+            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
+            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
+        )
+        raise TypeError(msg)
+
+
+def check_attached(optimizer: object, *, attached: bool) -> None:
+    """Check that there is something to detach."""
+    if not attached:
+        msg = (
+            f"`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
+            f"{type(optimizer).__name__} that it is not. To detach it from all, pass none."
+        )
+        raise ValueError(msg)
+
+
+def refuse_optimizer(optimizer: object) -> NoReturn:
+    """Raise for an optimizer that updates nothing of what a clipper clips."""
+    msg = (
+        f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got {type(optimizer).__name__} of "
+        "none of them. Make the clipper from the optimizer: `GradClipper(optimizer, ...)`."
+    )
+    raise ValueError(msg)

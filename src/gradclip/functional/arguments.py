@@ -1,0 +1,84 @@
+"""Checks of what the functions take: bounds, norms, and what to do about those that are not finite."""
+
+import math
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from gradclip.numbers import from_device
+from gradclip.validation import check_word, real, refuse_none, warn_of_zero
+
+NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
+"""What the functions do with a total norm that is NaN or infinite."""
+
+
+def check_max_norm(function: str, value: object, argument: str = "max_norm") -> float | Tensor:
+    """Return a bound as a float, or as it is where it is a tensor on another device (it is never read back)."""
+    if type(value) is float and value > 0.0:
+        return value
+    if value is None:
+        refuse_none(function, argument)
+    value = _full(value)
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+            msg = (
+                f"`{function}({argument}=...)` must hold one real number, got a {value.dtype} tensor of shape "
+                f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
+            )
+            raise ValueError(msg)
+        value = from_device(value.detach().reshape(()))
+        if isinstance(value, Tensor):
+            return value
+    number = real(function, argument, value)
+    if not number >= 0.0:
+        msg = f"`{function}({argument}=...)` must be >= 0, got {value!r}. To switch clipping off, pass `math.inf`."
+        raise ValueError(msg)
+    if function != "clip_coefficient":  # which changes nothing
+        warn_of_zero(function, argument, number)
+    return number
+
+
+def check_total_norm(function: str, value: object) -> float | Tensor:
+    """Return a norm as a float, or as it is where it is a tensor on another device; NaN is a norm too."""
+    value = _full(value)
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
+        value = from_device(value.detach().reshape(()))
+        if isinstance(value, Tensor):
+            return value
+    number = real(function, "total_norm", value)
+    if number < 0.0:
+        msg = f"`{function}(total_norm=...)` must be >= 0, got {value!r}. Pass what `get_total_norm` returned."
+        raise ValueError(msg)
+    return number
+
+
+def check_eps(function: str, value: object) -> float:
+    """Return the number added to the norm before dividing by it."""
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
+    number = real(function, "eps", value)
+    if not 0.0 <= number < math.inf:
+        msg = f"`{function}(eps=...)` must be finite and >= 0, got {value!r}. torch's value is 1e-6."
+        raise ValueError(msg)
+    return number
+
+
+def check_nonfinite(function: str, value: NonFinite, *, error_if_nonfinite: bool) -> NonFinite:
+    """Return the one answer to a non-finite norm that the two arguments give together."""
+    if value == "propagate":
+        return "raise" if error_if_nonfinite else value
+    check_word(function, "nonfinite", value, get_args(NonFinite))
+    if error_if_nonfinite and value != "raise":
+        msg = (
+            f"`{function}(nonfinite=...)` must agree with `error_if_nonfinite=True`, got {value!r}. "
+            "Leave one of the two at its default."
+        )
+        raise ValueError(msg)
+    return value
+
+
+def _full(value: object) -> object:
+    """Return a DTensor as the plain tensor that all ranks have, as of a norm that `torch.nn.utils` has returned."""
+    full_tensor = getattr(value, "full_tensor", None) if isinstance(value, Tensor) else None
+    return value if full_tensor is None else full_tensor()

@@ -1,0 +1,290 @@
+"""Every name of torch that is private or undocumented and that gradclip uses, each in a function of its own.
+
+Each says why it is needed, and what answers where it is missing: a new torch may cost speed or a check, never the
+import of gradclip. All were seen in torch 2.6 to 2.14; `tests/test_torch_private.py` holds them to what is said here.
+Beside them, `csrc/exchange.cpp` reads `torch.Tensor.__dlpack_c_exchange_api__` (torch 2.10 and newer), and says what it
+does without.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+# Tracing.
+
+
+def _dispatch_modes() -> Callable[[], int]:
+    """Count the dispatch modes that watch the operations of torch, and would miss what kernels do.
+
+    Without it, none is seen: inside one, kernels run as outside.
+    """
+    return getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+
+
+def _jit_tracing() -> Callable[[], bool]:
+    """Tell whether `torch.jit.trace` is at work, as `torch.jit.is_tracing` does, more slowly, by the same name.
+
+    Without it, it is not: what is traced has the numbers of its first call in it.
+    """
+    return getattr(torch._C, "_is_tracing", lambda: False)
+
+
+count_dispatch_modes = _dispatch_modes()
+is_jit_tracing = _jit_tracing()
+
+
+# Tensors.
+
+
+def version_of(x: Tensor) -> int:
+    """Return how often a tensor was written, which tells whether gradients changed without reading one.
+
+    That of an inference tensor is not counted. Without it, 0: no change is noticed, so a few misuses are not.
+    """
+    try:
+        return x._version
+    except (AttributeError, RuntimeError):
+        return 0
+
+
+def stored_values(x: Tensor) -> Tensor:
+    """Return the elements that a sparse tensor stores, as a view: `values()` wants it coalesced, and records autograd.
+
+    Without it, `values()` of what is detached, which raises where the tensor is not coalesced.
+    """
+    values: Any = getattr(x, "_values", None)
+    return x.detach().values() if values is None else values()
+
+
+def is_lazy_zero(x: Tensor) -> bool:
+    """Tell whether a tensor is a zero without memory, as forward-mode differentiation makes it; it cannot be written.
+
+    Without it, False: writing raises torch's own error.
+    """
+    ask: Any = getattr(x, "_is_zerotensor", None)
+    return False if ask is None else ask()
+
+
+def is_fake(x: Tensor) -> bool:
+    """Tell whether a tensor has a shape and no numbers, under `FakeTensorMode`. Without it, False: torch raises."""
+    return type(x) is not Tensor and hasattr(x, "fake_mode")
+
+
+def norms_in_float64(tensors: list[Tensor], order: float) -> list[Tensor]:
+    """Return the norm of each tensor of a device in float64, in a few launches. Without it, in one launch each."""
+    norms: Any = getattr(torch, "_foreach_norm", None)
+    if norms is None:
+        return [torch.linalg.vector_norm(x, order, dtype=torch.float64) for x in tensors]
+    return norms(tensors, order, dtype=torch.float64)
+
+
+# DTensors.
+
+
+class PublicSpec(NamedTuple):
+    """What a DTensor says of itself through its public names."""
+
+    mesh: Any
+    placements: Any
+    shape: Any
+    tensor_meta: Any
+
+
+class Meta(NamedTuple):
+    """The dtype of a DTensor."""
+
+    dtype: torch.dtype
+
+
+def dtensor_fields() -> tuple[str, str]:
+    """Return the attributes of a DTensor that hold its spec and its local part: reading them costs no autograd node.
+
+    The kernels' walk reads these too, if `has_dtensor_fields` says that they are there.
+    """
+    return "_spec", "_local_tensor"
+
+
+@lru_cache(maxsize=4)
+def has_dtensor_fields(kind: type) -> bool:
+    """Tell whether the class of DTensors has these attributes; where not, no DTensor goes through the kernels' walk."""
+    return all(hasattr(kind, name) for name in dtensor_fields())
+
+
+def spec_of_dtensor(x: Any) -> Any:
+    """Return the spec of a DTensor: mesh, placements, global shape and dtype, the same object while none changes.
+
+    Without it, one that is made anew from its public names, and so compared by its parts.
+    """
+    spec = getattr(x, "_spec", None)
+    return PublicSpec(x.device_mesh, x.placements, x.shape, Meta(x.dtype)) if spec is None else spec
+
+
+def local_of_dtensor(x: Any) -> Tensor:
+    """Return the local part of a DTensor itself. Without it, `to_local()`, which may be a view of it."""
+    local = getattr(x, "_local_tensor", None)
+    return x.detach().to_local() if local is None else local
+
+
+def arrived(x: Any) -> Tensor:
+    """Return the tensor that a functional collective is still making, once it is there; any other as it is.
+
+    Without it, as it is: torch waits at the first operation.
+    """
+    return x.trigger_wait() if type(x) is not Tensor and hasattr(x, "trigger_wait") else x
+
+
+def split_by(placement: Any, x: Tensor, parts: int) -> list[Tensor]:
+    """Return what the ranks along a sharded dimension hold, in order, strided shards included.
+
+    Without it, the pieces of `torch.chunk`, which is how a plain `Shard` cuts.
+    """
+    split: Any = getattr(placement, "_split_tensor", None)
+    if split is None:
+        return list(x.chunk(parts, dim=placement.dim))
+    return split(x, parts, with_padding=False, contiguous=False)[0]
+
+
+LOCALIZED = "_st_info"
+"""The attribute of a plain parameter that DDP over tensor parallelism has made of the local part of a DTensor.
+
+Without it, such a parameter counts as a copy."""
+
+LOCALIZER = "torch.distributed.tensor.parallel.ddp"
+"""The module that makes them."""
+
+
+# FSDP1.
+
+FLAT = "_fsdp_flattened"
+"""The attribute that marks the parameters of FSDP1; without it, they count as copies."""
+
+FSDP1 = "torch.distributed.fsdp._flat_param"
+"""The module of its handles."""
+
+
+class FlatHandle(NamedTuple):
+    """What a handle of FSDP1 knows of its flat parameter.
+
+    Attributes:
+        flat: The flat parameter.
+        pieces: The parameters that are views of it, with their numbers of elements as wholes.
+        numel: The number of elements of all.
+        group: The ranks it is over.
+        is_sharded: Whether these hold pieces, and not copies.
+        is_of_dtensors: Whether it was made of DTensors.
+    """
+
+    flat: Tensor
+    pieces: list[tuple[Tensor, int]]
+    numel: int
+    group: Any
+    is_sharded: bool
+    is_of_dtensors: bool
+
+
+def flat_handle(x: object) -> FlatHandle | None:
+    """Return what an object knows if it is a handle of FSDP1: parameters do not lead to it, so all objects are asked.
+
+    Without its names, AttributeError: nothing else says who holds what.
+    """
+    module: Any = sys.modules.get(FSDP1)
+    if module is None or type(x) is not module.FlatParamHandle:
+        return None
+    handle: Any = x
+    flat = handle.flat_param
+    is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
+    pieces = list(zip(flat._params or (), flat._numels, strict=False))
+    is_of_dtensors = any(flat._param_extensions or ())
+    return FlatHandle(flat, pieces, sum(flat._numels), handle.process_group, is_sharded, is_of_dtensors)
+
+
+def padding_of(parameter: Tensor) -> int:
+    """Return how many zeros at the end make all shards of a flat parameter of one size. Without it, 0: they add 0."""
+    return getattr(parameter, "_shard_numel_padded", 0)
+
+
+# Process groups.
+
+
+def device_types_of(group: Any) -> list[str]:
+    """Return the types of devices whose tensors a process group reduces.
+
+    Without it, those that its backend is for: `cuda` for NCCL, else `cpu`.
+    """
+    devices = getattr(group, "_device_types", None)
+    if devices is None:
+        return ["cuda" if torch.distributed.get_backend(group) == "nccl" else "cpu"]
+    return [device.type for device in devices]
+
+
+# Optimizers and scalers.
+
+
+def runs_hooks(optimizer: Optimizer) -> bool:
+    """Tell whether the step of an optimizer runs hooks: one that never called `Optimizer.__init__` does not.
+
+    Without it, as if it does.
+    """
+    return getattr(type(optimizer).step, "hooked", not _marks_hooked_steps())
+
+
+@lru_cache(maxsize=1)
+def _marks_hooked_steps() -> bool:
+    probe = torch.optim.SGD([torch.zeros(1, device="cpu", requires_grad=True)], lr=0.0)
+    return hasattr(type(probe).step, "hooked")
+
+
+def stepping_optimizer(frame: FrameType) -> Any:
+    """Return the optimizer whose step a frame is, where it is the one that runs hooks. Without it, None."""
+    return frame.f_locals.get("self")
+
+
+def step_hooks_of(optimizer: Optimizer) -> list[Any]:
+    """Return the hooks that run before the steps of an optimizer. Without it, none: copies are less often noticed."""
+    return list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+
+
+def run_last(optimizer: Any, hook: RemovableHandle) -> None:
+    """Have a hook run after all others before a step. Without it, it runs in its turn."""
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", None)
+    if hooks is not None:
+        hooks[hook.id] = hooks.pop(hook.id)
+
+
+def fused_scale(optimizer: Optimizer) -> Tensor | None:
+    """Return what a fused optimizer will divide gradients by in the step that a scaler has called, if it has."""
+    return getattr(optimizer, "grad_scale", None)
+
+
+def forget_fused_scale(optimizer: Any) -> None:
+    """Have a fused optimizer divide by nothing: its gradients are unscaled."""
+    optimizer.grad_scale = None
+
+
+def fused_overflow(optimizer: Optimizer) -> Tensor | None:
+    """Return what keeps the step of a fused optimizer from happening if it is not 0, where a scaler has set it."""
+    return getattr(optimizer, "found_inf", None)
+
+
+def has_scaled(scaler: GradScaler) -> bool:
+    """Tell whether a scaler has scaled any loss yet. Without it, as if it has."""
+    return scaler.is_enabled() and getattr(scaler, "_scale", True) is not None
+
+
+def overflows_found(scaler: GradScaler, optimizer: Optimizer) -> list[Tensor] | None:
+    """Return what a scaler has found in the gradients of an optimizer that it has unscaled; None if it has not.
+
+    Without it, None: it is asked to unscale, and says so if it has.
+    """
+    state = getattr(scaler, "_per_optimizer_states", {}).get(id(optimizer))
+    if state is None or state["stage"].name == "READY":
+        return None
+    return list(state["found_inf_per_device"].values())

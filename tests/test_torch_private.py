@@ -1,0 +1,256 @@
+"""What gradclip uses of torch without being promised it: as it is said to be, and what answers without."""
+
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradclip import torch_private as private
+from gradclip.testing import RankPool
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return call(*args, **(kwargs or {}))
+
+
+def test_dispatch_modes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside one there is one more; without the name, there is none."""
+    before = private.count_dispatch_modes()
+    with Watching():
+        assert private.count_dispatch_modes() == before + 1
+    monkeypatch.delattr(torch._C, "_len_torch_dispatch_stack")
+    assert private._dispatch_modes()() == 0
+
+
+def test_tracing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside `torch.jit.trace`; without the name, never."""
+    seen: list[bool] = []
+
+    def traced(x: Tensor) -> Tensor:
+        seen.extend([private.is_jit_tracing(), private._jit_tracing()()])
+        return x + 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that there are newer ways
+        torch.jit.trace(traced, torch.ones(2), check_trace=False)
+    assert seen == [True, True]
+    assert not private.is_jit_tracing()
+    monkeypatch.delattr(torch._C, "_is_tracing")
+    assert not private._jit_tracing()()
+
+
+def test_versions_rise_with_writes() -> None:
+    """By one each; tensors that count none, or have no such name, are at 0."""
+    x = torch.zeros(2)
+    before = private.version_of(x)
+    x.add_(1.0)
+    assert private.version_of(x) == before + 1
+    with torch.inference_mode():
+        assert private.version_of(torch.zeros(2)) == 0
+    assert private.version_of(SimpleNamespace()) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_stored_values_are_a_view() -> None:
+    """What is written there is in the tensor, coalesced or not; the public name does the same where it may."""
+    loose = torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (2,))
+    private.stored_values(loose).mul_(2.0)
+    assert loose.to_dense().tolist() == [6.0, 0.0]
+    tight = loose.coalesce()
+    without = SimpleNamespace(detach=tight.detach)
+    assert private.stored_values(without).tolist() == private.stored_values(tight).tolist() == [6.0]  # type: ignore[arg-type]
+
+
+def test_lazy_zeros_and_fakes_are_told() -> None:
+    """From tensors with memory and numbers; without the names, nothing is told."""
+    assert private.is_lazy_zero(torch._efficientzerotensor(2))
+    assert not private.is_lazy_zero(torch.zeros(2))
+    assert not private.is_lazy_zero(SimpleNamespace())  # type: ignore[arg-type]
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        assert private.is_fake(torch.zeros(2))
+    assert not private.is_fake(torch.zeros(2))
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
+def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in one launch as in one each."""
+    tensors = [torch.randn(5, 7), torch.randn(3).to(torch.bfloat16)]
+    together = private.norms_in_float64(tensors, order)
+    monkeypatch.delattr(torch, "_foreach_norm")
+    apart = private.norms_in_float64(tensors, order)
+    assert [x.dtype for x in together] == [torch.float64] * 2
+    torch.testing.assert_close(together, apart, rtol=1e-14, atol=0.0)
+
+
+class Without:
+    """A tensor that has lost its private names."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"_spec", "_local_tensor", "_split_tensor", "_device_types"}:
+            raise AttributeError(name)
+        return getattr(self._of, name)
+
+
+def dtensors() -> dict[str, Any]:
+    """What the private names and the public ones say of a DTensor, of a placement, and of a group, on a rank."""
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    x: Any = DTensor.from_local(torch.full((2, 3), 1.0 + torch.distributed.get_rank()), mesh, [Shard(0)])
+    public = private.spec_of_dtensor(Without(x))
+    spec = private.spec_of_dtensor(x)
+    whole = torch.arange(5.0)
+    group: Any = torch.distributed.group.WORLD
+    return {
+        "fields": private.has_dtensor_fields(DTensor) and not private.has_dtensor_fields(Tensor),
+        "same object": spec is private.spec_of_dtensor(x),
+        "spec": (
+            spec.mesh is public.mesh,
+            tuple(spec.placements) == tuple(public.placements),
+            spec.shape == public.shape,
+        ),
+        "dtype": spec.tensor_meta.dtype == public.tensor_meta.dtype,
+        "local": (private.local_of_dtensor(x).tolist(), private.local_of_dtensor(Without(x)).tolist()),
+        "shared": private.local_of_dtensor(Without(x)).data_ptr() == private.local_of_dtensor(x).data_ptr(),
+        "pieces": [
+            [piece.tolist() for piece in private.split_by(placement, whole, 2)]
+            for placement in (Shard(0), Without(Shard(0)))
+        ],
+        "devices": private.device_types_of(group),
+    }
+
+
+def test_dtensors_say_the_same_in_public() -> None:
+    """Private names cost less; public ones answer alike."""
+    with RankPool(2) as pool:
+        for rank, found in enumerate(pool.run(dtensors)):
+            assert found["fields"] and found["same object"] and found["dtype"] and found["shared"]
+            assert found["spec"] == (True, True, True)
+            assert found["local"] == ([[rank + 1.0] * 3] * 2,) * 2
+            assert found["pieces"] == [[[0.0, 1.0, 2.0], [3.0, 4.0]]] * 2
+            assert "cpu" in found["devices"]
+
+
+def test_what_has_arrived_stays_as_it_is() -> None:
+    """Only what a collective is still making is waited for."""
+    x = torch.ones(2)
+    assert private.arrived(x) is x
+    assert private.arrived(nn.Parameter(x)).tolist() == [1.0, 1.0]
+
+
+def test_hooks_of_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which optimizers run them, which there are, and which runs last."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    assert private.runs_hooks(optimizer)
+
+    class Bare(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            self.param_groups = []
+
+        def step(self) -> None: ...
+
+    assert not private.runs_hooks(Bare())
+    ran: list[int] = []
+    first = optimizer.register_step_pre_hook(lambda *_: ran.append(1))
+    optimizer.register_step_pre_hook(lambda *_: ran.append(2))
+    assert len(private.step_hooks_of(optimizer)) == 2
+    private.run_last(optimizer, first)
+    optimizer.step()
+    assert ran == [2, 1]
+    assert private.step_hooks_of(SimpleNamespace()) == []  # type: ignore[arg-type]
+    private.run_last(SimpleNamespace(), first)
+    monkeypatch.setattr(private, "_marks_hooked_steps", lambda: False)
+    assert private.runs_hooks(Bare())
+
+
+def test_the_stack_tells_which_optimizer_steps() -> None:
+    """The frame that called a hook is that of the step."""
+    seen: list[Any] = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(private.stepping_optimizer(sys._getframe(1))))
+    optimizer.step()
+    assert seen == [optimizer]
+    assert private.stepping_optimizer(sys._getframe()) is None
+
+
+def test_what_a_scaler_leaves() -> None:
+    """Whether it has scaled, what it found, and what it tells a fused optimizer."""
+    p = nn.Parameter(torch.ones(1))
+    optimizer, scaler = torch.optim.SGD([p], lr=0.1), torch.amp.GradScaler("cpu", init_scale=4.0)
+    assert not private.has_scaled(scaler)
+    scaler.scale(p.sum()).backward()
+    assert private.has_scaled(scaler)
+    assert private.overflows_found(scaler, optimizer) is None
+    scaler.unscale_(optimizer)
+    assert [float(x) for x in private.overflows_found(scaler, optimizer) or []] == [0.0]
+    bare: Any = SimpleNamespace(is_enabled=lambda: True)
+    assert private.has_scaled(bare)
+    assert private.overflows_found(bare, optimizer) is None
+
+    assert private.fused_scale(optimizer) is None and private.fused_overflow(optimizer) is None
+    fused = torch.optim.SGD([p], lr=0.1, fused=True)
+    seen: list[Any] = []
+    fused.register_step_pre_hook(lambda *_: seen.extend([private.fused_scale(fused), private.fused_overflow(fused)]))
+    again = torch.amp.GradScaler("cpu", init_scale=4.0)
+    p.grad = None
+    again.scale(p.sum()).backward()
+    again.step(fused)
+    assert [float(x) for x in seen] == [4.0, 0.0]
+    fused.grad_scale = torch.ones(())
+    private.forget_fused_scale(fused)
+    assert private.fused_scale(fused) is None
+
+
+def handles() -> dict[str, Any]:
+    """What FSDP1 knows of its flat parameter, on a rank."""
+    import gc
+
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=torch.device("cpu"))
+    found = [known for x in gc.get_objects() if (known := private.flat_handle(x)) is not None]
+    flat = next(iter(model.parameters()))
+    return {
+        "numels": [(x.numel, x.is_sharded, x.is_of_dtensors) for x in found],
+        "flat": [x.flat is flat for x in found],
+        "marked": getattr(flat, private.FLAT, False),
+        "padding": private.padding_of(flat),
+        "no padding": private.padding_of(torch.zeros(1)),
+    }
+
+
+def test_fsdp1_knows_its_pieces() -> None:
+    """The handle has its flat parameter; the shards of 4 elements on 2 ranks need no padding."""
+    with RankPool(2) as pool:
+        for found in pool.run(handles):
+            assert found["numels"] == [(4, True, False)]
+            assert found["flat"] == [True]
+            assert found["marked"]
+            assert found["padding"] == found["no padding"] == 0
+
+
+IMPORTED_WITHOUT = """
+import torch
+del torch._C._len_torch_dispatch_stack, torch._C._is_tracing, torch._foreach_norm
+del torch.optim.Optimizer.profile_hook_step
+import gradclip
+p = torch.nn.Parameter(torch.zeros(2))
+p.grad = torch.tensor([3.0, 4.0])
+assert gradclip.clip_grad_norm_([p], 1.0).item() == 5.0
+"""
+
+
+def test_a_torch_without_them_is_imported() -> None:
+    """A new torch may cost speed or a check, and never the import."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTED_WITHOUT], check=True)
