@@ -71,9 +71,8 @@ def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
     """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
         return value.to(device or value.device, torch.float64)
-    return torch.full(
-        (), value, dtype=torch.float64, device=device or CPU
-    )  # `torch.tensor` would copy it there, and wait
+    # `torch.tensor` would copy it there, and wait.
+    return torch.full((), value, dtype=torch.float64, device=device or CPU)
 
 
 def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a number too

@@ -93,9 +93,9 @@ def _from_mappings(steps: list[Any], layout: Layout) -> tuple[Tensor, list[Tenso
     rows = torch.full((len(steps), len(places)), math.nan, dtype=torch.float64)
     present: list[Tensor | None] = []
     for step, (row, found) in enumerate(zip(rows, steps, strict=True)):
-        positions = torch.tensor([places[name] for name in found], dtype=torch.int64)
-        row[positions] = torch.tensor([_norm(x, step) for x in found.values()], dtype=torch.float64)
-        present.append(None if len(positions) == len(places) else positions.sort().values)
+        found_at = torch.tensor([places[name] for name in found], dtype=torch.int64)
+        row[found_at] = torch.tensor([_norm(x, step) for x in found.values()], dtype=torch.float64)
+        present.append(None if len(found_at) == len(places) else found_at.sort().values)
     return rows, present
 
 

@@ -1,57 +1,40 @@
 """The pipeline tied to an optimizer."""
 
 import math
-import weakref
-from collections.abc import Mapping, Sequence
-from functools import partial
-from types import TracebackType
+from collections.abc import Sequence
 from typing import Any, final
 
-import torch
 from torch import Tensor
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from gradclip.clipper import misuse
 from gradclip.clipper.arguments import (
     NonFiniteStep,
-    check_attachable,
-    check_attached,
-    check_hooked,
     check_loss,
     check_max_skips,
     check_nonfinite_step,
     check_pattern_list,
     check_sinks,
-    refuse_optimizer,
 )
-from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
+from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
-from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
+from gradclip.clipper.saved import loaded, saved
 from gradclip.clipper.selection import select
-from gradclip.clipper.suppress import Suppression
-from gradclip.clipper.trust import Trust
-from gradclip.clipper.turn import Turn
-from gradclip.distributed.replicas import describe
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
-from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
-from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult
-from gradclip.torch_private import fused_scale
 from gradclip.validation import check_number
 
-TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_suppression", "_trust", "_turn", "last")
+TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
 
 
 @final
-class GradClipper:
+class GradClipper(Attaching):
     r"""Clip the gradients of parameters by a policy, once for every step of their optimizer.
 
     Args:
@@ -146,16 +129,10 @@ class GradClipper:
         self._start(given)
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
-        self.last: ClipResult | None = None
-        self._last: Clip | None = None
         self._loss: Scalar | None = None
         self._sinks = Sinks(sinks, self.policy)
-        self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
         measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
-        self._trust = Trust(self._selected, partial(_is_clipped_by_another, weakref.ref(self)), quiet=measures)
-        self._suppression = Suppression(self._trust.owns)
-        self._turn = Turn()
-        watch_steps(self)
+        self._listen(self._selected, quiet=measures)
 
     # Clipping.
 
@@ -208,12 +185,22 @@ class GradClipper:
             raise ConsecutiveSkipsError(self._too_many_skips(clip))
         return clip.result
 
+    def _observe_closure(self, loss: float | Tensor) -> None:
+        if self._loss is None:  # and none was told
+            self.observe_loss(loss)
+
+    def _total_norm(self) -> float:
+        return self._pipeline.total_norm()
+
+    def _flush(self) -> None:
+        self._sinks.flush()
+
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
     def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = clip.result.step
-        self.last, self._last = clip.result, clip
+        self._last = clip
         self._trust.after_clip(by_hand=by_hand, found=clip.found)
         if self._sinks.wanted:
             asked = self._measures_each(clip.result.step)
@@ -227,142 +214,6 @@ class GradClipper:
             "back to a checkpoint."
         )
 
-    # Attached to optimizers.
-
-    def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "GradClipper":
-        """Clip before every step of an optimizer.
-
-        Attached to several, a clipper measures all its parameters together, once for the steps that follow one
-        `backward`. Optimizers that do not step together, such as those of two adversaries, take a clipper each.
-
-        Args:
-            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most.
-            scaler: The `torch.amp.GradScaler` of its loss. Gradients are unscaled once, here or by the call of
-                `scaler.unscale_` before; steps on which the scaler finds an overflow stay its own.
-
-        Returns:
-            The clipper, which in a `with` statement is detached at the end.
-
-        Raises:
-            TypeError: If the optimizer is none, or an `LBFGS`, whose line search evaluates unclipped gradients.
-            ValueError: If it is attached already, or updates no parameter of the clipper.
-
-        Warns:
-            MisuseWarning: If another clipper of the same parameters is attached to it.
-        """
-        check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
-        check_hooked(optimizer)
-        if not self._trust.owns(optimizer):
-            refuse_optimizer(optimizer)
-        if any(self._is_rival(other, optimizer) for other in watchers()):
-            misuse.warn(misuse.ATTACHED_TWICE)
-        self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
-        return self
-
-    def detach(self, optimizer: Optimizer | None = None) -> None:
-        """Stop clipping before the steps of an optimizer, or of all.
-
-        Raises:
-            ValueError: If the clipper is not attached to it.
-        """
-        self._suppression.recover()
-        for one in [optimizer] if optimizer is not None else list(self._attachments):
-            check_attached(one, attached=one in self._attachments)
-            release(one, self._attachments.pop(one))
-            self._trust.release(one)
-        self._sinks.flush()
-
-    def __enter__(self) -> "GradClipper":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
-
-    def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
-        """Clip for the step of an attached optimizer, or keep it from happening."""
-        with self._turn:
-            self._suppression.check_thread()
-            if not self._suppression.is_complete():  # else this is part of a suppressed step
-                self._clip_attached(optimizer, loss)
-
-    def _clip_attached(self, optimizer: Optimizer, loss: Any) -> None:
-        if self._loss is None and isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
-            self.observe_loss(loss)
-        self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        overflow = self._unscale(optimizer)
-        if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
-            result = self.last  # for the step of another optimizer, or by hand
-        else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
-        self._suppression.obey(result)
-        self._judge_replicas()
-
-    def _judge_replicas(self) -> None:
-        """Warn where ranks were found to differ, once all that the clip was for is done."""
-        if self._last is not None and self._last.differing is not None:
-            self._trust.warn("replicas", describe(self._last.differing))
-
-    def _unscale(self, stepping: Optimizer) -> bool:
-        """Unscale what is clipped together; return whether a scaler found an overflow in it."""
-        overflow = False
-        for optimizer, attachment in list(self._attachments.items()):
-            if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
-                unscale_(optimizer, attachment.scaler)
-                overflow = has_overflow(optimizer, attachment.scaler) or overflow
-        return overflow
-
-    def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
-        """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
-        if fused_scale(optimizer) is not None:  # by which a fused optimizer divides
-            return True
-        if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
-            return False
-        if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
-            return False
-        if (scaler := stepping_scaler()) is None:
-            return False
-        after = self.last.total_norm_after  # a scaler leaves no other trace
-        return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
-
-    def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
-        if other is self or not isinstance(other, GradClipper) or optimizer not in other._attachments:
-            return False
-        trusts = (self._trust, other._trust)
-        return not any(x.quiet for x in trusts) and any(other._trust.covers(p) for p in self._selected.owners)
-
-    # Hearing of every step.
-
-    def _step_begins(self, optimizer: Optimizer) -> None:
-        """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
-        if not self._trust.owns(optimizer):
-            return
-        self._suppression.recover(within=1)
-        attached = optimizer in self._attachments
-        scaled = not attached and self._is_loss_scaled(optimizer)
-        self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
-        if attached or self._suppression.is_on:
-            return
-        if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
-            self._suppression.suppress()
-
-    def _step_ends(self, optimizer: Optimizer) -> None:
-        """Put things back after a step."""
-        if not self._trust.owns(optimizer):
-            return
-        self._suppression.recover(within=1)
-        self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
-
-    def _covers(self, parameter: Tensor) -> bool:
-        """Whether it would notice that steps of this parameter are not clipped."""
-        return self._trust.covers(parameter)
-
-    def _clips(self, parameter: Tensor) -> bool:
-        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
-        clips = self._trust.clips > 0 or len(self._attachments) > 0
-        return clips and not self._trust.quiet and self._trust.covers(parameter)
-
     # Saving.
 
     def state_dict(self) -> dict[str, Any]:
@@ -370,12 +221,7 @@ class GradClipper:
 
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
-        return {
-            "step": self._step,
-            "skips": self._skips,
-            "parameters": list(self._selected.names),
-            "stages": self._pipeline.state_dict(),
-        }
+        return saved(self._step, self._skips, self._selected.names, self._pipeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -384,17 +230,7 @@ class GradClipper:
             ValueError: If it comes from another policy or other parameters, or holds what no run has left, such as a
                 mean that is NaN. Nothing is changed then.
         """
-        entries = ("step", "skips", "parameters", "stages")
-        if not isinstance(state_dict, Mapping) or not set(entries) <= set(state_dict):
-            refuse_state("the top", entries, state_dict)
-        step, skips, parameters, stages = (state_dict[entry] for entry in entries)
-        for name, count in (("step", step), ("skips", skips)):
-            if not COUNT.holds(count):
-                refuse_number(name, str(COUNT), count)
-        if not isinstance(parameters, (list, tuple)) or set(map(str, parameters)) != set(self._selected.names):
-            refuse_state("parameters", self._selected.names, _as_keys(parameters))
-        self._pipeline.load_state_dict(stages)
-        self._step, self._skips = int(step), int(skips)
+        self._step, self._skips = loaded(state_dict, self._selected.names, self._pipeline)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
@@ -407,12 +243,3 @@ class GradClipper:
         count, attached = len(self._selected.owners), len(self._attachments)
         to = f", attached to {attached} optimizer{'s' * (attached > 1)}" if attached else ""
         return f"GradClipper({count} parameters, {self.policy!r}{to})"
-
-
-def _as_keys(names: object) -> object:
-    """Return names as the keys of a dict, for a message, if they are any."""
-    return dict.fromkeys(map(str, names)) if isinstance(names, (list, tuple)) else names
-
-
-def _is_clipped_by_another(own: "weakref.ref[GradClipper]", parameter: Tensor) -> bool:
-    return any(watcher is not own() and watcher._clips(parameter) for watcher in watchers())

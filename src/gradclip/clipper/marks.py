@@ -22,7 +22,7 @@ NONE: Mark = (None, (0, 0))
 
 
 def watched(count: int) -> list[int]:
-    """Return the positions to watch among so many parameters."""
+    """Return the places to watch among so many parameters."""
     return list(range(count)) if count <= WATCHED else [i * count // WATCHED for i in range(WATCHED)]
 
 

@@ -54,12 +54,12 @@ def local_of(x: Tensor) -> Tensor:
     return local_of_dtensor(x) if is_dtensor(x) else x.detach()
 
 
-def is_partial(spec: Spec) -> bool:
+def is_unsummed(spec: Spec) -> bool:
     """Whether the elements of the whole are yet to be reduced from those of several ranks."""
     return any(placement.is_partial() for placement in spec.placements)
 
 
-def can_be_partial(spec: Spec) -> bool:
+def can_be_unsummed(spec: Spec) -> bool:
     """Whether a gradient of such a parameter may be: each dimension that copies it may sum its gradient yet."""
     return any(not is_shard(placement) for placement in spec.placements)
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradclip.distributed.dtensor import (
-    can_be_partial,
+    can_be_unsummed,
     dtensor_type,
     local_rows,
     localized_spec,
@@ -142,7 +142,7 @@ def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None],
         plain=[place for place, spec in enumerate(specs) if spec is None],
         any_outside=any(share.outside for share in shares),
         unsummed=any(
-            share.mesh is not None and can_be_partial(spec) for spec, share in zip(specs, shares, strict=True)
+            share.mesh is not None and can_be_unsummed(spec) for spec, share in zip(specs, shares, strict=True)
         ),
     )
 

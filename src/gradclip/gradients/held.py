@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, Placements
-from gradclip.distributed.dtensor import copies_of, is_partial, local_rows
+from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
@@ -44,7 +44,7 @@ class Held:
         self._owners = owners
         self._placed = placed
         self._agreement = agreement
-        self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_partial(x)}
+        self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._unsummed), None)
 
@@ -141,7 +141,7 @@ def refuse_units(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def refuse_partial(name: str) -> NoReturn:
+def refuse_unsummed(name: str) -> NoReturn:
     """Refuse to clamp elements that are yet to be added to those of other ranks."""
     msg = (
         f"Clipping by value must be given gradients that are summed, got a Partial DTensor at {name}. Redistribute "

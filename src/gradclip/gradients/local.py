@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
-from gradclip.distributed.dtensor import can_be_partial, is_dtensor, is_partial
+from gradclip.distributed.dtensor import can_be_unsummed, is_dtensor, is_unsummed
 from gradclip.distributed.fsdp1 import without_padding
 from gradclip.distributed.layout import RankLayout
 from gradclip.distributed.unsummed import is_reducible
@@ -82,7 +82,7 @@ class Rule(NamedTuple):
         placed = None
         if own is not spec or self.argument == "tensors":
             self._check_placed(place, gradient, own, spec)
-            placed = own if is_partial(own) or own.placements != spec.placements else None
+            placed = own if is_unsummed(own) or own.placements != spec.placements else None
         return arrived(local_of_dtensor(gradient)), placed
 
     def _check_placed(self, place: int, gradient: Tensor, own: Any, spec: Any) -> None:
@@ -96,7 +96,7 @@ class Rule(NamedTuple):
             reason = (
                 f"It is placed as {own.placements}, and what was declared of its mesh is said of {spec.placements}."
             )
-        elif is_partial(own) and not (can_be_partial(spec) and is_reducible(tuple(own.placements))):
+        elif is_unsummed(own) and not (can_be_unsummed(spec) and is_reducible(tuple(own.placements))):
             reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
         if reason is not None:
             refuse_gradient(self.function, self._name(place), gradient, reason)

@@ -1,42 +1,29 @@
 """From what this rank measures to what all ranks know: one collective for each span of ranks."""
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from gradclip.distributed.dtensor import local_of
-from gradclip.distributed.exchange import NAN, Flags, exchange, exchange_each, told
 from gradclip.distributed.layout import WIDE
-from gradclip.distributed.share import Chain
-from gradclip.distributed.span import Span
-from gradclip.exceptions import RemoteError
 from gradclip.gradients.gradient_set import GradientSet, Parts
-from gradclip.gradients.held import Held, as_vector, refuse_partial, refuse_units
+from gradclip.gradients.held import Held, as_vector, refuse_units, refuse_unsummed
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
+from gradclip.gradients.passage import Partials, Passage
 from gradclip.numbers import (
     Scalar,
     as_float64,
-    combine,
-    finish,
     finish_each,
     from_device,
     identity,
     is_extremum,
-    is_known,
     is_power,
-    on_host,
     unit,
 )
 from gradclip.ops.registry import open_
 from gradclip.units import Units
-
-Partials: TypeAlias = dict[Chain, list[Scalar]]
-"""Partials of norms, by the spans that are ahead of them."""
-
-T = TypeVar("T")
 
 
 @final
@@ -47,7 +34,7 @@ class OverRanks(GradientSet):
     raise: what cannot be collected or measured here is raised once every rank knows.
     """
 
-    __slots__ = ("_failure", "_flags", "_held", "_layout", "_own_loss", "_passed", "complete", "is_wide")
+    __slots__ = ("_held", "_layout", "_passage", "complete", "is_wide")
 
     is_shared = True
 
@@ -67,16 +54,12 @@ class OverRanks(GradientSet):
         self.is_wide = held.layout.wide or any(owners[place].dtype in WIDE for place in held.layout.plain)
         self._held = held
         self._layout = held.layout
-        self._own_loss = loss
-        self._failure = failure
-        self._flags = Flags()
-        self._passed: list[tuple[Span, Flags]] = []
+        self._passage = Passage(held, loss, failure)
 
     @property
     def any_found(self) -> bool:
         """Whether any rank has any element of a gradient; taken for granted where only a device knows."""
-        elements = self._flags.elements
-        return not is_known(elements) or on_host(elements) > 0.0
+        return self._passage.any_found
 
     def _is_apart(self, place: int) -> bool:
         return self._layout.shares[place].apart
@@ -131,7 +114,9 @@ class OverRanks(GradientSet):
                     values[row, where] = own
 
         values = self._nothing(2, sum(map(len, columns)), 0.0)
-        values, present = self._whole(values, lambda places: torch.cat([columns[i] for i in places]), fill, order)
+        values, present = self._passage.whole(
+            values, lambda places: torch.cat([columns[i] for i in places]), fill, order
+        )
         together = [values[0, own] for own in columns]
         if is_extremum(order):
             each = [own.amax() if len(own) else own.sum() for own in together]
@@ -163,7 +148,7 @@ class OverRanks(GradientSet):
     def clamp_(self, bound: Scalar) -> None:
         """Do so, where no element stands for a part of a sum: clamped parts would not make a clamped sum."""
         if (place := self._held.unsummed_place()) is not None:
-            refuse_partial(self.name_of(place))
+            refuse_unsummed(self.name_of(place))
         super().clamp_(bound)
 
     def sanitize_(self) -> None:
@@ -171,22 +156,29 @@ class OverRanks(GradientSet):
         self._held.forget_sums()
 
     def _said(self, own: str) -> str:
-        return told([span for span, flags in self._passed if float(flags.nonfinite) and not float(flags.failed)], own)
+        return self._passage.said(own)
 
     # How the norm of everything is found.
 
     def _total(self, order: float, factor: Scalar) -> Scalar:
-        self._start(order)
+        self._passage.start(order)
         self._held.sum_up(self._layout.mesh_order)
-        return self._through(self._layout.order, lambda: self._measured(order, factor), order)
+        total = self._passage.total(self._layout.order, lambda: self._measured(order, factor), order)
+        self.loss = self._passage.loss
+        return total
 
     def _measured(self, order: float, factor: Scalar) -> Partials:
         """Return what this rank has to add to the total."""
         found: Partials = {}
         for chain, copies, places in self._held.scopes():
-            value = self._try(lambda places=places: self._held.open(places)[1].partial(order, factor), identity(order))
+            value = self._passage.attempt(
+                lambda places=places: self._held.open(places)[1].partial(order, factor), identity(order)
+            )
             found.setdefault(chain, []).append(value if copies == 1 or is_extremum(order) else value / copies)
         return found
+
+    def _measure(self, places: list[int], order: float, factor: Scalar) -> Scalar:
+        return self._held.open(places)[1].partial(order, factor)
 
     def _total_of_each(self, partials: Tensor, present: Tensor, order: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
@@ -202,36 +194,9 @@ class OverRanks(GradientSet):
         found: Partials = {}
         for chain, seen, places in self._layout.known_scopes:
             found.setdefault(chain, []).append(together(partials[places][present[places]], seen))
-        return self._through(self._layout.known_order, lambda: found, order)
-
-    def _through(self, order_of_spans: list[Span], measured: Callable[[], Partials], order: float) -> Scalar:
-        """Send partials through the chains that are ahead of them, and return the norm of all.
-
-        Args:
-            order_of_spans: The spans, in order.
-            measured: Returns what this rank has to add; once more if that changes on the way.
-            order: The order of the norm.
-        """
-        own = measured()
-        arrived: Partials = {}
-        # Noted before the first span, so that all along the way hear of it.
-        self._flags = self._flags.noting([value for values in own.values() for value in values], order)
-        for span in order_of_spans:
-            tails = self._layout.tails[span]
-            for again in (False, True):
-                ways = [(span, *tail) for tail in tails]
-                sent = [_combined([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
-                summed, self._flags = exchange(span, sent, self._flags_for(span), order)
-                if again or not self._agrees_anew(span):
-                    break
-                own = measured()
-            self._passed.append((span, self._flags))
-            for tail, value in zip(tails, summed, strict=True):
-                arrived.setdefault(tail, []).append(value)
-        norm = finish(_combined([*own.get((), ()), *arrived.get((), ())], order), order)
-        self._raise_failure()
-        self.loss = self._flags.common_loss(order, own=self._own_loss)
-        return self._flags.judged(norm, order)
+        total = self._passage.total(self._layout.known_order, lambda: found, order)
+        self.loss = self._passage.loss
+        return total
 
     # How those of single parameters are.
 
@@ -248,94 +213,13 @@ class OverRanks(GradientSet):
                 values[0, there] = own if is_extremum(order) else own / as_vector(self._held.copies(there), own)
 
         nothing = self._nothing(1, len(self.owners), identity(order))
-        values, present = self._whole(nothing, torch.tensor, fill, order)
+        values, present = self._passage.whole(nothing, torch.tensor, fill, order)
         return values[0], present
 
     def _nothing(self, rows: int, columns: int, value: float) -> Tensor:
         like = self.batch.as_tensor(value, wide=True)
         return like.expand(rows, columns).clone()
 
-    def _whole(
-        self,
-        values: Tensor,
-        where: Callable[[list[int]], Tensor],
-        fill: Callable[[list[int], Tensor], None],
-        order: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Return partials of each parameter as a whole, and which have a gradient on any rank.
-
-        Args:
-            values: Rows of partials of nothing.
-            where: Returns the columns of some parameters.
-            fill: Measures what this rank has of some parameters, and writes it where it belongs.
-            order: The order of the norms.
-        """
-        present = torch.zeros(len(self.owners), dtype=torch.float64, device=values.device)
-        present[self._held.places] = 1.0
-        self._start(order)
-        self._try(lambda: fill(self._layout.alone, values), None)
-        for span in self._layout.whole_order:
-            members = self._layout.members[span]
-            columns = where(members)
-            self._held.sum_up(self._meshes(span))
-            for again in (False, True):
-                self._try(lambda span=span: fill(self._layout.heads[span], values), None)
-                own = values[:, columns].reshape(-1), present[members]
-                partials, there, self._flags = exchange_each(span, *own, self._flags_for(span), order)
-                if again or not self._agrees_anew(span):
-                    break
-            self._passed.append((span, self._flags))
-            values[:, columns], present[members] = partials.view(len(values), -1), there
-        return values, present > 0.0
-
-    # What goes along.
-
-    def _start(self, order: float) -> None:
-        self._flags = Flags.of(self._own_loss, order, has_elements=self._held.has_elements)
-        self._passed = []
-
-    def _flags_for(self, span: Span) -> Flags:
-        if self._failure is not None:
-            return self._flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
-        if not self._layout.unsummed:
-            return self._flags
-        return self._flags._replace(unexpected=float(self._held.is_unexpected(self._meshes(span))))
-
-    def _agrees_anew(self, span: Span) -> bool:
-        """Agree on unsummed gradients if a rank of the span has met one that was not known to be, and sum them up."""
-        if not self._layout.unsummed or not on_host(self._flags.unexpected):
-            return False
-        meshes = self._meshes(span)
-        self._held.agree(meshes)
-        self._held.sum_up(meshes)
-        if self._held.is_unexpected(meshes):  # still
-            self._failure = self._failure or ValueError("a gradient is placed otherwise than on other ranks.")
-        return True
-
-    def _meshes(self, span: Span) -> list[Span]:
-        """Return the meshes whose gradients are first reduced over a span."""
-        return self._layout.mesh_order if span is self._layout.group else [span]
-
-    def _try(self, measured: Callable[[], T], otherwise: T) -> T:
-        """Measure, or remember why that failed: the others are waiting."""
-        if self._failure is None:
-            try:
-                return measured()
-            except BaseException as error:  # noqa: BLE001 -- raised once all know, whatever it is
-                self._failure = error
-        return otherwise
-
-    def _raise_failure(self) -> None:
-        """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
-        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
-        if spans or self._failure is not None:
-            said = told(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
-            raise self._failure or RemoteError(said)
-
 
 def _positions(present: Tensor) -> Tensor | None:
     return None if bool(present.all()) else present.nonzero().flatten()
-
-
-def _combined(values: list[Scalar], order: float) -> Scalar:
-    return combine(values, order) if values else identity(order)

@@ -50,7 +50,7 @@ class Layout:
 
     @cached_property
     def owners(self) -> Tensor:
-        """The position of the parameter that each unit belongs to: int64, of shape (U,)."""
+        """The place of the parameter that each unit belongs to: int64, of shape (U,)."""
         counts = torch.tensor(self.units, dtype=torch.int64)
         return torch.arange(len(self.units)).repeat_interleave(counts).to(self.device)
 
@@ -66,16 +66,16 @@ class Layout:
         """Where the units of each parameter are among all: int64, of shape (units of it,)."""
         return list(torch.arange(sum(self.units), device=self.device).split(self.units))
 
-    def subset(self, positions: list[int]) -> "Layout":
+    def subset(self, places: list[int]) -> "Layout":
         """Return the layout of some of the parameters."""
         return Layout(
-            names=tuple(self.names[i] for i in positions),
-            numels=tuple(self.numels[i] for i in positions),
-            units=tuple(self.units[i] for i in positions),
-            groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
+            names=tuple(self.names[i] for i in places),
+            numels=tuple(self.numels[i] for i in places),
+            units=tuple(self.units[i] for i in places),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in places),
             group_count=self.group_count,
             device=self.device,
-            ndims=tuple(self.ndims[i] for i in positions) if self.ndims else (),
+            ndims=tuple(self.ndims[i] for i in places) if self.ndims else (),
         )
 
 
@@ -90,7 +90,7 @@ class Norms(NamedTuple):
             without a gradient.
         units: The norm of each unit, of shape (U,), where the scope asks for it.
         weights: With `units`, the norm of the same unit of the parameter itself.
-        present: The positions of the parameters that have a gradient, as int64; None where all have one.
+        present: The places of the parameters that have a gradient, as int64; None where all have one.
         loss: The loss of the step, where it was given.
         complete: Whether `total` is the norm of `each`; not so where other ranks have parameters of their own.
     """
@@ -132,15 +132,15 @@ class Norms(NamedTuple):
         """Return the norms of the units of the parameters themselves, of shape (U,)."""
         return _known(self.weights)
 
-    def subset(self, positions: Tensor, units: Tensor, layout: Layout) -> "Norms":
+    def subset(self, places: Tensor, units: Tensor, layout: Layout) -> "Norms":
         """Return the norms of some parameters; the norm of each must be known."""
         if not self.complete:
             refuse_parts()
-        present = None if self.present is None else torch.isin(positions, self.present).nonzero().flatten()
+        present = None if self.present is None else torch.isin(places, self.present).nonzero().flatten()
         rows = None if self.units is None else self.units[units]
         weights = None if self.weights is None else self.weights[units]
         some = self._replace(layout=layout, present=present, units=rows, weights=weights)
-        return some.with_each(self.of_parameters()[positions])
+        return some.with_each(self.of_parameters()[places])
 
     def scaled(self, coef: Scalar) -> "Norms":
         """Return the norms of all gradients times one coefficient."""

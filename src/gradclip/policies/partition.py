@@ -66,7 +66,7 @@ class Part(NamedTuple):
     name: str
     policy: Policy
     layout: Layout
-    positions: Tensor
+    places: Tensor
     units: Tensor
     state: Any
 
@@ -81,7 +81,7 @@ class Partition(Policy):
 
     @abstractmethod
     def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
-        """Return the parts: a name, the policy, and the positions of the parameters."""
+        """Return the parts: a name, the policy, and the places of the parameters."""
 
     @property
     @final
@@ -119,10 +119,10 @@ class Partition(Policy):
     def init(self, layout: Layout) -> tuple[Part, ...]:
         parts: list[Part] = []
         for name, policy, places in self.split(layout):
-            positions = torch.tensor(places, dtype=torch.int64, device=layout.device)
-            units = torch.isin(layout.owners, positions).nonzero().flatten()
+            where = torch.tensor(places, dtype=torch.int64, device=layout.device)
+            units = torch.isin(layout.owners, where).nonzero().flatten()
             subset = layout.subset(places)
-            parts.append(Part(name, policy, subset, positions, units, policy.init(subset)))
+            parts.append(Part(name, policy, subset, where, units, policy.init(subset)))
         return tuple(parts)
 
     @final
@@ -130,7 +130,7 @@ class Partition(Policy):
         decisions: list[Decision] = []
         parts: list[Part] = []
         for part in state:
-            own = norms.subset(part.positions, part.units, part.layout)
+            own = norms.subset(part.places, part.units, part.layout)
             decision, after = Decision(), part.state
             if own.present is None or len(own.present):  # a part without a gradient has nothing to learn from
                 decision, after = part.policy.decide(own, part.state)
@@ -160,9 +160,9 @@ class ByName(Partition):
     def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
         places: dict[str, list[int]] = {pattern: [] for pattern, _ in self.patterns}
         rest: list[int] = []
-        for position, name in enumerate(layout.names):
+        for place, name in enumerate(layout.names):
             owner = next((pattern for pattern, _ in self.patterns if matches(name, pattern)), None)
-            (rest if owner is None else places[owner]).append(position)
+            (rest if owner is None else places[owner]).append(place)
         for pattern, found in places.items():
             if not found:
                 refuse_pattern("by_name", pattern, layout.names)
@@ -199,7 +199,7 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
     coef = torch.ones(size, dtype=torch.float64, device=norms.layout.device)
     threshold = torch.full_like(coef, math.inf)
     for decision, part in zip(decisions, parts, strict=True):
-        places = part.positions if scope == "parameter" else part.units
+        places = part.places if scope == "parameter" else part.units
         coef[places] = _filled(decision.coef, decision.scope, scope, part.layout, coef)
         threshold[places] = _filled(decision.threshold, decision.scope, scope, part.layout, coef)
     clamp = None
@@ -207,7 +207,7 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
         clamp = torch.full((len(norms.layout.names),), math.inf, dtype=torch.float64, device=coef.device)
         for decision, part in zip(decisions, parts, strict=True):
             if decision.clamp is not None:
-                clamp[part.positions] = as_float64(decision.clamp, coef.device)
+                clamp[part.places] = as_float64(decision.clamp, coef.device)
     skips = [decision.skip for decision in decisions]
     skip = skips[0]
     for other in skips[1:]:

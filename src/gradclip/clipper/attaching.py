@@ -1,0 +1,206 @@
+"""What clips before the steps of optimizers, hears of all their steps, and keeps those from happening that it skips."""
+
+import math
+import weakref
+from abc import ABC, abstractmethod
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from gradclip.clipper import misuse
+from gradclip.clipper.arguments import check_attachable, check_attached, check_hooked, refuse_optimizer
+from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
+from gradclip.clipper.pipeline import Clip
+from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
+from gradclip.clipper.selection import Selection
+from gradclip.clipper.suppress import Suppression
+from gradclip.clipper.trust import Trust
+from gradclip.clipper.turn import Turn
+from gradclip.distributed.replicas import describe
+from gradclip.result import ClipResult
+from gradclip.torch_private import fused_scale
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Attaching(ABC):
+    """A clipper as optimizers see it.
+
+    Attributes:
+        last: The result of the last clip, or None.
+    """
+
+    def _listen(self, selection: Selection, *, quiet: bool) -> None:
+        """Begin to hear of steps, with nothing clipped yet."""
+        self._selection = selection
+        self._last: Clip | None = None
+        self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
+        self._trust = Trust(selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
+        self._suppression = Suppression(self._trust.owns)
+        self._turn = Turn()
+        watch_steps(self)
+
+    @property
+    def last(self) -> ClipResult | None:
+        """The result of the last clip, or None."""
+        return None if self._last is None else self._last.result
+
+    @abstractmethod
+    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
+        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow."""
+
+    @abstractmethod
+    def _observe_closure(self, loss: float | Tensor) -> None:
+        """Hear of the loss that the closure of a step has returned."""
+
+    @abstractmethod
+    def _total_norm(self) -> float:
+        """Return the total norm now: where nothing happened since, that after clipping."""
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Write down what is not yet."""
+
+    def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "Self":
+        """Clip before every step of an optimizer.
+
+        Attached to several, a clipper measures all its parameters together, once for the steps that follow one
+        `backward`. Optimizers that do not step together, such as those of two adversaries, take a clipper each.
+
+        Args:
+            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most.
+            scaler: The `torch.amp.GradScaler` of its loss. Gradients are unscaled once, here or by the call of
+                `scaler.unscale_` before; steps on which the scaler finds an overflow stay its own.
+
+        Returns:
+            The clipper, which in a `with` statement is detached at the end.
+
+        Raises:
+            TypeError: If the optimizer is none, or an `LBFGS`, whose line search evaluates unclipped gradients.
+            ValueError: If it is attached already, or updates no parameter of the clipper.
+
+        Warns:
+            MisuseWarning: If another clipper of the same parameters is attached to it.
+        """
+        check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
+        check_hooked(optimizer)
+        if not self._trust.owns(optimizer):
+            refuse_optimizer(optimizer)
+        if any(self._is_rival(other, optimizer) for other in watchers()):
+            misuse.warn(misuse.ATTACHED_TWICE)
+        self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
+        return self
+
+    def detach(self, optimizer: Optimizer | None = None) -> None:
+        """Stop clipping before the steps of an optimizer, or of all.
+
+        Raises:
+            ValueError: If the clipper is not attached to it.
+        """
+        self._suppression.recover()
+        for one in [optimizer] if optimizer is not None else list(self._attachments):
+            check_attached(one, attached=one in self._attachments)
+            release(one, self._attachments.pop(one))
+            self._trust.release(one)
+        self._flush()
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
+        """Clip for the step of an attached optimizer, or keep it from happening."""
+        with self._turn:
+            self._suppression.check_thread()
+            if not self._suppression.is_complete():  # else this is part of a suppressed step
+                self._clip_attached(optimizer, loss)
+
+    def _clip_attached(self, optimizer: Optimizer, loss: Any) -> None:
+        if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
+            self._observe_closure(loss)
+        self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
+        overflow = self._unscale(optimizer)
+        if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
+            result = self.last  # for the step of another optimizer, or by hand
+        else:
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
+        self._suppression.obey(result)
+        self._judge_replicas()
+
+    def _judge_replicas(self) -> None:
+        """Warn where ranks were found to differ, once all that the clip was for is done."""
+        if self._last is not None and self._last.differing is not None:
+            self._trust.warn("replicas", describe(self._last.differing))
+
+    def _unscale(self, stepping: Optimizer) -> bool:
+        """Unscale what is clipped together; return whether a scaler found an overflow in it."""
+        overflow = False
+        for optimizer, attachment in list(self._attachments.items()):
+            if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
+                unscale_(optimizer, attachment.scaler)
+                overflow = has_overflow(optimizer, attachment.scaler) or overflow
+        return overflow
+
+    def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
+        """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
+        if fused_scale(optimizer) is not None:  # by which a fused optimizer divides
+            return True
+        if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
+            return False
+        if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
+            return False
+        if (scaler := stepping_scaler()) is None:
+            return False
+        after = self.last.total_norm_after  # a scaler leaves no other trace
+        return math.isfinite(after) and self._total_norm() * math.sqrt(scaler.get_scale()) < after
+
+    def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
+        if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:
+            return False
+        trusts = (self._trust, other._trust)
+        return not any(x.quiet for x in trusts) and any(other._trust.covers(p) for p in self._selection.owners)
+
+    # Hearing of every step.
+
+    def _step_begins(self, optimizer: Optimizer) -> None:
+        """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
+        if not self._trust.owns(optimizer):
+            return
+        self._suppression.recover(within=1)
+        attached = optimizer in self._attachments
+        scaled = not attached and self._is_loss_scaled(optimizer)
+        self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
+        if attached or self._suppression.is_on:
+            return
+        if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
+            self._suppression.suppress()
+
+    def _step_ends(self, optimizer: Optimizer) -> None:
+        """Put things back after a step."""
+        if not self._trust.owns(optimizer):
+            return
+        self._suppression.recover(within=1)
+        self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
+
+    def _covers(self, parameter: Tensor) -> bool:
+        """Whether it would notice that steps of this parameter are not clipped."""
+        return self._trust.covers(parameter)
+
+    def _clips(self, parameter: Tensor) -> bool:
+        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
+        clips = self._trust.clips > 0 or len(self._attachments) > 0
+        return clips and not self._trust.quiet and self._trust.covers(parameter)
+
+
+def _is_clipped_by_another(own: "weakref.ref[Attaching]", parameter: Tensor) -> bool:
+    return any(watcher is not own() and watcher._clips(parameter) for watcher in watchers())

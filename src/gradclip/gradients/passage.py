@@ -1,0 +1,164 @@
+"""A norm on its way through the collectives of one clip: from what this rank measures to what all ranks know.
+
+With the numbers travel flags, so that whatever goes wrong on one rank is known to all that wait for it, and all raise.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from gradclip.distributed.exchange import NAN, Flags, exchange, exchange_each, told
+from gradclip.distributed.share import Chain
+from gradclip.distributed.span import Span
+from gradclip.exceptions import RemoteError
+from gradclip.gradients.held import Held
+from gradclip.numbers import Scalar, combine, finish, identity, is_known, on_host
+
+Partials: TypeAlias = dict[Chain, list[Scalar]]
+"""Partials of norms, by the spans that are ahead of them."""
+
+T = TypeVar("T")
+
+
+@final
+class Passage:
+    """What this rank sends, and what arrives.
+
+    Args:
+        held: What this rank holds of the gradients.
+        loss: The loss of the step on this rank.
+        failure: Why the gradients could not be collected, if so: raised once every rank knows.
+
+    Attributes:
+        flags: What is known of all ranks that the last numbers came from.
+        loss: From a total on, the mean of the losses of all ranks that know one; the largest, for norms that are extrema.
+    """
+
+    def __init__(self, held: Held, loss: Scalar | None, failure: BaseException | None) -> None:
+        self.flags = Flags()
+        self.loss = self._own_loss = loss
+        self._held = held
+        self._failure = failure
+        self._passed: list[tuple[Span, Flags]] = []
+
+    @property
+    def any_found(self) -> bool:
+        """Whether any rank has any element of a gradient; taken for granted where only a device knows."""
+        elements = self.flags.elements
+        return not is_known(elements) or on_host(elements) > 0.0
+
+    def said(self, own: str) -> str:
+        """Return what all ranks have to say about numbers that are not finite, where this rank says `own`."""
+        return told([span for span, flags in self._passed if float(flags.nonfinite) and not float(flags.failed)], own)
+
+    def total(self, order_of_spans: list[Span], measured: Callable[[], Partials], order: float) -> Scalar:
+        """Send partials through the chains that are ahead of them, and return the norm of all.
+
+        Args:
+            order_of_spans: The spans, in order.
+            measured: Returns what this rank has to add; once more if that changes on the way.
+            order: The order of the norm.
+        """
+        own = measured()
+        arrived: Partials = {}
+        # Noted before the first span, so that all along the way hear of it.
+        self.flags = self.flags.noting([value for values in own.values() for value in values], order)
+        for span in order_of_spans:
+            tails = self._held.layout.tails[span]
+            for again in (False, True):
+                ways = [(span, *tail) for tail in tails]
+                sent = [_combined([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
+                summed, self.flags = exchange(span, sent, self._flags_for(span), order)
+                if again or not self._agrees_anew(span):
+                    break
+                own = measured()
+            self._passed.append((span, self.flags))
+            for tail, value in zip(tails, summed, strict=True):
+                arrived.setdefault(tail, []).append(value)
+        norm = finish(_combined([*own.get((), ()), *arrived.get((), ())], order), order)
+        self._raise_failure()
+        self.loss = self.flags.common_loss(order, own=self._own_loss)
+        return self.flags.judged(norm, order)
+
+    def whole(
+        self,
+        values: Tensor,
+        where: Callable[[list[int]], Tensor],
+        fill: Callable[[list[int], Tensor], None],
+        order: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Return partials of each parameter as a whole, and which have a gradient on any rank.
+
+        Args:
+            values: Rows of partials of nothing.
+            where: Returns the columns of some parameters.
+            fill: Measures what this rank has of some parameters, and writes it where it belongs.
+            order: The order of the norms.
+        """
+        present = torch.zeros(len(self._held.layout.specs), dtype=torch.float64, device=values.device)
+        present[self._held.places] = 1.0
+        self.start(order)
+        self.attempt(lambda: fill(self._held.layout.alone, values), None)
+        for span in self._held.layout.whole_order:
+            members = self._held.layout.members[span]
+            columns = where(members)
+            self._held.sum_up(self._meshes(span))
+            for again in (False, True):
+                self.attempt(lambda span=span: fill(self._held.layout.heads[span], values), None)
+                own = values[:, columns].reshape(-1), present[members]
+                partials, there, self.flags = exchange_each(span, *own, self._flags_for(span), order)
+                if again or not self._agrees_anew(span):
+                    break
+            self._passed.append((span, self.flags))
+            values[:, columns], present[members] = partials.view(len(values), -1), there
+        return values, present > 0.0
+
+    # What goes along.
+
+    def start(self, order: float) -> None:
+        self.flags = Flags.of(self._own_loss, order, has_elements=self._held.has_elements)
+        self._passed = []
+
+    def _flags_for(self, span: Span) -> Flags:
+        if self._failure is not None:
+            return self.flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
+        if not self._held.layout.unsummed:
+            return self.flags
+        return self.flags._replace(unexpected=float(self._held.is_unexpected(self._meshes(span))))
+
+    def _agrees_anew(self, span: Span) -> bool:
+        """Agree on unsummed gradients if a rank of the span has met one that was not known to be, and sum them up."""
+        if not self._held.layout.unsummed or not on_host(self.flags.unexpected):
+            return False
+        meshes = self._meshes(span)
+        self._held.agree(meshes)
+        self._held.sum_up(meshes)
+        if self._held.is_unexpected(meshes):  # still
+            self._failure = self._failure or ValueError("a gradient is placed otherwise than on other ranks.")
+        return True
+
+    def _meshes(self, span: Span) -> list[Span]:
+        """Return the meshes whose gradients are first reduced over a span."""
+        return self._held.layout.mesh_order if span is self._held.layout.group else [span]
+
+    def attempt(self, measured: Callable[[], T], otherwise: T) -> T:
+        """Measure, or remember why that failed: the others are waiting."""
+        if self._failure is None:
+            try:
+                return measured()
+            except BaseException as error:  # noqa: BLE001 -- raised once all know, whatever it is
+                self._failure = error
+        return otherwise
+
+    def _raise_failure(self) -> None:
+        """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
+        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
+        if spans or self._failure is not None:
+            said = told(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
+            raise self._failure or RemoteError(said)
+
+
+def _combined(values: list[Scalar], order: float) -> Scalar:
+    return combine(values, order) if values else identity(order)
