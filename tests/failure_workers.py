@@ -220,6 +220,35 @@ def integers() -> Tensor:
     return Holder(torch.zeros(2))
 
 
+def clip_shards(what: str) -> str:
+    """Clip DTensors, on the second rank with something wrong; what is raised, and then the next norm."""
+    mesh = mesh_of("all")
+    p: Any = nn.Parameter(place([torch.zeros(8)], ["S0"], mesh))
+    p.grad = place([torch.ones(8)], ["S0"], mesh)
+    given, more = WRONG[what](p) if distributed.get_rank() == 1 else ([p], {})
+    said = "none"
+    try:
+        gradclip.clip_grad_norm_(given, **{"max_norm": 1.0, **more})
+    except BaseException as caught:  # noqa: BLE001 -- which one it is, the test says
+        said = f"{type(caught).__name__}: {caught}"
+    assert bool((local_of(p.grad) == 1.0).all())
+    assert round(gradclip.clip_grad_norm_([p], 10.0).item() ** 2, 4) == 8.0
+    return said
+
+
+def clip_shards_with_a_loss(policy: Any, compares: int) -> str:
+    """Clip DTensors by a clipper, on the second rank with a loss that is none."""
+    mesh = mesh_of("all")
+    p: Any = nn.Parameter(place([torch.zeros(8, 2)], ["S0"], mesh))
+    p.grad = place([torch.ones(8, 2)], ["S0"], mesh)
+    clipper = gradclip.GradClipper([("p", p)], policy, check_replicas_every=compares)
+    loss: Any = "large" if distributed.get_rank() == 1 else 1.0
+    said = said_by(lambda: clipper.clip(loss=loss).total_norm, []).error
+    assert bool((local_of(p.grad) == 1.0).all())
+    assert clipper.clip(loss=1.0).total_norm == 4.0
+    return said
+
+
 def clip_with_a_group(what: str) -> str:
     """Clip with a group of all ranks, on the second with something wrong; what is raised, and then the next norm."""
     world = distributed.group.WORLD

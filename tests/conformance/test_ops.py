@@ -11,6 +11,7 @@ from torch import Tensor
 
 import reference
 from gradclip import numbers
+from gradclip.ops import registry
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
 from strategies import NARROW, elements
@@ -319,3 +320,124 @@ def test_oracle_rounds_halves_to_even() -> None:
     assert reference.rounded(1 + Fraction(3, 2**24), torch.float32) == 1 + 2**-22
     assert reference.rounded(Fraction(65520), torch.float16) == math.inf
     assert reference.rounded(Fraction(1, 2**134), torch.bfloat16) == 0.0
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_clamp_takes_one_bound_a_tensor(backend: Backend, dtype: torch.dtype) -> None:
+    """An infinite one changes nothing, and no version where it is known to be."""
+    tensors = [make(dtype, 70), make(dtype, 70), make(dtype, 3, 5)]
+    bounds = torch.tensor([0.25, math.inf, 0.5], dtype=torch.float64)
+    expected = [x.clamp(-bound, bound) for x, bound in zip(tensors, bounds.tolist(), strict=True)]
+    backend.open(tensors).clamp_(bounds)
+    assert all(torch.equal(x, y) for x, y in zip(tensors, expected, strict=True))
+    assert tensors[1]._version == 0
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+def test_bad_elements_are_counted_and_set_to_zero(backend: Backend, dtype: torch.dtype) -> None:
+    """NaN before infinity, in the order of the tensors; what has none is not written."""
+    tensors = [make(dtype, 9), make(dtype, 4, 5).t(), make(dtype, 0)]
+    tensors[1][0, 0], tensors[1][1, 1], tensors[1][2, 2] = math.nan, math.inf, -math.inf
+    before = [x.clone() for x in tensors]
+    versions = [x._version for x in tensors]
+    batch = backend.open(tensors)
+    assert batch.count_nonfinite().tolist() == [[0, 1, 0], [0, 2, 0]]
+    batch.sanitize_()
+    expected = [torch.where(x.isfinite(), x, 0.0) for x in before]
+    assert all(torch.equal(x, y) for x, y in zip(tensors, expected, strict=True))
+    assert batch.count_nonfinite().tolist() == [[0, 0, 0], [0, 0, 0]]
+    if backend is not REFERENCE:
+        assert (tensors[0]._version, tensors[1]._version > versions[1]) == (versions[0], True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_bad_numbers_of_8_bits(dtype: torch.dtype) -> None:
+    """Torch compares none of them, and sets none to 0 by a mask."""
+    x = torch.tensor([1.0, math.nan, -2.0]).to(dtype)
+    batch = REFERENCE.open([x])
+    assert batch.count_nonfinite().tolist() == [[1], [0]]
+    batch.sanitize_()
+    assert x.to(torch.float32).tolist() == [1.0, 0.0, -2.0]
+
+
+@pytest.mark.parametrize("order", [8.0, 20.0, -8.0])
+def test_each_tensor_in_units_of_its_own(backend: Backend, order: float) -> None:
+    """A vector of factors goes tensor by tensor."""
+    tensors = [make(torch.float32, 50) * 1e30, make(torch.float32, 20) * 1e-30]
+    factors = torch.tensor([1e-30, 1e30], dtype=torch.float64)
+    expected = [partial([x.double() * f], order) for x, f in zip(tensors, factors.tolist(), strict=True)]
+    assert backend.open(tensors).partials(order, factors).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+# Several backends as one.
+
+
+def mixed() -> list[Tensor]:
+    """Dense, sliced, sparse with and without duplicates, in no order."""
+    loose = torch.sparse_coo_tensor([[0, 0, 2]], [[1.0, 2.0], [2.0, 2.0], [-1.0, 5.0]], (4, 2))
+    tight = torch.sparse_coo_tensor([[1, 3]], [4.0, -6.0], (5,)).coalesce()
+    return [
+        make(torch.float64, 3, 4),
+        loose,
+        make(torch.float32, 6, 6)[:, ::2],
+        tight,
+        make(torch.bfloat16, 5),
+        make(torch.float32, 0),
+    ]
+
+
+def dense(tensors: list[Tensor]) -> list[Tensor]:
+    return [x.to_dense().clone() for x in tensors]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0, math.inf])
+def test_several_parts_are_one_batch(p: float) -> None:
+    """Partials come in the order of the tensors, whichever backend opened them; duplicates count as their sum."""
+    tensors = mixed()
+    batch = registry.open_(tensors)
+    expected = [partial([x], p) for x in dense(tensors)]
+    assert batch.partials(p).tolist() == pytest.approx(expected, rel=1e-12)
+    assert batch.partial(p) == pytest.approx(partial(dense(tensors), p), rel=1e-12)
+    assert batch.is_wide
+    assert batch.as_tensor(1e39).item() == 1e39
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_several_parts_are_changed_as_one() -> None:
+    """By one number, by one a tensor, and limits; a limit holds for the sum of duplicates."""
+    tensors = mixed()
+    before = dense(tensors)
+    coefs = torch.tensor([0.5, 0.25, 1.0, 2.0, 0.5, 1.0], dtype=torch.float64)
+    batch = registry.open_(tensors)
+    batch.scale_(coefs)
+    batch.scale_(0.5)
+    for x, y, coef in zip(dense(tensors), before, coefs.tolist(), strict=True):
+        torch.testing.assert_close(x, (y.double() * coef * 0.5).to(y.dtype), rtol=1e-2, atol=0.0)
+    batch.clamp_(torch.tensor([math.inf, 0.3, math.inf, 0.2, math.inf, 0.0], dtype=torch.float64))
+    assert dense(tensors)[1].abs().max().item() == pytest.approx(0.3)
+    assert dense(tensors)[3].abs().max().item() == pytest.approx(0.2)
+    assert batch.partials(math.inf).tolist()[1] == pytest.approx(0.3)
+    tensors[0][0, 0] = math.nan
+    tensors[1]._values()[0] = math.inf
+    again = registry.open_(tensors)
+    assert again.count_nonfinite().tolist() == [[1, 0, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0]]
+    again.sanitize_()
+    assert again.count_nonfinite().sum() == 0
+    assert all(bool(x.isfinite().all()) for x in dense(tensors))
+
+
+def test_units_of_several_parts() -> None:
+    """Units count through all tensors, in their order."""
+    tensors = [make(torch.float32, 3, 4), make(torch.float32, 4, 6)[:, ::2], make(torch.float64, 5)]
+    batch = registry.open_(tensors)
+    assert batch.unit_counts() == [3, 4, 1]
+    sums = [partial([unit], 2.0) for x in tensors for unit in reference.units(x)]
+    assert batch.unit_partials().tolist() == pytest.approx(sums, rel=1e-12)
+    coefs = torch.tensor([0.5, 1.0, 2.0] * 3, dtype=torch.float64)[:8]
+    expected = [
+        unit * c for unit, c in zip([u for x in tensors for u in reference.units(x)], coefs.tolist(), strict=True)
+    ]
+    batch.scale_units_(coefs)
+    got = [unit for x in tensors for unit in reference.units(x)]
+    assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))

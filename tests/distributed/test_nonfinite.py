@@ -9,6 +9,7 @@ import torch
 import failure_workers
 import reference
 from failure_workers import Break, Said
+from gradclip.policies import AGC, AdaGC, FixedNorm, Policy
 from gradclip.testing import RankError, RankPool
 from layout_workers import Held
 from layouts import Part, summands
@@ -265,6 +266,31 @@ def test_what_one_rank_passes_wrongly(pool: RankPool, what: str) -> None:
     kind, _, message = own.partition(": ")
     assert kind not in {"RemoteError", "none"}
     assert f"Rank 1: {kind}: {message}" in other
+
+
+UNKNOWN = {"a word", "a broken iterator"}
+"""What says nothing of a mesh, so that the others cannot be told."""
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("what", [what for what in failure_workers.WRONG if what not in UNKNOWN])
+def test_what_one_rank_passes_wrongly_beside_a_mesh(pool: RankPool, what: str) -> None:
+    """DTensors among what was passed say who waits, without a group."""
+    other, own = pool.run(failure_workers.clip_shards, what)
+    assert other.startswith("RemoteError: Rank 1: "), other
+    kind, _, message = own.partition(": ")
+    assert kind not in {"RemoteError", "none"}
+    assert f"Rank 1: {kind}: {message}" in other
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("compares", [0, 1])
+@pytest.mark.parametrize("policy", [FixedNorm(100.0), AdaGC(100.0), AGC(100.0)], ids=repr)
+def test_a_loss_that_one_rank_tells_wrongly(pool: RankPool, policy: Policy, compares: int) -> None:
+    """A clipper tells the others too, whatever norms they are measuring."""
+    other, own = pool.run(failure_workers.clip_shards_with_a_loss, policy, compares)
+    assert own.startswith("TypeError: `GradClipper.observe_loss(loss=...)` must be a number, got 'large'")
+    assert other == f"RemoteError: Rank 1: {own}"
 
 
 def test_a_declaration_that_one_rank_lacks(lonely: RankPool) -> None:

@@ -156,8 +156,11 @@ class GradClipper(Attaching):
         """
         with self._turn:
             self._suppression.check_thread()
-            if loss is not None:
-                self.observe_loss(loss)
+            try:
+                if loss is not None:
+                    self.observe_loss(loss)
+            except (TypeError, ValueError) as error:
+                self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
             self._suppression.recover()
             self._trust.before_clip()
             result = self._clip(by_hand=True)
@@ -173,7 +176,7 @@ class GradClipper(Attaching):
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step = self._step + 1
         each, count = self._measures_each(step), self._sinks.wanted
-        compare = self._compares_every > 0 and self._step % self._compares_every == 0  # the first one too
+        compare = self._compares
         if overflow:
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
@@ -195,13 +198,18 @@ class GradClipper(Attaching):
     def _flush(self) -> None:
         self._sinks.flush()
 
+    @property
+    def _compares(self) -> bool:
+        """Whether the next clip compares the norms of all ranks: the first one too."""
+        return self._compares_every > 0 and self._step % self._compares_every == 0
+
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
     def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = clip.result.step
         self._last = clip
-        self._trust.after_clip(by_hand=by_hand, found=clip.found)
+        self._trust.after_clip(by_hand=by_hand, found=clip.found, is_shared=clip.is_shared)
         if self._sinks.wanted:
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)

@@ -8,6 +8,11 @@ SHOWN = 3
 
 PLACE = "Call it between `loss.backward()` and `optimizer.step()`."
 BEFORE_BACKWARD = f"`clip()` found no gradient: it runs before `loss.backward()`. {PLACE}"
+NO_GRADIENT = (
+    "`clip()` found no gradient in {count} calls in a row: none of its parameters has any. Where a model got other "
+    "parameters since, as by sharding or a conversion that replaces them, make the clipper anew from the model; else "
+    "call it between `loss.backward()` and `optimizer.step()`."
+)
 AFTER_STEP = f"`clip()` found the gradients that `optimizer.step()` has used already: it runs after the step. {PLACE}"
 NEVER = (
     "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "

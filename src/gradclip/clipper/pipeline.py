@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 from gradclip.clipper.arguments import NonFiniteStep
 from gradclip.clipper.selection import Selection
@@ -95,11 +95,16 @@ class Pipeline:
             work.see_nonfinite(norms)
         return _clip(work, _untouched(step, norms, None, Status.SKIPPED_SCALER))
 
+    def fail(self, error: Exception, *, each: bool, compare: bool) -> NoReturn:
+        """Raise an error, once all ranks know of it that wait for this one in the same clip."""
+        self._work(None, each=each, compare=compare, failure=error).measure(self._stages[0])
+        raise error
+
     def total_norm(self) -> float:
         """Return the total norm now: where nothing happened since, that after clipping."""
         return on_host(self._work(None).measure(self._stages[-1])[0].total)
 
-    def _work(self, loss: Scalar | None, **asked: bool) -> ClipWork:
+    def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
         for stage in self._stages:
             stage.follow(self._selection.device)
         reads = self._nonfinite != "propagate"

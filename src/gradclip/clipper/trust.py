@@ -18,6 +18,9 @@ from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_si
 from gradclip.clipper.selection import Selection
 from gradclip.parameters import named_parameters
 
+EMPTY = 3
+"""Clips by hand in a row without any gradient that are reported."""
+
 PATIENCE = 100
 """Steps of one optimizer after which a parameter that none has updated is reported."""
 
@@ -72,6 +75,7 @@ class Trust:
         self._found = False  # any gradient
         self._by_hand = False
         self._late = False  # after the step that it was for
+        self._empty = 0  # clips by hand in a row that found no gradient
         self._repeats = 1  # clips by hand without a step in between, of gradients that were added to
         # The last step: what it used. Optimizers that call each other take one step together, the outermost.
         self._depth = 0
@@ -130,8 +134,11 @@ class Trust:
         repeated = self._by_hand and self._step_at < self.clips and self._was_added_to()
         self._repeats = self._repeats + 1 if repeated else 1
 
-    def after_clip(self, *, by_hand: bool, found: bool) -> None:
-        """Remember what a clip left, and whether it found any gradient."""
+    def after_clip(self, *, by_hand: bool, found: bool, is_shared: bool) -> None:
+        """Remember what a clip left, and whether it found any gradient here; other ranks may have some."""
+        self._empty = self._empty + 1 if by_hand and not found and not is_shared else 0
+        if self._empty == EMPTY:
+            self._warn("no gradient", misuse.NO_GRADIENT.format(count=EMPTY))
         self.clips += 1
         self._at_clip = mark(self._owners)
         self._by_hand = by_hand

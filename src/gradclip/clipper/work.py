@@ -12,6 +12,7 @@ from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing, differing, everyone, is_same
 from gradclip.distributed.span import Span
 from gradclip.gradients import GradientSet, collect
+from gradclip.gradients.told import told
 from gradclip.numbers import Scalar, as_float64, is_known, is_one, on_host
 from gradclip.policies.measured import Norms, Scope
 from gradclip.policies.policy import Decision
@@ -43,6 +44,7 @@ class ClipWork(Work):
         count: Whether to count the elements that are not finite, where a norm is not.
         explain: Whether to put into words which they are.
         compare: Whether to ask all ranks of the program for their norms.
+        failure: Why this rank cannot clip, if so: to measure raises it, once all ranks know that wait for this one.
 
     Attributes:
         found: Whether there is any gradient here.
@@ -66,6 +68,7 @@ class ClipWork(Work):
         count: bool = False,
         explain: bool = False,
         compare: bool = False,
+        failure: Exception | None = None,
     ) -> None:
         self.found = False
         self.is_shared = False
@@ -83,6 +86,7 @@ class ClipWork(Work):
         self._count = count
         self._explain = explain
         self._compare = compare
+        self._failure = failure
         self._coef: Scalar = 1.0
         self._before: list[tuple[Tensor, Tensor]] = []
         self._gradients: GradientSet
@@ -138,16 +142,8 @@ class ClipWork(Work):
     def _measured(self, stage: Stage, *, in_units: bool = False) -> tuple[GradientSet, Norms]:
         """Return the gradients, and their norms down to the scope of a stage."""
         scope: Scope = "parameter" if self._each and stage.scope == "total" else stage.scope
-        selection, order = self._selection, stage.order
-        self._gradients = gradients = collect(
-            FUNCTION,
-            selection.owners,
-            order if scope == "total" else None,
-            names=selection.names,
-            group=self._group,
-            loss=self._loss,
-            agreement=self._agreement,
-        )
+        order = stage.order
+        self._gradients = gradients = self._collected(order if scope == "total" else None)
         self.found, self.is_shared = bool(gradients.gradients), gradients.is_shared
         layout = stage.layout
         if scope == "total":
@@ -162,6 +158,13 @@ class ClipWork(Work):
             whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
             whole = whole._replace(weights=weights).with_units(norms)
         return gradients, whole if total is None else whole._replace(total=total)
+
+    def _collected(self, order: float | None) -> GradientSet:
+        owners, group, agreement = self._selection.owners, self._group, self._agreement
+        if self._failure is not None:
+            return told(self._failure, group, owners, agreement)
+        names = self._selection.names
+        return collect(FUNCTION, owners, order, names=names, group=group, loss=self._loss, agreement=agreement)
 
     def _compared(self, stage: Stage) -> tuple[GradientSet, Norms]:
         """Measure, and find out whether all ranks have the same norm: whatever happens on this one."""

@@ -10,7 +10,7 @@ from gradclip.exceptions import NonFiniteGradientError
 from gradclip.functional.arguments import check_eps, check_max_norm, check_total_norm
 from gradclip.functional.call import complaint
 from gradclip.gradients import collect, gather
-from gradclip.gradients.told import tell
+from gradclip.gradients.told import tell, told
 from gradclip.numbers import as_float64, coefficient, on_host
 from gradclip.parameters import Parameters, refuse_same_name
 from gradclip.validation import check_norm_type
@@ -54,7 +54,6 @@ def get_total_norm(
         norm_type = check_norm_type(function, norm_type)
     except (TypeError, ValueError) as error:
         tell(error, span, tensors, norm_type)
-        raise
     gradients = gather(function, tensors, group=span)
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
@@ -112,8 +111,11 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
         {'weight': tensor(5.), 'bias': tensor(1.)}
     """
     function = "get_norms"
-    norm_type = check_norm_type(function, norm_type)
-    gradients = collect(function, parameters, writes=False)
+    try:
+        norm_type = check_norm_type(function, norm_type)
+        gradients = collect(function, parameters, writes=False)
+    except (TypeError, ValueError) as error:
+        gradients = told(error, None, parameters)
     found: dict[str, Tensor] = {}
     for name, norm in gradients.named_norms(norm_type):
         if name in found:

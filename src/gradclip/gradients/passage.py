@@ -33,7 +33,7 @@ class Passage:
 
     Attributes:
         flags: What is known of all ranks that the last numbers came from.
-        loss: From a total on, the mean of the losses of all ranks that know one; the largest, for norms that are extrema.
+        loss: From a total on, the mean of the losses of ranks that know one; the largest for norms that are extrema.
     """
 
     def __init__(self, held: Held, loss: Scalar | None, failure: BaseException | None) -> None:

@@ -1,7 +1,7 @@
 """Let the other ranks hear why this one cannot clip: whatever goes wrong before the collective that they wait in."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
@@ -36,16 +36,17 @@ def told(error: BaseException, group: Span | None, given: object, agreement: Agr
     return OverRanks("parameters", None, tensors, held, failure=error)
 
 
-def tell(error: Exception, group: Span | None, given: object, norm_type: object = 2.0) -> None:
+def tell(error: Exception, group: Span | None, given: object, norm_type: object) -> NoReturn:
     """Raise an error, once all ranks know of it that wait for a total norm.
 
     Args:
-        error: Why this rank has none.
+        error: Why this rank cannot clip.
         group: The ranks that hold the whole model together, if they are known.
         given: What was passed as parameters.
         norm_type: The order of the norm, if it is one.
     """
     told(error, group, given).total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
+    raise error
 
 
 def _layout_of(tensors: list[Tensor], group: Span | None) -> RankLayout | None:

@@ -1,0 +1,155 @@
+"""A model that is moved or converted after its clipper was made."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import skip_without, take_elsewhere
+from gradclip import GradClipper, MisuseWarning
+from gradclip.clipper.selection import Selection
+from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, SpikeSkip, ZClip, by_name, chain
+
+LEARNING: list[Policy] = [
+    AdaGC(10.0, warmup=2),
+    ZClip(10.0, warmup=2),
+    AutoClip(10.0, window=5, scope="parameter"),
+    SpikeSkip(10.0, window=4, warmup=2),
+    by_name({"0.weight": ZClip(10.0, warmup=2)}, default=AutoClip(10.0, window=5)),
+    chain(AGC(), AdaGC(10.0, warmup=2)),
+]
+
+
+def run(policy: Policy, change: Callable[[nn.Module, int], None], *, counted_only: tuple[str, ...] = ()) -> list[float]:
+    """Clip ten random gradients; return the norms after."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    clipper = GradClipper(model, policy, counted_only=counted_only)
+    norms: list[float] = []
+    for step in range(10):
+        change(model, step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape).to(p.dtype)
+        norms.append(clipper.clip().total_norm_after)
+    return norms
+
+
+@pytest.mark.parametrize("policy", LEARNING, ids=repr)
+@pytest.mark.parametrize("counted_only", [(), ("0.bias",)])
+def test_a_clipper_follows_its_model(
+    policy: Policy, counted_only: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learned goes on where the model is now: `cpu:0` is another name of the same device here."""
+    stays = run(policy, lambda *_: None, counted_only=counted_only)
+
+    def move(_: nn.Module, step: int) -> None:
+        device = torch.device("cpu:0") if 3 <= step < 7 else torch.device("cpu")
+        monkeypatch.setattr(Selection, "device", device)
+
+    assert run(policy, move, counted_only=counted_only) == stays
+
+
+@pytest.mark.parametrize("policy", LEARNING, ids=repr)
+def test_a_clipper_follows_its_model_to_a_gpu(policy: Policy) -> None:
+    """And back."""
+    if not torch.cuda.is_available():
+        skip_without("cuda", "there is no CUDA device")
+    stays = run(policy, lambda *_: None)
+
+    def move(model: nn.Module, step: int) -> None:
+        model.to("cuda" if 3 <= step < 7 else "cpu")
+
+    assert run(policy, move) == pytest.approx(stays, rel=1e-9)
+
+
+@pytest.mark.parametrize("policy", LEARNING, ids=repr)
+def test_a_clipper_follows_another_dtype(policy: Policy) -> None:
+    """Norms are float64 whatever the gradients are."""
+
+    def convert(model: nn.Module, step: int) -> None:
+        model.to(torch.float64 if step >= 3 else torch.float32)
+
+    assert run(policy, convert) == pytest.approx(run(policy, lambda *_: None), rel=1e-12)
+
+
+def replaced() -> tuple[nn.Module, GradClipper]:
+    model = nn.Linear(2, 1)
+    clipper = GradClipper(model, FixedNorm(1.0))
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    return model, clipper
+
+
+def test_parameters_that_are_replaced_cannot_be_attached() -> None:
+    """The message says what to do."""
+    model, clipper = replaced()
+    with pytest.raises(ValueError, match="of none of them. Make the clipper from the optimizer"):
+        clipper.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_parameters_that_are_replaced_get_a_warning() -> None:
+    """Nobody clips in vain for long."""
+    model, clipper = replaced()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        for _ in range(5):
+            model(torch.ones(1, 2, dtype=torch.float64)).sum().backward()
+            clipper.clip()
+            optimizer.step()
+
+    with pytest.warns(MisuseWarning, match="no gradient in 3 calls in a row: none of its parameters has any.*anew"):
+        train()
+
+
+def test_two_clips_without_a_gradient_are_nothing() -> None:
+    """A loop may begin so."""
+    model = nn.Linear(2, 1)
+    clipper = GradClipper(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            clipper.clip()
+            clipper.clip()
+            model(torch.ones(1, 2)).sum().backward()
+            clipper.clip()
+            torch.optim.SGD(model.parameters(), lr=0.1).zero_grad()
+
+
+def spiky(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Any]:
+    if elsewhere:
+        take_elsewhere(monkeypatch)
+    torch.manual_seed(0)
+    named = [(f"p{i}", nn.Parameter(torch.zeros(3))) for i in range(2)]
+    skips = SpikeSkip(1e9, window=4, warmup=2, sigmas=2.0)
+    clipper = GradClipper(named, by_name({"p0": skips, "p1": ZClip(1e9, warmup=2)}))
+    found: list[Any] = []
+    for step in range(12):
+        for i, (_, p) in enumerate(named):
+            p.grad = torch.full((3,), 1.0 + 0.1 * torch.rand(()).item() + (50.0 if step in {5, 9} and i == 0 else 0.0))
+        result = clipper.clip()
+        found.append((result.status.value, result.total_norm))
+    return found, clipper.state_dict()
+
+
+def test_a_part_that_skips_learns_the_same_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where numbers are on a device, a step that does not happen teaches only those who asked for that too."""
+    here, learned = spiky(False, monkeypatch)
+    assert [status for status, _ in here].count("skipped_spike") == 2
+    there, learned_there = spiky(True, monkeypatch)
+    assert there == here
+    assert _rounded(learned_there) == _rounded(learned)
+
+
+def _rounded(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _rounded(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_rounded(value) for value in state]
+    return round(state, 9) if isinstance(state, float) else state
