@@ -45,7 +45,7 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# With the native kernels in every instruction set, then in plain torch; ranks, examples, recordings and commands do nothing
+# With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
 # else there. The last run is the whole suite.
 ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
@@ -54,6 +54,7 @@ BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 unit: setup browser
 	GRADCLIP_ISA=baseline $(BIN)/pytest -q tests/conformance
 	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
+	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q tests/conformance tests/test_native.py
 	GRADCLIP_BACKEND=reference $(BIN)/pytest -q $(addprefix --ignore=,$(ONCE))
 	GRADCLIP_REQUIRE=native,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
 

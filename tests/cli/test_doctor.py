@@ -23,7 +23,7 @@ def test_says_who_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     if registry.NATIVE is not None:
         with registry.forced("native"):
             printed = diagnosis(capsys)
-        assert f"available: C++ kernels for {registry.ISA}" in printed
+        assert f"available: C++ kernels for {registry.ISA}, which read tensors by {registry.READS}" in printed
         assert "dense CPU gradients answered by native" in printed
 
 
@@ -31,7 +31,10 @@ def test_says_who_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     ("missing", "words"),
     [
         ("No module named 'gradclip.ops._native'", "installed without its compiled kernels. Install a C++ compiler"),
-        ("this torch does not publish torch.Tensor.__dlpack_c_exchange_api__", "A newer torch is needed"),
+        (
+            "libgomp.so.1: cannot open shared object file",
+            "not available: libgomp.so.1: cannot open shared object file. Reinstall",
+        ),
     ],
 )
 def test_explains_missing_kernels(

@@ -47,10 +47,10 @@ def _native() -> str:
     from gradclip.ops import registry  # noqa: PLC0415
 
     if registry.NATIVE is not None:
-        return f"available: C++ kernels for {registry.ISA}"
+        return f"available: C++ kernels for {registry.ISA}, which read tensors by {registry.READS}"
     if "_native" in registry.NATIVE_MISSING:
         return (
             "not available: gradclip was installed without its compiled kernels. "
             "Install a C++ compiler (such as g++), then reinstall with `pip install --force-reinstall --no-deps .`"
         )
-    return f"not available: {registry.NATIVE_MISSING}. A newer torch is needed"
+    return f"not available: {registry.NATIVE_MISSING}. Reinstall with `pip install --force-reinstall --no-deps .`"

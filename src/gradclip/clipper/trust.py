@@ -137,7 +137,7 @@ class Trust:
     def after_clip(self, *, by_hand: bool, found: bool, is_shared: bool) -> None:
         """Remember what a clip left, and whether it found any gradient here; other ranks may have some."""
         self._empty = self._empty + 1 if by_hand and not found and not is_shared else 0
-        if self._empty == EMPTY:
+        if self._empty == EMPTY and not any(known.steps for known in self._optimizers.values() if known.places):
             self._warn("no gradient", misuse.NO_GRADIENT.format(count=EMPTY))
         self.clips += 1
         self._at_clip = mark(self._owners)

@@ -62,7 +62,7 @@ def collect(
         is_plain = norm_type is not None and -LARGEST_PLAIN_ORDER <= norm_type <= LARGEST_PLAIN_ORDER
         order = norm_type if is_plain else None
         walk = registry.walk()
-        sharded, marks = sharded_and_marks()
+        sharded, marks = (None, None) if walk is None else sharded_and_marks()
         found = None if walk is None else walk(owners, order, sharded, marks)
         if found is None:
             if is_list and names is None:  # of pairs perhaps

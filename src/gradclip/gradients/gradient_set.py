@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradclip.gradients.nonfinite import bad_in, described
 from gradclip.gradients.norms import scale_units_
-from gradclip.numbers import Scalar
+from gradclip.numbers import Scalar, as_float64, is_one
 from gradclip.ops.backend import Batch
 from gradclip.parameters import name_at
 from gradclip.units import Units
@@ -165,8 +165,8 @@ class GradientSet(ABC):
 
     def clamp_(self, bound: Scalar) -> None:
         """Limit every element, or real and imaginary part, to [-bound, bound]: one, or of shape (P,) one an owner."""
-        each = isinstance(bound, Tensor) and bound.ndim > 0 and self._places is not None
-        self.batch.clamp_(bound[list(self.places)] if each else bound)
+        is_for_all = is_one(bound) or self._places is None
+        self.batch.clamp_(bound if is_for_all else as_float64(bound)[list(self.places)])
 
     def sanitize_(self) -> None:
         """Set every NaN or infinite element to 0."""
