@@ -354,8 +354,11 @@ def test_declarations_end_with_the_parameter() -> None:
     gone = set(map(id, parameters))
     del parameters
     gc.collect()
-    kept = [nn.Parameter(torch.ones(1)) for _ in range(2000)]
-    again = [parameter for parameter in kept if id(parameter) in gone]
+    kept: list[nn.Parameter] = []
+    again: list[nn.Parameter] = []
+    while not again and len(kept) < 500_000:  # what other tests have freed is taken first
+        kept += [nn.Parameter(torch.ones(1)) for _ in range(2000)]
+        again = [parameter for parameter in kept[-2000:] if id(parameter) in gone]
     assert again
     for parameter in again:
         parameter.grad = torch.ones(1)
