@@ -20,7 +20,8 @@ using gradclip::torch::read_vector;
 using gradclip::torch::Subclass;
 using gradclip::torch::Tensors;
 
-PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr;
+PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr, *mesh_name = nullptr,
+         *placements_name = nullptr;
 
 bool has_arguments(const char* name, Py_ssize_t given, Py_ssize_t least, Py_ssize_t most) {
   if (least <= given && given <= most) return true;
@@ -165,6 +166,16 @@ Answer gather(PyObject* owners, const Subclass& sharded, PyObject* marks, Walk* 
   return Answer::kAll;
 }
 
+// Whether two objects have one attribute that is the same object, or, if `equal` will do, one that is equal. No Python error
+// is left.
+bool share(PyObject* a, PyObject* b, PyObject* name, bool equal) {
+  const Owned own{PyObject_GetAttr(a, name)}, other{own.object ? PyObject_GetAttr(b, name) : nullptr};
+  const bool same = other.object && (own.object == other.object ||
+                                     (equal && PyObject_RichCompareBool(own.object, other.object, Py_EQ) == 1));
+  PyErr_Clear();
+  return same;
+}
+
 // The local part of a sharded gradient, or a plain one itself; null where it is placed otherwise than its owner, or
 // with a Python error set. A new reference.
 PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass& sharded) {
@@ -172,7 +183,10 @@ PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass
   if ((spec_of_owner != Py_None) != is_sharded) return nullptr;
   if (!is_sharded) return Py_NewRef(gradient);
   const Owned spec{PyObject_GetAttr(gradient, spec_name)};
-  return spec.object == spec_of_owner ? PyObject_GetAttr(gradient, local_name) : nullptr;
+  if (!spec.object) return nullptr;
+  const bool alike = spec.object == spec_of_owner || (share(spec.object, spec_of_owner, mesh_name, /*equal=*/false) &&
+                                                      share(spec.object, spec_of_owner, placements_name, /*equal=*/true));
+  return alike ? PyObject_GetAttr(gradient, local_name) : nullptr;
 }
 
 // Puts the local part of each sharded gradient in its place, and null for those that are left; false with a Python error.
@@ -416,7 +430,9 @@ PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native() {
   if (!gradclip::torch::connect() || !(grad_name = PyUnicode_InternFromString("grad")) ||
-      !(spec_name = PyUnicode_InternFromString("_spec")) || !(local_name = PyUnicode_InternFromString("_local_tensor")))
+      !(spec_name = PyUnicode_InternFromString("_spec")) ||
+      !(local_name = PyUnicode_InternFromString("_local_tensor")) || !(mesh_name = PyUnicode_InternFromString("mesh")) ||
+      !(placements_name = PyUnicode_InternFromString("placements")))
     return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && (PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0 ||

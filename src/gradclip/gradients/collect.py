@@ -108,20 +108,21 @@ def _completed(
 ) -> GradientSet:
     """Add what the walk has left to what it has taken."""
     layout, owners = rule.layout, rule.owners
-    found: dict[int, Tensor] = {} if batch is None else dict(zip(taken, batch.tensors, strict=True))
-    if layout is not None and layout.any_outside:
-        found, batch = {place: x for place, x in found.items() if not rule.is_outside(place)}, None
-        taken = ()
     placed: dict[int, Any] = {}
-    for place, gradient in rule.gradients(left).items():
-        if not rule.is_outside(place):
-            found[place], spec = rule.local(place, gradient)
-            if spec is not None:
-                placed[place] = spec
-    places = sorted(found)
-    gradients = [found[place] for place in places]
-    device = local_of(owners[0]).device if layout is not None and owners else CPU
-    opened = _opened(places, gradients, batch, taken, device)
+    if batch is not None and batch.tensors and not left and not (layout is not None and layout.any_outside):
+        places, gradients, opened = list(taken), batch.tensors, batch
+    else:
+        found = {} if batch is None else dict(zip(taken, batch.tensors, strict=True))
+        if layout is not None and layout.any_outside:
+            found, batch = {place: x for place, x in found.items() if not rule.is_outside(place)}, None
+        for place, gradient in rule.gradients(left).items():
+            if not rule.is_outside(place):
+                found[place], spec = rule.local(place, gradient)
+                if spec is not None:
+                    placed[place] = spec
+        places = sorted(found)
+        gradients = [found[place] for place in places]
+        opened = _opened(rule, places, gradients, batch, taken)
     if layout is not None:
         agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
@@ -133,17 +134,25 @@ def _completed(
 
 
 def _opened(
-    places: list[int], gradients: list[Tensor], batch: Batch | None, taken: Sequence[int], device: torch.device
+    rule: Rule,
+    places: list[int],
+    gradients: list[Tensor],
+    batch: Batch | None,
+    taken: Sequence[int],
 ) -> Batch:
-    """Open gradients, some of which may be open already."""
-    if batch is None or not batch.tensors:
-        return registry.open_(gradients, device)
-    if len(taken) == len(places):
+    """Open gradients, some of which may be open already; what kernels take needs no check."""
+    if batch is not None and batch.tensors and len(taken) == len(places):
         return batch
-    known = set(taken)
+    known = set(taken if batch is not None and batch.tensors else ())
     old = [i for i, place in enumerate(places) if place in known]
     new = [i for i, place in enumerate(places) if place not in known]
-    return registry.joined(gradients, [(batch, old), (registry.open_([gradients[i] for i in new]), new)])
+    rest = [gradients[i] for i in new]
+    if (opened := registry.taken_by_kernels(rest)) is None:
+        for i in new:
+            rule.check(places[i], gradients[i])
+        is_shared = rule.layout is not None and len(rule.owners) > 0
+        opened = registry.open_(rest, local_of(rule.owners[0]).device if is_shared else CPU)
+    return opened if batch is None or not old else registry.joined(gradients, [(batch, old), (opened, new)])
 
 
 def _specs_of(owners: list[Tensor]) -> list[Any] | None:

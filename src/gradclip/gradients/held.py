@@ -100,8 +100,8 @@ class Held:
     def sum_up(self, meshes: list[Span]) -> None:
         """Sum those gradients that all ranks of these meshes know to be unsummed."""
         for mesh in meshes:
-            due = self._agreement.on(self.layout, mesh)
             if self._agreement.placed and mesh in self.layout.meshes and mesh not in self._summed:
+                due = self._agreement.on(self.layout, mesh)
                 there = {i: x for i, x in self._found.items() if self._unsummed.get(i) == self._agreed(i)}
                 self._summed[mesh] = summed(mesh, due, there, self._owners)
                 self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)

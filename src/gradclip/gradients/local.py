@@ -58,8 +58,7 @@ class Rule(NamedTuple):
         """Return the local part of a gradient, and its spec, if it is placed otherwise than its owner.
 
         Raises:
-            TypeError: If it has no norm here, or does not fit its owner.
-            OverlappingGradientError: If it is to be written, and elements share memory.
+            TypeError: If it does not fit its owner.
         """
         owner, found, placed = self.owners[place], gradient, None
         spec = None if self.layout is None else self.layout.specs[place]
@@ -67,8 +66,11 @@ class Rule(NamedTuple):
             found, placed = self._local_part(place, gradient, spec)
         elif spec is not None or self.layout is not None:  # a plain one, that once was a DTensor perhaps
             found = without_padding(owner, gradient)
-        check_gradient(self.function, lambda: self._name(place), found, writes=self.writes)
         return found, placed
+
+    def check(self, place: int, local: Tensor) -> None:
+        """Check that the local part of a gradient has a norm, and where it is to be written, that it can be."""
+        check_gradient(self.function, lambda: self._name(place), local, writes=self.writes)
 
     def is_outside(self, place: int) -> bool:
         """Whether nothing of a gradient is here: its owner is on a mesh without this rank."""

@@ -92,6 +92,14 @@ def walk() -> "Callable[..., Walked | None] | None":
     return None if NATIVE is None or is_traced() or FORCED.get() not in {"", "native"} else _native_walk
 
 
+def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:
+    """Open tensors that kernels take, all of them: dense numbers, each in a place of its own; else None."""
+    if not is_traced():
+        check_forced()
+    kernels = native() if tensors else None
+    return None if kernels is None else kernels.open_if_taken(tensors)
+
+
 def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
     """Open any tensors as one batch: sparse ones by their values, each by the best backend that takes it.
 
@@ -102,13 +110,10 @@ def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
     Raises:
         BackendUnavailableError: If the backend that was asked for by name cannot run here.
     """
-    if not is_traced():
-        check_forced()
+    if (batch := taken_by_kernels(tensors)) is not None:
+        return batch
     if not tensors:
         return ReferenceBatch([], device)
-    kernels = native()
-    if kernels is not None and (batch := kernels.open_if_taken(tensors)) is not None:
-        return batch
     places: dict[tuple[torch.device, str], list[int]] = {}
     openers: dict[tuple[torch.device, str], Callable[[list[Tensor]], Batch]] = {}
     values = list(tensors)
