@@ -21,7 +21,7 @@ using gradclip::torch::Subclass;
 using gradclip::torch::Tensors;
 
 PyObject *grad_name = nullptr, *spec_name = nullptr, *local_name = nullptr, *mesh_name = nullptr,
-         *placements_name = nullptr;
+         *placements_name = nullptr, *is_partial_name = nullptr;
 
 bool has_arguments(const char* name, Py_ssize_t given, Py_ssize_t least, Py_ssize_t most) {
   if (least <= given && given <= most) return true;
@@ -101,9 +101,10 @@ struct Walk {
   Owned gradients{PyList_New(0)}, specs{PyList_New(0)};
   std::vector<std::int64_t> places;  // of the owners of the gradients
   std::vector<std::int64_t> left;    // of owners whose gradient has to be found in Python
+  Owned kept{PyList_New(0)};         // their gradients: one that is gone could have the address of the next
   bool any_sharded = false;
 
-  explicit operator bool() const { return gradients.object && specs.object; }
+  explicit operator bool() const { return gradients.object && specs.object && kept.object; }
 };
 
 // A sequence of whole numbers, or null with a Python error set.
@@ -146,17 +147,20 @@ Answer gather(PyObject* owners, const Subclass& sharded, PyObject* marks, Walk* 
     const bool is_plain = !is_sharded && is_tensor(owner);
     if (!is_sharded && !is_plain && !is_subclass(owner)) return Answer::kNoTensor;
     walk->any_sharded |= is_sharded;
+    bool says_more = false;
     if (sharded.type) {
       const Owned spec{is_sharded ? PyObject_GetAttr(owner, spec_name) : Py_NewRef(Py_None)};
-      if (!spec.object || PyList_Append(walk->specs.object, spec.object) != 0) return Answer::kError;
+      if ((says_more = !spec.object)) PyErr_Clear();  // this torch keeps it elsewhere
+      if (PyList_Append(walk->specs.object, spec.object ? spec.object : Py_None) != 0) return Answer::kError;
     }
     const Owned gradient{PyObject_GetAttr(owner, grad_name)};
     if (!gradient.object) return Answer::kError;
     // What the class of a sharded one says of itself matters even where it has no gradient.
-    const bool says_more = is_plain ? is_marked(owner, marks) : !is_sharded && is_kind_of(owner, sharded);
+    says_more |= is_plain ? is_marked(owner, marks) : !is_sharded && is_kind_of(owner, sharded);
     if (gradient.object == Py_None && !says_more) continue;
     if (gradient.object != Py_None && !seen.insert(gradient.object)) continue;
     if (says_more || (!is_sharded && !is_plain)) {
+      if (PyList_Append(walk->kept.object, gradient.object) != 0) return Answer::kError;
       walk->left.push_back(i);
       continue;
     }
@@ -176,8 +180,21 @@ bool share(PyObject* a, PyObject* b, PyObject* name, bool equal) {
   return same;
 }
 
-// The local part of a sharded gradient, or a plain one itself; null where it is placed otherwise than its owner, or
-// with a Python error set. A new reference.
+// Whether elements are yet to be summed over ranks, by the placements of a spec; true where that cannot be found out.
+bool is_unsummed(PyObject* spec) {
+  const Owned placements{PyObject_GetAttr(spec, placements_name)};
+  const Py_ssize_t count = placements.object ? PyTuple_Size(placements.object) : -1;
+  bool all_summed = count >= 0;
+  for (Py_ssize_t i = 0; all_summed && i < count; ++i) {
+    const Owned answer{PyObject_CallMethodObjArgs(PyTuple_GetItem(placements.object, i), is_partial_name, nullptr)};
+    all_summed = answer.object == Py_False;
+  }
+  PyErr_Clear();
+  return !all_summed;
+}
+
+// The local part of a sharded gradient, or a plain one itself; null where it is placed otherwise than its owner, or does
+// not have what is looked for, perhaps with a Python error set. A new reference.
 PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass& sharded) {
   const bool is_sharded = sharded.type && Py_TYPE(gradient) == sharded.type;
   if ((spec_of_owner != Py_None) != is_sharded) return nullptr;
@@ -185,7 +202,8 @@ PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass
   const Owned spec{PyObject_GetAttr(gradient, spec_name)};
   if (!spec.object) return nullptr;
   const bool alike = spec.object == spec_of_owner || (share(spec.object, spec_of_owner, mesh_name, /*equal=*/false) &&
-                                                      share(spec.object, spec_of_owner, placements_name, /*equal=*/true));
+                                                      share(spec.object, spec_of_owner, placements_name, /*equal=*/true) &&
+                                                      !is_unsummed(spec.object));
   return alike ? PyObject_GetAttr(gradient, local_name) : nullptr;
 }
 
@@ -198,7 +216,7 @@ bool unwrap(Walk* walk, const Subclass& sharded, std::vector<bool>* taken) {
     const auto at = static_cast<std::size_t>(i);
     PyObject* spec = PyList_GetItem(walk->specs.object, static_cast<Py_ssize_t>(walk->places[at]));
     PyObject* local = local_part(PyList_GetItem(gradients, i), spec, sharded);
-    if (!local && PyErr_Occurred()) return false;
+    if (!local) PyErr_Clear();
     (*taken)[at] = local != nullptr;
     if (local && PyList_SetItem(gradients, i, local) != 0) return false;
   }
@@ -432,7 +450,8 @@ PyMODINIT_FUNC PyInit__native() {
   if (!gradclip::torch::connect() || !(grad_name = PyUnicode_InternFromString("grad")) ||
       !(spec_name = PyUnicode_InternFromString("_spec")) ||
       !(local_name = PyUnicode_InternFromString("_local_tensor")) || !(mesh_name = PyUnicode_InternFromString("mesh")) ||
-      !(placements_name = PyUnicode_InternFromString("placements")))
+      !(placements_name = PyUnicode_InternFromString("placements")) ||
+      !(is_partial_name = PyUnicode_InternFromString("is_partial")))
     return nullptr;
   PyObject* module = PyModule_Create(&definition);
   if (module && (PyModule_AddStringConstant(module, "ISA", gradclip::kernels().name) != 0 ||

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import gradclip
-from gradclip.distributed import Ownership, declare, declare_megatron
+from gradclip.distributed import Ownership, declare, declare_megatron, forget
 from layout_workers import local_of
 from layouts import mesh_of, place
 from traffic_workers import traffic_of
@@ -231,3 +232,30 @@ def _refusal_of(call: Callable[[], Any]) -> str:
     except (TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return "none"
+
+
+def zero_beside_tiny(order: float) -> tuple[str, float, list[float]]:
+    """Clip two parameters of one rank each by each norm, one of zeros and one of tiny numbers."""
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    parameters[0].grad, parameters[1].grad = torch.zeros(2), torch.full((2,), 1e-20)
+    declare(parameters, Ownership(disjoint=distributed.group.WORLD))
+    policy = gradclip.policies.FixedNorm(1.0, order, scope="parameter")
+    result = gradclip.GradClipper(parameters, policy).clip()
+    forget(parameters)
+    return result.status.value, result.total_norm, [x.item() for x in gradclip.get_norms(parameters, order).values()]
+
+
+class Special(DTensor):
+    """A DTensor of a class of its own."""
+
+
+def a_class_of_its_own() -> tuple[float, float]:
+    """The norm of one alone, and beside a plain DTensor."""
+    mesh = distributed.init_device_mesh("cpu", (distributed.get_world_size(),))
+    made: list[nn.Parameter] = []
+    for kind in (Special, DTensor):
+        x: Any = nn.Parameter(distribute_tensor(torch.zeros(4), mesh, [Shard(0)]))
+        x.grad = distribute_tensor(torch.full((4,), 3.0), mesh, [Shard(0)])
+        x.__class__ = kind
+        made.append(x)
+    return gradclip.get_norms(made[:1])["parameters[0]"].item(), gradclip.clip_grad_norm_(made, 100.0).item()

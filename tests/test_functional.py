@@ -417,6 +417,20 @@ def test_compiles_where_there_is_nothing_to_clip() -> None:
     assert compiled(parameter(None)).item() == 0
 
 
+@pytest.mark.filterwarnings("default")
+def test_to_keep_gradients_reads_nothing() -> None:
+    """The norm decides inside the graph: times 1 where it is not finite."""
+
+    def step(p: Tensor, g: Tensor) -> Tensor:
+        p.grad = g.clone()
+        gradclip.clip_grad_norm_([p], 1.0, eps=0.0, nonfinite="keep")
+        return p.grad
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    assert compiled(parameter(None), torch.tensor([3.0, 4.0])).tolist() == pytest.approx([0.6, 0.8])
+    assert compiled(parameter(None), torch.tensor([3.0, math.inf])).tolist() == [3.0, math.inf]
+
+
 def test_tracers_record_the_clip() -> None:
     """A recorded graph clips new inputs, instead of remembering the answer to the old ones."""
 

@@ -213,7 +213,7 @@ def test_kernels_refuse_what_they_cannot_read() -> None:
     for bad in (torch.ones(4, 4)[:, ::2], torch.ones(3, dtype=torch.int32), torch.ones(2, device="meta"), 3):
         with pytest.raises(TypeError, match=r"tensors\[1\] is not a dense floating-point CPU tensor"):
             _native.measure([torch.ones(2), bad], 2.0)
-        assert not registry.NATIVE.takes(bad)
+        assert not registry.NATIVE.takes([bad])
     with pytest.raises(TypeError, match="tensors must be a list"):
         _native.measure((torch.ones(2),), 2.0)
     with pytest.raises(TypeError, match="must be a dense float64 CPU tensor of 1 elements"):
@@ -361,3 +361,53 @@ def test_an_owner_of_another_class_with_a_gradient() -> None:
     p = torch.nn.Parameter(torch.zeros(1))
     p.grad = torch.tensor([4.0])
     assert gradclip.clip_grad_norm_([p, other], 10.0).item() == 5.0
+
+
+class Rewrapped(Tensor):
+    """A tensor whose gradient is another object at every look."""
+
+    @property
+    def grad(self) -> Tensor | None:  # type: ignore[override]
+        own = super().grad
+        return None if own is None else own.view_as(own)
+
+
+def test_gradients_that_are_new_at_every_look() -> None:
+    """One that is gone must not be taken for the next, which may have its address."""
+    owners = [torch.zeros(4).as_subclass(Rewrapped).requires_grad_() for _ in range(4)]
+    plain = torch.nn.Parameter(torch.zeros(4))
+    for owner in owners:
+        torch.Tensor.grad.__set__(owner, torch.full((4,), 3.0))  # type: ignore[attr-defined]
+    plain.grad = torch.full((4,), 3.0)
+    given = [*owners, plain]
+    assert gradclip.clip_grad_norm_(given, 1.0, eps=0.0).item() == pytest.approx(6.0 * 5.0**0.5)
+    left = [x.grad.norm().item() for x in given]
+    assert left == pytest.approx([5.0**-0.5] * 5)
+
+
+def test_an_error_keeps_nothing_alive() -> None:
+    """Neither a bad argument nor a gradient that cannot be written holds parameters until the collector runs."""
+    import gc
+
+    gc.disable()
+    try:
+        for grad, max_norm in ((torch.ones(2), -1.0), (torch.ones(1).expand(2), 1.0)):
+            p = torch.nn.Parameter(torch.zeros(2))
+            p.grad = grad
+            alive = weakref.ref(p)
+            with pytest.raises((ValueError, RuntimeError)):
+                gradclip.clip_grad_norm_([p], max_norm)
+            del p
+            assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_leaves_an_iterator_to_walk() -> None:
+    """What is refused for another argument can be passed again."""
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    parameters = iter([p])
+    with pytest.raises(ValueError, match="max_norm"):
+        gradclip.clip_grad_norm_(parameters, -1.0)
+    assert gradclip.clip_grad_norm_(parameters, 1.0).item() == 5.0

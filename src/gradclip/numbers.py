@@ -58,7 +58,7 @@ def is_power(norm_type: float) -> bool:
 def unit(extremum: Scalar) -> Scalar:
     """Return what to divide by: the extremum, or 1 where a division by it would make no number."""
     if isinstance(extremum, Tensor):
-        return torch.where((extremum > SMALLEST_UNIT) & (extremum < math.inf), extremum, 1.0)
+        return extremum.masked_fill((extremum <= SMALLEST_UNIT) | (extremum == math.inf) | extremum.isnan(), 1.0)
     return extremum if SMALLEST_UNIT < extremum < math.inf else 1.0
 
 
@@ -208,6 +208,11 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     divisor = norm + eps
     coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
     return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
+
+
+def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
+    """Return the coefficient, or 1 where the norm is NaN or infinite."""
+    return where(isfinite(total_norm), coef, 1.0)
 
 
 # Arithmetic of rules.

@@ -13,16 +13,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import is_bad, on_host
+from gradclip.numbers import is_bad, on_host, one_unless_finite
 from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import pack, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
-NonFinite: TypeAlias = Literal["propagate", "raise", "skip", "sanitize"]
-"""What to do about a total norm that is NaN or infinite: compute with it; raise, with nothing done; end, with nothing
-done; or set elements that are not finite to 0, and clip the rest, by its norm in units of the largest element."""
+NonFinite: TypeAlias = Literal["propagate", "keep", "raise", "skip", "sanitize"]
+"""What to do about a total norm that is NaN or infinite: compute with it; multiply by 1 then; raise, with nothing done;
+end, with nothing done; or set elements that are not finite to 0, and clip the rest, by its norm in units of the largest
+element. For the first two, a norm on a device is not read."""
+
+UNREAD = {"propagate", "keep"}
 
 
 @final
@@ -125,8 +128,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     Args:
         stages: Of a policy.
         work: What they work on.
-        nonfinite: What to do about a total norm that is NaN or infinite. Where `"propagate"` leaves it on a device,
-            nothing waits for it.
+        nonfinite: What to do about a total norm that is NaN or infinite.
 
     Raises:
         NonFiniteGradientError: If a total norm is not finite, and that is an error.
@@ -143,7 +145,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                 before = norms
             if not decides:
                 break
-            if is_bad(norms.total, reads=nonfinite != "propagate"):
+            if is_bad(norms.total, reads=nonfinite not in UNREAD):
                 work.see_nonfinite(norms)
                 if nonfinite == "skip":
                     _take_back(work, stages, learned)
@@ -155,6 +157,8 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                     before = norms if not steps else before
             learned.append(stage.state)
             decision = stage.decide(norms)
+            if nonfinite == "keep":
+                decision = decision._replace(coef=one_unless_finite(decision.coef, norms.total))
             if asked is None:
                 asked = decision
             if decision.skip is not False and on_host(decision.skip):

@@ -104,23 +104,10 @@ class Meta(NamedTuple):
     dtype: torch.dtype
 
 
-def dtensor_fields() -> tuple[str, str]:
-    """Return the attributes of a DTensor that hold its spec and its local part: reading them costs no autograd node.
-
-    The kernels' walk reads these too, if `has_dtensor_fields` says that they are there.
-    """
-    return "_spec", "_local_tensor"
-
-
-@lru_cache(maxsize=4)
-def has_dtensor_fields(kind: type) -> bool:
-    """Tell whether the class of DTensors has these attributes; where not, no DTensor goes through the kernels' walk."""
-    return all(hasattr(kind, name) for name in dtensor_fields())
-
-
 def spec_of_dtensor(x: Any) -> Any:
     """Return the spec of a DTensor: mesh, placements, global shape and dtype, the same object while none changes.
 
+    The walk of the kernels reads it too, and the local part; it leaves a DTensor without them to Python.
     Without it, one that is made anew from its public names, and so compared by its parts.
     """
     spec = getattr(x, "_spec", None)

@@ -43,7 +43,7 @@ def unit_layouts(dtype: torch.dtype) -> list[Tensor]:
 
 def in_kernels(backend: Backend, tensors: list[Tensor]) -> list[Tensor]:
     """Those that dispatch may hand to a backend."""
-    return [x for x in tensors if backend.takes(x)]
+    return [x for x in tensors if backend.takes([x])]
 
 
 def raw(x: Tensor) -> Tensor:

@@ -363,3 +363,20 @@ def test_declarations_end_with_the_parameter() -> None:
     for parameter in again:
         parameter.grad = torch.ones(1)
         assert gradclip.clip_grad_norm_([parameter], math.inf).item() == 1.0
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("order", [20.0, 9.0, 2.0])
+def test_zeros_beside_tiny_numbers(pool: RankPool, order: float) -> None:
+    """Each norm is taken in units of its own, and the total in units of the largest: no power leaves the range."""
+    norm = 1e-20 * 4.0 ** (1.0 / order)  # of two numbers on each of two ranks
+    for status, total, each in pool.run(ownership_workers.zero_beside_tiny, order):
+        assert status == "ok"
+        assert total == pytest.approx(norm, rel=1e-6)
+        assert each == pytest.approx([0.0, 1e-20 * 2.0 ** (1.0 / order)], rel=1e-6)
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+def test_a_dtensor_of_a_class_of_its_own(pool: RankPool) -> None:
+    """It says as much as a plain one."""
+    assert pool.run(ownership_workers.a_class_of_its_own) == [(6.0, pytest.approx(72.0**0.5))] * 2

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from gradclip.clipper import misuse
 from gradclip.torch_private import step_hooks_of, stepping_optimizer
 
-_STEPS: set[CodeType] = set()
-"""The code around the steps of optimizers, which runs the hooks: that which called them."""
+_STEP: CodeType | None = None
+"""The code around the step of every optimizer, which runs the hooks: that which called them."""
 
 
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -99,14 +99,15 @@ def _step_frames() -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code in _STEPS and stepping_optimizer(frame) is not None:
+        if frame.f_code is _STEP:
             found.append(frame)
         frame = frame.f_back
     return found
 
 
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-    _STEPS.add(sys._getframe(1).f_code)
+    global _STEP  # noqa: PLW0603 -- one in torch
+    _STEP = sys._getframe(1).f_code
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     for watcher in watchers():

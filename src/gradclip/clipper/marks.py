@@ -60,6 +60,6 @@ def writes_since(owner: Tensor, before: Mark) -> int | None:
 
 
 def _versions(gradient: Tensor) -> Versions:
-    if not is_dtensor(gradient):
+    if type(gradient) is Tensor or not is_dtensor(gradient):
         return version_of(gradient), 0
     return version_of(gradient), version_of(local_of_dtensor(gradient))

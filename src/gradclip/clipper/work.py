@@ -88,6 +88,7 @@ class ClipWork(Work):
         self._compare = compare
         self._failure = failure
         self._coef: Scalar = 1.0
+        self._waits = False  # that coefficient, to be made
         self._before: list[tuple[Tensor, Tensor]] = []
         self._gradients: GradientSet
 
@@ -96,16 +97,18 @@ class ClipWork(Work):
         self._compare = False
         if not gradients.any_found:
             return norms, False
-        if self._is_waiting and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
+        if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
             self._make(is_last=False)
             gradients, norms = self._measured(stage)
         return self._foreseen(norms), True
 
     def apply(self, stage: Stage, norms: Norms, decision: Decision) -> Decision:
-        decision = self._selection.restricted(decision, norms)
+        if self._selection.scaled is not None:
+            decision = self._selection.restricted(decision, norms)
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
             self._coef = self._coef * decision.coef
+            self._waits = not is_known(self._coef) or on_host(self._coef) != 1.0
         is_last = stage is self._stages[-1]
         if is_last or not waits or not (self._reads or is_known(self._coef)):
             self._make(is_last=is_last)
@@ -135,7 +138,7 @@ class ClipWork(Work):
             for gradient, before in self._before:
                 gradient.copy_(before)
         self._before = []
-        self._coef = 1.0
+        self._coef, self._waits = 1.0, False
 
     # Measuring.
 
@@ -162,7 +165,9 @@ class ClipWork(Work):
     def _collected(self, order: float | None) -> GradientSet:
         owners, group, agreement = self._selection.owners, self._group, self._agreement
         if self._failure is not None:
-            return told(self._failure, group, owners, agreement)
+            if (failed := told(self._failure, group, owners, agreement)) is None:
+                raise self._failure
+            return failed
         names = self._selection.names
         return collect(FUNCTION, owners, order, names=names, group=group, loss=self._loss, agreement=agreement)
 
@@ -181,20 +186,16 @@ class ClipWork(Work):
 
     # Changing.
 
-    @property
-    def _is_waiting(self) -> bool:
-        return not is_known(self._coef) or on_host(self._coef) != 1.0
-
     def _foreseen(self, norms: Norms) -> Norms:
         """Return the norms that gradients will have once what waits is done."""
-        return norms.scaled(self._coef) if self._is_waiting else norms
+        return norms.scaled(self._coef) if self._waits else norms
 
     def _make(self, *, is_last: bool) -> None:
         """Make what waits."""
-        if self._is_waiting:
+        if self._waits:
             self._keep(is_last=is_last)
             self._gradients.scale_(self._coef)
-            self._coef = 1.0
+            self._coef, self._waits = 1.0, False
 
     def _keep(self, *, is_last: bool) -> None:
         """Remember gradients before they are written, where a stage to come may take that back."""

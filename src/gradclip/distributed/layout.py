@@ -29,7 +29,7 @@ from gradclip.distributed.ownership import DECLARED, Ownership, declared, declar
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
 from gradclip.parameters import name_at
-from gradclip.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, has_dtensor_fields, spec_of_dtensor
+from gradclip.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, spec_of_dtensor
 from gradclip.units import Units
 
 WIDE = {torch.float64, torch.complex128}
@@ -175,8 +175,7 @@ def sharded_and_marks() -> tuple[type | None, tuple[str, ...] | None]:
     """Return the class of sharded tensors, and what marks plain ones, as far as what makes them is imported."""
     module = sys.modules.get("torch.distributed.tensor")
     may_be_marked = FSDP1 in sys.modules or LOCALIZER in sys.modules
-    kind = None if module is None or not has_dtensor_fields(module.DTensor) else module.DTensor
-    return kind, MARKS if may_be_marked else None
+    return None if module is None else module.DTensor, MARKS if may_be_marked else None
 
 
 def specs_of(owners: list[Tensor]) -> list[Any] | None:

@@ -108,9 +108,11 @@ def clip_grad_norm_(
             nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)
     except (TypeError, ValueError, RuntimeError) as error:
         tell(error, span, parameters, norm_type)
-    keeps = nonfinite == "keep" or (nonfinite == "sanitize" and max_norm == math.inf)  # which only measures
+        raise
+    if nonfinite == "sanitize" and max_norm == math.inf:  # which only measures
+        nonfinite = "keep"
     call = Call(collect(function, parameters, norm_type, group=span), norm_type, max_norm, eps)
-    return call.gradients.as_tensor(run((call,), call, "skip" if keeps else nonfinite).before.total)
+    return call.gradients.as_tensor(run((call,), call, nonfinite).before.total)
 
 
 def clip_grad_norm(

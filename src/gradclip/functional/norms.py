@@ -54,6 +54,7 @@ def get_total_norm(
         norm_type = check_norm_type(function, norm_type)
     except (TypeError, ValueError) as error:
         tell(error, span, tensors, norm_type)
+        raise
     gradients = gather(function, tensors, group=span)
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
@@ -115,7 +116,8 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
         norm_type = check_norm_type(function, norm_type)
         gradients = collect(function, parameters, writes=False)
     except (TypeError, ValueError) as error:
-        gradients = told(error, None, parameters)
+        if (gradients := told(error, None, parameters)) is None:
+            raise
     found: dict[str, Tensor] = {}
     for name, norm in gradients.named_norms(norm_type):
         if name in found:

@@ -71,6 +71,8 @@ def collect(
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
             batch, places, specs, left = found
+            if left:
+                specs = _specs_of(owners)
             if specs is None and not left and batch.tensors and group is None and not DECLARED:
                 return Here("parameters", owners, names, batch.tensors, batch, places, loss)
             taken = range(len(owners)) if places is None else places
@@ -80,9 +82,9 @@ def collect(
         rule = Rule(function, "parameters", owners, names, layout, writes)
         return _completed(rule, batch, taken, left, loss, agreement)
     except BaseException as error:
-        if alone:
+        if alone or (failed := told(error, group, parameters, agreement)) is None:
             raise
-        return told(error, group, parameters, agreement)
+        return failed
 
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:
@@ -94,8 +96,10 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
         layout = _layout_of(listed, names, _specs_of(listed), everywhere, group, are_gradients=True)
         rule = Rule(function, "tensors", listed, names, layout, writes=False)
         return _completed(rule, None, (), everywhere, None, None)
-    except BaseException as error:  # noqa: BLE001 -- raised once all know
-        return told(error, group, tensors)
+    except BaseException as error:
+        if (failed := told(error, group, tensors)) is None:
+            raise
+        return failed
 
 
 def _completed(
@@ -126,7 +130,7 @@ def _completed(
     if layout is not None:
         agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
-        return OverRanks(rule.argument, rule.names, owners, held, loss=loss)
+        return OverRanks(rule.argument, owners, rule.names, gradients, held, loss=loss)
     if owners and not gradients and rule.argument == "parameters":
         _check_ownership(rule.function, owners)
     everywhere = len(places) == len(owners)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -128,6 +128,16 @@ class GradientSet(ABC):
             ValueError: If an owner is a piece that does not say which rows it holds.
         """
 
+    def check_dense(self) -> None:
+        """Check that every gradient has units.
+
+        Raises:
+            TypeError: If one is sparse.
+        """
+        for position, x in enumerate(self.gradients):
+            if x.is_sparse:
+                refuse_sparse_units(self.names()[position])
+
     def named_norms(self, order: float) -> list[tuple[str, Tensor]]:
         """Return the norm of each gradient with its name, in order: 0-dim, on its device, of the dtype of a norm."""
         norms, present, *_ = self.norms(order)
@@ -188,3 +198,12 @@ class GradientSet(ABC):
         """Return the counts of NaN and of infinite elements by name, of the first gradients here that have any."""
         names = self.names()
         return {names[x.position]: (x.nan, x.inf) for x in bad_in(self.batch)[:at_most]}
+
+
+def refuse_sparse_units(name: str) -> NoReturn:
+    """Raise for a sparse gradient where every unit has a norm of its own."""
+    msg = (
+        f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter another "
+        f"policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the rest, or ignore it."
+    )
+    raise TypeError(msg)

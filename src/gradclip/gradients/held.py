@@ -11,6 +11,7 @@ from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
+from gradclip.numbers import CPU
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.units import Units
@@ -128,7 +129,7 @@ class Held:
 
 def as_vector(numbers: list[int], like: Tensor) -> Tensor:
     """Return whole numbers as a float64 vector beside another."""
-    return torch.tensor(numbers, dtype=torch.float64).to(like.device, non_blocking=True)
+    return torch.tensor(numbers, dtype=torch.float64, device=CPU).to(like.device, non_blocking=True)
 
 
 def refuse_units(name: str) -> NoReturn:

@@ -1,6 +1,6 @@
 """The gradients of a model that this rank holds alone."""
 
-from typing import NoReturn, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -30,9 +30,7 @@ class Here(GradientSet):
         return self._spread(norms_of(self.batch, order))
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
-        for position, x in enumerate(self.gradients):
-            if x.is_sparse:
-                refuse_sparse_units(self.names()[position])
+        self.check_dense()
         weights = open_([self.owners[place].detach() for place in self.places])
         both = [numbers.finish_each(unit_partials_of(batch, units), units.order) for batch in (self.batch, weights)]
         norms, present, *_ = self._spread(both[0], columns)
@@ -57,12 +55,3 @@ class Here(GradientSet):
 
     def _is_apart(self, place: int) -> bool:  # noqa: ARG002 -- of none
         return False
-
-
-def refuse_sparse_units(name: str) -> NoReturn:
-    """Raise for a sparse gradient where every unit has a norm of its own."""
-    msg = (
-        f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter another "
-        f"policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the rest, or ignore it."
-    )
-    raise TypeError(msg)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.exceptions import OverlappingGradientError
-from gradclip.torch_private import is_fake, is_lazy_zero, stored_values
+from gradclip.ops.registry import values_of
+from gradclip.torch_private import is_fake, is_lazy_zero
 from gradclip.tracing import is_traced
 
 PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
@@ -58,11 +59,6 @@ def _share_places(x: Tensor) -> bool:
     for size, stride in zip(x.shape, x.stride(), strict=True):
         places = (places[:, None] + stride * torch.arange(size)).flatten()
     return places.unique().numel() < x.numel()
-
-
-def values_of(x: Tensor) -> Tensor:
-    """Return the elements that a tensor stores: those of a sparse one, or itself."""
-    return stored_values(x) if x.is_sparse else x
 
 
 def refuse_gradient(function: str, name: str, gradient: Tensor, reason: str) -> NoReturn:

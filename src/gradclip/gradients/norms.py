@@ -44,7 +44,7 @@ def norms_of(batch: Batch, order: float) -> Tensor:
     else:
         norms = finish_each(batch.partials(order), order)
     if order < 0.0:
-        empty = torch.tensor([numel == 0 for numel in batch.numels()]).to(norms.device)
+        empty = torch.tensor([numel == 0 for numel in batch.numels()], dtype=torch.bool, device=norms.device)
         norms = norms.masked_fill(empty, 0.0)
     return norms
 
@@ -65,3 +65,4 @@ def scale_units_(batch: Batch, coefs: Tensor, units: Units) -> None:
     open_(rows).scale_units_(coefs)
     for x, own in zip(batch.tensors, rows, strict=True):
         units.write_back(own, x)
+    batch.forget()

@@ -41,15 +41,16 @@ class OverRanks(GradientSet):
     def __init__(
         self,
         argument: str,
-        names: list[str] | None,
         owners: list[Tensor],
+        names: list[str] | None,
+        gradients: list[Tensor],
         held: Held,
         *,
         loss: Scalar | None = None,
         failure: BaseException | None = None,
     ) -> None:
         """Take local parts, and why gradients could not be collected, if so."""
-        super().__init__(argument, owners, names, held.batch.tensors, held.batch, held.places, loss)
+        super().__init__(argument, owners, names, gradients, held.batch, held.places, loss)
         self.complete = held.layout.complete
         self.is_wide = held.layout.wide or any(owners[place].dtype in WIDE for place in held.layout.plain)
         self._held = held
@@ -79,8 +80,8 @@ class OverRanks(GradientSet):
             scales = as_float64(unit(extrema))
             partials, _ = self._each(order, scales)
             largest = unit(self._total_of_each(extrema, present, extremum(order)))  # one for all, as they are added up
-            total = largest * self._total_of_each(partials * (scales / largest) ** order, present, order)
             norms = scales * finish_each(partials, order)
+            total = largest * self._total_of_each((norms / largest) ** order, present, order)
         else:
             partials, present = self._each(order, None)
             total = self._total_of_each(partials, present, order)
@@ -90,6 +91,7 @@ class OverRanks(GradientSet):
         return Parts(torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
+        self.check_dense()
         for place, share in enumerate(self._layout.shares):
             if share.in_pieces:
                 refuse_units(self.name_of(place))
@@ -177,9 +179,6 @@ class OverRanks(GradientSet):
             found.setdefault(chain, []).append(value if copies == 1 or is_extremum(order) else value / copies)
         return found
 
-    def _measure(self, places: list[int], order: float, factor: Scalar) -> Scalar:
-        return self._held.open(places)[1].partial(order, factor)
-
     def _total_of_each(self, partials: Tensor, present: Tensor, order: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
 
@@ -206,14 +205,15 @@ class OverRanks(GradientSet):
         def fill(places: list[int], values: Tensor) -> None:
             there, batch = self._held.open(places)
             if order < 0.0:  # the norm of nothing is 0, but so is that of a zero
-                there = [place for place, numel in zip(there, batch.numels(), strict=True) if numel]
-                batch = open_([x for x in batch.tensors if x.numel()])
+                some = [i for i, numel in enumerate(batch.numels()) if numel]
+                there, batch = [there[i] for i in some], open_([batch.tensors[i] for i in some])
             if there:
-                own = batch.partials(order, None if scales is None else 1.0 / scales[there]).to(values.device)
+                at = torch.tensor(there, dtype=torch.int64, device=values.device)
+                own = batch.partials(order, None if scales is None else 1.0 / scales[at]).to(values.device)
                 values[0, there] = own if is_extremum(order) else own / as_vector(self._held.copies(there), own)
 
         nothing = self._nothing(1, len(self.owners), identity(order))
-        values, present = self._passage.whole(nothing, torch.tensor, fill, order)
+        values, present = self._passage.whole(nothing, list, fill, order)
         return values[0], present
 
     def _nothing(self, rows: int, columns: int, value: float) -> Tensor:

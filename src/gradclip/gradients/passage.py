@@ -64,16 +64,17 @@ class Passage:
         own = measured()
         arrived: Partials = {}
         # Noted before the first span, so that all along the way hear of it.
-        self.flags = self.flags.noting([value for values in own.values() for value in values], order)
+        self.flags = self.flags.noting(_values_of(own), order)
         for span in order_of_spans:
-            tails = self._held.layout.tails[span]
+            tails, before = self._held.layout.tails[span], self.flags
             for again in (False, True):
                 ways = [(span, *tail) for tail in tails]
                 sent = [_combined([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
-                summed, self.flags = exchange(span, sent, self._flags_for(span), order)
+                summed, self.flags = exchange(span, sent, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
                     break
                 own = measured()
+                before = before.noting(_values_of(own), order)
             self._passed.append((span, self.flags))
             for tail, value in zip(tails, summed, strict=True):
                 arrived.setdefault(tail, []).append(value)
@@ -85,7 +86,7 @@ class Passage:
     def whole(
         self,
         values: Tensor,
-        where: Callable[[list[int]], Tensor],
+        where: Callable[[list[int]], Tensor | list[int]],
         fill: Callable[[list[int], Tensor], None],
         order: float,
     ) -> tuple[Tensor, Tensor]:
@@ -105,10 +106,11 @@ class Passage:
             members = self._held.layout.members[span]
             columns = where(members)
             self._held.sum_up(self._meshes(span))
+            before = self.flags
             for again in (False, True):
                 self.attempt(lambda span=span: fill(self._held.layout.heads[span], values), None)
                 own = values[:, columns].reshape(-1), present[members]
-                partials, there, self.flags = exchange_each(span, *own, self._flags_for(span), order)
+                partials, there, self.flags = exchange_each(span, *own, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
                     break
             self._passed.append((span, self.flags))
@@ -118,15 +120,17 @@ class Passage:
     # What goes along.
 
     def start(self, order: float) -> None:
+        """Begin with a norm of an order, of which nothing is measured yet."""
         self.flags = Flags.of(self._own_loss, order, has_elements=self._held.has_elements)
         self._passed = []
 
-    def _flags_for(self, span: Span) -> Flags:
+    def _flags_for(self, span: Span, flags: Flags) -> Flags:
+        """Return what goes along to a span, where so much is known."""
         if self._failure is not None:
-            return self.flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
+            return flags._replace(failed=1.0, nonfinite=NAN, unexpected=0.0)
         if not self._held.layout.unsummed:
-            return self.flags
-        return self.flags._replace(unexpected=float(self._held.is_unexpected(self._meshes(span))))
+            return flags
+        return flags._replace(unexpected=float(self._held.is_unexpected(self._meshes(span))))
 
     def _agrees_anew(self, span: Span) -> bool:
         """Agree on unsummed gradients if a rank of the span has met one that was not known to be, and sum them up."""
@@ -157,7 +161,15 @@ class Passage:
         spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
         if spans or self._failure is not None:
             said = told(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
-            raise self._failure or RemoteError(said)
+            failure, self._failure = self._failure, None
+            try:
+                raise failure or RemoteError(said)
+            finally:
+                del failure  # which holds this frame, and so the gradients
+
+
+def _values_of(partials: Partials) -> list[Scalar]:
+    return [value for values in partials.values() for value in values]
 
 
 def _combined(values: list[Scalar], order: float) -> Scalar:

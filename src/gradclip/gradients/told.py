@@ -1,7 +1,7 @@
 """Let the other ranks hear why this one cannot clip: whatever goes wrong before the collective that they wait in."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
@@ -16,8 +16,10 @@ from gradclip.gradients.over_ranks import OverRanks
 from gradclip.ops.registry import open_
 
 
-def told(error: BaseException, group: Span | None, given: object, agreement: Agreement | None = None) -> OverRanks:
-    """Return no gradients, whose norm raises an error here once all ranks know of it; raise it if none waits.
+def told(
+    error: BaseException, group: Span | None, given: object, agreement: Agreement | None = None
+) -> OverRanks | None:
+    """Return no gradients, whose norm raises an error here once all ranks know of it; None if no other rank waits.
 
     Args:
         error: Why this rank has none.
@@ -31,13 +33,13 @@ def told(error: BaseException, group: Span | None, given: object, agreement: Agr
         tensors.clear()
         layout = made([], [], [], group)
     if layout is None:
-        raise error
+        return None
     held = Held(layout, tensors, [], open_([]), {}, agreement or agreement_of_calls(layout))
-    return OverRanks("parameters", None, tensors, held, failure=error)
+    return OverRanks("parameters", tensors, None, [], held, failure=error)
 
 
-def tell(error: Exception, group: Span | None, given: object, norm_type: object) -> NoReturn:
-    """Raise an error, once all ranks know of it that wait for a total norm.
+def tell(error: Exception, group: Span | None, given: object, norm_type: object) -> None:
+    """Raise an error, once all ranks know of it that wait for a total norm; do nothing if none does.
 
     Args:
         error: Why this rank cannot clip.
@@ -45,8 +47,8 @@ def tell(error: Exception, group: Span | None, given: object, norm_type: object)
         given: What was passed as parameters.
         norm_type: The order of the norm, if it is one.
     """
-    told(error, group, given).total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
-    raise error
+    if (failed := told(error, group, given)) is not None:
+        failed.total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
 
 
 def _layout_of(tensors: list[Tensor], group: Span | None) -> RankLayout | None:
@@ -70,7 +72,7 @@ def _tensors_in(given: Any) -> Iterator[Tensor]:
         case list() | tuple():
             for element in given:
                 yield from _tensors_in(element)
-        case str() | bytes():
+        case str() | bytes() | Iterator():  # which a user may walk after the error
             return
         case Iterable():
             try:

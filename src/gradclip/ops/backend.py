@@ -68,6 +68,9 @@ class Batch(ABC):
         One bound, or one a tensor; an infinite one changes nothing.
         """
 
+    def forget(self) -> None:  # noqa: B027 -- most remember nothing
+        """Forget what was measured, where tensors were written in another way."""
+
     @abstractmethod
     def count_nonfinite(self) -> Tensor:
         """Return how many elements of each tensor are NaN, and how many infinite: int64, of shape (2, tensors)."""
@@ -85,14 +88,14 @@ class Batch(ABC):
 
 
 class Backend(ABC):
-    """One implementation of the operations."""
+    """One implementation of the operations, for the devices that `registry.KERNELS` names it for."""
 
     name: str
 
     @abstractmethod
-    def takes(self, x: Tensor) -> bool:
-        """Whether it can work on a tensor, in place."""
+    def takes(self, tensors: list[Tensor]) -> bool:
+        """Whether all of some tensors are on one device, and it can work on them, in place."""
 
     @abstractmethod
-    def open(self, tensors: list[Tensor]) -> Batch:
-        """Open tensors of one device, all of which it takes."""
+    def open(self, tensors: list[Tensor]) -> Batch | None:
+        """Open tensors; None if it does not take them all."""

@@ -135,6 +135,9 @@ class NativeBatch(Batch):
             increment_version(tensors)
             _native.clamp_(tensors, bound)
 
+    def forget(self) -> None:
+        self._known = None
+
     def count_nonfinite(self) -> Tensor:
         counts = torch.zeros((2, len(self.tensors)), dtype=torch.int64, device=CPU)
         for i in self._bad():
@@ -160,14 +163,10 @@ class Native(Backend):
 
     name = "native"
 
-    def takes(self, x: Tensor) -> bool:
-        return _native.widest([x]) > 0
+    def takes(self, tensors: list[Tensor]) -> bool:
+        return _native.widest(tensors) > 0
 
-    def open(self, tensors: list[Tensor]) -> Batch:
-        return NativeBatch(tensors, _native.widest(tensors))
-
-    def open_if_taken(self, tensors: list[Tensor]) -> Batch | None:
-        """Open tensors if it takes them all: they are looked at once."""
+    def open(self, tensors: list[Tensor]) -> NativeBatch | None:
         return NativeBatch(tensors, bits) if (bits := _native.widest(tensors)) else None
 
 

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host
+from gradclip.numbers import CPU, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host, is_one
 from gradclip.ops.backend import Backend, Batch
 from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
@@ -128,12 +128,12 @@ class ReferenceBatch(Batch):
 
     def _each(self, number: Scalar) -> Sequence[Scalar]:
         """Return a number for each tensor: floats where none is to be waited for."""
-        number = from_device(number)
         if isinstance(number, Tensor):
-            number = number.to(self._device)
-            each = number.tolist() if is_host(number) else list(number.unbind()) if number.ndim else [number]
-            return each if number.ndim else each * len(self.tensors)
-        return [number] * len(self.tensors)
+            number = from_device(number.to(self._device))
+        if is_one(number):
+            return [number] * len(self.tensors)
+        each = as_float64(number)
+        return each.tolist() if is_host(each) else list(each.unbind())
 
 
 @final
@@ -142,10 +142,10 @@ class Reference(Backend):
 
     name = "reference"
 
-    def takes(self, x: Tensor) -> bool:  # noqa: ARG002 -- everything
-        return True
+    def takes(self, tensors: list[Tensor]) -> bool:
+        return len({x.device for x in tensors}) <= 1
 
-    def open(self, tensors: list[Tensor]) -> Batch:
+    def open(self, tensors: list[Tensor]) -> ReferenceBatch:
         return ReferenceBatch(tensors)
 
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from gradclip.exceptions import BackendUnavailableError
 from gradclip.numbers import CPU
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.reference import REFERENCE, ReferenceBatch
+from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
 from gradclip.torch_private import stored_values
@@ -81,10 +80,13 @@ def native() -> "Native | None":
     return None if is_traced() or FORCED.get() not in {"", "native"} else NATIVE
 
 
-def backends(device: torch.device) -> tuple[Backend, ...]:
-    """Return the backends of a type of device, best first; the last takes everything."""
-    kernels = native() if device.type == "cpu" else None
-    return (REFERENCE,) if kernels is None else (kernels, REFERENCE)
+KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": native}
+"""What comes before plain torch, by the type of device: the backend, unless it cannot or must not run now."""
+
+
+def kernels_of(device: torch.device) -> Backend | None:
+    """Return the backend that comes before plain torch on a device, if there is one."""
+    return kernels() if (kernels := KERNELS.get(device.type)) is not None else None
 
 
 def walk() -> "Callable[..., Walked | None] | None":
@@ -96,8 +98,8 @@ def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:
     """Open tensors that kernels take, all of them: dense numbers, each in a place of its own; else None."""
     if not is_traced():
         check_forced()
-    kernels = native() if tensors else None
-    return None if kernels is None else kernels.open_if_taken(tensors)
+    kernels = kernels_of(tensors[0].device) if tensors else None
+    return None if kernels is None else kernels.open(tensors)
 
 
 def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
@@ -114,20 +116,30 @@ def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
         return batch
     if not tensors:
         return ReferenceBatch([], device)
+    values = [x if _is_loose(x) else values_of(x) for x in tensors]
     places: dict[tuple[torch.device, str], list[int]] = {}
-    openers: dict[tuple[torch.device, str], Callable[[list[Tensor]], Batch]] = {}
-    values = list(tensors)
-    for i, x in enumerate(tensors):
-        if x.is_sparse and not x.is_coalesced():
-            name, opener = "uncoalesced", partial(Uncoalesced, opened=open_)
-        else:
-            values[i] = stored_values(x) if x.is_sparse else x
-            backend = next(b for b in backends(x.device) if b.takes(values[i]))
-            name, opener = backend.name, backend.open
+    for i, x in enumerate(values):
+        kernels = None if x.is_sparse else kernels_of(x.device)
+        name = "loose" if x.is_sparse else "kernels" if kernels is not None and kernels.takes([x]) else "reference"
         places.setdefault((x.device, name), []).append(i)
-        openers[x.device, name] = opener
-    parts: list[Part] = [(openers[key]([values[i] for i in at]), at) for key, at in places.items()]
+    parts: list[Part] = [(_open_alike(name, [values[i] for i in at]), at) for (_, name), at in places.items()]
     return parts[0][0] if len(parts) == 1 else Several(values, parts)
+
+
+def values_of(x: Tensor) -> Tensor:
+    """Return the elements that a tensor stores: those of a sparse one, or itself."""
+    return stored_values(x) if x.is_sparse else x
+
+
+def _is_loose(x: Tensor) -> bool:
+    return x.is_sparse and not x.is_coalesced()
+
+
+def _open_alike(name: str, tensors: list[Tensor]) -> Batch:
+    if name == "loose":
+        return Uncoalesced(tensors, open_)
+    opened = taken_by_kernels(tensors) if name == "kernels" else None
+    return ReferenceBatch(tensors) if opened is None else opened
 
 
 def joined(tensors: list[Tensor], parts: list[Part]) -> Batch:

@@ -60,6 +60,10 @@ class Several(Batch):
         for batch, at in self._parts:
             batch.clamp_(_own(bound, at))
 
+    def forget(self) -> None:
+        for batch, _ in self._parts:
+            batch.forget()
+
     def count_nonfinite(self) -> Tensor:
         found = [batch.count_nonfinite().t() for batch, _ in self._parts]
         return self._in_order(found, [1] * len(self.tensors)).t()

@@ -34,7 +34,7 @@ class Uncoalesced(Batch):
     def _measured(self) -> Batch:
         return self._opened([stored_values(x) for x in self._summed])
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         for name in ("_summed", "_measured"):
             self.__dict__.pop(name, None)
 
@@ -59,7 +59,7 @@ class Uncoalesced(Batch):
 
     def scale_(self, coef: Scalar) -> None:
         self._written.scale_(coef)
-        self._forget()
+        self.forget()
 
     def scale_units_(self, coefs: Tensor) -> None:
         self._measured.scale_units_(coefs)
@@ -85,4 +85,4 @@ class Uncoalesced(Batch):
             for original, summed in zip(self.tensors, self._summed, strict=True):
                 original.copy_(summed)
         self._written = self._opened([stored_values(x) for x in self.tensors])
-        self._forget()
+        self.forget()
