@@ -170,14 +170,22 @@ Answer gather(PyObject* owners, const Subclass& sharded, PyObject* marks, Walk* 
   return Answer::kAll;
 }
 
-// Whether two objects have one attribute that is the same object, or, if `equal` will do, one that is equal. No Python error
-// is left.
-bool share(PyObject* a, PyObject* b, PyObject* name, bool equal) {
-  const Owned own{PyObject_GetAttr(a, name)}, other{own.object ? PyObject_GetAttr(b, name) : nullptr};
-  const bool same = other.object && (own.object == other.object ||
-                                     (equal && PyObject_RichCompareBool(own.object, other.object, Py_EQ) == 1));
+// Two objects that were found to be equal: most tensors have the same two, and to compare them runs Python code.
+struct Equal {
+  Owned a{nullptr}, b{nullptr};
+};
+
+// Whether two objects have an equal attribute. No Python error is left.
+bool share(PyObject* a, PyObject* b, PyObject* name, Equal* known) {
+  Owned own{PyObject_GetAttr(a, name)}, other{own.object ? PyObject_GetAttr(b, name) : nullptr};
+  if (other.object && own.object == known->a.object && other.object == known->b.object) return true;
+  const bool equal = other.object && PyObject_RichCompareBool(own.object, other.object, Py_EQ) == 1;
   PyErr_Clear();
-  return same;
+  if (equal) {
+    std::swap(known->a.object, own.object);
+    std::swap(known->b.object, other.object);
+  }
+  return equal;
 }
 
 // Whether elements are yet to be summed over ranks, by the placements of a spec; true where that cannot be found out.
@@ -195,14 +203,15 @@ bool is_unsummed(PyObject* spec) {
 
 // The local part of a sharded gradient, or a plain one itself; null where it is placed otherwise than its owner, or does
 // not have what is looked for, perhaps with a Python error set. A new reference.
-PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass& sharded) {
+PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass& sharded, Equal* meshes) {
   const bool is_sharded = sharded.type && Py_TYPE(gradient) == sharded.type;
   if ((spec_of_owner != Py_None) != is_sharded) return nullptr;
   if (!is_sharded) return Py_NewRef(gradient);
   const Owned spec{PyObject_GetAttr(gradient, spec_name)};
   if (!spec.object) return nullptr;
-  const bool alike = spec.object == spec_of_owner || (share(spec.object, spec_of_owner, mesh_name, /*equal=*/false) &&
-                                                      share(spec.object, spec_of_owner, placements_name, /*equal=*/true) &&
+  Equal placements;
+  const bool alike = spec.object == spec_of_owner || (share(spec.object, spec_of_owner, mesh_name, meshes) &&
+                                                      share(spec.object, spec_of_owner, placements_name, &placements) &&
                                                       !is_unsummed(spec.object));
   return alike ? PyObject_GetAttr(gradient, local_name) : nullptr;
 }
@@ -211,11 +220,12 @@ PyObject* local_part(PyObject* gradient, PyObject* spec_of_owner, const Subclass
 bool unwrap(Walk* walk, const Subclass& sharded, std::vector<bool>* taken) {
   PyObject* gradients = walk->gradients.object;
   const Py_ssize_t count = PyList_Size(gradients);
+  Equal meshes;
   for (Py_ssize_t i = 0; i < count; ++i) {
     prefetch_ahead(gradients, i, count, sharded);
     const auto at = static_cast<std::size_t>(i);
     PyObject* spec = PyList_GetItem(walk->specs.object, static_cast<Py_ssize_t>(walk->places[at]));
-    PyObject* local = local_part(PyList_GetItem(gradients, i), spec, sharded);
+    PyObject* local = local_part(PyList_GetItem(gradients, i), spec, sharded, &meshes);
     if (!local) PyErr_Clear();
     (*taken)[at] = local != nullptr;
     if (local && PyList_SetItem(gradients, i, local) != 0) return false;
