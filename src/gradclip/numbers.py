@@ -33,6 +33,7 @@ Scalar: TypeAlias = float | Tensor
 Condition: TypeAlias = bool | Tensor
 
 CPU = torch.device("cpu")
+WIDE = {torch.float64, torch.complex128}
 
 LARGEST_PLAIN_ORDER = 6.0
 """Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64; above, they are taken in
@@ -102,7 +103,7 @@ def from_device(number: Scalar) -> Scalar:
     return number
 
 
-def is_known(number: Scalar | bool) -> bool:  # noqa: FBT001
+def is_known(number: Scalar) -> bool:
     """Whether the host knows a number, so that a look at it waits for nothing."""
     return not isinstance(number, Tensor)
 
@@ -130,19 +131,13 @@ def any_of(condition: Condition) -> Condition:
 
 
 def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
-    """Return numbers, and vectors of such, as one float64 vector.
-
-    Args:
-        numbers: The numbers.
-        place: Returns where the vector has to be, given where the first tensor among them is, or the CPU.
-    """
+    """Return numbers, and vectors of such, as one float64 vector: where `place` wants those of the first device to be."""
     device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
-    where_to = place(device or CPU)
     if device is not None:
-        return torch.cat([as_float64(x, where_to).reshape(-1) for x in numbers])
+        return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return vector.to(where_to, non_blocking=True)
+    return vector.to(place(CPU), non_blocking=True)
 
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:

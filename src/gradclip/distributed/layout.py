@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -28,11 +27,10 @@ from gradclip.distributed.fsdp1 import declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
+from gradclip.numbers import WIDE
 from gradclip.parameters import name_at
 from gradclip.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, spec_of_dtensor
 from gradclip.units import Units
-
-WIDE = {torch.float64, torch.complex128}
 
 REMEMBERED = 16
 """How many layouts are kept."""

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.dtensor import local_of
-from gradclip.distributed.layout import WIDE
 from gradclip.gradients.gradient_set import GradientSet, Parts
 from gradclip.gradients.held import Held, as_vector, refuse_units, refuse_unsummed
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
 from gradclip.gradients.passage import Partials, Passage
 from gradclip.numbers import (
+    WIDE,
     Scalar,
     as_float64,
     finish_each,

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host, is_one
+from gradclip.numbers import CPU, WIDE, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host, is_one
 from gradclip.ops.backend import Backend, Batch
 from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
@@ -21,9 +21,6 @@ PIECE_ELSEWHERE = 2**22
 FUSED_ORDERS = {1.0, 2.0, math.inf}
 FUSED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """What torch measures in float64 on a device."""
-
-
-WIDE = {torch.float64, torch.complex128}
 
 
 @final

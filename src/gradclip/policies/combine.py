@@ -1,5 +1,6 @@
 """Policies one after the other, or for a time."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,41 +122,54 @@ class Taken(NamedTuple):
     inner: Any
 
 
+class Led(Policy):
+    """A policy that another one leads: it asks for the norms that the other needs."""
+
+    @property
+    @abstractmethod
+    def led(self) -> Policy:
+        """The other one."""
+
+    @property
+    def norm_type(self) -> float | None:
+        return self.led.norm_type
+
+    @property
+    def scope(self) -> Scope:
+        return self.led.scope
+
+    @property
+    def units(self) -> Units:
+        return self.led.units
+
+    @property
+    def clamps(self) -> bool:
+        return self.led.clamps
+
+    @property
+    def skips(self) -> bool:
+        return self.led.skips
+
+    def init(self, layout: Layout) -> Taken:
+        return Taken(0.0, self.led.init(layout))
+
+
 @final
 @dataclass(frozen=True)
-class Warmup(Policy):
+class Warmup(Led):
     """What `warmup` returns."""
 
     steps: int
     policy: Policy
 
     @property
+    def led(self) -> Policy:
+        return self.policy
+
+    @property
     def stages(self) -> tuple[Policy, ...]:
         stages = self.policy.stages
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
-
-    @property
-    def norm_type(self) -> float | None:
-        return self.policy.norm_type
-
-    @property
-    def scope(self) -> Scope:
-        return self.policy.scope
-
-    @property
-    def units(self) -> Units:
-        return self.policy.units
-
-    @property
-    def clamps(self) -> bool:
-        return self.policy.clamps
-
-    @property
-    def skips(self) -> bool:
-        return self.policy.skips
-
-    def init(self, layout: Layout) -> Taken:
-        return Taken(0.0, self.policy.init(layout))
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         if state.steps >= self.steps:
@@ -166,38 +180,19 @@ class Warmup(Policy):
 
 @final
 @dataclass(frozen=True)
-class Schedule(Policy):
+class Schedule(Led):
     """What `schedule` returns."""
 
     policy_of: Callable[[int], Policy]
 
     @property
-    def norm_type(self) -> float | None:
-        return self.policy_of(0).norm_type
-
-    @property
-    def scope(self) -> Scope:
-        return self.policy_of(0).scope
-
-    @property
-    def units(self) -> Units:
-        return self.policy_of(0).units
-
-    @property
-    def clamps(self) -> bool:
-        return self.policy_of(0).clamps
-
-    @property
-    def skips(self) -> bool:
-        return self.policy_of(0).skips
-
-    def init(self, layout: Layout) -> Taken:
-        return Taken(0.0, self.policy_of(0).init(layout))
+    def led(self) -> Policy:
+        return self.policy_of(0)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(state.steps)
         policy = self.policy_of(step)
-        check_same_kind(step, policy, self.policy_of(0))
+        check_same_kind(step, policy, self.led)
         decision, inner = policy.decide(norms, state.inner)
         return decision, Taken(state.steps + 1.0, inner)
 
