@@ -1,6 +1,9 @@
 """What the ranks do in tests of failures: break a gradient on one rank, call the library, and tell what it said."""
 
+import copy
+import math
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import gradclip
-from gradclip.distributed import Ownership, declare
+from gradclip.distributed import Ownership, declare, forget
 from layout_workers import Held, build, holdings, local_of
 from layouts import Part, mesh_of, place
 
@@ -264,3 +267,73 @@ def clip_with_a_group(what: str) -> str:
     assert p.grad.tolist() == [3.0, 4.0]
     assert gradclip.clip_grad_norm_([p], 10.0, group=world).item() == 5.0
     return said
+
+
+# What a review of several ranks found.
+
+
+def _shards(values: Tensor) -> Any:
+    mesh = mesh_of("all")
+    p: Any = nn.Parameter(place([torch.zeros_like(values)], ["S0"], mesh))
+    p.grad = place([values], ["S0"], mesh)
+    return p
+
+
+def clip_a_generator() -> str:
+    """Clip what an iterator gives, whose gradient the second rank cannot write."""
+    p = _shards(torch.ones(8))
+    if distributed.get_rank() == 1:
+        p.grad._local_tensor = torch.ones(1).expand(4)
+    return said_by(lambda: gradclip.clip_grad_norm_(iter([p]), 1.0), []).error
+
+
+def measure_what_is_declared() -> str:
+    """The norm of gradients of declared parameters, of which the second rank passes one of integers."""
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.ones(3)
+    declare([p], Ownership(disjoint=distributed.group.WORLD))
+    gradients: list[Tensor] = [p.grad]
+    if distributed.get_rank() == 1:
+        gradients.append(torch.ones(2, dtype=torch.int64))
+    said = said_by(lambda: gradclip.get_total_norm(gradients), []).error
+    forget([p])
+    return said
+
+
+def copies_of_a_clipper() -> list[float]:
+    """The norm of a gradient that is yet to be summed, by a clipper, by a copy, and by one that was pickled."""
+    mesh = mesh_of("all")
+    p: Any = nn.Parameter(place([torch.zeros(3)], ["R"], mesh))
+    clipper = gradclip.GradClipper([("p", p)], gradclip.policies.FixedNorm(math.inf))
+    found: list[float] = []
+    for copied in (lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):  # noqa: S301 -- our own
+        clipper = copied(clipper)
+        own = clipper._selected.owners[0]
+        own.grad = place([torch.ones(3)] * distributed.get_world_size(), ["P"], own.device_mesh)
+        found.append(clipper.clip().total_norm)
+    return found
+
+
+def an_order_that_is_none() -> str:
+    """The norms of DTensors, of an order that is a word on the second rank."""
+    order: Any = "two" if distributed.get_rank() == 1 else 2.0
+    return said_by(lambda: len(gradclip.get_norms([_shards(torch.ones(8))], order)), []).error
+
+
+def nan_beside_shards(every: int) -> tuple[str, str]:
+    """How a clip ends where only the first rank has NaN, in a plain parameter; and what a clipper that raises says."""
+    plain = nn.Parameter(torch.zeros(2))
+    plain.grad = torch.full((2,), math.nan if distributed.get_rank() == 0 else 1.0)
+    named = [("plain", plain), ("shards", _shards(torch.ones(8)))]
+    status = gradclip.GradClipper(named, norms_every=every).clip().status.value
+    raising = gradclip.GradClipper(named, norms_every=every, nonfinite="raise")
+    return status, said_by(lambda: raising.clip().total_norm, []).error
+
+
+def step_with_a_complex_loss() -> str:
+    """Step with a closure whose loss is complex on the second rank."""
+    p = _shards(torch.ones(8))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    loss = torch.tensor(1.0 + 1.0j if distributed.get_rank() == 1 else 1.0)
+    with gradclip.GradClipper([("p", p)]).attach(optimizer):
+        return said_by(lambda: optimizer.step(lambda: loss), []).error

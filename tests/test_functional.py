@@ -427,8 +427,8 @@ def test_to_keep_gradients_reads_nothing() -> None:
         return p.grad
 
     compiled = torch.compile(step, backend="eager", fullgraph=True)
-    assert compiled(parameter(None), torch.tensor([3.0, 4.0])).tolist() == pytest.approx([0.6, 0.8])
-    assert compiled(parameter(None), torch.tensor([3.0, math.inf])).tolist() == [3.0, math.inf]
+    assert compiled(torch.nn.Parameter(torch.zeros(2)), torch.tensor([3.0, 4.0])).tolist() == pytest.approx([0.6, 0.8])
+    assert compiled(torch.nn.Parameter(torch.zeros(2)), torch.tensor([3.0, math.inf])).tolist() == [3.0, math.inf]
 
 
 def test_tracers_record_the_clip() -> None:

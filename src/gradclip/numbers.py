@@ -131,7 +131,7 @@ def any_of(condition: Condition) -> Condition:
 
 
 def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
-    """Return numbers, and vectors of such, as one float64 vector: where `place` wants those of the first device to be."""
+    """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
     device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
     if device is not None:
         return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])

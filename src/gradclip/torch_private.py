@@ -9,7 +9,7 @@ does without.
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -227,6 +227,15 @@ def runs_hooks(optimizer: Optimizer) -> bool:
 def _marks_hooked_steps() -> bool:
     probe = torch.optim.SGD([torch.zeros(1, device="cpu", requires_grad=True)], lr=0.0)
     return hasattr(type(probe).step, "hooked")
+
+
+def step_code() -> CodeType | None:
+    """Return the code around the step of every optimizer, which runs the hooks, to find it on the stack.
+
+    Without it, None: what first calls a hook is taken for it, and a step before that is not found.
+    """
+    wrap: Any = getattr(Optimizer, "profile_hook_step", None)
+    return None if wrap is None else wrap(lambda: None).__code__
 
 
 def stepping_optimizer(frame: FrameType) -> Any:

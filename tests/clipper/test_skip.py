@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -427,3 +428,47 @@ def test_an_error_in_a_skipped_step_loses_no_gradient(what: str, traced: bool, a
         clipper.clip()
     optimizer.step()
     assert clipper.last is not None and clipper.last.skipped is None
+
+
+FIRST_STEP = """
+import math, torch, gradclip
+
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([p], lr=0.1)
+made = []
+
+
+def closure():
+    made.append(gradclip.GradClipper([p]))
+    p.grad = torch.full((2,), math.nan)
+    assert made[0].clip().skipped == "skipped_nonfinite"
+    return 1.0
+
+
+optimizer.step(closure)
+assert p.tolist() == [1.0, 1.0], p
+"""
+
+
+def test_the_first_step_of_a_program() -> None:
+    """It is kept from happening too, before any hook has run."""
+    subprocess.run([sys.executable, "-c", FIRST_STEP], check=True)
+
+
+def test_a_wrapper_that_calls_the_hooks_itself() -> None:
+    """Torch's hooks for all optimizers, called by what is none, find no step to look at."""
+    from torch.optim import optimizer as module
+
+    class Wrapper:
+        def step(self, inner: torch.optim.Optimizer) -> None:
+            for hook in module._global_optimizer_pre_hooks.values():
+                hook(inner, (), {})
+            inner.step()
+
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    clipper = GradClipper([p])
+    p.grad = torch.full((2,), math.nan)
+    assert clipper.clip().skipped == "skipped_nonfinite"
+    Wrapper().step(optimizer)
+    assert p.tolist() == [1.0, 1.0]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -308,3 +309,39 @@ def test_a_rank_that_dies(lonely: RankPool) -> None:
     assert "rank 1 died with exit code 3" in said
     assert "rank 0 raised:" in said
     assert "RuntimeError: [" in said and "gloo" in said
+
+
+TOLD: dict[str, tuple[Any, str]] = {
+    "a generator": (failure_workers.clip_a_generator, "OverlappingGradientError: `clip_grad_norm_` must be able"),
+    "gradients": (
+        failure_workers.measure_what_is_declared,
+        "TypeError: `get_total_norm` must be given real or",
+    ),
+    "an order": (failure_workers.an_order_that_is_none, "ValueError: `get_norms(norm_type=...)` must be a number"),
+    "a loss": (failure_workers.step_with_a_complex_loss, "ValueError: `GradClipper.observe_loss(loss=...)` must hold"),
+}
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("what", TOLD)
+def test_the_others_are_told(pool: RankPool, what: str) -> None:
+    """Whatever it was that one rank could not do, and however it was passed."""
+    work, words = TOLD[what]
+    other, own = pool.run(work)
+    assert own.startswith(words)
+    assert other.startswith(f"RemoteError: Rank 1: {words}"), other
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+def test_a_copied_clipper_agrees_anew(pool: RankPool) -> None:
+    """Which gradients are yet to be summed, it finds out by itself."""
+    assert pool.run(failure_workers.copies_of_a_clipper) == [[pytest.approx(2.0 * 3.0**0.5)] * 3] * 2
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("every", [0, 1])
+def test_nan_that_one_rank_has_alone(pool: RankPool, every: int) -> None:
+    """All decide alike, whether norms of single parameters are measured or not, and all know whose it is."""
+    found = pool.run(failure_workers.nan_beside_shards, every)
+    assert {status for status, _ in found} == {"skipped_nonfinite"}
+    assert all("Rank 0: Found in plain (2 NaN, 0 Inf of 2 elements)." in said for _, said in found)

@@ -43,14 +43,8 @@ class Recorded(Work):
     def sanitize(self, stage: Stage) -> Norms:
         return self.norms
 
-    def see_nonfinite(self, norms: Norms) -> None:
-        """Do nothing: the norms are all there is."""
-
     def complain(self, stage: Stage) -> str:
         return f"The recorded norm {self.norms.total} is not finite."
-
-    def undo(self) -> None:
-        """Do nothing: no gradient is there."""
 
 
 def refuse_policy(policy: Policy, requirement: str, reason: str) -> NoReturn:

@@ -156,11 +156,8 @@ class GradClipper(Attaching):
         """
         with self._turn:
             self._suppression.check_thread()
-            try:
-                if loss is not None:
-                    self.observe_loss(loss)
-            except (TypeError, ValueError) as error:
-                self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
+            if loss is not None:
+                self._hear(loss)
             self._suppression.recover()
             self._trust.before_clip()
             result = self._clip(by_hand=True)
@@ -190,7 +187,14 @@ class GradClipper(Attaching):
 
     def _observe_closure(self, loss: float | Tensor) -> None:
         if self._loss is None:  # and none was told
+            self._hear(loss)
+
+    def _hear(self, loss: float | Tensor) -> None:
+        """Take the loss of a step; of one that is none, all ranks hear that clip together."""
+        try:
             self.observe_loss(loss)
+        except (TypeError, ValueError) as error:
+            self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     def _total_norm(self) -> float:
         return self._pipeline.total_norm()

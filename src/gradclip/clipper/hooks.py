@@ -14,10 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.clipper import misuse
-from gradclip.torch_private import step_hooks_of, stepping_optimizer
+from gradclip.torch_private import step_code, step_hooks_of, stepping_optimizer
 
-_STEP: CodeType | None = None
-"""The code around the step of every optimizer, which runs the hooks: that which called them."""
+_STEP: CodeType | None = step_code()
+"""The code around the step of every optimizer, which runs the hooks; else that which first called them."""
 
 
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -99,7 +99,7 @@ def _step_frames() -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code is _STEP:
+        if frame.f_code is _STEP and isinstance(stepping_optimizer(frame), Optimizer):
             found.append(frame)
         frame = frame.f_back
     return found
@@ -107,7 +107,7 @@ def _step_frames() -> list[FrameType]:
 
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     global _STEP  # noqa: PLW0603 -- one in torch
-    _STEP = sys._getframe(1).f_code
+    _STEP = _STEP or sys._getframe(1).f_code
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     for watcher in watchers():

@@ -79,9 +79,9 @@ class Pipeline:
         """
         later = self._stages[1:]
         may_undo = self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later)
-        work = self._work(
-            loss, undone=bool(later) and may_undo, each=each, count=count, explain=explain, compare=compare
-        )
+        explain = explain and self._nonfinite == "skip"
+        undone = bool(later) and may_undo
+        work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
         return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:

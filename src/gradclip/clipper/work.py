@@ -118,7 +118,8 @@ class ClipWork(Work):
         return decision
 
     def sanitize(self, stage: Stage) -> Norms:
-        self._remember()  # the policy may want no step yet
+        if self._undone or any(later.policy.skips for later in self._stages):
+            self._remember()
         self._gradients.sanitize_()
         _, norms = self._measured(stage, in_units=True)
         return self._foreseen(norms)

@@ -24,15 +24,21 @@ class Placed(NamedTuple):
 
 @final
 class Agreement:
-    """How those gradients are placed that are known to be unsummed, by the place of the parameter."""
+    """How those gradients are placed that are known to be unsummed; copies know nothing yet."""
 
     def __init__(self) -> None:
-        self.placed: dict[int, Placed] = {}
+        self._placed: dict[int, tuple[Any, Placed]] = {}  # by the place of the parameter, with its spec then
 
-    def on(self, layout: RankLayout, mesh: Span) -> dict[int, Placed]:
-        """Return those of a mesh, in order; what was agreed on of another mesh is none."""
-        known = {place: self.placed[place] for place in layout.meshes.get(mesh, ()) if place in self.placed}
-        return {place: placed for place, placed in known.items() if placed.mesh is layout.specs[place].mesh}
+    def __reduce__(self) -> tuple[type["Agreement"], tuple[()]]:
+        return Agreement, ()
+
+    def known(self, layout: RankLayout) -> dict[int, Placed]:
+        """Return them by the place of the parameter, in order; what was agreed on of another spec is none."""
+        return {
+            place: placed
+            for place, (spec, placed) in sorted(self._placed.items())
+            if place < len(layout.specs) and (spec is layout.specs[place] or spec == layout.specs[place])
+        }
 
     def renew(self, layout: RankLayout, mesh: Span, met: Mapping[int, Placements]) -> None:
         """Agree with the ranks of a mesh, all of which have to call this, from what each has met."""
@@ -41,10 +47,10 @@ class Agreement:
         for theirs in mesh.gather({number: met[place] for number, place in enumerate(places) if place in met}):
             together |= theirs
         for number, place in enumerate(places):
-            self.placed.pop(place, None)
+            self._placed.pop(place, None)
             if number in together:
                 spec = layout.specs[place]
-                self.placed[place] = Placed(spec.mesh, spec.shape, together[number])
+                self._placed[place] = spec, Placed(spec.mesh, spec.shape, together[number])
 
 
 _of_calls: "WeakKeyDictionary[RankLayout, Agreement]" = WeakKeyDictionary()

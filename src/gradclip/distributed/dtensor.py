@@ -80,9 +80,13 @@ def local_shape(spec: Spec) -> list[int]:
     return [len(_held(spec, dim)) for dim in range(len(spec.shape))]
 
 
-@lru_cache(maxsize=4096)
 def local_rows(spec: Spec, units: Units) -> Tensor:
     """Return which units of the whole the local part has, in its order."""
+    return _rows_at(spec, units, tuple(spec.mesh.get_coordinate() or ()))
+
+
+@lru_cache(maxsize=4096)
+def _rows_at(spec: Spec, units: Units, coordinate: tuple[int, ...]) -> Tensor:  # noqa: ARG001 -- another in another world
     rows = torch.zeros(1, dtype=torch.int64)
     for dim in units.kept(len(spec.shape)):
         rows = (rows[:, None] * spec.shape[dim] + _held(spec, dim)).flatten()

@@ -12,6 +12,9 @@ from torch import Tensor
 from gradclip.distributed.span import Span
 from gradclip.numbers import (
     Scalar,
+    any_of,
+    as_float64,
+    from_device,
     is_extremum,
     is_known,
     isfinite,
@@ -48,6 +51,12 @@ class Flags(NamedTuple):
         for partial in partials:
             worst = maximum(worst, _level(partial, norm_type))
         return self._replace(nonfinite=worst)
+
+    def noting_each(self, partials: Tensor, norm_type: float) -> "Flags":
+        """Return the same of a vector of partials."""
+        infinite = where(any_of((partials == math.inf) & (norm_type >= 0.0)), 1.0, 0.0)
+        level = from_device(as_float64(where(any_of(partials.isnan()), NAN, infinite)))
+        return self._replace(nonfinite=maximum(self.nonfinite, level))
 
     def judged(self, norm: Scalar, norm_type: float) -> Scalar:
         """Return the norm of everything: NaN where any rank, perhaps another one, has found something not finite."""
@@ -106,7 +115,7 @@ def _level(partial: Scalar, norm_type: float) -> Scalar:
     return where(isnan(partial), NAN, where(infinite, 1.0, 0.0))
 
 
-def told(spans: list[Span], own: str) -> str:
+def say_all(spans: list[Span], own: str) -> str:
     """Return what ranks say, if this one says `own`; all ranks of these spans have to ask."""
     if not spans:  # nobody else is there
         return own

@@ -40,14 +40,8 @@ class Call(Work):
         self.gradients.sanitize_()
         return Norms(NO_LAYOUT, self.order, self.gradients.total_norm(self.order, in_units=True))
 
-    def see_nonfinite(self, norms: Norms) -> None:
-        """Do nothing: nobody asks."""
-
     def complain(self, stage: object) -> str:
         return complaint(self.gradients, self.order)
-
-    def undo(self) -> None:
-        """Do nothing: what is done last is the scaling."""
 
 
 def complaint(gradients: GradientSet, norm_type: float) -> str:

@@ -53,7 +53,7 @@ def get_total_norm(
     try:
         norm_type = check_norm_type(function, norm_type)
     except (TypeError, ValueError) as error:
-        tell(error, span, tensors, norm_type)
+        tell(error, span, tensors, norm_type, are_gradients=True)
         raise
     gradients = gather(function, tensors, group=span)
     total_norm = gradients.total_norm(norm_type)
@@ -114,10 +114,11 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
     function = "get_norms"
     try:
         norm_type = check_norm_type(function, norm_type)
-        gradients = collect(function, parameters, writes=False)
     except (TypeError, ValueError) as error:
-        if (gradients := told(error, None, parameters)) is None:
-            raise
+        if (failed := told(error, None, parameters)) is not None:
+            failed.norms(2.0)
+        raise
+    gradients = collect(function, parameters, writes=False)
     found: dict[str, Tensor] = {}
     for name, norm in gradients.named_norms(norm_type):
         if name in found:

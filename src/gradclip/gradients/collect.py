@@ -22,6 +22,7 @@ from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import registry
 from gradclip.ops.backend import Batch
 from gradclip.parameters import Parameters, flatten, refuse_element, refuse_gradients
+from gradclip.torch_private import spec_of_dtensor
 
 
 def collect(
@@ -56,6 +57,7 @@ def collect(
         Where other ranks wait for this one, that is raised by the norm, once all know of it.
     """
     given: Any = parameters
+    owners: Any = given
     try:
         is_list = type(given) is list  # which is taken at its word until its elements are read
         owners, names = (given, names) if is_list else flatten(function, parameters)
@@ -71,8 +73,8 @@ def collect(
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
             batch, places, specs, left = found
-            if left:
-                specs = _specs_of(owners)
+            if left and sharded is not None:
+                specs = _specs_with(specs, owners, left, sharded)
             if specs is None and not left and batch.tensors and group is None and not DECLARED:
                 return Here("parameters", owners, names, batch.tensors, batch, places, loss)
             taken = range(len(owners)) if places is None else places
@@ -82,13 +84,14 @@ def collect(
         rule = Rule(function, "parameters", owners, names, layout, writes)
         return _completed(rule, batch, taken, left, loss, agreement)
     except BaseException as error:
-        if alone or (failed := told(error, group, parameters, agreement)) is None:
+        if alone or (failed := told(error, group, owners, agreement)) is None:
             raise
         return failed
 
 
 def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | None = None) -> GradientSet:
     """Collect tensors that are gradients themselves, to read only."""
+    listed: Any = tensors
     try:
         listed, names = flatten(function, tensors, argument="tensors")
         _check_tensors(function, "tensors", listed)
@@ -97,7 +100,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
         rule = Rule(function, "tensors", listed, names, layout, writes=False)
         return _completed(rule, None, (), everywhere, None, None)
     except BaseException as error:
-        if (failed := told(error, group, tensors)) is None:
+        if (failed := told(error, group, listed, are_gradients=True)) is None:
             raise
         return failed
 
@@ -157,6 +160,14 @@ def _opened(
         is_shared = rule.layout is not None and len(rule.owners) > 0
         opened = registry.open_(rest, local_of(rule.owners[0]).device if is_shared else CPU)
     return opened if batch is None or not old else registry.joined(gradients, [(batch, old), (opened, new)])
+
+
+def _specs_with(specs: list[Any] | None, owners: list[Tensor], left: Sequence[int], sharded: type) -> list[Any]:
+    """Return the specs that the walk found, and those of owners that it has left."""
+    found: list[Any] = list(specs or [None] * len(owners))
+    for place in left:
+        found[place] = spec_of_dtensor(owners[place]) if isinstance(owners[place], sharded) else None
+    return found
 
 
 def _specs_of(owners: list[Tensor]) -> list[Any] | None:

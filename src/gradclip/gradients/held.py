@@ -45,6 +45,7 @@ class Held:
         self._owners = owners
         self._placed = placed
         self._agreement = agreement
+        self._known = agreement.known(layout)
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._unsummed), None)
@@ -71,7 +72,7 @@ class Held:
 
     def scopes(self) -> list[Scope]:
         """Return the parameters that are measured together."""
-        if not self._placed and not self._agreement.placed:
+        if not self._placed and not self._known:
             return self.layout.scopes
         return scopes_of(self.layout.shares, self.copies(list(range(len(self._owners)))))
 
@@ -90,7 +91,7 @@ class Held:
 
     def _other_spec(self, place: int) -> Any:
         """Return how a gradient is placed, if otherwise than its parameter."""
-        return self._agreement.placed.get(place) or self._placed.get(place)
+        return self._known.get(place) or self._placed.get(place)
 
     # Gradients that are unsummed.
 
@@ -101,8 +102,8 @@ class Held:
     def sum_up(self, meshes: list[Span]) -> None:
         """Sum those gradients that all ranks of these meshes know to be unsummed."""
         for mesh in meshes:
-            if self._agreement.placed and mesh in self.layout.meshes and mesh not in self._summed:
-                due = self._agreement.on(self.layout, mesh)
+            if self._known and mesh in self.layout.meshes and mesh not in self._summed:
+                due = {i: self._known[i] for i in self.layout.meshes[mesh] if i in self._known}
                 there = {i: x for i, x in self._found.items() if self._unsummed.get(i) == self._agreed(i)}
                 self._summed[mesh] = summed(mesh, due, there, self._owners)
                 self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)
@@ -117,13 +118,14 @@ class Held:
         for mesh in meshes:
             self._agreement.renew(self.layout, mesh, self._unsummed)
             self._summed.pop(mesh, None)
+        self._known = self._agreement.known(self.layout)
 
     def forget_sums(self) -> None:
         """Forget sums of gradients that were written since."""
         self._summed.clear()
 
     def _agreed(self, place: int) -> Placements | None:
-        spec = self._agreement.placed.get(place)
+        spec = self._known.get(place)
         return None if spec is None else spec.placements
 
 

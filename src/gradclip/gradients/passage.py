@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar, final
 import torch
 from torch import Tensor
 
-from gradclip.distributed.exchange import NAN, Flags, exchange, exchange_each, told
+from gradclip.distributed.exchange import NAN, Flags, exchange, exchange_each, say_all
 from gradclip.distributed.share import Chain
 from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
@@ -51,7 +51,9 @@ class Passage:
 
     def said(self, own: str) -> str:
         """Return what all ranks have to say about numbers that are not finite, where this rank says `own`."""
-        return told([span for span, flags in self._passed if float(flags.nonfinite) and not float(flags.failed)], own)
+        return say_all(
+            [span for span, flags in self._passed if float(flags.nonfinite) and not float(flags.failed)], own
+        )
 
     def total(self, order_of_spans: list[Span], measured: Callable[[], Partials], order: float) -> Scalar:
         """Send partials through the chains that are ahead of them, and return the norm of all.
@@ -102,6 +104,7 @@ class Passage:
         present[self._held.places] = 1.0
         self.start(order)
         self.attempt(lambda: fill(self._held.layout.alone, values), None)
+        self.flags = self.flags.noting_each(values[0], order)
         for span in self._held.layout.whole_order:
             members = self._held.layout.members[span]
             columns = where(members)
@@ -109,6 +112,7 @@ class Passage:
             before = self.flags
             for again in (False, True):
                 self.attempt(lambda span=span: fill(self._held.layout.heads[span], values), None)
+                before = before.noting_each(values[0], order)
                 own = values[:, columns].reshape(-1), present[members]
                 partials, there, self.flags = exchange_each(span, *own, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
@@ -134,7 +138,8 @@ class Passage:
 
     def _agrees_anew(self, span: Span) -> bool:
         """Agree on unsummed gradients if a rank of the span has met one that was not known to be, and sum them up."""
-        if not self._held.layout.unsummed or not on_host(self.flags.unexpected):
+        asked = self._held.layout.unsummed or (span is self._held.layout.group and is_known(self.flags.unexpected))
+        if not asked or not on_host(self.flags.unexpected):
             return False
         meshes = self._meshes(span)
         self._held.agree(meshes)
@@ -160,7 +165,7 @@ class Passage:
         """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
         spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
         if spans or self._failure is not None:
-            said = told(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
+            said = say_all(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
             failure, self._failure = self._failure, None
             try:
                 raise failure or RemoteError(said)

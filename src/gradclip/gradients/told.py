@@ -9,15 +9,22 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import RankLayout, layout_of, made, specs_of
 from gradclip.distributed.span import Span
 from gradclip.gradients.held import Held
 from gradclip.gradients.over_ranks import OverRanks
+from gradclip.numbers import CPU
 from gradclip.ops.registry import open_
 
 
 def told(
-    error: BaseException, group: Span | None, given: object, agreement: Agreement | None = None
+    error: BaseException,
+    group: Span | None,
+    given: object,
+    agreement: Agreement | None = None,
+    *,
+    are_gradients: bool = False,
 ) -> OverRanks | None:
     """Return no gradients, whose norm raises an error here once all ranks know of it; None if no other rank waits.
 
@@ -26,19 +33,23 @@ def told(
         group: The ranks that hold the whole model together, if they are known.
         given: What was passed as parameters: the DTensors among them, and what was declared, say who waits.
         agreement: What the ranks agree on about unsummed gradients; by default, what they did in earlier calls.
+        are_gradients: Whether gradients were passed.
     """
     tensors: list[Tensor] = [] if is_dynamo_compiling() else list(_tensors_in(given))
-    layout = _layout_of(tensors, group)
+    layout = _layout_of(tensors, group, are_gradients=are_gradients)
     if layout is None and group is not None:
         tensors.clear()
         layout = made([], [], [], group)
     if layout is None:
         return None
-    held = Held(layout, tensors, [], open_([]), {}, agreement or agreement_of_calls(layout))
+    nothing = open_([], local_of(tensors[0]).device if tensors else CPU)
+    held = Held(layout, tensors, [], nothing, {}, agreement or agreement_of_calls(layout))
     return OverRanks("parameters", tensors, None, [], held, failure=error)
 
 
-def tell(error: Exception, group: Span | None, given: object, norm_type: object) -> None:
+def tell(
+    error: Exception, group: Span | None, given: object, norm_type: object, *, are_gradients: bool = False
+) -> None:
     """Raise an error, once all ranks know of it that wait for a total norm; do nothing if none does.
 
     Args:
@@ -46,14 +57,17 @@ def tell(error: Exception, group: Span | None, given: object, norm_type: object)
         group: The ranks that hold the whole model together, if they are known.
         given: What was passed as parameters.
         norm_type: The order of the norm, if it is one.
+        are_gradients: Whether gradients were passed.
     """
-    if (failed := told(error, group, given)) is not None:
+    if (failed := told(error, group, given, are_gradients=are_gradients)) is not None:
         failed.total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
 
 
-def _layout_of(tensors: list[Tensor], group: Span | None) -> RankLayout | None:
+def _layout_of(tensors: list[Tensor], group: Span | None, *, are_gradients: bool) -> RankLayout | None:
+    everywhere = range(len(tensors))
     try:
-        return layout_of(tensors, None, specs_of(tensors), range(len(tensors)), group) if tensors else None
+        specs = specs_of(tensors)
+        return layout_of(tensors, None, specs, everywhere, group, are_gradients=are_gradients) if tensors else None
     except Exception:  # noqa: BLE001 -- it is another error that is told
         return None
 
