@@ -126,8 +126,11 @@ bool is_marked(PyObject* object, PyObject* marks) {
     return true;
   }
   if (PyDict_Size(own.object) == 0) return false;
-  for (Py_ssize_t i = 0; i < PyTuple_Size(marks); ++i)
-    if (PyDict_Contains(own.object, PyTuple_GetItem(marks, i)) != 0) return true;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(marks); ++i) {
+    const int found = PyDict_Contains(own.object, PyTuple_GetItem(marks, i));
+    if (found < 0) PyErr_Clear();  // then Python is to look
+    if (found != 0) return true;
+  }
   return false;
 }
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import torch_private_workers
 from gradclip import torch_private as private
 from gradclip.testing import RankPool
 
@@ -92,48 +92,10 @@ def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(together, apart, rtol=1e-14, atol=0.0)
 
 
-class Without:
-    """A tensor that has lost its private names."""
-
-    def __init__(self, of: Any) -> None:
-        self._of = of
-
-    def __getattr__(self, name: str) -> Any:
-        if name in {"_spec", "_local_tensor", "_split_tensor", "_device_types"}:
-            raise AttributeError(name)
-        return getattr(self._of, name)
-
-
-def dtensors() -> dict[str, Any]:
-    """What the private names and the public ones say of a DTensor, of a placement, and of a group, on a rank."""
-    mesh = torch.distributed.init_device_mesh("cpu", (2,))
-    x: Any = DTensor.from_local(torch.full((2, 3), 1.0 + torch.distributed.get_rank()), mesh, [Shard(0)])
-    public = private.spec_of_dtensor(Without(x))
-    spec = private.spec_of_dtensor(x)
-    whole = torch.arange(5.0)
-    group: Any = torch.distributed.group.WORLD
-    return {
-        "same object": spec is private.spec_of_dtensor(x),
-        "spec": (
-            spec.mesh is public.mesh,
-            tuple(spec.placements) == tuple(public.placements),
-            spec.shape == public.shape,
-        ),
-        "dtype": spec.tensor_meta.dtype == public.tensor_meta.dtype,
-        "local": (private.local_of_dtensor(x).tolist(), private.local_of_dtensor(Without(x)).tolist()),
-        "shared": private.local_of_dtensor(Without(x)).data_ptr() == private.local_of_dtensor(x).data_ptr(),
-        "pieces": [
-            [piece.tolist() for piece in private.split_by(placement, whole, 2)]
-            for placement in (Shard(0), Without(Shard(0)))
-        ],
-        "devices": private.device_types_of(group),
-    }
-
-
 def test_dtensors_say_the_same_in_public() -> None:
     """Private names cost less; public ones answer alike."""
     with RankPool(2) as pool:
-        for rank, found in enumerate(pool.run(dtensors)):
+        for rank, found in enumerate(pool.run(torch_private_workers.dtensors)):
             assert found["same object"] and found["dtype"] and found["shared"]
             assert found["spec"] == (True, True, True)
             assert found["local"] == ([[rank + 1.0] * 3] * 2,) * 2
@@ -211,28 +173,10 @@ def test_what_a_scaler_leaves() -> None:
     assert private.fused_scale(fused) is None
 
 
-def handles() -> dict[str, Any]:
-    """What FSDP1 knows of its flat parameter, on a rank."""
-    import gc
-
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=torch.device("cpu"))
-    found = [known for x in gc.get_objects() if (known := private.flat_handle(x)) is not None]
-    flat = next(iter(model.parameters()))
-    return {
-        "numels": [(x.numel, x.is_sharded, x.is_of_dtensors) for x in found],
-        "flat": [x.flat is flat for x in found],
-        "marked": getattr(flat, private.FLAT, False),
-        "padding": private.padding_of(flat),
-        "no padding": private.padding_of(torch.zeros(1)),
-    }
-
-
 def test_fsdp1_knows_its_pieces() -> None:
     """The handle has its flat parameter; the shards of 4 elements on 2 ranks need no padding."""
     with RankPool(2) as pool:
-        for found in pool.run(handles):
+        for found in pool.run(torch_private_workers.handles):
             assert found["numels"] == [(4, True, False)]
             assert found["flat"] == [True]
             assert found["marked"]

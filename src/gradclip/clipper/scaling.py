@@ -6,6 +6,7 @@ import torch
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from gradclip.numbers import on_host
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
@@ -35,7 +36,7 @@ def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> bool:
     found = [fused_overflow(optimizer)]
     if scaler is not None and has_scaled(scaler):
         found += overflows_found(scaler, optimizer) or []
-    return any(flag is not None and float(flag) > 0.0 for flag in found)
+    return any(flag is not None and on_host(flag) > 0.0 for flag in found)
 
 
 def stepping_scaler() -> GradScaler | None:

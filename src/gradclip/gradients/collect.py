@@ -59,8 +59,8 @@ def collect(
     given: Any = parameters
     owners: Any = given
     try:
-        is_list = type(given) is list  # which is taken at its word until its elements are read
-        owners, names = (given, names) if is_list else flatten(function, parameters)
+        is_list = type(given) is list  # which is taken at its word until its elements are read, and may change then
+        owners, names = (given[:], names) if is_list else flatten(function, parameters)
         is_plain = norm_type is not None and -LARGEST_PLAIN_ORDER <= norm_type <= LARGEST_PLAIN_ORDER
         order = norm_type if is_plain else None
         walk = registry.walk()

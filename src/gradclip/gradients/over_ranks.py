@@ -20,6 +20,7 @@ from gradclip.numbers import (
     identity,
     is_extremum,
     is_power,
+    on_host,
     unit,
 )
 from gradclip.ops.registry import open_
@@ -222,4 +223,4 @@ class OverRanks(GradientSet):
 
 
 def _positions(present: Tensor) -> Tensor | None:
-    return None if bool(present.all()) else present.nonzero().flatten()
+    return None if on_host(present.all()) else present.nonzero().flatten()

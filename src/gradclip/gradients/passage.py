@@ -52,7 +52,7 @@ class Passage:
     def said(self, own: str) -> str:
         """Return what all ranks have to say about numbers that are not finite, where this rank says `own`."""
         return say_all(
-            [span for span, flags in self._passed if float(flags.nonfinite) and not float(flags.failed)], own
+            [span for span, flags in self._passed if on_host(flags.nonfinite) and not on_host(flags.failed)], own
         )
 
     def total(self, order_of_spans: list[Span], measured: Callable[[], Partials], order: float) -> Scalar:
