@@ -68,7 +68,7 @@ def collect(
         found = None if walk is None else walk(owners, order, sharded, marks)
         if found is None:
             if is_list and names is None:  # of pairs perhaps
-                owners, names = flatten(function, parameters)
+                owners, names = flatten(function, owners)
             _check_tensors(function, "parameters", owners)
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
