@@ -12,6 +12,8 @@ from gradclip.validation import check_word, real, refuse_none, warn_of_zero
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
 
+NON_FINITE = get_args(NonFinite)
+
 
 def check_max_norm(function: str, value: object, argument: str = "max_norm") -> float | Tensor:
     """Return a bound as a float, or as it is where it is a tensor on another device (it is never read back)."""
@@ -68,7 +70,7 @@ def check_nonfinite(function: str, value: NonFinite, *, error_if_nonfinite: bool
     """Return the one answer to a non-finite norm that the two arguments give together."""
     if value == "propagate":
         return "raise" if error_if_nonfinite else value
-    check_word(function, "nonfinite", value, get_args(NonFinite))
+    check_word(function, "nonfinite", value, NON_FINITE)
     if error_if_nonfinite and value != "raise":
         msg = (
             f"`{function}(nonfinite=...)` must agree with `error_if_nonfinite=True`, got {value!r}. "
