@@ -156,7 +156,8 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             learned.append(stage.state)
             decision = stage.decide(norms)
             if nonfinite == "keep":
-                decision = decision._replace(coef=one_unless_finite(decision.coef, norms.total))
+                coef = one_unless_finite(decision.coef, norms.total)  # without `_replace`, torch 2.6 compiles it
+                decision = Decision(coef, decision.threshold, decision.scope, decision.skip, decision.clamp)
             if asked is None:
                 asked = decision
             if decision.skip is not False and on_host(decision.skip):
