@@ -308,7 +308,7 @@ def copies_of_a_clipper() -> list[float]:
     found: list[float] = []
     for copied in (lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):  # noqa: S301 -- our own
         clipper = copied(clipper)
-        own = clipper._selected.owners[0]
+        own = clipper._selection.owners[0]
         own.grad = place([torch.ones(3)] * distributed.get_world_size(), ["P"], own.device_mesh)
         found.append(clipper.clip().total_norm)
     return found

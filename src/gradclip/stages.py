@@ -14,7 +14,7 @@ import torch
 
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import is_bad, on_host, one_unless_finite
-from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import pack, unpack
 from gradclip.result import Status
@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, policy: Policy, layout: Layout, at_least: Scope = "total") -> None:
         self.policy = policy
         self.layout = layout
-        self.scope: Scope = max(policy.scope, at_least, key=SCOPES.index)
+        self.scope = finest((policy.scope, at_least))
         self.order = math.inf if policy.norm_type is None else policy.norm_type
         self.units: Units = policy.units
         self.state: Any = policy.init(layout)

@@ -258,15 +258,20 @@ def test_nonfinite_on_meshes_that_overlap_in_part(pool: RankPool, bad: int, axis
     assert [x.error.partition(":")[0] for x in said] == ["NonFiniteGradientError"] * 4
 
 
+def check_told(other: str, own: str) -> None:
+    """The second rank raises an error of its own, and the first one says which."""
+    assert other.startswith("RemoteError: Rank 1: "), other
+    kind, _, message = own.partition(": ")
+    assert kind not in {"RemoteError", "none"}
+    assert f"Rank 1: {kind}: {message}" in other
+
+
 @pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
 @pytest.mark.parametrize("what", failure_workers.WRONG)
 def test_what_one_rank_passes_wrongly(pool: RankPool, what: str) -> None:
     """With a group, whatever is raised before the collective reaches all ranks, and they go on together."""
     other, own = pool.run(failure_workers.clip_with_a_group, what)
-    assert other.startswith("RemoteError: Rank 1: "), other
-    kind, _, message = own.partition(": ")
-    assert kind not in {"RemoteError", "none"}
-    assert f"Rank 1: {kind}: {message}" in other
+    check_told(other, own)
 
 
 UNKNOWN = {"a word", "a broken iterator"}
@@ -278,10 +283,7 @@ UNKNOWN = {"a word", "a broken iterator"}
 def test_what_one_rank_passes_wrongly_beside_a_mesh(pool: RankPool, what: str) -> None:
     """DTensors among what was passed say who waits, without a group."""
     other, own = pool.run(failure_workers.clip_shards, what)
-    assert other.startswith("RemoteError: Rank 1: "), other
-    kind, _, message = own.partition(": ")
-    assert kind not in {"RemoteError", "none"}
-    assert f"Rank 1: {kind}: {message}" in other
+    check_told(other, own)
 
 
 @pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)

@@ -36,12 +36,13 @@ class Attaching(ABC):
         last: The result of the last clip, or None.
     """
 
-    def _listen(self, selection: Selection, *, quiet: bool) -> None:
+    _selection: Selection
+
+    def _listen(self, *, quiet: bool) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
-        self._selection = selection
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
-        self._trust = Trust(selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
+        self._trust = Trust(self._selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
         watch_steps(self)

@@ -117,13 +117,13 @@ class GradClipper(Attaching):
         self._compares_every = int(compares)
         given = check_sinks(sinks)
         span = spanning("GradClipper", group)
-        self._selected = select(
+        self._selection = select(
             parameters,
             check_pattern_list("counted_only", counted_only),
             check_pattern_list("ignored", ignored),
             may_be_empty=group is not None,
         )
-        self._pipeline = Pipeline(self.policy, self._selected, nonfinite, span)
+        self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
         self._skips = 0
         self._start(given)
@@ -132,7 +132,7 @@ class GradClipper(Attaching):
         self._loss: Scalar | None = None
         self._sinks = Sinks(sinks, self.policy)
         measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
-        self._listen(self._selected, quiet=measures)
+        self._listen(quiet=measures)
 
     # Clipping.
 
@@ -233,7 +233,7 @@ class GradClipper(Attaching):
 
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
-        return saved(self._step, self._skips, self._selected.names, self._pipeline)
+        return saved(self._step, self._skips, self._selection.names, self._pipeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -242,7 +242,7 @@ class GradClipper(Attaching):
             ValueError: If it comes from another policy or other parameters, or holds what no run has left, such as a
                 mean that is NaN. Nothing is changed then.
         """
-        self._step, self._skips = loaded(state_dict, self._selected.names, self._pipeline)
+        self._step, self._skips = loaded(state_dict, self._selection.names, self._pipeline)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
@@ -252,6 +252,6 @@ class GradClipper(Attaching):
         self._start()
 
     def __repr__(self) -> str:
-        count, attached = len(self._selected.owners), len(self._attachments)
+        count, attached = len(self._selection.owners), len(self._attachments)
         to = f", attached to {attached} optimizer{'s' * (attached > 1)}" if attached else ""
         return f"GradClipper({count} parameters, {self.policy!r}{to})"

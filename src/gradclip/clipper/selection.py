@@ -22,7 +22,7 @@ from gradclip.parameters import (
     refuse_pattern,
     refuse_same_name,
 )
-from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.units import Units
 
@@ -69,7 +69,7 @@ class Selection:
 
     def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
         """Return the layout that a policy has its norms of, where units are those that it asks for."""
-        return self.layout_of(policy.units) if max(policy.scope, at_least, key=SCOPES.index) == "unit" else self.layout
+        return self.layout_of(policy.units) if finest((policy.scope, at_least)) == "unit" else self.layout
 
     def layout_of(self, units: Units) -> Layout:
         """Return the layout with other units.

@@ -10,10 +10,11 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from gradclip.distributed.dtensor import (
     can_be_unsummed,
@@ -206,6 +207,10 @@ def layout_of(
         group: The ranks that hold the whole model together, where one collective is to do.
         are_gradients: Whether they are the gradients.
     """
+    if is_dynamo_compiling():
+        if group is not None or DECLARED or specs is not None:
+            refuse_compiled()
+        return None
     if may_be_localized() and odd:
         specs = list(specs or [None] * len(owners))
         for place in odd:
@@ -259,3 +264,10 @@ def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:
     tails = dict.fromkeys(chain[chain.index(span) + 1 :] for chain in chains if span in chain)
     return list(tails) or [()]
+
+
+def refuse_compiled() -> NoReturn:
+    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
+    raise RuntimeError(
+        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
+    )

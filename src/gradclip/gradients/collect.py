@@ -1,15 +1,14 @@
 """Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
-from gradclip.distributed.dtensor import dtensor_type, local_of
-from gradclip.distributed.layout import RankLayout, layout_of, sharded_and_marks, specs_of
+from gradclip.distributed.dtensor import local_of
+from gradclip.distributed.layout import layout_of, sharded_and_marks, specs_of
 from gradclip.distributed.ownership import DECLARED
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
@@ -79,8 +78,8 @@ def collect(
                 return Here("parameters", owners, names, batch.tensors, batch, places, loss)
             taken = range(len(owners)) if places is None else places
         else:
-            batch, taken, specs, left = None, (), _specs_of(owners), range(len(owners))
-        layout = _layout_of(owners, names, specs, left, group)
+            batch, taken, specs, left = None, (), specs_of(owners), range(len(owners))
+        layout = layout_of(owners, names, specs, left, group)
         rule = Rule(function, "parameters", owners, names, layout, writes)
         return _completed(rule, batch, taken, left, loss, agreement)
     except BaseException as error:
@@ -96,7 +95,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
         listed, names = flatten(function, tensors, argument="tensors")
         _check_tensors(function, "tensors", listed)
         everywhere = range(len(listed))
-        layout = _layout_of(listed, names, _specs_of(listed), everywhere, group, are_gradients=True)
+        layout = layout_of(listed, names, specs_of(listed), everywhere, group, are_gradients=True)
         rule = Rule(function, "tensors", listed, names, layout, writes=False)
         return _completed(rule, None, (), everywhere, None, None)
     except BaseException as error:
@@ -116,11 +115,12 @@ def _completed(
     """Add what the walk has left to what it has taken."""
     layout, owners = rule.layout, rule.owners
     placed: dict[int, Any] = {}
-    if batch is not None and batch.tensors and not left and not (layout is not None and layout.any_outside):
+    any_outside = layout is not None and layout.any_outside
+    if batch is not None and batch.tensors and not left and not any_outside:
         places, gradients, opened = list(taken), batch.tensors, batch
     else:
         found = {} if batch is None else dict(zip(taken, batch.tensors, strict=True))
-        if layout is not None and layout.any_outside:
+        if any_outside:
             found, batch = {place: x for place, x in found.items() if not rule.is_outside(place)}, None
         for place, gradient in rule.gradients(left).items():
             if not rule.is_outside(place):
@@ -170,31 +170,6 @@ def _specs_with(specs: list[Any] | None, owners: list[Tensor], left: Sequence[in
     return found
 
 
-def _specs_of(owners: list[Tensor]) -> list[Any] | None:
-    return None if is_dynamo_compiling() and not _any_shared(owners) else specs_of(owners)
-
-
-def _layout_of(
-    owners: list[Tensor],
-    names: list[str] | None,
-    specs: list[Any] | None,
-    odd: Sequence[int],
-    group: Span | None,
-    *,
-    are_gradients: bool = False,
-) -> RankLayout | None:
-    if is_dynamo_compiling():
-        if group is not None or DECLARED or specs is not None:
-            refuse_compiled()
-        return None
-    return layout_of(owners, names, specs, odd, group, are_gradients=are_gradients)
-
-
-def _any_shared(owners: list[Tensor]) -> bool:
-    kind = dtensor_type()
-    return kind is not None and any(isinstance(x, kind) for x in owners)
-
-
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
@@ -205,10 +180,3 @@ def _check_ownership(function: str, owners: list[Tensor]) -> None:
     """Check that these can have gradients, where none has: gradients may be passed in place of parameters."""
     if not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in owners):
         refuse_gradients(function)
-
-
-def refuse_compiled() -> NoReturn:
-    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
-    raise RuntimeError(
-        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
-    )

@@ -64,7 +64,7 @@ class Rule(NamedTuple):
         spec = None if self.layout is None else self.layout.specs[place]
         if spec is not None and type(owner) is not Parameter:
             found, placed = self._local_part(place, gradient, spec)
-        elif spec is not None or self.layout is not None:  # a plain one, that once was a DTensor perhaps
+        elif self.layout is not None:  # a plain one, that once was a DTensor perhaps
             found = without_padding(owner, gradient)
         return found, placed
 

@@ -91,7 +91,7 @@ def kernels_of(device: torch.device) -> Backend | None:
 
 def walk() -> "Callable[..., Walked | None] | None":
     """Return what collects the gradients of owners, and measures them on the way, where kernels do; see `native`."""
-    return None if NATIVE is None or is_traced() or FORCED.get() not in {"", "native"} else _native_walk
+    return None if native() is None else _native_walk
 
 
 def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, final
 from gradclip.numbers import Scalar, as_float64, is_one, minimum
 from gradclip.policies import effect
 from gradclip.policies.holds import COUNT
-from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.units import Units
 from gradclip.validation import check_number
@@ -84,7 +84,7 @@ class Chain(Policy):
 
     @property
     def scope(self) -> Scope:
-        return max((link.scope for link in self.links), key=SCOPES.index)
+        return finest(link.scope for link in self.links)
 
     @property
     def units(self) -> Units:
@@ -198,7 +198,7 @@ class Schedule(Led):
 
 
 def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
-    scope = max(first.scope, second.scope, key=SCOPES.index)
+    scope = finest((first.scope, second.scope))
     return Decision(
         coef=spread(first.coef, first.scope, scope, layout) * spread(second.coef, second.scope, scope, layout),
         threshold=minimum(

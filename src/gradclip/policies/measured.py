@@ -1,6 +1,7 @@
 """What a policy sees of a model: the norms of one step, and of what they are."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, final
@@ -18,6 +19,11 @@ A unit is an output row: one index of dimension 0 of a parameter with two dimens
 
 SCOPES: tuple[Scope, ...] = ("total", "parameter", "unit")
 """From coarse to fine."""
+
+
+def finest(scopes: Iterable[Scope]) -> Scope:
+    """Return the finest of some scopes."""
+    return max(scopes, key=SCOPES.index)
 
 
 @final

@@ -13,7 +13,7 @@ from gradclip.numbers import Scalar, as_float64, on_host
 from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
-from gradclip.policies.measured import SCOPES, Layout, Norms, Scope
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.units import Units
 
@@ -94,8 +94,7 @@ class Partition(Policy):
     @property
     @final
     def scope(self) -> Scope:
-        finest: Scope = max((policy.scope for policy in self.members), key=SCOPES.index)
-        return "parameter" if finest == "total" else finest
+        return finest(("parameter", *(policy.scope for policy in self.members)))
 
     @property
     @final
@@ -193,8 +192,7 @@ class ByGroup(Partition):
 
 
 def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decision:
-    finest = max((decision.scope for decision in decisions), key=SCOPES.index)
-    scope: Scope = "unit" if finest == "unit" else "parameter"
+    scope = finest(("parameter", *(decision.scope for decision in decisions)))
     size = len(norms.layout.names) if scope == "parameter" else len(norms.layout.owners)
     coef = torch.ones(size, dtype=torch.float64, device=norms.layout.device)
     threshold = torch.full_like(coef, math.inf)
