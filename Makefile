@@ -56,7 +56,7 @@ unit: setup browser
 	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q tests/conformance tests/test_native.py
 	GRADCLIP_BACKEND=reference $(BIN)/pytest -q $(addprefix --ignore=,$(ONCE))
-	GRADCLIP_REQUIRE=native,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
+	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
 browser: setup

@@ -1,7 +1,7 @@
 // The few structs of the DLPack C exchange API that gradclip reads.
 //
 // Layout: DLPack 1.3, https://dmlc.github.io/dlpack/latest/c_api.html. A change of the major version
-// changes the layout, so `module.cpp` refuses every major version but this one.
+// changes the layout, so `exchange.cpp` refuses every major version but this one.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace dlpack {
 
 constexpr std::uint32_t kMajorVersion = 1;
 
-enum DeviceType : std::int32_t { kCPU = 1 };
+enum DeviceType : std::int32_t { kCPU = 1, kCUDA = 2, kROCM = 10, kOneAPI = 14 };
 enum TypeCode : std::uint8_t { kFloat = 2, kBfloat = 4, kComplex = 5 };
 
 struct Device {

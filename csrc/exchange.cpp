@@ -37,6 +37,10 @@ bool read_dtype(const dlpack::DataType& type, DType* out) {
   return false;
 }
 
+bool is_served(std::int32_t device) {
+  return device == dlpack::kCPU || device == dlpack::kCUDA || device == dlpack::kROCM || device == dlpack::kOneAPI;
+}
+
 constexpr int kMaxDims = 64;
 
 // Whether the elements fill one run of memory, each once; any order of dimensions will do.
@@ -176,7 +180,11 @@ bool is_tensor(PyObject* object) { return Py_TYPE(object) == tensor_type || Py_T
 
 bool is_subclass(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), tensor_type) != 0; }
 
-bool read_tensor(PyObject* object, Dense* out) {
+bool is_host(const Device& device) { return device.type == dlpack::kCPU; }
+
+bool read_tensor(PyObject* object, Dense* out) { return read_any(object, out) && is_host(out->device); }
+
+bool read_any(PyObject* object, Dense* out) {
   if (!is_tensor(object)) return false;
   dlpack::Tensor t;
   std::int64_t shape[kMaxDims], strides[kMaxDims];  // where the API has none to show
@@ -185,7 +193,8 @@ bool read_tensor(PyObject* object, Dense* out) {
     PyErr_Clear();  // sparse, meta, functorch: not memory that can be read
     return false;
   }
-  if (t.device.type != dlpack::kCPU || (exchange && !read_dtype(t.dtype, &out->dtype))) return false;
+  if (!is_served(t.device.type) || (exchange && !read_dtype(t.dtype, &out->dtype))) return false;
+  out->device = {t.device.type, t.device.id};
   out->numel = 1;
   for (int d = 0; d < t.ndim; ++d) out->numel *= t.shape[d];
   if ((!t.data && out->numel) || !is_dense(t, out->numel)) return false;

@@ -27,8 +27,14 @@ bool is_tensor(PyObject* object);
 // Whether it is a tensor of any class.
 bool is_subclass(PyObject* object);
 
-// False, without a Python error, if the kernels do not take the object.
+// False, without a Python error, if the kernels for the CPU do not take the object.
 bool read_tensor(PyObject* object, Dense* out);
+
+// The same for kernels of any device; without the exchange API, of the CPU alone.
+bool read_any(PyObject* object, Dense* out);
+
+// Whether memory is that of the CPU.
+bool is_host(const Device& device);
 
 // Tensors of a list, which live on while others change the list: Python code on the way, or threads without the GIL.
 class Tensors : public std::vector<Dense> {

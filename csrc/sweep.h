@@ -9,6 +9,13 @@
 
 namespace gradclip {
 
+// As DLPack tells devices apart.
+struct Device {
+  std::int32_t type, index;
+
+  bool operator==(const Device& other) const { return type == other.type && index == other.index; }
+};
+
 // A tensor whose elements fill one run of memory, in whatever order of dimensions.
 struct Dense {
   void* data;
@@ -16,6 +23,7 @@ struct Dense {
   std::int64_t units;   // indices of dimension 0, or one for the whole of a tensor of fewer than two dimensions
   bool units_in_order;  // whether each unit is one run of memory, and they follow each other
   DType dtype;
+  Device device;
 };
 
 constexpr std::size_t element_size(DType dtype) {

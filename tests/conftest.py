@@ -1,6 +1,9 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
 import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +17,7 @@ from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
 
 REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
-"""What must not be skipped for lack of it: `native`, `cuda`, `oracles`, `tensorboard`, `browser`."""
+"""What must not be skipped for lack of it: `native`, `triton`, `cuda`, `oracles`, `tensorboard`, `browser`."""
 
 settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gradclip")
@@ -44,7 +47,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=["native", "reference", "reference elsewhere"])
+@pytest.fixture(scope="session", params=["native", "triton", "reference", "reference elsewhere"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each implementation of the operations in turn; that in plain torch also as it works on other devices."""
     if request.param == "reference":
@@ -55,6 +58,14 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
             patch.setattr("gradclip.ops.reference._is_host", lambda _: False)
             patch.setattr("gradclip.ops.reference.PIECE_ELSEWHERE", 2**16)  # so that tensors of the tests are cut
             yield REFERENCE
+        return
+    if request.param == "triton":
+        if why := registry.why_no_triton():
+            skip_without("triton", f"the kernels for GPUs do not run: {why}")
+        with registry.forced("triton"):
+            found = registry.triton()
+        assert found is not None
+        yield found
         return
     if registry.NATIVE is None:
         skip_without("native", f"the native backend is missing: {registry.NATIVE_MISSING}")

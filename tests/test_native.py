@@ -251,9 +251,12 @@ def test_forcing_what_is_missing_says_why() -> None:
     script = "import torch, gradclip; gradclip.get_total_norm([torch.ones(3)])"
     missing = "import sys; sys.modules['gradclip.ops._native'] = None\n" + script
     unknown = run(script, GRADCLIP_BACKEND="cuda")
-    assert "BackendUnavailableError: `GRADCLIP_BACKEND` must be 'native' or 'reference', got 'cuda'" in unknown.stderr
+    assert (
+        "BackendUnavailableError: `GRADCLIP_BACKEND` must be 'native', 'triton' or 'reference', got 'cuda'"
+        in unknown.stderr
+    )
     clip = "import torch, gradclip; p = torch.zeros(3); p.grad = torch.ones(3); gradclip.clip_grad_norm_([p], 1.0)"
-    assert "must be 'native' or 'reference', got 'cuda'" in run(clip, GRADCLIP_BACKEND="cuda").stderr
+    assert "must be 'native', 'triton' or 'reference', got 'cuda'" in run(clip, GRADCLIP_BACKEND="cuda").stderr
     forced = run(missing, GRADCLIP_BACKEND="native")
     assert "`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: " in forced.stderr
     assert "_native" in forced.stderr

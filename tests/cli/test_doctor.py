@@ -51,4 +51,17 @@ def test_explains_missing_kernels(
 def test_a_wish_that_cannot_be_met_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor works where everything else raises."""
     monkeypatch.setattr(registry, "FORCED", ContextVar("forced", default="cuda"))
-    assert "must be 'native' or 'reference', got 'cuda'" in diagnosis(capsys)
+    assert "must be 'native', 'triton' or 'reference', got 'cuda'" in diagnosis(capsys)
+
+
+def test_says_how_kernels_for_gpus_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, by Triton's launcher or by the driver; or why they do not."""
+    version = pytest.importorskip("triton").__version__
+    assert f"available: Triton {version}, in its interpreter" in diagnosis(capsys)
+    monkeypatch.setattr(registry, "is_interpreted", lambda: False)
+    assert f"available: Triton {version}, kernels launched by Triton" in diagnosis(capsys)
+    monkeypatch.setattr("gradclip.ops.triton.launch._compiled", {(): None})
+    assert "kernels launched by the driver" in diagnosis(capsys)
+    monkeypatch.setattr(registry, "why_no_triton", lambda: "torch finds no GPU")
+    printed = diagnosis(capsys)
+    assert "triton not available: torch finds no GPU" in printed

@@ -28,18 +28,43 @@ def _findings(torch_version: str, gradclip_version: str) -> list[tuple[str, str]
     try:
         registry.check_forced()
     except BackendUnavailableError as error:
-        answer = f"none: {error}"
+        answers = dict.fromkeys(("cpu", "cuda"), f"none: {error}")
     else:
-        answer = "native" if registry.native() is not None else "reference"
+        answers = {device: _answer(device) for device in ("cpu", "cuda")}
     return [
         ("gradclip", f"{gradclip_version}, torch {torch_version}, Python {platform.python_version()}"),
         ("machine", f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"),
         ("native", _native()),
+        ("triton", _triton()),
         ("reference", "available: plain torch, on every device"),
         ("GRADCLIP_BACKEND", wish or "not set"),
-        ("dense CPU gradients", f"answered by {answer}"),
-        ("other gradients", "answered by reference" if not answer.startswith("none") else answer),
+        ("dense CPU gradients", answers["cpu"]),
+        ("dense GPU gradients", answers["cuda"]),
+        ("other gradients", answers["cpu"] if answers["cpu"].startswith("none") else "answered by reference"),
     ]
+
+
+def _answer(device: str) -> str:
+    from gradclip.ops import registry  # noqa: PLC0415
+
+    kernels = registry.KERNELS[device]()
+    return f"answered by {'reference' if kernels is None else kernels.name}"
+
+
+def _triton() -> str:
+    """Say whether the kernels for GPUs run, and how they are launched; else the reason."""
+    from gradclip.ops import registry  # noqa: PLC0415
+
+    if why := registry.why_no_triton():
+        return f"not available: {why}"
+    import triton  # noqa: PLC0415
+
+    from gradclip.ops.triton.launch import is_by_driver  # noqa: PLC0415
+
+    if registry.is_interpreted():
+        return f"available: Triton {triton.__version__}, in its interpreter, on the CPU"
+    way = "the driver" if is_by_driver() else "Triton"
+    return f"available: Triton {triton.__version__}, kernels launched by {way}"
 
 
 def _native() -> str:

@@ -16,7 +16,7 @@ NO_LAYOUT = Layout((), (), ())
 class Call(Work):
     """One call of `clip_grad_norm_`: its own one stage, by the rule of `FixedNorm` for norms of any order."""
 
-    __slots__ = ("eps", "gradients", "max_norm", "order", "state")
+    __slots__ = ("_coef", "eps", "gradients", "max_norm", "order", "state")
 
     def __init__(self, gradients: GradientSet, order: float, max_norm: Scalar, eps: float) -> None:
         self.gradients = gradients
@@ -24,13 +24,15 @@ class Call(Work):
         self.max_norm = max_norm
         self.eps = eps
         self.state: None = None
+        self._coef: Scalar = 1.0
 
     def measure(self, stage: object) -> tuple[Norms, bool]:
-        return Norms(NO_LAYOUT, self.order, self.gradients.total_norm(self.order)), True
+        total, self._coef = self.gradients.norm_and_coefficient(self.order, self.max_norm, self.eps)
+        return Norms(NO_LAYOUT, self.order, total), True
 
     def decide(self, norms: Norms) -> Decision:
         """Return what `FixedNorm` decides."""
-        return Decision(coefficient(norms.total, self.max_norm, self.eps))
+        return Decision(self._coef)
 
     def apply(self, stage: object, norms: Norms, decision: Decision) -> Decision:
         self.gradients.scale_(decision.coef)
@@ -38,7 +40,9 @@ class Call(Work):
 
     def sanitize(self, stage: object) -> Norms:
         self.gradients.sanitize_()
-        return Norms(NO_LAYOUT, self.order, self.gradients.total_norm(self.order, in_units=True))
+        total = self.gradients.total_norm(self.order, in_units=True)
+        self._coef = coefficient(total, self.max_norm, self.eps)
+        return Norms(NO_LAYOUT, self.order, total)
 
     def complain(self, stage: object) -> str:
         return complaint(self.gradients, self.order)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradclip.gradients.nonfinite import bad_in, described
 from gradclip.gradients.norms import scale_units_
-from gradclip.numbers import Scalar, as_float64, is_one
+from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
 from gradclip.parameters import name_at
 from gradclip.units import Units
@@ -110,6 +110,11 @@ class GradientSet(ABC):
 
         In units of its extremum, the norm of float64 elements cannot overflow either; that takes a second pass.
         """
+
+    def norm_and_coefficient(self, order: float, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
+        """Return the same, and what brings it down to a bound: see `numbers.coefficient`."""
+        norm = self.total_norm(order)
+        return norm, coefficient(norm, max_norm, eps)
 
     @abstractmethod
     def norms(self, order: float) -> Parts:

@@ -26,6 +26,11 @@ class Here(GradientSet):
     def total_norm(self, order: float, *, in_units: bool = False) -> Scalar:
         return norm_of(self.batch, order, in_units=in_units)
 
+    def norm_and_coefficient(self, order: float, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
+        if order == 2.0:  # noqa: PLR2004
+            return self.batch.norm_and_coefficient(max_norm, eps)
+        return super().norm_and_coefficient(order, max_norm, eps)
+
     def norms(self, order: float) -> Parts:
         return self._spread(norms_of(self.batch, order))
 

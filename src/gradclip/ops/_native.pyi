@@ -1,15 +1,27 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 ISA: str
 HAS_EXCHANGE: int
 
+Chunks: TypeAlias = tuple[bytearray, list[tuple[int, int, int, bool]], int, int]
+
 def widest(tensors: list[Tensor], /) -> int: ...
 def walk(
-    owners: list[Tensor], norm_type: float | None, sharded: type | None, marks: tuple[str, ...] | None, /
-) -> tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int]] | None: ...
+    owners: list[Tensor],
+    norm_type: float | None,
+    sharded: type | None,
+    marks: tuple[str, ...] | None,
+    sizes: tuple[int, int, int],
+    tabled: bool,
+    /,
+) -> tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int], Chunks | None] | None: ...
+def table(tensors: list[Tensor], by_unit: bool, sizes: tuple[int, int, int], /) -> Chunks | None: ...
+def launch(
+    driver: int, function: int, programs: int, threads: int, shared: int, stream: int, arguments: list[int], /
+) -> None: ...
 def measure(tensors: list[Tensor], norm_type: float, factor: float | Tensor = ..., /) -> float: ...
 def measure_each(tensors: list[Tensor], norm_type: float, out: Tensor, /) -> None: ...
 def scale_(tensors: list[Tensor], coef: float | Tensor, /) -> None: ...

@@ -1,10 +1,11 @@
 """What a backend does: tensors of one device, opened as a batch, and the operations that clipping needs on it."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor
 
-from gradclip.numbers import Scalar
+from gradclip.numbers import Scalar, coefficient, sqrt
 
 
 class Batch(ABC):
@@ -44,6 +45,11 @@ class Batch(ABC):
     @abstractmethod
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         """Return the partial of each tensor, times a factor each if there are any: of shape (tensors,)."""
+
+    def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
+        """Return the 2-norm of all elements, and what brings it down to a bound; see `numbers.coefficient`."""
+        norm = sqrt(self.partial(2.0))
+        return norm, coefficient(norm, max_norm, eps)
 
     @abstractmethod
     def unit_counts(self) -> list[int]:
@@ -97,5 +103,10 @@ class Backend(ABC):
         """Whether all of some tensors are on one device, and it can work on them, in place."""
 
     @abstractmethod
-    def open(self, tensors: list[Tensor]) -> Batch | None:
-        """Open tensors; None if it does not take them all."""
+    def open(self, tensors: list[Tensor], chunks: Any = None) -> Batch | None:
+        """Open tensors; None if it does not take them all.
+
+        Args:
+            tensors: Tensors of one device.
+            chunks: Their table of chunks, if the walk has made it: then it takes them.
+        """

@@ -1,7 +1,7 @@
 """The operations in C++, for dense CPU tensors: `csrc/` says how."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import torch
@@ -12,6 +12,7 @@ from gradclip.numbers import CPU, Scalar, on_host
 from gradclip.ops import _native
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, count_bad, float_tensor, sanitize_
+from gradclip.ops.triton.table import SIZES
 
 ISA: str = _native.ISA
 """The instruction set of the kernels on this CPU: avx512, avx2 or baseline; `GRADCLIP_ISA` asks for another."""
@@ -26,29 +27,37 @@ _scalar = _native.scalar if HAS_EXCHANGE else float_tensor
 
 
 Walked: TypeAlias = tuple[Batch, Sequence[int] | None, list[Any] | None, Sequence[int]]
-"""What a walk over owners found: a batch of those gradients that the kernels take, each once, in order, of sharded ones
-the local parts; the places of their owners, None where all owners have one of these; of each owner how it is sharded,
-None where none is; and the places of owners whose gradient is left, in order."""
+"""What a walk over owners found: a batch of those gradients that kernels take, each once, in order, of sharded ones the
+local parts; the places of their owners, None where all owners have one of these; of each owner how it is sharded, None
+where none is; and the places of owners whose gradient is left, in order."""
 
 
 def walk(
-    owners: list[Tensor], order: float | None, sharded: type | None, marks: tuple[str, ...] | None
+    owners: list[Tensor],
+    order: float | None,
+    sharded: type | None,
+    marks: tuple[str, ...] | None,
+    opened: Callable[[list[Tensor], Any], Batch],
+    tabled: bool,  # noqa: FBT001
 ) -> Walked | None:
-    """Collect gradients, and measure them on the way: the first look at a tensor costs more than all that is done.
+    """Collect gradients, and measure or table them on the way: a first look costs more than all that is done.
 
-    What the kernels do not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner,
-    and those of owners of other classes.
+    What kernels do not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner,
+    those of owners of other classes, and those on another device than the first.
 
     Args:
         owners: The owners; an element that is no tensor gives None.
         order: The order of the norm, if one is known to be asked for.
         sharded: The class whose gradients are taken by their local parts; None for none.
         marks: Attributes that mark plain owners which are to be left.
+        opened: Opens gradients with their table of chunks: those of a GPU.
+        tabled: Whether those of the CPU are opened so too.
     """
-    if (found := _native.walk(owners, order, sharded, marks)) is None:
+    if (found := _native.walk(owners, order, sharded, marks, SIZES, tabled)) is None:
         return None
-    gradients, places, bits, partial, specs, left = found
-    return NativeBatch(gradients, bits, order, partial), places, specs, left
+    gradients, places, bits, partial, specs, left, chunks = found
+    batch = NativeBatch(gradients, bits, order, partial) if chunks is None else opened(gradients, chunks)
+    return batch, places, specs, left
 
 
 @final
@@ -166,7 +175,7 @@ class Native(Backend):
     def takes(self, tensors: list[Tensor]) -> bool:
         return _native.widest(tensors) > 0
 
-    def open(self, tensors: list[Tensor]) -> NativeBatch | None:
+    def open(self, tensors: list[Tensor], chunks: None = None) -> NativeBatch | None:  # noqa: ARG002 -- of a GPU
         return NativeBatch(tensors, bits) if (bits := _native.widest(tensors)) else None
 
 

@@ -142,7 +142,7 @@ class Reference(Backend):
     def takes(self, tensors: list[Tensor]) -> bool:
         return len({x.device for x in tensors}) <= 1
 
-    def open(self, tensors: list[Tensor]) -> ReferenceBatch:
+    def open(self, tensors: list[Tensor], chunks: object = None) -> ReferenceBatch:  # noqa: ARG002 -- of kernels
         return ReferenceBatch(tensors)
 
 

@@ -1,13 +1,15 @@
 """Which backend opens which tensors, and why a backend cannot run here.
 
-Backends are found by the type of device, at call time. `GRADCLIP_BACKEND=native` or `reference` in the environment,
-read at import, forces one: `reference` then takes everything, and a `native` that is missing is an error.
+Backends are found by the type of device, at call time. `GRADCLIP_BACKEND=native`, `triton` or `reference` in the
+environment, read at import, forces one: `reference` then takes everything, and another what it can; one that cannot run
+here is an error.
 """
 
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +26,10 @@ from gradclip.tracing import is_traced
 
 if TYPE_CHECKING:
     from gradclip.ops.native import Native, Walked
+    from gradclip.ops.triton.backend import Triton
+
+NAMES = ("native", "triton", "reference")
+"""The backends, best first."""
 
 NATIVE: "Native | None"
 NATIVE_MISSING: str
@@ -39,7 +45,7 @@ try:
     from gradclip.ops.native import HAS_EXCHANGE, ISA, NATIVE
     from gradclip.ops.native import walk as _native_walk
 except ImportError as error:
-    NATIVE, NATIVE_MISSING, ISA, READS = None, str(error), "", ""
+    NATIVE, NATIVE_MISSING, ISA, READS, _native_walk = None, str(error), "", "", None
 else:
     NATIVE_MISSING = ""
     READS = "the DLPack exchange API" if HAS_EXCHANGE else "methods of tensors"
@@ -64,23 +70,68 @@ def forced(name: str) -> Generator[None, None, None]:
 def check_forced() -> None:
     """Raise if the backend that was asked for by name does not exist or cannot run here."""
     name = FORCED.get()
-    if name not in {"", "native", "reference"}:
-        msg = f"`GRADCLIP_BACKEND` must be 'native' or 'reference', got {name!r}. Unset it to let gradclip choose."
+    if name not in {"", *NAMES}:
+        listed = ", ".join(map(repr, NAMES[:-1]))
+        msg = f"`GRADCLIP_BACKEND` must be {listed} or {NAMES[-1]!r}, got {name!r}. Unset it to let gradclip choose."
         raise BackendUnavailableError(msg)
-    if name == "native" and NATIVE is None:
+    missing = NATIVE_MISSING if name == "native" else why_no_triton() if name == "triton" else ""
+    if missing:
         msg = (
-            f"`GRADCLIP_BACKEND=native` asks for kernels that cannot run here: {NATIVE_MISSING}. "
+            f"`GRADCLIP_BACKEND={name}` asks for kernels that cannot run here: {missing}. "
             "Unset it to fall back to plain torch; `gradclip doctor` shows details."
         )
         raise BackendUnavailableError(msg)
 
 
+def _may_run(name: str) -> bool:
+    """Whether a backend may be asked: not where somebody traces the operations of torch, or another is forced."""
+    return not is_traced() and FORCED.get() in {"", name}
+
+
 def native() -> "Native | None":
-    """Return the native backend where it may run: not where somebody traces the operations of torch."""
-    return None if is_traced() or FORCED.get() not in {"", "native"} else NATIVE
+    """Return the native backend where it may run."""
+    return NATIVE if _may_run("native") else None
 
 
-KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": native}
+def triton() -> "Triton | None":
+    """Return the backend for GPUs where it may run."""
+    return _triton()[0] if _may_run("triton") else None
+
+
+def interpreted() -> "Native | Triton | None":
+    """Return what works on the CPU: the kernels for it, or those for GPUs where Triton's interpreter is asked for."""
+    return native() or (triton() if is_interpreted() and not is_traced() and FORCED.get() == "triton" else None)
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's interpreter runs its kernels, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_no_triton() -> str:
+    """Return why `triton` cannot run here, or an empty string."""
+    return _triton()[1]
+
+
+@lru_cache(maxsize=1)
+def _triton() -> "tuple[Triton | None, str]":
+    """Return the backend for GPUs, or why there is none: imported, and tried, once there is a gradient for it."""
+    device = "cpu" if is_interpreted() else next((x for x in GPUS if torch.get_device_module(x).is_available()), None)
+    if device is None:
+        return None, "torch finds no GPU"
+    try:
+        from gradclip.ops.triton.backend import TRITON  # noqa: PLC0415
+
+        TRITON.try_on(device)
+    except Exception as error:  # noqa: BLE001 -- Triton may be missing, or its compiler, or know nothing of the card
+        return None, f"{type(error).__name__}: {error}"
+    return TRITON, ""
+
+
+GPUS = ("cuda", "xpu")
+"""The types of devices that Triton serves; `cuda` is ROCm's too."""
+
+KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": interpreted, **dict.fromkeys(GPUS, triton)}
 """What comes before plain torch, by the type of device: the backend, unless it cannot or must not run now."""
 
 
@@ -91,7 +142,21 @@ def kernels_of(device: torch.device) -> Backend | None:
 
 def walk() -> "Callable[..., Walked | None] | None":
     """Return what collects the gradients of owners, and measures them on the way, where kernels do; see `native`."""
-    return None if native() is None else _native_walk
+    return None if is_traced() or NATIVE is None else _WALKS.get(FORCED.get())
+
+
+def _opened(tensors: list[Tensor], chunks: object) -> Batch:
+    """Open tensors whose chunks are known: dense ones of one device."""
+    kernels = kernels_of(tensors[0].device)
+    return (None if kernels is None else kernels.open(tensors, chunks)) or ReferenceBatch(tensors)
+
+
+_WALKS: "dict[str, Callable[..., Walked | None]]" = {}
+"""How the extension walks over owners, by the backend that is forced."""
+
+if _native_walk is not None:
+    _plain = partial(_native_walk, opened=_opened, tabled=False)
+    _WALKS.update({"": _plain, "native": _plain, "triton": partial(_native_walk, opened=_opened, tabled=True)})
 
 
 def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:

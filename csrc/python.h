@@ -1,0 +1,60 @@
+// What every function for Python needs.
+#pragma once
+
+#include "exchange.h"
+#include "table.h"
+
+namespace gradclip::python {
+
+// Owns a Python object for the length of a block.
+struct Owned {
+  PyObject* object;
+  ~Owned() { Py_XDECREF(object); }
+};
+
+inline bool has_arguments(const char* name, Py_ssize_t given, Py_ssize_t least, Py_ssize_t most) {
+  if (least <= given && given <= most) return true;
+  PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, got %zd", name, most, given);
+  return false;
+}
+
+inline bool read_double(PyObject* object, double* out) {
+  *out = PyFloat_AsDouble(object);
+  return *out != -1 || !PyErr_Occurred();
+}
+
+// False with a Python error set if memory has run out.
+inline bool append(PyObject* list, std::int64_t number) {
+  const Owned object{PyLong_FromLongLong(number)};
+  return object.object && PyList_Append(list, object.object) == 0;
+}
+
+template <class Work>
+void without_gil(const Work& work) {
+  struct Released {
+    PyThreadState* state = PyEval_SaveThread();
+    ~Released() { PyEval_RestoreThread(state); }
+  } released;
+  work();
+}
+
+// Bits of the real numbers that a tensor is made of.
+inline long real_bits(DType dtype) {
+  const bool complex = dtype == DType::kComplex64 || dtype == DType::kComplex128;
+  return static_cast<long>(8 * element_size(dtype) / (complex ? 2 : 1));
+}
+
+// Looks up the names of attributes; false with a Python error set.
+bool name_attributes();
+
+// `walk` and `table` of the module, which says what they do.
+PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n);
+PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n);
+
+// The chunk sizes of a table: a tuple of three numbers. False with a Python error set.
+bool read_sizes(PyObject* tuple, ChunkSizes* out);
+
+// The table of tensors of one device; a new reference, or null with a Python error set.
+PyObject* as_table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& sizes);
+
+}  // namespace gradclip::python

@@ -1,0 +1,1 @@
+"""Dense tensors on GPUs, by kernels in Triton."""

@@ -1,0 +1,185 @@
+"""The table of chunks that the kernels go by: built on the host at every call, and copied without a wait.
+
+Gradients of a training loop are at other addresses at every step, so nothing of it is kept.
+
+=====================  ==============================================================================
+words (int64)          of N chunks and S segments
+=====================  ==============================================================================
+N                      the address of each chunk
+N                      how many elements it has
+N                      its segment: the place of a tensor among all, or of a unit
+S, S                   the first chunk of each segment, and the one after its last
+2                      0 and N, as if all were one segment
+0 or 2                 `max_norm` and `eps` as float64
+=====================  ==============================================================================
+
+Chunks of one dtype lie together, whatever the order of the tensors.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from gradclip.numbers import CPU
+
+try:
+    from gradclip.ops import _native
+except ImportError:
+    _native = None
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+"""Those that there are kernels for, in the order of the extension."""
+
+SIZES = 2**14, 2**16, 2**28
+"""Elements of a chunk; of one where there are many elements; and how many that is. Fewer chunks starve a GPU, and more
+partials take time to combine."""
+
+ALIGNMENT = 16
+"""Bytes that are read at once, where all chunks begin at a multiple of them."""
+
+_captured: list[Tensor] = []
+"""What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
+
+
+class Run(NamedTuple):
+    """The chunks of one dtype: from `begin` to `end`, and whether all of them are aligned."""
+
+    dtype: torch.dtype
+    begin: int
+    end: int
+    aligned: bool
+
+
+@final
+class Table(NamedTuple):
+    """A table, on the host or on the device of its chunks.
+
+    Attributes:
+        words: The table; it has no bounds where they are not known.
+        runs: Its chunks by dtype.
+        chunks: The number N of chunks.
+        segments: The number S of segments.
+    """
+
+    words: Tensor
+    runs: list[Run]
+    chunks: int
+    segments: int
+
+    @property
+    def each(self) -> int:
+        """The word from which on it is said where segments begin and end."""
+        return 3 * self.chunks
+
+    @property
+    def whole(self) -> int:
+        """The same for everything as one segment."""
+        return 3 * self.chunks + 2 * self.segments
+
+    @property
+    def bounds(self) -> int:
+        """The word from which on the bounds are."""
+        return self.whole + 2
+
+
+def on_device(table: Table, device: torch.device, bounds: Sequence[float] = ()) -> Table:
+    """Copy a table to a device, without a wait.
+
+    Args:
+        table: The table on the host.
+        device: Where its chunks are.
+        bounds: `max_norm` and `eps`, where they are known.
+    """
+    words = [table.words]
+    if bounds:
+        words.append(torch.tensor(list(bounds), dtype=torch.float64, device=CPU).view(torch.int64))
+    return table._replace(words=_copied(words, device))
+
+
+def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
+    """Return the table of dense tensors of one device.
+
+    Args:
+        tensors: The tensors; where units are asked for, each unit of them is one run of memory.
+        by_unit: Whether each unit is a segment, and not each tensor.
+    """
+    if _native is not None and (found := _native.table(tensors, by_unit, SIZES)) is not None:
+        return read(*found)
+    return written(tensors, by_unit=by_unit)
+
+
+def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int) -> Table:
+    """Return the table that the extension has written."""
+    named = [Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs]
+    return Table(torch.frombuffer(words, dtype=torch.int64), named, chunks, segments)
+
+
+def written(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
+    """Return the same without the extension."""
+    dtypes = list(dict.fromkeys(x.dtype for x in tensors))
+    order = sorted(range(len(tensors)), key=lambda i: dtypes.index(tensors[i].dtype))
+    own = [tensors[i] for i in order]
+    units = [x.shape[0] if by_unit and x.ndim > 1 else 1 for x in own]
+    address, numel, count, itemsize = _vectors(
+        [x.data_ptr() for x in own], [x.numel() for x in own], units, [x.itemsize for x in own]
+    )
+    back = torch.tensor(order, dtype=torch.int64, device=CPU)  # segments are counted in the order of the tensors
+    ahead = torch.zeros_like(count).index_copy(0, back, count)
+    first = (torch.cumsum(ahead, 0) - ahead)[back]
+    size = _spread(numel // count.clamp(min=1), count)
+    inside = _counted(count)
+    segment = _spread(first, count) + inside
+    begin = _spread(address, count) + inside * size * _spread(itemsize, count)
+
+    small, large, many = SIZES
+    chunk = small if int(numel.sum()) < many else large
+    pieces = -(-size // chunk)
+    offset = _counted(pieces) * chunk
+    where = _spread(begin, pieces) + offset * _spread(_spread(itemsize, count), pieces)
+    after = torch.cumsum(pieces, 0)
+    starts = torch.zeros((2, len(pieces)), dtype=torch.int64, device=CPU)
+    starts[:, segment] = torch.stack([after - pieces, after]) * (pieces > 0)
+    elements = (_spread(size, pieces) - offset).clamp(max=chunk)
+    whole = torch.tensor([0, len(where)], dtype=torch.int64, device=CPU)
+    words = torch.cat([where, elements, _spread(segment, pieces), starts.view(-1), whole])
+    owner = torch.arange(len(own), device=CPU).repeat_interleave(count)
+    per_tensor = torch.zeros_like(count).index_add(0, owner, pieces)
+    return Table(words, _runs(own, per_tensor, where), len(where), len(pieces))
+
+
+def _vectors(*numbers: list[int]) -> list[Tensor]:
+    return [torch.tensor(x, dtype=torch.int64, device=CPU) for x in numbers]
+
+
+def _spread(x: Tensor, counts: Tensor) -> Tensor:
+    return x.repeat_interleave(counts)
+
+
+def _counted(counts: Tensor) -> Tensor:
+    """Return 0, 1, ... up to each count, one after the other."""
+    total = int(counts.sum())
+    return torch.arange(total, device=CPU) - _spread(torch.cumsum(counts, 0) - counts, counts)
+
+
+def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> list[Run]:
+    runs: list[Run] = []
+    begin = 0
+    for x, count in zip(tensors, chunks.tolist(), strict=True):
+        if runs and runs[-1].dtype == x.dtype:
+            runs[-1] = runs[-1]._replace(end=begin + count)
+        elif count:
+            runs.append(Run(x.dtype, begin, begin + count, aligned=True))
+        begin += count
+    return [run._replace(aligned=not bool((where[run.begin : run.end] % ALIGNMENT).any())) for run in runs]
+
+
+def _copied(words: list[Tensor], device: torch.device) -> Tensor:
+    if device.type == "cpu":  # that of Triton's interpreter
+        return torch.cat(words)
+    host = torch.empty(sum(map(len, words)), dtype=torch.int64, device=CPU, pin_memory=True)
+    torch.cat(words, out=host)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured.append(host)
+    return host.to(device, non_blocking=True)
