@@ -26,10 +26,9 @@ from gradclip.policies import Policy
 from policies.cases import CASES, clipper_of, gradients, model
 from waits import NoReads, stand_in
 
-
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from gradclip.ops.triton import backend as triton_backend  # noqa: E402
+from gradclip.ops.triton import backend as triton_backend
 
 
 @pytest.fixture(autouse=True)
