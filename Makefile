@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test format lint types imports unit browser package test-torch bench doctor clean
+.PHONY: setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
 
 setup: $(INSTALLED)
 
@@ -78,6 +78,17 @@ test-torch:
 	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt '.[dev]'
 	$(OTHER)/bin/pip install --quiet --no-deps --force-reinstall .
 	$(OTHER)/bin/pytest -q -p no:cacheprovider --ignore=tests/cli --ignore=tests/analysis --ignore=tests/examples
+
+# What travels to a machine with a GPU, where nothing can be installed from; and what is done there, with its torch.
+gpu-wheel: setup
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/gpu/wheel .
+
+GPU_OUT ?= build/gpu/result.json
+gpu:
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/gpu/site build/gpu/wheel/*.whl
+	PYTHONPATH=build/gpu/site GRADCLIP_REQUIRE=native,triton,cuda $(PYTHON) -m pytest -q -p no:cacheprovider tests/gpu
+	PYTHONPATH=build/gpu/site GRADCLIP_REQUIRE=native,triton $(PYTHON) -m pytest -q -p no:cacheprovider -k triton tests/conformance
+	PYTHONPATH=build/gpu/site $(PYTHON) benchmarks/gpu.py --compiled --out $(GPU_OUT)
 
 bench: setup
 	$(BIN)/gradclip bench --dtype float32 --dtype bfloat16 --seconds 8 --threads 2 \

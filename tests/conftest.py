@@ -1,9 +1,6 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
 import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +12,9 @@ from gradclip import numbers
 from gradclip.ops import registry
 from gradclip.ops.backend import Backend
 from gradclip.ops.reference import REFERENCE
+
+# Before anything imports Triton: without a GPU, its interpreter runs the kernels.
+os.environ.setdefault("TRITON_INTERPRET", str(int(not torch.cuda.is_available())))
 
 REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
 """What must not be skipped for lack of it: `native`, `triton`, `cuda`, `oracles`, `tensorboard`, `browser`."""
@@ -65,7 +65,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         with registry.forced("triton"):
             found = registry.triton()
         assert found is not None
-        yield found
+        with torch.device("cpu" if registry.is_interpreted() else "cuda"):
+            yield found
         return
     if registry.NATIVE is None:
         skip_without("native", f"the native backend is missing: {registry.NATIVE_MISSING}")

@@ -17,6 +17,7 @@ from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.launch import launch, programs_on
 from gradclip.ops.triton.table import Run, Table, on_device, read, tabled
+from gradclip.ops.triton.workspace import workspace
 
 BLOCK, WARPS = 1024, 4
 """Elements that a program works on at a time, and its warps."""
@@ -201,8 +202,8 @@ class TritonBatch(Batch):
         return torch.empty(count, dtype=torch.float64, device=self._device)
 
     def _measured(self, table: Table, order: float, factors: Tensor | None = None) -> Tensor:
-        """Return the partial of each chunk, times one factor or one a segment if there are any."""
-        partials = self._empty(table.chunks)
+        """Return the partials of chunks, times one factor or one a segment if any: valid until the next ones."""
+        partials = workspace(table.chunks, self._device)
         kind = KINDS.get(order, POWER)
         if math.isinf(order):
             if factors is not None:

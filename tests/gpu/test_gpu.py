@@ -1,0 +1,349 @@
+"""The contract on a GPU: the numbers of the CPU, nothing waits, three launches, graphs, scalers, shards."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+import gradclip
+import reference
+from conftest import skip_without
+from gradclip.ops import registry
+from gradclip.policies import FixedNorm, Policy, ZClip
+from policies.cases import CASES, SHAPES, clipper_of, model
+
+NARROW = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def _cuda() -> None:
+    if not torch.cuda.is_available():
+        skip_without("cuda", "there is no CUDA device")
+
+
+@contextlib.contextmanager
+def no_waits() -> Iterator[None]:
+    """Fail where the host waits for the device."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def owners(gradients: list[Tensor]) -> list[Parameter]:
+    found = [Parameter(torch.zeros_like(x, memory_format=torch.preserve_format)) for x in gradients]
+    for parameter, gradient in zip(found, gradients, strict=True):
+        parameter.grad = gradient
+    return found
+
+
+def drawn(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> list[Tensor]:
+    """Gradients of many sizes on the GPU, dense in several orders of dimensions, and one that is not aligned."""
+    shapes = [(3,), (1000, 300), (64, 3, 7, 7), (1,), (0,), (70_001,)]
+    found = [torch.randn(shape, device="cuda") * scale for shape in shapes]
+    found += [torch.randn(30, 50, device="cuda").t() * scale, torch.randn(4099, device="cuda")[3:] * scale]
+    found.append((torch.randn(8, 4, 5, 5, device="cuda") * scale).to(memory_format=torch.channels_last))
+    return [x.to(dtype) for x in found]
+
+
+def exact(gradients: list[Tensor]) -> float:
+    return math.sqrt(math.fsum(x.detach().cpu().double().square().sum().item() for x in gradients))
+
+
+# Numbers.
+
+
+def test_the_kernels_answer() -> None:
+    """Or what follows tests plain torch."""
+    assert registry.why_no_triton() == ""
+    assert type(registry.open_(drawn())).__name__ == "TritonBatch"
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e3, 1e18])
+def test_norm_and_clip_are_exact(dtype: torch.dtype, scale: float) -> None:
+    """The norm to 2 ulp of float32, each element rounded once."""
+    gradients = [x for x in drawn(dtype, scale) if bool(x.isfinite().all())]
+    truth = exact(gradients)
+    before = [x.clone() for x in gradients]
+    bound = truth / 3.0
+    norm = gradclip.clip_grad_norm_(owners(gradients), bound)
+    assert reference.float32_ulps(norm.item(), truth) <= 2
+    coef = min(1.0, bound / (truth + 1e-6))
+    for x, old in zip(gradients, before, strict=True):
+        some = slice(0, 500)
+        expected = reference.scaled(old.flatten()[some].cpu(), coef)
+        assert x.flatten()[some].cpu().double().tolist() == pytest.approx(expected, rel=1e-6, abs=0.0)
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-38, 1e20, 3e38])
+def test_ends_of_the_range(value: float) -> None:
+    """Where torch's own norm is 0 or infinite."""
+    x = torch.full((1000,), value, device="cuda")
+    norm = gradclip.get_total_norm([x])
+    truth = x[0].item() * math.sqrt(1000)
+    assert reference.float32_ulps(norm.item(), float(torch.tensor(truth, dtype=torch.float32))) <= 2
+
+
+def test_many_elements() -> None:
+    """2e8 of 0.1, and more than 2**31."""
+    x = torch.full((200_000_000,), 0.1, device="cuda")
+    truth = x[0].item() * math.sqrt(x.numel())
+    assert reference.float32_ulps(gradclip.get_total_norm([x]).item(), truth) <= 2
+    del x
+    many = torch.full((2**31 + 77,), 0.5, dtype=torch.bfloat16, device="cuda")
+    parameter = owners([many])
+    assert gradclip.clip_grad_norm_(parameter, 1e4).item() == pytest.approx(0.5 * math.sqrt(many.numel()), rel=2e-7)
+    assert many[-1].item() == many[0].item() == pytest.approx(0.5e4 / (0.5 * math.sqrt(many.numel())), rel=4e-3)
+
+
+@pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 2.0, 3.3, 20.0, math.inf, -math.inf, -1.0])
+def test_orders(order: float) -> None:
+    """The same as on the CPU, which is held to the oracle."""
+    gradients = [x for x in drawn() if x.numel()]
+    ours = gradclip.get_total_norm(gradients, order).item()
+    assert ours == pytest.approx(gradclip.get_total_norm([x.cpu() for x in gradients], order).item(), rel=3e-7)
+
+
+def test_grouping_and_repetition() -> None:
+    """The same bits at every call; in other tensors, the same to the last place of float32."""
+    x = torch.randn(3_000_001, device="cuda")
+    norm = gradclip.get_total_norm([x])
+    for _ in range(5):
+        assert torch.equal(gradclip.get_total_norm([x.clone()]), norm)
+    parts = gradclip.get_total_norm(list(x.split(7919)))
+    assert reference.float32_ulps(parts.item(), norm.item()) <= 1
+
+
+def test_a_loop_beside_the_cpu() -> None:
+    """Gradients are new at every step, as memory is used again; every clip is that of the CPU."""
+    shapes = [(257, 129), (129,), (64, 3, 3, 3), (5,)]
+    here = [Parameter(torch.zeros(shape)) for shape in shapes]
+    there = [Parameter(torch.zeros(shape, device="cuda")) for shape in shapes]
+    for step in range(60):
+        torch.manual_seed(step)
+        for a, b in zip(here, there, strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.cuda()
+        expected = gradclip.clip_grad_norm_(here, 30.0)
+        assert gradclip.clip_grad_norm_(there, 30.0).item() == pytest.approx(expected.item(), rel=2e-7)
+        for a, b in zip(here, there, strict=True):
+            torch.testing.assert_close(b.grad.cpu(), a.grad, rtol=2e-7, atol=0.0)
+            b.grad = None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_odd_gradients_beside_dense_ones() -> None:
+    """Strided and sparse ones, two dtypes, and parameters on the CPU."""
+    strided = torch.randn(60, 40, device="cuda")[:, ::2]
+    sparse = torch.sparse_coo_tensor([[0, 0, 2]], [1.0, 2.0, 4.0], (5,)).cuda()
+    gradients = [strided, torch.randn(1000, device="cuda"), torch.randn(70).cuda().to(torch.bfloat16), torch.randn(9)]
+    parameters = owners(gradients)
+    parameters.append(Parameter(torch.zeros(5, device="cuda")))
+    parameters[-1].grad = sparse
+    truth = math.hypot(exact(gradients), 3.0, 4.0)
+    assert gradclip.clip_grad_norm_(parameters, 1.0).item() == pytest.approx(truth, rel=2e-7)
+    assert gradclip.clip_grad_norm_(parameters, math.inf).item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_another_stream() -> None:
+    """Kernels go to the stream that is current, each with memory of its own."""
+    x = torch.ones(1 << 20, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            x.mul_(2.0)
+            x.mul_(0.5)
+        norm = gradclip.clip_grad_norm_(owners([x]), 512.0)
+        after = x.sum()
+    torch.cuda.current_stream().wait_stream(stream)
+    assert norm.item() == 1024.0
+    assert after.item() == pytest.approx(2**19, rel=1e-6)
+
+
+def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way to launch has the same bits."""
+    from gradclip.ops.triton import driver, launch
+
+    gradients = drawn()
+    copies = [x.clone() for x in gradients]
+    norm = gradclip.clip_grad_norm_(owners(gradients), 1.0)
+    assert launch.is_by_driver() or driver.starter() is None
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(driver, "starter", lambda: None)
+    assert torch.equal(gradclip.clip_grad_norm_(owners(copies), 1.0), norm)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, copies, strict=True))
+
+
+# Waits and launches.
+
+CALLS: dict[str, Callable[[list[Parameter]], object]] = {
+    "clips": lambda ps: gradclip.clip_grad_norm_(ps, 1.0),
+    "clips, by a bound on the device": lambda ps: gradclip.clip_grad_norm_(ps, BOUND[0]),
+    "measures": lambda ps: gradclip.clip_grad_norm_(ps, math.inf),
+    "without eps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, eps=0.0),
+    "keeps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, nonfinite="keep"),
+    "order 1": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 1.0),
+    "order 3.3": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 3.3),
+    "order inf": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, math.inf),
+    "total norm": lambda ps: gradclip.get_total_norm([p.grad for p in ps if p.grad is not None]),
+    "norms": gradclip.get_norms,
+    "by a known norm": lambda ps: gradclip.clip_grads_with_norm_(ps, 1.0, BOUND[0]),
+    "by value": lambda ps: gradclip.clip_grad_value_(ps, 0.1),
+}
+BOUND: list[Tensor] = []
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_wait_for_nothing(name: str) -> None:
+    """Not for a number, and not for a copy."""
+    BOUND[:] = [torch.ones((), device="cuda")]
+    parameters = owners(drawn())
+    CALLS[name](parameters)  # compiles
+    with no_waits():
+        CALLS[name](parameters)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.policy.skips])
+def test_policies_wait_for_nothing(name: str) -> None:
+    """Where they let what is not finite pass; and they decide as on the CPU."""
+    here, there = outcomes(CASES[name].policy, "cpu"), outcomes(CASES[name].policy, "cuda")
+    for ours, expected in zip(there, here, strict=True):
+        for key, value in expected.items():
+            torch.testing.assert_close(ours[key].cpu(), value, rtol=1e-9, atol=0.0)
+
+
+def outcomes(policy: Policy, device: str) -> list[dict[str, Tensor]]:
+    parameters = {name: Parameter(p.detach().to(device)) for name, p in model().items()}
+    clipper = clipper_of(policy, parameters, nonfinite="propagate")
+    found: list[dict[str, Tensor]] = []
+    for step in range(12):
+        torch.manual_seed(step)
+        for name in SHAPES:
+            parameters[name].grad = torch.randn(SHAPES[name], dtype=torch.float64).to(device)
+        with no_waits() if device == "cuda" and step > 2 else contextlib.nullcontext():
+            clipper.clip()
+        found.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
+    return found
+
+
+def test_three_launches() -> None:
+    """Measure, combine, scale: for any number of tensors."""
+    parameters = owners([torch.randn(n % 50 + 1, device="cuda") for n in range(500)])
+    gradclip.clip_grad_norm_(parameters, 1.0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        gradclip.clip_grad_norm_(parameters, 1e-3)
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if "emcpy" not in event.name and "emset" not in event.name]
+    assert sorted(kernels) == ["combine", "measure_powers", "scale"]
+
+
+# In a training loop.
+
+
+def test_a_captured_graph() -> None:
+    """Replays do bit for bit what eager steps do, and the table outlives the capture."""
+    torch.manual_seed(0)
+    weights = [torch.randn(64, 64, device="cuda") for _ in range(6)]
+    eager, captured = ([Parameter(w.clone()) for w in weights] for _ in range(2))
+    optimizers = [torch.optim.SGD(parameters, lr=0.1) for parameters in (eager, captured)]
+    batch = torch.randn(32, 64, device="cuda")
+
+    def step(parameters: list[Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
+        x = batch
+        for p in parameters:
+            x = torch.tanh(x @ p)
+        x.square().sum().backward()
+        norm = gradclip.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return norm
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(captured, optimizers[1])
+            step(eager, optimizers[0])
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        norm = step(captured, optimizers[1])
+    for _ in range(10):
+        batch.normal_()
+        graph.replay()
+        torch.full(
+            (1 << 16,), 7, dtype=torch.int64
+        ).pin_memory()  # what was pinned for the graph is not given to others
+        expected = step(eager, optimizers[0])
+        assert torch.equal(norm, expected)
+        assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_under_a_scaler(fused: bool) -> None:
+    """Gradients in half precision are unscaled once, then clipped; an overflow is the scaler's to skip."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)).cuda()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**30)
+    clipper = gradclip.GradClipper(net, FixedNorm(0.1)).attach(optimizer, scaler=scaler)
+    clipped = 0
+    for _ in range(30):
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.float16):
+            loss = net(torch.randn(8, 16, device="cuda")).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if clipper.last is not None and clipper.last.skipped is None:
+            clipped += 1
+            assert clipper.last.total_norm_after <= 0.1 * (1 + 1e-6)
+    assert clipped > 5
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+
+
+def test_a_step_that_is_skipped() -> None:
+    """Parameters, state and gradients stay as they were."""
+    net = torch.nn.Linear(8, 8).cuda()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    clipper = gradclip.GradClipper(net, ZClip(1.0)).attach(optimizer)
+    net(torch.randn(4, 8, device="cuda")).square().sum().backward()
+    optimizer.step()
+    before = [p.detach().clone() for p in net.parameters()]
+    net.weight.grad[0, 0] = math.nan
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.skipped is not None
+    assert all(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
+    with pytest.raises(gradclip.NonFiniteGradientError, match="1 NaN"):
+        gradclip.clip_grad_norm_(net.named_parameters(), 1.0, error_if_nonfinite=True)
+    gradclip.clip_grad_norm_(net, 1.0, nonfinite="sanitize")
+    assert net.weight.grad[0, 0].item() == 0.0
+
+
+def test_fsdp2_on_one_rank(tmp_path: Any) -> None:
+    """DTensors by NCCL: the norm of the whole."""
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8)).cuda()
+        for layer in net:
+            fully_shard(layer)
+        fully_shard(net)
+        net(torch.randn(4, 64, device="cuda")).square().sum().backward()
+        truth = exact([p.grad.to_local() for p in net.parameters()])
+        norm = gradclip.clip_grad_norm_(net.parameters(), truth / 2)
+        assert norm.item() == pytest.approx(truth, rel=2e-7)
+        assert exact([p.grad.to_local() for p in net.parameters()]) == pytest.approx(truth / 2, rel=1e-5)
+    finally:
+        distributed.destroy_process_group()
