@@ -192,8 +192,8 @@ PyMethodDef methods[] = {
      "any device, which are not measured, else None. None alone if something in the list is no tensor."},
     {"table", fast<table>(), METH_FASTCALL,
      "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the words of the table, the runs of "
-     "each dtype with their begin, end and whether they are aligned, how many chunks and how many segments. None if they are "
-     "something else. `sizes`: elements of a chunk, of one where there are many, and how many that is."},
+     "each dtype with their begin, end and whether they are aligned, how many chunks, how many segments, and the bits of the "
+     "widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are many, and how many that is."},
     {"launch", fast<launch>(), METH_FASTCALL,
      "launch(driver, function, programs, threads, shared, stream, arguments)\n\nLaunch a kernel by the address of the "
      "driver's function, with arguments of 8 bytes each."},

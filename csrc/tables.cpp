@@ -1,4 +1,6 @@
 // The table of chunks as Python gets it: words in a bytearray, to be copied to a device.
+#include <algorithm>
+
 #include "python.h"
 
 namespace gradclip::python {
@@ -24,13 +26,15 @@ PyObject* as_table(const std::vector<Dense>& tensors, bool by_unit, const ChunkS
   const Owned words{PyByteArray_FromStringAndSize(nullptr, bytes)}, runs{PyList_New(0)};
   if (!words.object || !runs.object) return nullptr;
   table.write(reinterpret_cast<std::int64_t*>(PyByteArray_AsString(words.object)));
+  long bits = 16;
+  for (const Dense& tensor : tensors) bits = std::max(bits, real_bits(tensor.dtype));
   for (const Run& run : table.runs) {
     const Owned entry{Py_BuildValue("iLLO", static_cast<int>(run.dtype), static_cast<long long>(run.begin),
                                     static_cast<long long>(run.end), run.aligned ? Py_True : Py_False)};
     if (!entry.object || PyList_Append(runs.object, entry.object) != 0) return nullptr;
   }
-  return Py_BuildValue("OOLL", words.object, runs.object, static_cast<long long>(table.chunks),
-                       static_cast<long long>(table.segments));
+  return Py_BuildValue("OOLLl", words.object, runs.object, static_cast<long long>(table.chunks),
+                       static_cast<long long>(table.segments), bits);
 }
 
 PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n) {

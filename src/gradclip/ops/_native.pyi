@@ -6,7 +6,7 @@ from torch import Tensor
 ISA: str
 HAS_EXCHANGE: int
 
-Chunks: TypeAlias = tuple[bytearray, list[tuple[int, int, int, bool]], int, int]
+Chunks: TypeAlias = tuple[bytearray, list[tuple[int, int, int, bool]], int, int, int]
 
 def widest(tensors: list[Tensor], /) -> int: ...
 def walk(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
-from gradclip.numbers import WIDE, Scalar, as_float64, from_device, is_host
+from gradclip.numbers import Scalar, as_float64, from_device, is_host
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, float_tensor
 from gradclip.ops.several import Part, Several
@@ -71,7 +71,7 @@ class TritonBatch(Batch):
 
     @property
     def is_wide(self) -> bool:
-        return any(x.dtype in WIDE for x in self.tensors)
+        return self._host_table().is_wide if self._table is None else self._table.is_wide
 
     # Measuring.
 
@@ -91,7 +91,7 @@ class TritonBatch(Batch):
         if self._table is not None or isinstance(max_norm, Tensor):
             return super().norm_and_coefficient(max_norm, eps)
         table = self._tabled(max_norm, eps)
-        norm = torch.empty((), dtype=torch.float64 if self.is_wide else torch.float32, device=self._device)
+        norm = torch.empty((), dtype=torch.float64 if table.is_wide else torch.float32, device=self._device)
         out = self._empty(3)
         self._combine(table, self._measured(table, 2.0), out, 2.0, norm)
         _, length, coef = map(from_device, out.unbind())
@@ -99,9 +99,9 @@ class TritonBatch(Batch):
         return length, coef
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
-        wide = self.is_wide if wide is None else wide
-        if self._norm is not None and number is self._norm[0] and wide == self.is_wide:
+        if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:
             return self._norm[1]  # rounded already
+        wide = self.is_wide if wide is None else wide
         if isinstance(number, Tensor):
             return number.to(self._device, torch.float64 if wide else torch.float32)
         return float_tensor(number, wide, self._device)
@@ -188,15 +188,21 @@ class TritonBatch(Batch):
 
     def _written(self, changed: list[bool] | None = None) -> None:
         """Raise the versions of those tensors that may have changed; of all, where nobody on the host knows."""
-        increment_version([x for i, x in enumerate(self.tensors) if changed is None or changed[i]])
+        tensors = self.tensors
+        increment_version(tensors if changed is None else [x for i, x in enumerate(tensors) if changed[i]])
 
     # Launches.
 
     def _tabled(self, *bounds: float) -> Table:
         if self._table is None:
-            self._table = on_device(self._on_host or tabled(self.tensors), self._device, bounds)
+            self._table = on_device(self._host_table(), self._device, bounds)
             self._on_host = None
         return self._table
+
+    def _host_table(self) -> Table:
+        if self._on_host is None:
+            self._on_host = tabled(self.tensors)
+        return self._on_host
 
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.float64, device=self._device)
@@ -248,7 +254,7 @@ class TritonBatch(Batch):
     def _combine(self, table: Table, partials: Tensor, out: Tensor, order: float, norm: Tensor | None = None) -> None:
         """Write the partial of everything, and where a tensor for the norm is given, the norm and its coefficient."""
         arguments = (table.words, 1, table.whole, table.bounds, partials, out, out if norm is None else norm)
-        constants = {"KIND": KINDS.get(order, POWER), "COEF": norm is not None, "WIDE": self.is_wide, "BLOCK": TOTAL}
+        constants = {"KIND": KINDS.get(order, POWER), "COEF": norm is not None, "WIDE": table.is_wide, "BLOCK": TOTAL}
         launch(measuring.combine, 1, self._device, arguments, TOTAL_WARPS, **constants)
 
     def _launch(self, kernel: Any, table: Table, run: Run, *memory: Tensor, **constants: Any) -> None:

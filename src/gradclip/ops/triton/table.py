@@ -22,7 +22,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU
+from gradclip.numbers import CPU, WIDE
 
 try:
     from gradclip.ops import _native
@@ -35,6 +35,8 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.com
 SIZES = 2**14, 2**16, 2**28
 """Elements of a chunk; of one where there are many elements; and how many that is. Fewer chunks starve a GPU, and more
 partials take time to combine."""
+
+FLOAT64_BITS = 64
 
 ALIGNMENT = 16
 """Bytes that are read at once, where all chunks begin at a multiple of them."""
@@ -61,12 +63,14 @@ class Table(NamedTuple):
         runs: Its chunks by dtype.
         chunks: The number N of chunks.
         segments: The number S of segments.
+        is_wide: Whether any tensor has the precision of float64, one without elements too.
     """
 
     words: Tensor
     runs: list[Run]
     chunks: int
     segments: int
+    is_wide: bool
 
     @property
     def each(self) -> int:
@@ -110,10 +114,10 @@ def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
     return written(tensors, by_unit=by_unit)
 
 
-def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int) -> Table:
+def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int, bits: int) -> Table:
     """Return the table that the extension has written."""
     named = [Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs]
-    return Table(torch.frombuffer(words, dtype=torch.int64), named, chunks, segments)
+    return Table(torch.frombuffer(words, dtype=torch.int64), named, chunks, segments, bits == FLOAT64_BITS)
 
 
 def written(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
@@ -146,7 +150,7 @@ def written(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
     words = torch.cat([where, elements, _spread(segment, pieces), starts.view(-1), whole])
     owner = torch.arange(len(own), device=CPU).repeat_interleave(count)
     per_tensor = torch.zeros_like(count).index_add(0, owner, pieces)
-    return Table(words, _runs(own, per_tensor, where), len(where), len(pieces))
+    return Table(words, _runs(own, per_tensor, where), len(where), len(pieces), not WIDE.isdisjoint(dtypes))
 
 
 def _vectors(*numbers: list[int]) -> list[Tensor]:
