@@ -131,34 +131,6 @@ PyObject* scalar(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return gradclip::torch::make_scalar(number, PyObject_IsTrue(args[1]) == 1);
 }
 
-// The driver of a GPU, by the address of its function: `cuLaunchKernel`.
-using Launch = int (*)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                       unsigned block_y, unsigned block_z, unsigned shared, void* stream, void** arguments, void** extra);
-
-PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  constexpr Py_ssize_t kMost = 24;
-  std::uint64_t numbers[6], words[kMost];
-  void* arguments[kMost];
-  if (!has_arguments("launch", n, 7, 7)) return nullptr;
-  for (int i = 0; i < 6; ++i) {
-    numbers[i] = PyLong_AsUnsignedLongLong(args[i]);
-    if (PyErr_Occurred()) return nullptr;
-  }
-  if (!PyList_Check(args[6]) || PyList_Size(args[6]) > kMost)
-    return PyErr_Format(PyExc_TypeError, "arguments must be a list of at most %zd numbers", kMost);
-  for (Py_ssize_t i = 0; i < PyList_Size(args[6]); ++i) {
-    words[i] = PyLong_AsUnsignedLongLong(PyList_GetItem(args[6], i));
-    if (PyErr_Occurred()) return nullptr;
-    arguments[i] = &words[i];  // of a narrower argument, the low bytes
-  }
-  const auto [driver, function, programs, threads, shared, stream] = numbers;
-  const int error = reinterpret_cast<Launch>(driver)(
-      reinterpret_cast<void*>(function), static_cast<unsigned>(programs), 1, 1, static_cast<unsigned>(threads), 1, 1,
-      static_cast<unsigned>(shared), reinterpret_cast<void*>(stream), arguments, nullptr);
-  if (error) return PyErr_Format(PyExc_RuntimeError, "the driver could not launch a kernel: error %d", error);
-  Py_RETURN_NONE;
-}
-
 // No C++ exception may reach the interpreter; the only one there is says that memory has run out.
 template <auto function, class... Arguments>
 PyObject* guarded(Arguments... arguments) {
@@ -195,8 +167,11 @@ PyMethodDef methods[] = {
      "each dtype with their begin, end and whether they are aligned, how many chunks, how many segments, and the bits of the "
      "widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are many, and how many that is."},
     {"launch", fast<launch>(), METH_FASTCALL,
-     "launch(driver, function, programs, threads, shared, stream, arguments)\n\nLaunch a kernel by the address of the "
-     "driver's function, with arguments of 8 bytes each."},
+     "launch(driver, stream, launches)\n\nLaunch kernels by the address of the driver's function: each a tuple of its "
+     "handle, how many programs, threads of one, bytes of shared memory, and a list of arguments of 8 bytes each."},
+    {"start", fast<start>(), METH_FASTCALL,
+     "start(driver, copier, stream, words, max_norm, eps, host, device, launches)\n\nWrite a table with its bounds to "
+     "pinned memory, copy it to the device by the address of the driver's function, and launch kernels."},
     {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},
     {"measure_each", fast<measure_each>(), METH_FASTCALL,

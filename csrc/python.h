@@ -47,9 +47,11 @@ inline long real_bits(DType dtype) {
 // Looks up the names of attributes; false with a Python error set.
 bool name_attributes();
 
-// `walk` and `table` of the module, which says what they do.
+// Functions of the module, which says what they do.
 PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n);
 PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n);
+PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n);
+PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n);
 
 // The chunk sizes of a table: a tuple of three numbers. False with a Python error set.
 bool read_sizes(PyObject* tuple, ChunkSizes* out);

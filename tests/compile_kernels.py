@@ -13,7 +13,10 @@ from gradclip.ops.triton import measuring, writing
 
 TARGETS = {"cuda 90": GPUTarget("cuda", 90, 32), "hip gfx942": GPUTarget("hip", "gfx942", 64)}
 BLOCK = 1024
-POINTERS = {"table": "*i64", "partials": "*fp64", "numbers": "*fp64", "out": "*fp64", "norm": "*fp32", "coefs": "*fp64"}
+POINTERS = {"table": "*i64", "norm": "*fp32"} | dict.fromkeys(
+    ("partials", "numbers", "out", "coefs", "limits"), "*fp64"
+)
+
 
 Variant = tuple[Any, int, dict[str, Any]]
 
@@ -21,22 +24,24 @@ Variant = tuple[Any, int, dict[str, Any]]
 def variants() -> Iterator[Variant]:
     """Yield kernels with their warps and constants: each dtype, each kind, aligned or not in turn."""
     for dtype in (tl.bfloat16, tl.float16, tl.float32, tl.float64):
-        for kind in range(4):
-            one = {"KIND": kind, "SCALED": kind % 3, "WIDTH": 1, "PAIRS": False, "ALIGNED": True}
-            yield measuring.measure_powers, 4, {"DTYPE": dtype, **one}
-        for kind in (4, 5):
-            yield measuring.measure_extrema, 4, {"DTYPE": dtype, "KIND": kind, "PAIRS": False, "ALIGNED": kind == 4}
-        yield writing.scale, 4, {"DTYPE": dtype, "EACH": False, "WIDTH": 1, "ALIGNED": True}
-        yield writing.clamp, 4, {"DTYPE": dtype, "EACH": True, "WIDTH": 1}
-        yield measuring.count_nonfinite, 4, {"DTYPE": dtype, "PAIRS": False}
-        yield writing.sanitize, 4, {"DTYPE": dtype, "PAIRS": False}
+        for aligned in (True, False):
+            run = {"DTYPE": dtype, "WIDTH": 1, "ALIGNED": aligned}
+            for kind in range(4):
+                yield measuring.measure_powers, 4, {**run, "KIND": kind, "SCALED": kind % 3}
+            for kind in (4, 5):
+                yield measuring.measure_extrema, 4, {**run, "KIND": kind}
+            yield writing.scale, 4, {**run, "EACH": aligned}
+        yield writing.clamp, 4, {**run, "EACH": True}
+        yield measuring.count_nonfinite, 4, run
+        yield writing.sanitize, 4, run
     for dtype in (tl.float32, tl.float64):  # of complex elements
-        yield measuring.measure_powers, 4, {
-            "DTYPE": dtype, "KIND": 3, "SCALED": 2, "WIDTH": 1, "PAIRS": True, "ALIGNED": False
-        }  # fmt: skip
-        yield measuring.measure_extrema, 4, {"DTYPE": dtype, "KIND": 5, "PAIRS": True, "ALIGNED": True}
-        yield measuring.count_nonfinite, 4, {"DTYPE": dtype, "PAIRS": True}
-        yield writing.sanitize, 4, {"DTYPE": dtype, "PAIRS": True}
+        run = {"DTYPE": dtype, "WIDTH": 2, "ALIGNED": True}
+        for kind in (2, 3):
+            yield measuring.measure_powers, 4, {**run, "KIND": kind, "SCALED": 2}
+        yield measuring.measure_extrema, 4, {**run, "KIND": 5}
+        yield writing.scale, 4, {**run, "EACH": False}
+        yield measuring.count_nonfinite, 4, run
+        yield writing.sanitize, 4, run
     for kind in range(6):
         yield measuring.combine, 1, {"KIND": kind, "COEF": False, "WIDE": False}
     for wide in (False, True):
@@ -47,9 +52,7 @@ def compiled(target: GPUTarget, kernel: Any, warps: int, constants: dict[str, An
     """Compile one kernel."""
     constants = {**constants, "BLOCK": BLOCK}
     names = kernel.arg_names
-    types = {**POINTERS, "bounds": "*fp64" if kernel is writing.clamp else "i32"}
-    if constants.get("WIDE"):
-        types["norm"] = "*fp64"
+    types = {**POINTERS, "norm": "*fp64"} if constants.get("WIDE") else POINTERS
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
     fixed = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed)
@@ -63,7 +66,7 @@ def main() -> None:
         for kernel, warps, constants in variants():
             found = compiled(target, kernel, warps, constants)
             count += 1
-            if target.backend == "cuda" and constants.get("ALIGNED") and not constants.get("PAIRS"):
+            if target.backend == "cuda" and constants.get("ALIGNED") and constants["WIDTH"] == 1:
                 wide = "ld.global.v2.b64" if constants["DTYPE"] == tl.float64 else "ld.global.v4.b32"
                 assert wide in found.asm["ptx"], f"{kernel.__name__} {constants} reads less than 16 bytes at once"
         sys.stdout.write(f"{name}: {count} kernels\n")

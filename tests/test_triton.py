@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-import functools
+import inspect
 import math
 import os
 import subprocess
@@ -21,7 +21,7 @@ import gradclip
 import reference
 from conftest import skip_without
 from gradclip.ops import registry
-from gradclip.ops.triton import driver, launch, table
+from gradclip.ops.triton import driver, lane, launch, table
 from gradclip.policies import Policy
 from policies.cases import CASES, clipper_of, gradients, model
 from waits import NoReads, stand_in
@@ -29,6 +29,7 @@ from waits import NoReads, stand_in
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from gradclip.ops.triton import backend as triton_backend
+from gradclip.ops.triton import measuring
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +45,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that were launched."""
     names: list[str] = []
 
-    def noted(kernel: Any, *arguments: Any, **constants: Any) -> None:
-        names.append(kernel.fn.__name__)
-        launch.launch(kernel, *arguments, **constants)
+    def noted(act: Any, at: int) -> Any:
+        def noting(*arguments: Any) -> None:
+            names.extend(call.kernel.fn.__name__ for call in arguments[at])
+            act(*arguments)
 
-    monkeypatch.setattr(triton_backend, "launch", noted)
+        return noting
+
+    monkeypatch.setattr(triton_backend, "launch", noted(launch.launch, 0))
+    monkeypatch.setattr(triton_backend, "start", noted(launch.start, 3))
     return names
 
 
@@ -78,16 +83,22 @@ def some_tensors() -> list[Tensor]:
 # The table.
 
 
+def words_of(found: table.HostTable) -> Tensor:
+    is_raw = isinstance(found.words, bytearray)
+    return torch.frombuffer(found.words, dtype=torch.int64) if is_raw else found.words
+
+
 @pytest.mark.parametrize("by_unit", [False, True])
 def test_both_ways_to_the_table(by_unit: bool) -> None:
     """The extension and plain torch write the same words."""
     if registry.NATIVE is None:
         skip_without("native", f"the extension is missing: {registry.NATIVE_MISSING}")
     tensors = some_tensors()
-    for listed in (tensors, tensors[:1], [tensors[2]], [tensors[4]]):
+    for listed in (tensors, tensors[:1], [tensors[2]], [tensors[4]], [torch.ones(3, 2), torch.ones(0).double()]):
         ours, theirs = table.tabled(listed, by_unit=by_unit), table.written(listed, by_unit=by_unit)
         assert ours[1:] == theirs[1:]
-        assert torch.equal(ours.words, theirs.words)
+        assert isinstance(ours.words, bytearray)
+        assert torch.equal(words_of(ours), words_of(theirs))
 
 
 def test_chunks_grow_with_the_number_of_elements() -> None:
@@ -100,9 +111,11 @@ def test_chunks_grow_with_the_number_of_elements() -> None:
 
 def test_bounds_travel_with_the_table() -> None:
     """As float64, since Triton would pass them as float32."""
-    found = table.on_device(table.tabled(some_tensors()), torch.device("cpu"), (0.1, 1e-6))
-    assert found.words[found.bounds :].view(torch.float64).tolist() == [0.1, 1e-6]
-    assert found.words[found.whole : found.bounds].tolist() == [0, found.chunks]
+    for host in (table.tabled(some_tensors()), table.written(some_tensors())):
+        found = table.on_device(host, torch.device("cpu"))
+        table.copy(host, (0.1, 1e-6), found)
+        assert found.words[found.bounds :].view(torch.float64).tolist() == [0.1, 1e-6]
+        assert found.words[found.whole : found.bounds].tolist() == [0, found.chunks]
 
 
 def test_what_the_extension_refuses() -> None:
@@ -220,30 +233,113 @@ def test_an_extremum_takes_no_factor() -> None:
 # Launches by the driver.
 
 
-def stand_in_driver(calls: list[Any], error: int = 0) -> Any:
-    """A function of C in the place of `cuLaunchKernel`."""
-    u, p = ctypes.c_uint, ctypes.c_void_p
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, p, *[u] * 7, p, ctypes.POINTER(p), p)
+class StandIn:
+    """Functions of C in the place of the driver's: they run the interpreter, on memory that they get the address of."""
 
-    def call(function: int, *rest: Any) -> int:
-        *numbers, stream, arguments, extra = rest
-        words = [ctypes.cast(arguments[i], ctypes.POINTER(ctypes.c_uint64))[0] for i in range(5)]
-        calls.append((function, numbers, stream, words, extra))
-        return error
+    def __init__(self, error: int = 0) -> None:
+        u, p = ctypes.c_uint, ctypes.c_void_p
+        launch_type = ctypes.CFUNCTYPE(ctypes.c_int, p, *[u] * 7, p, ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)), p)
+        copy_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, p, ctypes.c_size_t, p)
+        self._error = error
+        self._functions = launch_type(self._launch), copy_type(self._copy)
+        self._kernels: dict[tuple[Any, ...], driver.Ready] = {}
+        self.launched: list[tuple[str, int, Any]] = []
+        self.copied: list[tuple[int, int]] = []
 
-    return kind(call)
+    @property
+    def addresses(self) -> list[int]:
+        return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in self._functions]
+
+    def get(self, key: tuple[Any, ...]) -> driver.Ready:
+        """Take every kernel for compiled; its number is its place."""
+        return self._kernels.setdefault(key, driver.Ready(len(self._kernels) + 1, 32, 0))
+
+    def _launch(self, function: int, *rest: Any) -> int:
+        (programs, *_), stream, arguments = rest[:7], rest[7], rest[8]
+        kernel, _, *constants = list(self._kernels)[function - 1]
+        names = list(inspect.signature(kernel.fn).parameters)
+        fixed = names[-len(constants) :]
+        wide = dict(zip(fixed, constants, strict=True)).get("WIDE")
+        given = [self._argument(name, arguments[i][0], wide) for i, name in enumerate(names[: -len(constants)])]
+        kernel[(programs,)](*given, **dict(zip(fixed, constants, strict=True)))
+        self.launched.append((kernel.fn.__name__, programs, stream))
+        return self._error
+
+    @staticmethod
+    def _argument(name: str, word: int, wide: bool | None) -> Any:
+        if name in {"n", "begin", "end", "segments", "starts", "bounds"}:
+            return word & 0xFFFFFFFF
+        dtype = torch.int64 if name == "table" else torch.float32 if name == "norm" and not wide else torch.float64
+        return torch.frombuffer((ctypes.c_char * 2**16).from_address(word), dtype=dtype)
+
+    def _copy(self, to: int, host: int, count: int, stream: int) -> int:
+        ctypes.memmove(to, host, count)
+        self.copied.append((count, stream))
+        return 0
 
 
-def test_a_launch_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Triton has compiled once is handed to the driver from then on, with its arguments and Triton's own."""
-    native = pytest.importorskip("gradclip.ops._native")
-    calls: list[Any] = []
-    function = stand_in_driver(calls)
-    start = functools.partial(native.launch, ctypes.cast(function, ctypes.c_void_p).value)
-    monkeypatch.setattr(driver, "starter", lambda: start)
+class Slot:
+    """Pinned memory, on a machine that pins none."""
+
+    def __init__(self, words: int) -> None:
+        self.host = torch.zeros(words, dtype=torch.int64)
+        self.address = self.host.data_ptr()
+        self.copied = SimpleNamespace(query=lambda: self.free, record=lambda: None)
+        self.free = True
+
+
+@pytest.fixture
+def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    pytest.importorskip("gradclip.ops._native")
+    stand_in_for_it = StandIn()
+    monkeypatch.setattr(driver, "found", lambda: driver.Driver(*stand_in_for_it.addresses))
+    monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
+    monkeypatch.setattr(lane, "Slot", Slot)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
-    monkeypatch.setattr(launch, "_compiled", {})
+    own = lane.Lane(torch.device("cpu"), 77)
+    monkeypatch.setattr(triton_backend, "lane_of", lambda _: own)
+    return stand_in_for_it
+
+
+def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is copied and both kernels are launched in one call of the extension; the scaling is another."""
+    stand_in(monkeypatch)
+    gradients = [torch.randn(20_000), torch.randn(7), torch.randn(300)]
+    before = [x.clone() for x in gradients]
+    truth = reference.norm([x.double() for x in before], 2.0)
+    with NoReads():
+        norm = gradclip.clip_grad_norm_(owners(*gradients), 0.5)
+    assert norm.item() == pytest.approx(truth, rel=2e-7)
+    for x, old in zip(gradients, before, strict=True):
+        assert x.double().tolist() == reference.scaled(old, 0.5 / (truth + 1e-6))
+    assert by_driver.launched == [("measure_powers", 2, 77), ("combine", 1, 77), ("scale", 2, 77)]
+    chunks, segments = 4, 3
+    assert by_driver.copied == [(8 * (3 * chunks + 2 * segments + 4), 77)]
+
+
+def test_everything_by_the_driver(by_driver: StandIn) -> None:
+    """Several dtypes, orders and numbers one a tensor have the arguments that Triton would pass."""
+    tensors = [torch.randn(50), torch.randn(3, 4).to(torch.bfloat16), torch.randn(5, dtype=torch.complex64)]
+    batch = triton_backend.TritonBatch(tensors)
+    with registry.forced("reference"):
+        plain = registry.open_([x.clone() for x in tensors])
+    for order in (2.0, 0.0, math.inf, -math.inf, 3.3):
+        assert batch.partial(order) == pytest.approx(plain.partial(order), rel=1e-12)
+        assert batch.partials(order).tolist() == pytest.approx(plain.partials(order).tolist(), rel=1e-12)
+    for x in (batch, plain):
+        x.scale_(torch.tensor([0.5, 1.0, 0.3], dtype=torch.float64))
+        x.clamp_(0.7)
+        x.scale_units_(torch.tensor([0.5, 0.3, 1.0, 0.9, 0.1], dtype=torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(batch.tensors, plain.tensors, strict=True))
+    assert batch.unit_partials().tolist() == pytest.approx(plain.unit_partials().tolist(), rel=1e-12)
+    assert batch.count_nonfinite().sum() == 0
+    assert len(by_driver.launched) > 30
+
+
+def test_a_kernel_is_triton_s_until_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first launch returns is kept, and handed to the driver from then on."""
     runs: list[Any] = []
+    handed: list[Any] = []
 
     class Kernel:
         def __getitem__(self, grid: Any) -> Any:
@@ -253,11 +349,16 @@ def test_a_launch_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
             return run
 
+    by = SimpleNamespace(launch=lambda stream, launches: handed.append((stream, launches)))
+    monkeypatch.setattr(driver, "found", lambda: by)
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
     kernel, memory = Kernel(), torch.zeros(3)
     for programs in (4, 5):
-        launch.launch(kernel, programs, torch.device("cpu"), (memory, 1, 2**31 - 1), 4, BLOCK=1024)
+        call = launch.Call(kernel, programs, (memory, 1, 2**31 - 1), 4, {"BLOCK": 1024})
+        launch.launch([call], torch.device("cpu"))
     assert runs == [((4,), (memory, 1, 2**31 - 1), {"BLOCK": 1024, "num_warps": 4})]
-    assert calls == [(123, [5, 1, 1, 128, 1, 1, 64], 77, [memory.data_ptr(), 1, 2**31 - 1, 0, 0], None)]
+    assert handed == [(77, [(123, 5, 128, 64, [memory.data_ptr(), 1, 2**31 - 1, 0, 0])])]
 
 
 def compiled(**changes: Any) -> SimpleNamespace:
@@ -276,10 +377,9 @@ def compiled(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(function=123, metadata=SimpleNamespace(**about), src=SimpleNamespace(signature=signature))
 
 
-def test_what_the_driver_is_not_handed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_driver_is_not_handed() -> None:
     """A kernel that asks for more than its arguments, of another card or of a Triton that says less, stays Triton's."""
-    monkeypatch.setattr(driver, "starter", lambda: print)
-    assert driver.ready(compiled(), 3) == (print, 123, 128, 64)
+    assert driver.ready(compiled(), 3) == (123, 128, 64)
     assert driver.ready(compiled(), 4) is None
     for changes in (
         {"num_ctas": 2},
@@ -294,18 +394,41 @@ def test_what_the_driver_is_not_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     del older.metadata.profile_scratch_size
     assert driver.ready(older, 3) is None
     assert driver.ready(None, 3) is None  # as in the interpreter
-    monkeypatch.setattr(driver, "starter", lambda: None)
-    assert driver.ready(compiled(), 3) is None
 
 
 def test_an_error_of_the_driver() -> None:
-    """It is raised with its number."""
+    """It is raised with its number; what is no launch is refused."""
     native = pytest.importorskip("gradclip.ops._native")
-    function = stand_in_driver([], error=700)
+    failing = StandIn(error=700)
+    failing.get((measuring.combine, None, 2, False, False, 128))
+    memory = torch.zeros(64, dtype=torch.int64).data_ptr()
+    arguments = [memory, 0, 0, 0, memory, memory, memory, 0, 0]
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
-        native.launch(ctypes.cast(function, ctypes.c_void_p).value, 1, 1, 32, 0, 0, [0] * 5)
-    with pytest.raises(TypeError, match="at most 24"):
-        native.launch(1, 1, 1, 32, 0, 0, [0] * 25)
+        native.launch(failing.addresses[0], 0, [(1, 0, 32, 0, arguments)])
+    for wrong in ([(1, 1, 32, 0, [0] * 25)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):
+        with pytest.raises(TypeError, match="a launch must be a tuple"):
+            native.launch(failing.addresses[0], 0, wrong)
+    with pytest.raises(TypeError, match="words must be a bytearray"):
+        native.start(*failing.addresses, 0, b"", 1.0, 1e-6, memory, memory, [])
+
+
+def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its copy is made, in turn; while it is not, there is more of it; a small one is replaced."""
+    monkeypatch.setattr(lane, "Slot", Slot)
+    own = lane.Lane(torch.device("cpu"), 0)
+    first = own.slot(4)
+    assert own.slot(3) is first
+    first.free = False
+    second = own.slot(4)
+    assert second is not first
+    first.free = True
+    assert [own.slot(4) for _ in range(4)] == [first, second, first, second]
+    larger = own.slot(9)
+    assert larger is not first
+    assert len(larger.host) == 9
+    assert [own.slot(4) for _ in range(2)] == [second, larger]
+    assert own.partials(5) is own.partials(3)
+    assert len(own.partials(50)) == 50
 
 
 # Other ways.
@@ -337,7 +460,7 @@ def test_kernels_compile_for_cards() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["cuda 90: 56 kernels", "hip gfx942: 56 kernels"]
+    assert done.stdout.splitlines() == ["cuda 90: 88 kernels", "hip gfx942: 88 kernels"]
 
 
 # Policies.

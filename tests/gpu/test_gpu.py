@@ -176,9 +176,9 @@ def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = drawn()
     copies = [x.clone() for x in gradients]
     norm = gradclip.clip_grad_norm_(owners(gradients), 1.0)
-    assert launch.is_by_driver() or driver.starter() is None
+    assert launch.is_by_driver() or driver.found() is None
     monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(driver, "starter", lambda: None)
+    monkeypatch.setattr(driver, "found", lambda: None)
     assert torch.equal(gradclip.clip_grad_norm_(owners(copies), 1.0), norm)
     assert all(torch.equal(a, b) for a, b in zip(gradients, copies, strict=True))
 

@@ -6,6 +6,7 @@ from torch import Tensor
 ISA: str
 HAS_EXCHANGE: int
 
+Launch: TypeAlias = tuple[int, int, int, int, list[int]]
 Chunks: TypeAlias = tuple[bytearray, list[tuple[int, int, int, bool]], int, int, int]
 
 def widest(tensors: list[Tensor], /) -> int: ...
@@ -19,8 +20,18 @@ def walk(
     /,
 ) -> tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int], Chunks | None] | None: ...
 def table(tensors: list[Tensor], by_unit: bool, sizes: tuple[int, int, int], /) -> Chunks | None: ...
-def launch(
-    driver: int, function: int, programs: int, threads: int, shared: int, stream: int, arguments: list[int], /
+def launch(driver: int, stream: int, launches: list[Launch], /) -> None: ...
+def start(
+    driver: int,
+    copier: int,
+    stream: int,
+    words: bytearray,
+    max_norm: float,
+    eps: float,
+    host: int,
+    device: int,
+    launches: list[Launch],
+    /,
 ) -> None: ...
 def measure(tensors: list[Tensor], norm_type: float, factor: float | Tensor = ..., /) -> float: ...
 def measure_each(tensors: list[Tensor], norm_type: float, out: Tensor, /) -> None: ...

@@ -5,7 +5,6 @@ from typing import Any, final
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
@@ -15,37 +14,10 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, float_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
-from gradclip.ops.triton.launch import launch, programs_on
-from gradclip.ops.triton.table import Run, Table, on_device, read, tabled
-from gradclip.ops.triton.workspace import workspace
-
-BLOCK, WARPS = 1024, 4
-"""Elements that a program works on at a time, and its warps."""
-
-TOTAL, TOTAL_WARPS = 1024, 8
-"""The same where the partials of everything are combined."""
-
-EACH, EACH_WARPS = 128, 1
-"""The same where those of one of many segments are."""
-
-REAL: dict[torch.dtype, tuple[Any, int]] = {
-    torch.float16: (tl.float16, 1),
-    torch.bfloat16: (tl.bfloat16, 1),
-    torch.float32: (tl.float32, 1),
-    torch.float64: (tl.float64, 1),
-    torch.complex64: (tl.float32, 2),
-    torch.complex128: (tl.float64, 2),
-}
-"""The kind of real numbers that an element is made of, and how many these are."""
-
-KINDS = {
-    0.0: measuring.COUNT.value,
-    1.0: measuring.ABS.value,
-    2.0: measuring.SQUARE.value,
-    math.inf: measuring.LARGEST.value,
-    -math.inf: measuring.SMALLEST.value,
-}
-POWER: int = measuring.POWER.value
+from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
+from gradclip.ops.triton.lane import Lane, lane_of
+from gradclip.ops.triton.launch import launch, start
+from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, tabled
 
 INTERPRETS = not isinstance(measuring.combine, triton.JITFunction)
 """Whether kernels run in Triton's interpreter, on the CPU: `TRITON_INTERPRET=1` in the environment asks for it."""
@@ -62,7 +34,7 @@ class TritonBatch(Batch):
 
     __slots__ = ("_device", "_norm", "_on_host", "_table", "tensors")
 
-    def __init__(self, tensors: list[Tensor], table: Table | None = None) -> None:
+    def __init__(self, tensors: list[Tensor], table: HostTable | None = None) -> None:
         self.tensors = tensors
         self._on_host = table
         self._device = tensors[0].device
@@ -76,24 +48,24 @@ class TritonBatch(Batch):
     # Measuring.
 
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
-        table = self._tabled()
-        numbers = None if isinstance(factor, float) and factor == 1.0 else as_float64(factor, self._device).view(1)
-        out = self._empty(1)
-        self._combine(table, self._measured(table, order, numbers), out, order)
+        factors = None if isinstance(factor, float) and factor == 1.0 else as_float64(factor, self._device).view(1)
+        table, out = self._tabled(), self._empty(1)
+        partials = self._partials(table, lane_of(self._device))
+        launch([*measuring_each(table, order, partials, factors), combining(table, order, partials, out)], self._device)
         return from_device(out[0])
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
-        numbers = None if factors is None else factors.to(self._device)
-        table = self._tabled()
-        return self._each(table, self._measured(table, order, numbers), order)
+        return self._each(self._tabled(), order, None if factors is None else factors.to(self._device))
 
     def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
         if self._table is not None or isinstance(max_norm, Tensor):
             return super().norm_and_coefficient(max_norm, eps)
-        table = self._tabled(max_norm, eps)
+        host, lane = self._host_table(), lane_of(self._device)
+        self._table = table = on_device(host, self._device)
+        partials, out = self._partials(table, lane), self._empty(3)
         norm = torch.empty((), dtype=torch.float64 if table.is_wide else torch.float32, device=self._device)
-        out = self._empty(3)
-        self._combine(table, self._measured(table, 2.0), out, 2.0, norm)
+        calls = [*measuring_each(table, 2.0, partials), combining(table, 2.0, partials, out, norm)]
+        start(host, (max_norm, eps), table, calls, lane)
         _, length, coef = map(from_device, out.unbind())
         self._norm = length, norm
         return length, coef
@@ -109,10 +81,12 @@ class TritonBatch(Batch):
     def count_nonfinite(self) -> Tensor:
         table = self._tabled()
         partials = self._empty(2 * table.chunks)
-        for run in table.runs:
-            self._launch(measuring.count_nonfinite, table, run, partials, PAIRS=REAL[run.dtype][1] > 1)
-        both = [self._each(table, counts, 1.0) for counts in partials.view(2, -1)]
-        return torch.stack(both).to(torch.int64)
+        out = self._empty(2 * table.segments).view(2, -1)
+        calls = over_runs(measuring.count_nonfinite, table, partials)
+        for counts, own in zip(partials.view(2, -1), out, strict=True):
+            calls += combining_each(table, 1.0, counts, own)
+        launch(calls, self._device)
+        return out.to(torch.int64)
 
     # Units.
 
@@ -122,8 +96,7 @@ class TritonBatch(Batch):
     def unit_partials(self, order: float = 2.0) -> Tensor:
         if (several := self._scattered()) is not None:
             return several.unit_partials(order)
-        table = on_device(tabled(self.tensors, by_unit=True), self._device)
-        return self._each(table, self._measured(table, order), order)
+        return self._each(self._tabled_by_unit(), order)
 
     def scale_units_(self, coefs: Tensor) -> None:
         if (several := self._scattered()) is not None:
@@ -132,7 +105,7 @@ class TritonBatch(Batch):
         coefs = coefs.to(self._device, torch.float64).contiguous()
         counts = self.unit_counts()
         changed = [bool((own != 1.0).any()) for own in coefs.split(counts)] if is_host(coefs) else None
-        self._scale_(on_device(tabled(self.tensors, by_unit=True), self._device), coefs, each=True)
+        self._scale_(self._tabled_by_unit(), coefs, each=True)
         self._written(changed)
 
     def _scattered(self) -> Several | None:
@@ -159,24 +132,17 @@ class TritonBatch(Batch):
         bounds, each = self._numbers(bound, no_change=math.inf)
         if bounds is None:
             return
-        table = self._tabled()
-        for run in table.runs:
-            width = REAL[run.dtype][1]
-            self._launch(writing.clamp, table, run, bounds, EACH=each, WIDTH=width)
+        launch(over_runs(writing.clamp, self._tabled(), bounds, EACH=each), self._device)
         self._written((bounds < math.inf).tolist() if each and is_host(bounds) else None)
 
     def sanitize_(self) -> None:
         bad = self.count_nonfinite().sum(0).tolist()
         if any(bad):
-            table = self._tabled()
-            for run in table.runs:
-                self._launch(writing.sanitize, table, run, PAIRS=REAL[run.dtype][1] > 1)
+            launch(over_runs(writing.sanitize, self._tabled()), self._device)
             self._written([count > 0 for count in bad])
 
     def _scale_(self, table: Table, coefs: Tensor, *, each: bool) -> None:
-        for run in table.runs:
-            width = REAL[run.dtype][1]
-            self._launch(writing.scale, table, run, coefs, EACH=each, WIDTH=width, ALIGNED=run.aligned)
+        launch(over_runs(writing.scale, table, coefs, EACH=each), self._device)
 
     def _numbers(self, number: Scalar, no_change: float = 1.0) -> tuple[Tensor | None, bool]:
         """Return a number, or one a tensor, as kernels read it, and which of both; None where it changes nothing."""
@@ -193,13 +159,16 @@ class TritonBatch(Batch):
 
     # Launches.
 
-    def _tabled(self, *bounds: float) -> Table:
+    def _tabled(self) -> Table:
         if self._table is None:
-            self._table = on_device(self._host_table(), self._device, bounds)
+            self._table = _copied(self._host_table(), self._device)
             self._on_host = None
         return self._table
 
-    def _host_table(self) -> Table:
+    def _tabled_by_unit(self) -> Table:
+        return _copied(tabled(self.tensors, by_unit=True), self._device)
+
+    def _host_table(self) -> HostTable:
         if self._on_host is None:
             self._on_host = tabled(self.tensors)
         return self._on_host
@@ -207,62 +176,23 @@ class TritonBatch(Batch):
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.float64, device=self._device)
 
-    def _measured(self, table: Table, order: float, factors: Tensor | None = None) -> Tensor:
-        """Return the partials of chunks, times one factor or one a segment if any: valid until the next ones."""
-        partials = workspace(table.chunks, self._device)
-        kind = KINDS.get(order, POWER)
-        if math.isinf(order):
-            if factors is not None:
-                raise ValueError("an extremum is measured without a factor")
-            for run in table.runs:
-                pairs = REAL[run.dtype][1] > 1
-                self._launch(
-                    measuring.measure_extrema, table, run, partials, KIND=kind, PAIRS=pairs, ALIGNED=run.aligned
-                )
-            return partials
-        numbers, scaled = partials, 0  # which are not read
-        if kind == POWER or factors is not None:
-            own = as_float64(order, self._device).view(1)
-            numbers = own if factors is None else torch.cat([own, factors.to(torch.float64)])
-            scaled = 0 if factors is None else 1 if len(factors) == 1 else 2
-        for run in table.runs:
-            width = REAL[run.dtype][1]
-            pairs = width > 1 and kind != measuring.SQUARE.value
-            self._launch(
-                measuring.measure_powers,
-                table,
-                run,
-                partials,
-                numbers,
-                KIND=kind,
-                SCALED=scaled,
-                WIDTH=1 if pairs else width,
-                PAIRS=pairs,
-                ALIGNED=run.aligned,
-            )
-        return partials
+    def _partials(self, table: Table, lane: Lane | None) -> Tensor:
+        """Return memory for the partials of chunks, which are used up before the next are asked for."""
+        return self._empty(table.chunks) if lane is None else lane.partials(table.chunks)
 
-    def _each(self, table: Table, partials: Tensor, order: float) -> Tensor:
+    def _each(self, table: Table, order: float, factors: Tensor | None = None) -> Tensor:
         """Return the partial of each segment."""
-        out = self._empty(table.segments)
-        if table.segments:
-            arguments = (table.words, table.segments, table.each, table.bounds, partials, out, out)
-            constants = {"KIND": KINDS.get(order, POWER), "COEF": False, "WIDE": False, "BLOCK": EACH}
-            launch(measuring.combine, table.segments, self._device, arguments, EACH_WARPS, **constants)
+        partials, out = self._partials(table, lane_of(self._device)), self._empty(table.segments)
+        calls = [*measuring_each(table, order, partials, factors), *combining_each(table, order, partials, out)]
+        launch(calls, self._device)
         return out
 
-    def _combine(self, table: Table, partials: Tensor, out: Tensor, order: float, norm: Tensor | None = None) -> None:
-        """Write the partial of everything, and where a tensor for the norm is given, the norm and its coefficient."""
-        arguments = (table.words, 1, table.whole, table.bounds, partials, out, out if norm is None else norm)
-        constants = {"KIND": KINDS.get(order, POWER), "COEF": norm is not None, "WIDE": table.is_wide, "BLOCK": TOTAL}
-        launch(measuring.combine, 1, self._device, arguments, TOTAL_WARPS, **constants)
 
-    def _launch(self, kernel: Any, table: Table, run: Run, *memory: Tensor, **constants: Any) -> None:
-        """Launch a kernel over the chunks of a run."""
-        programs = min(run.end - run.begin, programs_on(self._device))
-        arguments = (table.words, table.chunks, run.begin, run.end, *memory)
-        dtype = REAL[run.dtype][0]
-        launch(kernel, programs, self._device, arguments, WARPS, DTYPE=dtype, **constants, BLOCK=BLOCK)
+def _copied(table: HostTable, device: torch.device) -> Table:
+    """Return a table on a device."""
+    there = on_device(table, device)
+    copy(table, (), there)
+    return there
 
 
 def _has_units_in_order(x: Tensor) -> bool:
@@ -292,7 +222,7 @@ class Triton(Backend):
 
 def _is_taken(x: Tensor) -> bool:
     """Whether a tensor is dense memory of a dtype that there are kernels for."""
-    if type(x) not in {Tensor, Parameter} or x.layout != torch.strided or x.dtype not in REAL or not _is_dense(x):
+    if type(x) not in {Tensor, Parameter} or x.layout != torch.strided or x.dtype not in DTYPES or not _is_dense(x):
         return False
     try:
         return x.data_ptr() != 0 or x.numel() == 0

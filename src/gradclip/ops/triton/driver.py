@@ -1,13 +1,12 @@
-"""Launch compiled kernels by the driver of NVIDIA's cards: the extension calls its function, in a microsecond.
+"""Launch compiled kernels by the driver of NVIDIA's cards: the extension calls its functions, in a microsecond each.
 
 What a compiled kernel is, only Triton knows: the names below were seen in Triton 3.6 to 3.9. Where anything is not as
 expected, Triton's own launcher answers.
 """
 
 import ctypes
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -17,36 +16,67 @@ try:
 except ImportError:
     _native = None
 
-SCRATCH = 2
+SCRATCH = [0, 0]
 """Arguments that Triton adds to those of a kernel: memory of its own, which no kernel here asks for."""
 
+Launch: TypeAlias = tuple[int, int, int, int, list[int]]
+"""A kernel, how many programs, threads of one, bytes of shared memory, and arguments."""
 
+
+@final
+class Driver:
+    """The functions of the driver that launch and copy."""
+
+    def __init__(self, launcher: int, copier: int) -> None:
+        self._launcher = launcher
+        self._copier = copier
+
+    def launch(self, stream: int, launches: list[Launch]) -> None:
+        """Launch kernels in a stream of the current device."""
+        _native.launch(self._launcher, stream, launches)  # type: ignore[union-attr] -- there is a driver
+
+    def start(
+        self, stream: int, words: bytearray, bounds: tuple[float, float], host: int, device: int, launches: list[Launch]
+    ) -> None:
+        """Copy a table with its bounds, by way of pinned memory, and launch kernels.
+
+        Args:
+            stream: The stream, of the current device.
+            words: The table.
+            bounds: `max_norm` and `eps`.
+            host: The address of pinned memory for both, which is not written before the copy is made.
+            device: The address of memory for both on the device.
+            launches: The kernels.
+        """
+        _native.start(self._launcher, self._copier, stream, words, *bounds, host, device, launches)  # type: ignore[union-attr]
+
+
+@lru_cache(maxsize=1)
+def found() -> Driver | None:
+    """Return the driver; None where there is none, or no extension."""
+    if _native is None or torch.version.cuda is None:
+        return None
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+        functions = library.cuLaunchKernel, library.cuMemcpyHtoDAsync_v2
+    except (AttributeError, OSError):
+        return None
+    launcher, copier = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+    return None if launcher is None or copier is None else Driver(launcher, copier)
+
+
+@final
 class Ready(NamedTuple):
-    """A compiled kernel.
+    """A compiled kernel: its handle, how many threads a program has, and how many bytes of shared memory."""
 
-    Attributes:
-        start: What launches kernels.
-        function: Its handle.
-        threads: How many threads a program has.
-        shared: How many bytes of shared memory.
-    """
-
-    start: Callable[..., None]
     function: int
     threads: int
     shared: int
 
-
-@lru_cache(maxsize=1)
-def starter() -> Callable[..., None] | None:
-    """Return what launches kernels by the driver; None where there is no driver, or no extension."""
-    if _native is None or torch.version.cuda is None:
-        return None
-    try:
-        address = ctypes.cast(ctypes.CDLL("libcuda.so.1").cuLaunchKernel, ctypes.c_void_p).value
-    except (AttributeError, OSError):
-        return None
-    return None if address is None else partial(_native.launch, address)
+    def with_arguments(self, programs: int, arguments: tuple[Tensor | int, ...]) -> Launch:
+        """Return how to launch it: memory is passed by its address."""
+        words = [x if isinstance(x, int) else x.data_ptr() for x in arguments]
+        return self.function, programs, self.threads, self.shared, words + SCRATCH
 
 
 def ready(compiled: Any, arguments: int) -> Ready | None:
@@ -56,8 +86,6 @@ def ready(compiled: Any, arguments: int) -> Ready | None:
         compiled: What the launch has returned.
         arguments: How many arguments it took.
     """
-    if (start := starter()) is None:
-        return None
     try:
         about = compiled.metadata
         is_plain = (
@@ -69,15 +97,7 @@ def ready(compiled: Any, arguments: int) -> Ready | None:
             and sum(kind != "constexpr" for kind in compiled.src.signature.values()) == arguments
         )
         threads = int(about.num_warps) * int(about.target.warp_size)
-        found = Ready(start, int(compiled.function), threads, int(about.shared))
+        kernel = Ready(int(compiled.function), threads, int(about.shared))
     except (AttributeError, TypeError):
         return None
-    return found if is_plain else None
-
-
-def launch(kernel: Ready, programs: int, device: torch.device, arguments: tuple[Tensor | int, ...]) -> None:
-    """Launch a kernel in the current stream of a device, which is the current one."""
-    pointers = [x if isinstance(x, int) else x.data_ptr() for x in arguments]
-    stream = torch.cuda.current_stream(device).cuda_stream
-    words = [*pointers, *[0] * SCRATCH]
-    kernel.start(kernel.function, programs, kernel.threads, kernel.shared, stream, words)
+    return kernel if is_plain else None

@@ -1,17 +1,19 @@
 """Launch kernels on the device that their memory is on, in the stream that is current there.
 
 Triton's own launcher takes tens of microseconds a launch on a busy host. It compiles a kernel at its first launch, and
-what it has compiled is launched by the driver itself from then on, where `driver` can.
+what it has compiled is launched by the driver itself from then on, where there is one and it can.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.ops.triton import driver
+from gradclip.ops.triton.lane import Lane
+from gradclip.ops.triton.table import HostTable, Table, copy
 
 PER_PROCESSOR = 8
 """Programs for each multiprocessor."""
@@ -22,28 +24,72 @@ INTERPRETED = 2
 _compiled: dict[tuple[Any, ...], driver.Ready] = {}
 
 
-def launch(
-    kernel: Any, programs: int, device: torch.device, arguments: tuple[Tensor | int, ...], warps: int, **constants: Any
-) -> None:
-    """Launch a kernel, as many times as there are programs.
+@final
+class Call(NamedTuple):
+    """A kernel with its arguments, to be launched.
 
-    Args:
-        kernel: A kernel.
+    Attributes:
+        kernel: The kernel.
         programs: How many programs, at least one.
-        device: Where its memory is.
         arguments: Its arguments but for constants.
         warps: How many warps a program has.
-        **constants: Its constants, of which each set makes another kernel.
+        constants: Its constants, of which each set makes another kernel.
     """
-    key = (kernel, device, *constants.values())
-    ready = _compiled.get(key)
-    with _on(device):
-        if ready is not None:
-            driver.launch(ready, programs, device, arguments)
+
+    kernel: Any
+    programs: int
+    arguments: tuple[Tensor | int, ...]
+    warps: int
+    constants: dict[str, Any]
+
+    def key(self, device: torch.device) -> tuple[Any, ...]:
+        """Return what tells compiled kernels apart."""
+        return (self.kernel, device, *self.constants.values())
+
+
+def launch(calls: list[Call], device: torch.device) -> None:
+    """Launch kernels on a device, one after the other."""
+    by = driver.found()
+    with on(device):
+        if by is not None and (launches := _launches(calls, device)) is not None:
+            by.launch(torch.cuda.current_stream(device).cuda_stream, launches)
             return
-        compiled = kernel[(programs,)](*arguments, **constants, num_warps=warps)
-    if (ready := driver.ready(compiled, len(arguments))) is not None:
-        _compiled[key] = ready
+        for call in calls:
+            compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, num_warps=call.warps)
+            if by is not None and (ready := driver.ready(compiled, len(call.arguments))) is not None:
+                _compiled[call.key(device)] = ready
+
+
+def start(table: HostTable, bounds: tuple[float, float], to: Table, calls: list[Call], lane: Lane | None) -> None:
+    """Copy a table to a device and launch kernels there: in one call of the extension, where the driver can.
+
+    Args:
+        table: The table on the host.
+        bounds: `max_norm` and `eps`.
+        to: The same on the device.
+        calls: The kernels.
+        lane: What the thread keeps for the current stream, if it does.
+    """
+    by, device = driver.found(), to.words.device
+    launches = None if by is None or lane is None else _launches(calls, device)
+    if by is None or lane is None or launches is None or not isinstance(table.words, bytearray):
+        copy(table, bounds, to)
+        launch(calls, device)
+        return
+    with on(device):
+        slot = lane.slot(len(to.words))
+        by.start(lane.stream, table.words, bounds, slot.address, to.words.data_ptr(), launches)
+        slot.copied.record()
+
+
+def _launches(calls: list[Call], device: torch.device) -> list[driver.Launch] | None:
+    """Return how the driver launches kernels, if each was compiled and it can."""
+    found: list[driver.Launch] = []
+    for call in calls:
+        if (ready := _compiled.get(call.key(device))) is None:
+            return None
+        found.append(ready.with_arguments(call.programs, call.arguments))
+    return found
 
 
 def is_by_driver() -> bool:
@@ -62,7 +108,7 @@ def programs_on(device: torch.device) -> int:
     return processors * PER_PROCESSOR
 
 
-def _on(device: torch.device) -> AbstractContextManager[object]:
+def on(device: torch.device) -> AbstractContextManager[object]:
     """Make a device the current one, where it is not."""
     if device.type == "cpu":
         return nullcontext()

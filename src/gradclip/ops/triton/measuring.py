@@ -5,8 +5,9 @@ launch works on those of one, from `begin` to `end`. Measuring leaves one float6
 a segment in a fixed order, so that the same gradients have the same bits at every call. Programs go through the chunks in
 strides of the grid, whose size therefore changes nothing.
 
-Numbers that are float64 come from memory, since Triton passes Python floats as float32. Elements of a complex chunk are
-`WIDTH` = 2 real numbers each; where their moduli matter, they are read in pairs (`PAIRS`).
+Numbers that are float64 come from memory, since Triton passes Python floats as float32. `DTYPE` is that of the real
+numbers that elements are made of, `WIDTH` how many these are: 2 for complex ones, which are read in pairs where their
+moduli matter.
 """
 
 import triton
@@ -23,7 +24,7 @@ SMALLEST = tl.constexpr(5)
 INF = tl.constexpr(float("inf"))
 
 ARGUMENTS = [
-    "table", "n", "begin", "end", "segments", "starts", "bounds", "partials", "numbers", "out", "norm", "coefs",
+    "table", "n", "begin", "end", "segments", "starts", "bounds", "partials", "numbers", "out", "norm", "coefs", "limits",
 ]  # fmt: skip
 """Arguments of which no kernel takes anything for granted, be it that an address is a multiple of 16: each value would
 make a kernel of its own, and one that was compiled for others could not be launched."""
@@ -90,18 +91,20 @@ def _power(v, order, KIND: tl.constexpr):
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def measure_powers(
     table, n, begin, end, partials, numbers,
-    DTYPE: tl.constexpr, KIND: tl.constexpr, SCALED: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr,
+    SCALED: tl.constexpr,
 ):  # fmt: skip
     """partials[c] = the sum of |factor x|^order over chunk c. `numbers`: the order, then a factor, or one a segment.
 
     `SCALED`: 0 for no factor, 1 for one, 2 for one a segment.
     """
+    PAIRS: tl.constexpr = WIDTH == 2 and KIND != SQUARE
+    PARTS: tl.constexpr = 1 if WIDTH == 2 and KIND != SQUARE else WIDTH
     lanes = tl.arange(0, BLOCK)
     order = tl.load(numbers) if KIND == POWER else 0.0
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         base = begin_of(table, c, DTYPE, ALIGNED)
-        count = (tl.load(table + n + c) * WIDTH).to(tl.int32)
+        count = (tl.load(table + n + c) * PARTS).to(tl.int32)
         if SCALED:
             factor = tl.load(numbers + 1 + (tl.load(table + 2 * n + c) if SCALED == 2 else 0))
         whole = (count // BLOCK) * BLOCK
@@ -153,7 +156,7 @@ def _smaller(a, b):
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def measure_extrema(
     table, n, begin, end, partials,
-    DTYPE: tl.constexpr, KIND: tl.constexpr, PAIRS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """partials[c] = the largest, or smallest, |x| of chunk c; NaN if there is one."""
     lanes = tl.arange(0, BLOCK)
@@ -161,7 +164,7 @@ def measure_extrema(
         base = begin_of(table, c, DTYPE, ALIGNED)
         count = tl.load(table + n + c).to(tl.int32)
         whole = (count // BLOCK) * BLOCK
-        if PAIRS:
+        if WIDTH == 2:
             identity = INF if KIND == SMALLEST else 0.0
             extremum = tl.full((BLOCK,), identity, tl.float64)
             for o in range(0, count, BLOCK):
@@ -235,17 +238,20 @@ def combine(
 
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
-def count_nonfinite(table, n, begin, end, partials, DTYPE: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr):
+def count_nonfinite(
+    table, n, begin, end, partials,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """partials[c], partials[n + c] = how many elements of chunk c are NaN, and how many infinite; a complex one may be both."""
     lanes = tl.arange(0, BLOCK)
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        base = begin_of(table, c, DTYPE, False)
+        base = begin_of(table, c, DTYPE, ALIGNED)
         count = tl.load(table + n + c).to(tl.int32)
         nans = tl.zeros((BLOCK,), tl.float64)
         infinite = tl.zeros((BLOCK,), tl.float64)
         for o in range(0, count, BLOCK):
             inside = o + lanes < count
-            if PAIRS:
+            if WIDTH == 2:
                 re = tl.load(base + 2 * (o + lanes), mask=inside, other=0.0).to(tl.float64)
                 im = tl.load(base + 2 * (o + lanes) + 1, mask=inside, other=0.0).to(tl.float64)
                 is_nan, is_infinite = (re != re) | (im != im), (tl.abs(re) == INF) | (tl.abs(im) == INF)

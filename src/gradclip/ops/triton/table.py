@@ -10,7 +10,7 @@ N                      how many elements it has
 N                      its segment: the place of a tensor among all, or of a unit
 S, S                   the first chunk of each segment, and the one after its last
 2                      0 and N, as if all were one segment
-0 or 2                 `max_norm` and `eps` as float64
+2                      `max_norm` and `eps` as float64, where they are known
 =====================  ==============================================================================
 
 Chunks of one dtype lie together, whatever the order of the tensors.
@@ -36,7 +36,7 @@ SIZES = 2**14, 2**16, 2**28
 """Elements of a chunk; of one where there are many elements; and how many that is. Fewer chunks starve a GPU, and more
 partials take time to combine."""
 
-FLOAT64_BITS = 64
+BYTES, FLOAT64_BITS = 8, 64
 
 ALIGNMENT = 16
 """Bytes that are read at once, where all chunks begin at a multiple of them."""
@@ -55,16 +55,27 @@ class Run(NamedTuple):
 
 
 @final
-class Table(NamedTuple):
-    """A table, on the host or on the device of its chunks.
+class HostTable(NamedTuple):
+    """A table on the host, without the bounds.
 
     Attributes:
-        words: The table; it has no bounds where they are not known.
+        words: The table; by the extension in bytes.
         runs: Its chunks by dtype.
         chunks: The number N of chunks.
         segments: The number S of segments.
         is_wide: Whether any tensor has the precision of float64, one without elements too.
     """
+
+    words: bytearray | Tensor
+    runs: list[Run]
+    chunks: int
+    segments: int
+    is_wide: bool
+
+
+@final
+class Table(NamedTuple):
+    """The same on the device, where there is room for the bounds too."""
 
     words: Tensor
     runs: list[Run]
@@ -88,21 +99,34 @@ class Table(NamedTuple):
         return self.whole + 2
 
 
-def on_device(table: Table, device: torch.device, bounds: Sequence[float] = ()) -> Table:
+def on_device(table: HostTable, device: torch.device) -> Table:
+    """Return a table on a device, where nothing is written yet."""
+    words = len(table.words) // BYTES if isinstance(table.words, bytearray) else len(table.words)
+    return Table(torch.empty(words + 2, dtype=torch.int64, device=device), *table[1:])
+
+
+def copy(table: HostTable, bounds: Sequence[float], to: Table) -> None:
     """Copy a table to a device, without a wait.
 
     Args:
         table: The table on the host.
-        device: Where its chunks are.
-        bounds: `max_norm` and `eps`, where they are known.
+        bounds: `max_norm` and `eps`, or nothing.
+        to: The same on the device.
     """
-    words = [table.words]
-    if bounds:
-        words.append(torch.tensor(list(bounds), dtype=torch.float64, device=CPU).view(torch.int64))
-    return table._replace(words=_copied(words, device))
+    given = torch.frombuffer(table.words, dtype=torch.int64) if isinstance(table.words, bytearray) else table.words
+    numbers = torch.tensor(list(bounds) or [0.0, 0.0], dtype=torch.float64, device=CPU).view(torch.int64)
+    there = to.words
+    if there.device.type == "cpu":  # that of Triton's interpreter
+        torch.cat([given, numbers], out=there)
+        return
+    host = torch.empty(len(there), dtype=torch.int64, device=CPU, pin_memory=True)
+    torch.cat([given, numbers], out=host)
+    if there.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured.append(host)
+    there.copy_(host, non_blocking=True)
 
 
-def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
+def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
     """Return the table of dense tensors of one device.
 
     Args:
@@ -114,13 +138,13 @@ def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
     return written(tensors, by_unit=by_unit)
 
 
-def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int, bits: int) -> Table:
+def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int, bits: int) -> HostTable:
     """Return the table that the extension has written."""
     named = [Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs]
-    return Table(torch.frombuffer(words, dtype=torch.int64), named, chunks, segments, bits == FLOAT64_BITS)
+    return HostTable(words, named, chunks, segments, bits == FLOAT64_BITS)
 
 
-def written(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
+def written(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
     """Return the same without the extension."""
     dtypes = list(dict.fromkeys(x.dtype for x in tensors))
     order = sorted(range(len(tensors)), key=lambda i: dtypes.index(tensors[i].dtype))
@@ -150,7 +174,7 @@ def written(tensors: list[Tensor], *, by_unit: bool = False) -> Table:
     words = torch.cat([where, elements, _spread(segment, pieces), starts.view(-1), whole])
     owner = torch.arange(len(own), device=CPU).repeat_interleave(count)
     per_tensor = torch.zeros_like(count).index_add(0, owner, pieces)
-    return Table(words, _runs(own, per_tensor, where), len(where), len(pieces), not WIDE.isdisjoint(dtypes))
+    return HostTable(words, _runs(own, per_tensor, where), len(where), len(pieces), not WIDE.isdisjoint(dtypes))
 
 
 def _vectors(*numbers: list[int]) -> list[Tensor]:
@@ -177,13 +201,3 @@ def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> list[Run]:
             runs.append(Run(x.dtype, begin, begin + count, aligned=True))
         begin += count
     return [run._replace(aligned=not bool((where[run.begin : run.end] % ALIGNMENT).any())) for run in runs]
-
-
-def _copied(words: list[Tensor], device: torch.device) -> Tensor:
-    if device.type == "cpu":  # that of Triton's interpreter
-        return torch.cat(words)
-    host = torch.empty(sum(map(len, words)), dtype=torch.int64, device=CPU, pin_memory=True)
-    torch.cat(words, out=host)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        _captured.append(host)
-    return host.to(device, non_blocking=True)

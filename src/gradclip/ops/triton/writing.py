@@ -28,7 +28,7 @@ def _rounded(y, DTYPE: tl.constexpr):
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def scale(
     table, n, begin, end, coefs,
-    DTYPE: tl.constexpr, EACH: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """Multiply in float64 by one coefficient or one a segment, and round once; where it is 1, nothing is read."""
     lanes = tl.arange(0, BLOCK)
@@ -53,16 +53,16 @@ def scale(
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def clamp(
-    table, n, begin, end, bounds,
-    DTYPE: tl.constexpr, EACH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    table, n, begin, end, limits,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
-    """Limit real numbers to [-bound, bound], one bound or one a segment, rounded to the dtype; only what changes is written."""
+    """Limit real numbers to [-limit, limit], one limit or one a segment, rounded to the dtype; only what changes is written."""
     lanes = tl.arange(0, BLOCK)
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        bound = tl.load(bounds + tl.load(table + 2 * n + c)) if EACH else tl.load(bounds)
+        bound = tl.load(limits + tl.load(table + 2 * n + c)) if EACH else tl.load(limits)
         if bound != INF:
             limit = wide(_rounded(bound, DTYPE), DTYPE)
-            base = begin_of(table, c, DTYPE, False)
+            base = begin_of(table, c, DTYPE, ALIGNED)
             count = (tl.load(table + n + c) * WIDTH).to(tl.int32)
             for o in range(0, count, BLOCK):
                 p = base + o + lanes
@@ -77,15 +77,18 @@ def _is_bad(x):
 
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
-def sanitize(table, n, begin, end, DTYPE: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr):
+def sanitize(
+    table, n, begin, end,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Set elements that are NaN or infinite to 0, complex ones as a whole; nothing else is written."""
     lanes = tl.arange(0, BLOCK)
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
-        base = begin_of(table, c, DTYPE, False)
+        base = begin_of(table, c, DTYPE, ALIGNED)
         count = tl.load(table + n + c).to(tl.int32)
         for o in range(0, count, BLOCK):
             inside = o + lanes < count
-            if PAIRS:
+            if WIDTH == 2:
                 p = base + 2 * (o + lanes)
                 re = tl.load(p, mask=inside, other=0.0).to(tl.float64)
                 im = tl.load(p + 1, mask=inside, other=0.0).to(tl.float64)
