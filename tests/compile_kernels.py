@@ -14,7 +14,7 @@ from gradclip.ops.triton import measuring, writing
 TARGETS = {"cuda 90": GPUTarget("cuda", 90, 32), "hip gfx942": GPUTarget("hip", "gfx942", 64)}
 BLOCK = 1024
 POINTERS = {"table": "*i64", "norm": "*fp32"} | dict.fromkeys(
-    ("partials", "numbers", "out", "coefs", "limits"), "*fp64"
+    ("partials", "numbers", "out", "length", "coef", "coefs", "limits"), "*fp64"
 )
 
 

@@ -402,7 +402,7 @@ def test_an_error_of_the_driver() -> None:
     failing = StandIn(error=700)
     failing.get((measuring.combine, None, 2, False, False, 128))
     memory = torch.zeros(64, dtype=torch.int64).data_ptr()
-    arguments = [memory, 0, 0, 0, memory, memory, memory, 0, 0]
+    arguments = [memory, 0, 0, 0, *[memory] * 5, 0, 0]
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
         native.launch(failing.addresses[0], 0, [(1, 0, 32, 0, arguments)])
     for wrong in ([(1, 1, 32, 0, [0] * 25)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):

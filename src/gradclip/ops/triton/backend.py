@@ -14,7 +14,7 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, float_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
-from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
+from gradclip.ops.triton.calls import combining, combining_each, measuring_each, norming, over_runs
 from gradclip.ops.triton.lane import Lane, lane_of
 from gradclip.ops.triton.launch import launch, start
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, tabled
@@ -62,13 +62,14 @@ class TritonBatch(Batch):
             return super().norm_and_coefficient(max_norm, eps)
         host, lane = self._host_table(), lane_of(self._device)
         self._table = table = on_device(host, self._device)
-        partials, out = self._partials(table, lane), self._empty(3)
+        partials = self._partials(table, lane)
+        length, coef = (torch.empty((), dtype=torch.float64, device=self._device) for _ in range(2))
         norm = torch.empty((), dtype=torch.float64 if table.is_wide else torch.float32, device=self._device)
-        calls = [*measuring_each(table, 2.0, partials), combining(table, 2.0, partials, out, norm)]
+        calls = [*measuring_each(table, 2.0, partials), norming(table, partials, length, coef, norm)]
         start(host, (max_norm, eps), table, calls, lane)
-        _, length, coef = map(from_device, out.unbind())
-        self._norm = length, norm
-        return length, coef
+        total = from_device(length)
+        self._norm = total, norm
+        return total, from_device(coef)
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:

@@ -74,14 +74,20 @@ def measuring_each(table: Table, order: float, partials: Tensor, factors: Tensor
 
 def combining_each(table: Table, order: float, partials: Tensor, out: Tensor) -> list[Call]:
     """Return what combines the partials of each segment."""
-    arguments = (table.words, table.segments, table.each, table.bounds, partials, out, out)
+    arguments = (table.words, table.segments, table.each, table.bounds, partials, *[out] * 4)
     constants = {"KIND": KINDS.get(order, POWER), "COEF": False, "WIDE": False, "BLOCK": EACH}
     return [Call(measuring.combine, table.segments, arguments, EACH_WARPS, constants)] if table.segments else []
 
 
-def combining(table: Table, order: float, partials: Tensor, out: Tensor, norm: Tensor | None = None) -> Call:
-    """Return what combines the partials of everything, and where there is memory for the norm, makes a coefficient."""
-    coef = norm is not None
-    arguments = (table.words, 1, table.whole, table.bounds, partials, out, norm if coef else out)
-    constants = {"KIND": KINDS.get(order, POWER), "COEF": coef, "WIDE": coef and table.is_wide, "BLOCK": TOTAL}
+def combining(table: Table, order: float, partials: Tensor, out: Tensor) -> Call:
+    """Return what combines the partials of everything."""
+    arguments = (table.words, 1, table.whole, table.bounds, partials, *[out] * 4)
+    constants = {"KIND": KINDS.get(order, POWER), "COEF": False, "WIDE": False, "BLOCK": TOTAL}
+    return Call(measuring.combine, 1, arguments, TOTAL_WARPS, constants)
+
+
+def norming(table: Table, partials: Tensor, length: Tensor, coef: Tensor, norm: Tensor) -> Call:
+    """Return what combines the partials of squares, and makes a norm and a coefficient of them."""
+    arguments = (table.words, 1, table.whole, table.bounds, partials, partials, length, coef, norm)
+    constants = {"KIND": KINDS[2.0], "COEF": True, "WIDE": table.is_wide, "BLOCK": TOTAL}
     return Call(measuring.combine, 1, arguments, TOTAL_WARPS, constants)

@@ -24,7 +24,8 @@ SMALLEST = tl.constexpr(5)
 INF = tl.constexpr(float("inf"))
 
 ARGUMENTS = [
-    "table", "n", "begin", "end", "segments", "starts", "bounds", "partials", "numbers", "out", "norm", "coefs", "limits",
+    "table", "n", "begin", "end", "segments", "starts", "bounds", "partials", "numbers", "out", "length", "coef", "norm",
+    "coefs", "limits",
 ]  # fmt: skip
 """Arguments of which no kernel takes anything for granted, be it that an address is a multiple of 16: each value would
 make a kernel of its own, and one that was compiled for others could not be launched."""
@@ -196,14 +197,14 @@ def measure_extrema(
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def combine(
-    table, segments, starts, bounds, partials, out, norm,
+    table, segments, starts, bounds, partials, out, length, coef, norm,
     KIND: tl.constexpr, COEF: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out[s] = the partials of segment s together, in a fixed order, whatever the launch.
 
     Where its first chunk and the one after its last are, the table says from word `starts` on. `COEF`, for one segment of
-    squares: out = [partial, norm, min(1, max_norm / (norm + eps))], and the norm as it is returned; the table has both
-    bounds from word `bounds` on.
+    squares: the norm too, min(1, max_norm / (norm + eps)), and the norm as it is returned; the table has both bounds from
+    word `bounds` on.
     """
     s = tl.program_id(0)
     lanes = tl.arange(0, BLOCK)
@@ -227,14 +228,14 @@ def combine(
         total = tl.sum(acc)
     tl.store(out + s, total)
     if COEF:
-        length = tl.sqrt(total)
+        root = tl.sqrt(total)
         max_norm = tl.load(table + bounds).to(tl.float64, bitcast=True)
-        divisor = length + tl.load(table + bounds + 1).to(tl.float64, bitcast=True)
-        coef = max_norm / tl.where(divisor == 0.0, 1.0, divisor)
-        coef = tl.where(coef >= 1.0, 1.0, coef)  # NaN stays
-        tl.store(out + 1, length)
-        tl.store(out + 2, tl.where((max_norm == INF) | (divisor == 0.0), 1.0, coef))
-        tl.store(norm, length if WIDE else length.to(tl.float32))
+        divisor = root + tl.load(table + bounds + 1).to(tl.float64, bitcast=True)
+        ratio = max_norm / tl.where(divisor == 0.0, 1.0, divisor)
+        ratio = tl.where(ratio >= 1.0, 1.0, ratio)  # NaN stays
+        tl.store(length, root)
+        tl.store(coef, tl.where((max_norm == INF) | (divisor == 0.0), 1.0, ratio))
+        tl.store(norm, root if WIDE else root.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
