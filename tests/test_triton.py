@@ -22,7 +22,7 @@ import reference
 from conftest import skip_without
 from gradclip.ops import registry
 from gradclip.ops.triton import driver, lane, launch, table
-from gradclip.policies import Policy
+from gradclip.policies import FixedNorm, Policy
 from policies.cases import CASES, clipper_of, gradients, model
 from waits import NoReads, stand_in
 
@@ -477,6 +477,20 @@ def test_a_policy_on_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     there = outcomes(CASES[name].policy, steps, mode)
     for ours, expected in zip(there, here, strict=True):
         assert all(torch.allclose(ours[key], expected[key], rtol=1e-12, atol=0.0) for key in expected)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "raise", "sanitize", "propagate"])
+def test_a_norm_that_is_read_is_a_float(nonfinite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule then decides with floats, in a fraction of the time; else it gets what the device has."""
+    stand_in(monkeypatch)
+    totals: list[Any] = []
+    decide = FixedNorm.decide
+    monkeypatch.setattr(FixedNorm, "decide", lambda *given: totals.append(given[1].total) or decide(*given))
+    parameters = owners(torch.tensor([3.0, 4.0]))
+    result = gradclip.GradClipper(parameters, FixedNorm(1.0), nonfinite=nonfinite).clip()
+    assert [isinstance(x, Tensor) for x in totals] == [nonfinite == "propagate"]
+    assert result.total_norm == 5.0
+    assert parameters[0].grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
 
 
 def outcomes(policy: Policy, steps: int, mode: Any = None) -> list[dict[str, Tensor]]:

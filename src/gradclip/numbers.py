@@ -108,11 +108,9 @@ def is_known(number: Scalar) -> bool:
     return not isinstance(number, Tensor)
 
 
-def is_bad(number: Scalar, *, reads: bool) -> bool:
-    """Whether a number is NaN or infinite, as far as the host knows, or reads."""
-    if isinstance(number, Tensor):
-        return reads and not math.isfinite(on_host(number))
-    return not math.isfinite(number)
+def is_bad(number: Scalar) -> bool:
+    """Whether a number is NaN or infinite, as far as the host knows."""
+    return not isinstance(number, Tensor) and not math.isfinite(number)
 
 
 def is_one(number: Scalar) -> bool:

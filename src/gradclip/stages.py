@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import is_bad, on_host, one_unless_finite
+from gradclip.numbers import is_bad, is_known, on_host, one_unless_finite
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import pack, unpack
@@ -139,11 +139,13 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     try:
         for stage in stages:
             norms, decides = work.measure(stage)
+            if decides and nonfinite not in UNREAD and not is_known(norms.total):
+                norms = norms._replace(total=on_host(norms.total))  # a rule decides with floats then, many times faster
             if before is None:
                 before = norms
             if not decides:
                 break
-            if is_bad(norms.total, reads=nonfinite not in UNREAD):
+            if is_bad(norms.total):
                 work.see_nonfinite(norms)
                 if nonfinite == "skip":
                     _take_back(work, stages, learned)

@@ -14,9 +14,13 @@ NO_LAYOUT = Layout((), (), ())
 
 @final
 class Call(Work):
-    """One call of `clip_grad_norm_`: its own one stage, by the rule of `FixedNorm` for norms of any order."""
+    """One call of `clip_grad_norm_`: its own one stage, by the rule of `FixedNorm` for norms of any order.
 
-    __slots__ = ("_coef", "eps", "gradients", "max_norm", "order", "state")
+    Attributes:
+        total: The total norm, once it is measured, where it is.
+    """
+
+    __slots__ = ("_coef", "eps", "gradients", "max_norm", "order", "state", "total")
 
     def __init__(self, gradients: GradientSet, order: float, max_norm: Scalar, eps: float) -> None:
         self.gradients = gradients
@@ -24,11 +28,12 @@ class Call(Work):
         self.max_norm = max_norm
         self.eps = eps
         self.state: None = None
+        self.total: Scalar = 0.0
         self._coef: Scalar = 1.0
 
     def measure(self, stage: object) -> tuple[Norms, bool]:
-        total, self._coef = self.gradients.norm_and_coefficient(self.order, self.max_norm, self.eps)
-        return Norms(NO_LAYOUT, self.order, total), True
+        self.total, self._coef = self.gradients.norm_and_coefficient(self.order, self.max_norm, self.eps)
+        return Norms(NO_LAYOUT, self.order, self.total), True
 
     def decide(self, norms: Norms) -> Decision:
         """Return what `FixedNorm` decides."""
@@ -40,9 +45,9 @@ class Call(Work):
 
     def sanitize(self, stage: object) -> Norms:
         self.gradients.sanitize_()
-        total = self.gradients.total_norm(self.order, in_units=True)
-        self._coef = coefficient(total, self.max_norm, self.eps)
-        return Norms(NO_LAYOUT, self.order, total)
+        self.total = self.gradients.total_norm(self.order, in_units=True)
+        self._coef = coefficient(self.total, self.max_norm, self.eps)
+        return Norms(NO_LAYOUT, self.order, self.total)
 
     def complain(self, stage: object) -> str:
         return complaint(self.gradients, self.order)

@@ -112,7 +112,8 @@ def clip_grad_norm_(
     if nonfinite == "sanitize" and max_norm == math.inf:  # which only measures
         nonfinite = "keep"
     call = Call(collect(function, parameters, norm_type, group=span), norm_type, max_norm, eps)
-    return call.gradients.as_tensor(run((call,), call, nonfinite).before.total)
+    run((call,), call, nonfinite)
+    return call.gradients.as_tensor(call.total)
 
 
 def clip_grad_norm(
