@@ -73,8 +73,8 @@ void find_exchange() {
 
 // How tensors are read without the API: about half a microsecond each.
 struct Methods {
-  PyObject *data_ptr, *size, *stride, *is_contiguous;  // of torch.Tensor, called with the tensor
-  PyObject *is_cpu, *layout, *dtype;                   // names of attributes
+  PyObject *data_ptr, *size, *stride, *is_contiguous, *get_device;  // of torch.Tensor, called with the tensor
+  PyObject *is_cpu, *is_cuda, *layout, *dtype;                      // names of attributes
   PyObject* strided;
   PyObject* dtypes[kDTypes];  // in the order of DType
 
@@ -88,6 +88,7 @@ struct Methods {
                  {&size, type, "size"},
                  {&stride, type, "stride"},
                  {&is_contiguous, type, "is_contiguous"},
+                 {&get_device, type, "get_device"},
                  {&strided, torch, "strided"},
                  {&dtypes[static_cast<int>(DType::kBFloat16)], torch, "bfloat16"},
                  {&dtypes[static_cast<int>(DType::kFloat16)], torch, "float16"},
@@ -97,15 +98,17 @@ struct Methods {
                  {&dtypes[static_cast<int>(DType::kComplex128)], torch, "complex128"}};
     for (const auto& k : known)
       if (!(*k.to = PyObject_GetAttrString(k.from, k.name))) return false;
-    return (is_cpu = PyUnicode_InternFromString("is_cpu")) && (layout = PyUnicode_InternFromString("layout")) &&
+    return (is_cpu = PyUnicode_InternFromString("is_cpu")) && (is_cuda = PyUnicode_InternFromString("is_cuda")) &&
+           (layout = PyUnicode_InternFromString("layout")) &&
            (dtype = PyUnicode_InternFromString("dtype"));
   }
 
   // False where the API would say no too, perhaps with a Python error set. What is conjugated or negated lazily differs by
   // signs alone, which no kernel looks at.
   bool read(PyObject* object, dlpack::Tensor* t, DType* type, std::int64_t* shape, std::int64_t* strides) const {
-    if (!is(object, is_cpu, Py_True) || !is(object, layout, strided) || !read_type(object, type)) return false;
+    if (!is(object, layout, strided) || !read_type(object, type)) return false;
     *t = {nullptr, {dlpack::kCPU, 0}, 0, {}, shape, nullptr, 0};
+    if (!is(object, is_cpu, Py_True) && !read_device(object, &t->device)) return false;
     if (!read_numbers(size, object, shape, &t->ndim)) return false;
     PyObject* contiguous = PyObject_CallFunctionObjArgs(is_contiguous, object, nullptr);
     Py_XDECREF(contiguous);  // compared, not used
@@ -125,6 +128,16 @@ struct Methods {
     PyObject* found = PyObject_GetAttr(object, name);
     Py_XDECREF(found);  // compared, not used
     return found == wanted;
+  }
+
+  // ROCm calls itself CUDA here too: all that matters is that a device is the same as another.
+  bool read_device(PyObject* object, dlpack::Device* out) const {
+    if (!is(object, is_cuda, Py_True)) return false;
+    PyObject* index = PyObject_CallFunctionObjArgs(get_device, object, nullptr);
+    if (!index) return false;
+    *out = {dlpack::kCUDA, static_cast<std::int32_t>(PyLong_AsLong(index))};
+    Py_DECREF(index);
+    return !PyErr_Occurred();
   }
 
   bool read_type(PyObject* object, DType* out) const {

@@ -30,7 +30,7 @@ bool is_subclass(PyObject* object);
 // False, without a Python error, if the kernels for the CPU do not take the object.
 bool read_tensor(PyObject* object, Dense* out);
 
-// The same for kernels of any device; without the exchange API, of the CPU alone.
+// The same for kernels of any device; without the exchange API, for those of the CPU, CUDA and ROCm.
 bool read_any(PyObject* object, Dense* out);
 
 // Whether memory is that of the CPU.

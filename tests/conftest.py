@@ -63,8 +63,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         if why := registry.why_no_triton():
             skip_without("triton", f"the kernels for GPUs do not run: {why}")
         with registry.forced("triton"):
-            found = registry.triton()
+            found = registry.on_cpu() if registry.is_interpreted() else registry.triton()
         assert found is not None
+        assert found.name == "triton"
         with torch.device("cpu" if registry.is_interpreted() else "cuda"):
             yield found
         return

@@ -224,6 +224,29 @@ def test_versions_rise_only_where_something_may_be_written(monkeypatch: pytest.M
     assert [x._version for x in tensors] == [1, 1]
 
 
+def test_no_element_at_all() -> None:
+    """What combines no partial writes where some could be."""
+    for shapes in ([(0, 4)], [(0,), (3, 0)]):
+        given = owners(*(torch.zeros(shape) for shape in shapes))
+        assert gradclip.clip_grad_norm_(given, 1.0).item() == 0.0
+        assert gradclip.get_total_norm([p.grad for p in given], math.inf).item() == 0.0
+    batch = triton_backend.TritonBatch([torch.zeros(0)])
+    assert len(batch._partials(batch._tabled(), None)) == 1
+
+
+def test_units_are_tabled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms of units and their coefficients go by the same table."""
+    made: list[bool] = []
+    monkeypatch.setattr(
+        triton_backend, "tabled", lambda xs, by_unit: made.append(by_unit) or table.tabled(xs, by_unit=by_unit)
+    )
+    batch = triton_backend.TritonBatch([torch.ones(3, 4)])
+    batch.unit_partials()
+    batch.scale_units_(torch.full((3,), 0.5, dtype=torch.float64))
+    assert batch.unit_partials().tolist() == [1.0, 1.0, 1.0]
+    assert made == [True]
+
+
 def test_an_extremum_takes_no_factor() -> None:
     """Nobody asks for one: a maximum times a factor is the maximum times that factor."""
     with pytest.raises(ValueError, match="without a factor"):
@@ -296,7 +319,9 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
     monkeypatch.setattr(lane, "Slot", Slot)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
-    own = lane.Lane(torch.device("cpu"), 77)
+    own, slots = lane.Lane(torch.device("cpu"), 77), lane.Slots()
+    monkeypatch.setattr(slots, "take", Slot)
+    monkeypatch.setattr(launch, "slots_of", lambda _: slots)
     monkeypatch.setattr(triton_backend, "lane_of", lambda _: own)
     return stand_in_for_it
 
@@ -357,7 +382,7 @@ def test_a_kernel_is_triton_s_until_it_is_compiled(monkeypatch: pytest.MonkeyPat
     for programs in (4, 5):
         call = launch.Call(kernel, programs, (memory, 1, 2**31 - 1), 4, {"BLOCK": 1024})
         launch.launch([call], torch.device("cpu"))
-    assert runs == [((4,), (memory, 1, 2**31 - 1), {"BLOCK": 1024, "num_warps": 4})]
+    assert runs == [((4,), (memory, 1, 2**31 - 1), {"BLOCK": 1024, "enable_fp_fusion": True, "num_warps": 4})]
     assert handed == [(77, [(123, 5, 128, 64, [memory.data_ptr(), 1, 2**31 - 1, 0, 0])])]
 
 
@@ -379,7 +404,8 @@ def compiled(**changes: Any) -> SimpleNamespace:
 
 def test_what_the_driver_is_not_handed() -> None:
     """A kernel that asks for more than its arguments, of another card or of a Triton that says less, stays Triton's."""
-    assert driver.ready(compiled(), 3) == (123, 128, 64)
+    ours = compiled()
+    assert driver.ready(ours, 3) == (123, 128, 64, ours)
     assert driver.ready(compiled(), 4) is None
     for changes in (
         {"num_ctas": 2},
@@ -387,6 +413,7 @@ def test_what_the_driver_is_not_handed() -> None:
         {"launch_cooperative_grid": True},
         {"global_scratch_size": 8},
         {"profile_scratch_size": 8},
+        {"instrumentation_mode": "gsan"},
         {"target": SimpleNamespace(backend="hip", warp_size=64)},
     ):
         assert driver.ready(compiled(**changes), 3) is None
@@ -415,18 +442,35 @@ def test_an_error_of_the_driver() -> None:
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once its copy is made, in turn; while it is not, there is more of it; a small one is replaced."""
     monkeypatch.setattr(lane, "Slot", Slot)
-    own = lane.Lane(torch.device("cpu"), 0)
-    first = own.slot(4)
-    assert own.slot(3) is first
-    first.free = False
-    second = own.slot(4)
+    monkeypatch.setattr(lane, "pinned", torch.zeros)
+    slots = lane.Slots()
+
+    def used(words: int, *, free: bool = True) -> Slot:
+        slot = slots.take(words)
+        slot.free = free
+        slots.give_back(slot)
+        return slot
+
+    first = used(4)
+    assert used(3, free=False) is first
+    second = used(4)
     assert second is not first
+    third = used(4)  # the oldest still waits
+    assert third not in {first, second}
     first.free = True
-    assert [own.slot(4) for _ in range(4)] == [first, second, first, second]
-    larger = own.slot(9)
-    assert larger is not first
+    assert [used(4) for _ in range(4)] == [first, second, third, first]
+    larger = used(9)
+    assert larger not in {first, second, third}
     assert len(larger.host) == 9
-    assert [own.slot(4) for _ in range(2)] == [second, larger]
+    spare = slots.take_spare(9)
+    assert spare is not None
+    assert len(spare) >= 9
+    assert slots.take_spare(1) is None  # one for each graph, until there is new memory
+
+
+def test_a_lane_keeps_its_partials() -> None:
+    """Memory for more numbers takes the place of that for fewer."""
+    own = lane.Lane(torch.device("cpu"), 0)
     assert own.partials(5) is own.partials(3)
     assert len(own.partials(50)) == 50
 
@@ -461,6 +505,47 @@ def test_kernels_compile_for_cards() -> None:
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["cuda 90: 88 kernels", "hip gfx942: 88 kernels"]
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Triton as if it had not been tried yet."""
+    fresh = registry._Tried()
+    monkeypatch.setattr(registry, "_tried", fresh)
+    return fresh
+
+
+def test_a_failure_for_a_moment(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again: memory may have been short; what fails again and again is said once, and given up."""
+    failures = [torch.OutOfMemoryError("full")]
+    works = type(triton_backend.TRITON).try_on
+    monkeypatch.setattr(
+        type(triton_backend.TRITON),
+        "try_on",
+        lambda own, device: works(own, device) if not failures else fail(failures),
+    )
+    assert tried.backend() is None
+    assert "OutOfMemoryError: full" in tried.missing
+    assert tried.backend() is triton_backend.TRITON
+    assert registry.why_no_triton() == ""
+    tried.found, failures[:] = None, [RuntimeError("no compiler")] * 9
+    assert tried.backend() is None
+    with pytest.warns(UserWarning, match="plain torch answers, far more slowly. RuntimeError: no compiler"):
+        assert tried.backend() is None
+    assert tried.backend() is None
+    assert len(failures) == 7
+
+
+def fail(failures: list[Exception]) -> None:
+    raise failures.pop()
+
+
+def test_the_interpreter_reads_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `TRITON_INTERPRET=1` gradients on a GPU go to plain torch."""
+    with registry.forced(""):
+        assert registry.KERNELS["cuda"]() is None
+        assert registry.on_cpu() is registry.NATIVE
+    assert registry.on_cpu() is triton_backend.TRITON
 
 
 # Policies.

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,8 +32,10 @@ def _cuda() -> None:
 def no_waits() -> Iterator[None]:
     """Fail where the host waits for the device."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is a prototype feature, torch says
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -48,9 +52,9 @@ def drawn(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> list[Tensor
     """Gradients of many sizes on the GPU, dense in several orders of dimensions, and one that is not aligned."""
     shapes = [(3,), (1000, 300), (64, 3, 7, 7), (1,), (0,), (70_001,)]
     found = [torch.randn(shape, device="cuda") * scale for shape in shapes]
-    found += [torch.randn(30, 50, device="cuda").t() * scale, torch.randn(4099, device="cuda")[3:] * scale]
+    found.append(torch.randn(30, 50, device="cuda").t() * scale)
     found.append((torch.randn(8, 4, 5, 5, device="cuda") * scale).to(memory_format=torch.channels_last))
-    return [x.to(dtype) for x in found]
+    return [*(x.to(dtype) for x in found), (torch.randn(4099, device="cuda") * scale).to(dtype)[3:]]
 
 
 def exact(gradients: list[Tensor]) -> float:
@@ -72,6 +76,8 @@ def test_norm_and_clip_are_exact(dtype: torch.dtype, scale: float) -> None:
     """The norm to 2 ulp of float32, each element rounded once."""
     gradients = [x for x in drawn(dtype, scale) if bool(x.isfinite().all())]
     truth = exact(gradients)
+    if truth == 0.0:
+        pytest.skip("all are rounded to 0")
     before = [x.clone() for x in gradients]
     bound = truth / 3.0
     norm = gradclip.clip_grad_norm_(owners(gradients), bound)
@@ -139,6 +145,27 @@ def test_a_loop_beside_the_cpu() -> None:
             b.grad = None
 
 
+def test_no_element_at_all() -> None:
+    """A rank whose shards are all empty."""
+    parameters = owners([torch.zeros(0, 4, device="cuda")])
+    assert gradclip.clip_grad_norm_(parameters, 1.0).item() == 0.0
+    assert gradclip.clip_grad_norm_(parameters, 1.0, math.inf).item() == 0.0
+
+
+def test_a_thread_of_its_own() -> None:
+    """A new thread has no context yet, and its memory outlives it."""
+    x = torch.full((1 << 22,), 2.0, device="cuda")
+    found: list[Tensor] = []
+    gradclip.clip_grad_norm_(owners([x]), math.inf)
+    for _ in range(4):
+        torch.cuda._sleep(50_000_000)
+        thread = threading.Thread(target=lambda: found.append(gradclip.clip_grad_norm_(owners([x]), math.inf)))
+        thread.start()
+        thread.join()
+        torch.full((1 << 12,), -1, dtype=torch.int64).pin_memory()
+    assert [norm.item() for norm in found] == [4096.0] * 4
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_odd_gradients_beside_dense_ones() -> None:
     """Strided and sparse ones, two dtypes, and parameters on the CPU."""
@@ -171,12 +198,14 @@ def test_another_stream() -> None:
 
 def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other way to launch has the same bits."""
+    import triton
+
     from gradclip.ops.triton import driver, launch
 
     gradients = drawn()
     copies = [x.clone() for x in gradients]
     norm = gradclip.clip_grad_norm_(owners(gradients), 1.0)
-    assert launch.is_by_driver() or driver.found() is None
+    assert launch.is_by_driver() or driver.found() is None or triton.__version__ < "3.6"
     monkeypatch.setattr(launch, "_compiled", {})
     monkeypatch.setattr(driver, "found", lambda: None)
     assert torch.equal(gradclip.clip_grad_norm_(owners(copies), 1.0), norm)
@@ -242,7 +271,8 @@ def test_three_launches() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         gradclip.clip_grad_norm_(parameters, 1e-3)
         torch.cuda.synchronize()
-    kernels = [event.name for event in profile.events() if "emcpy" not in event.name and "emset" not in event.name]
+    there = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event.name for event in there if "emcpy" not in event.name and "emset" not in event.name]
     assert sorted(kernels) == ["combine", "measure_powers", "scale"]
 
 

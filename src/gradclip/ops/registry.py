@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gradclip import callers
 from gradclip.exceptions import BackendUnavailableError
 from gradclip.numbers import CPU
 from gradclip.ops.backend import Backend, Batch
@@ -94,13 +95,14 @@ def native() -> "Native | None":
 
 
 def triton() -> "Triton | None":
-    """Return the backend for GPUs where it may run."""
-    return _triton()[0] if _may_run("triton") else None
+    """Return the backend for GPUs where it may run; Triton's interpreter reads no memory of theirs."""
+    return None if is_interpreted() or not _may_run("triton") else _tried.backend()
 
 
-def interpreted() -> "Native | Triton | None":
-    """Return what works on the CPU: the kernels for it, or those for GPUs where Triton's interpreter is asked for."""
-    return native() or (triton() if is_interpreted() and not is_traced() and FORCED.get() == "triton" else None)
+def on_cpu() -> "Native | Triton | None":
+    """Return what works on the CPU: the kernels for it, or those for GPUs in Triton's interpreter, if asked for."""
+    is_asked_for = is_interpreted() and not is_traced() and FORCED.get() == "triton"
+    return _tried.backend() if is_asked_for else native()
 
 
 def is_interpreted() -> bool:
@@ -110,28 +112,53 @@ def is_interpreted() -> bool:
 
 def why_no_triton() -> str:
     """Return why `triton` cannot run here, or an empty string."""
-    return _triton()[1]
+    _tried.backend()
+    return _tried.missing
 
 
-@lru_cache(maxsize=1)
-def _triton() -> "tuple[Triton | None, str]":
-    """Return the backend for GPUs, or why there is none: imported, and tried, once there is a gradient for it."""
-    device = "cpu" if is_interpreted() else next((x for x in GPUS if torch.get_device_module(x).is_available()), None)
-    if device is None:
-        return None, "torch finds no GPU"
-    try:
-        from gradclip.ops.triton.backend import TRITON  # noqa: PLC0415
+class _Tried:
+    """The backend for GPUs: imported, and tried, once there is a gradient for it."""
 
-        TRITON.try_on(device)
-    except Exception as error:  # noqa: BLE001 -- Triton may be missing, or its compiler, or know nothing of the card
-        return None, f"{type(error).__name__}: {error}"
-    return TRITON, ""
+    def __init__(self) -> None:
+        self.found: Triton | None = None
+        self.missing = ""
+        self.left = TRIES
 
+    def backend(self) -> "Triton | None":
+        """Return the backend, or None where it does not run: for good, once it has failed several times."""
+        if self.found is None and self.left > 0:
+            self._try()
+        return self.found
+
+    def _try(self) -> None:
+        device = "cpu" if is_interpreted() else next((x for x in GPUS if torch.get_device_module(x).is_available()), "")
+        if not device:
+            self.missing, self.left = "torch finds no GPU", 0
+            return
+        try:
+            from gradclip.ops.triton.backend import TRITON  # noqa: PLC0415
+
+            TRITON.try_on(device)
+        except Exception as error:  # noqa: BLE001 -- Triton may be missing, or its compiler, or know nothing of the card
+            self.missing = f"{type(error).__name__}: {error}"
+            self.left = 0 if isinstance(error, ImportError) else self.left - 1
+            if self.left == 0 and not isinstance(error, ImportError):
+                callers.warn(
+                    f"The kernels for GPUs do not run, so plain torch answers, far more slowly. {self.missing}"
+                )
+        else:
+            self.found, self.missing = TRITON, ""
+
+
+TRIES = 3
+"""Failures after which kernels are given up: memory may be short for a moment, or a graph be captured."""
+
+_tried = _Tried()
 
 GPUS = ("cuda", "xpu")
 """The types of devices that Triton serves; `cuda` is ROCm's too."""
 
-KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": interpreted, **dict.fromkeys(GPUS, triton)}
+KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": on_cpu, **dict.fromkeys(GPUS, triton)}
 """What comes before plain torch, by the type of device: the backend, unless it cannot or must not run now."""
 
 

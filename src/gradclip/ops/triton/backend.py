@@ -17,7 +17,7 @@ from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, norming, over_runs
 from gradclip.ops.triton.lane import Lane, lane_of
 from gradclip.ops.triton.launch import launch, start
-from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, tabled
+from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
 
 INTERPRETS = not isinstance(measuring.combine, triton.JITFunction)
 """Whether kernels run in Triton's interpreter, on the CPU: `TRITON_INTERPRET=1` in the environment asks for it."""
@@ -32,13 +32,14 @@ class TritonBatch(Batch):
         table: Their table, if it is made already.
     """
 
-    __slots__ = ("_device", "_norm", "_on_host", "_table", "tensors")
+    __slots__ = ("_device", "_norm", "_on_host", "_table", "_unit_table", "tensors")
 
     def __init__(self, tensors: list[Tensor], table: HostTable | None = None) -> None:
         self.tensors = tensors
         self._on_host = table
         self._device = tensors[0].device
         self._table: Table | None = None
+        self._unit_table: Table | None = None
         self._norm: tuple[Scalar, Tensor] | None = None
 
     @property
@@ -167,7 +168,9 @@ class TritonBatch(Batch):
         return self._table
 
     def _tabled_by_unit(self) -> Table:
-        return _copied(tabled(self.tensors, by_unit=True), self._device)
+        if self._unit_table is None:
+            self._unit_table = _copied(tabled(self.tensors, by_unit=True), self._device)
+        return self._unit_table
 
     def _host_table(self) -> HostTable:
         if self._on_host is None:
@@ -179,7 +182,8 @@ class TritonBatch(Batch):
 
     def _partials(self, table: Table, lane: Lane | None) -> Tensor:
         """Return memory for the partials of chunks, which are used up before the next are asked for."""
-        return self._empty(table.chunks) if lane is None else lane.partials(table.chunks)
+        count = max(1, table.chunks)  # what combines none writes all the same
+        return self._empty(count) if lane is None else lane.partials(count)
 
     def _each(self, table: Table, order: float, factors: Tensor | None = None) -> Tensor:
         """Return the partial of each segment."""
@@ -216,9 +220,8 @@ class Triton(Backend):
         return device is not None and all(x.device == device and _is_taken(x) for x in tensors)
 
     def open(self, tensors: list[Tensor], chunks: Any = None) -> TritonBatch | None:
-        if chunks is not None:
-            return TritonBatch(tensors, read(*chunks))
-        return TritonBatch(tensors) if self.takes(tensors) else None
+        found = read_by_extension(tensors) if chunks is None else read(*chunks)
+        return TritonBatch(tensors, found) if found is not None or self.takes(tensors) else None
 
 
 def _is_taken(x: Tensor) -> bool:

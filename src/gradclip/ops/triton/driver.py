@@ -67,11 +67,12 @@ def found() -> Driver | None:
 
 @final
 class Ready(NamedTuple):
-    """A compiled kernel: its handle, how many threads a program has, and how many bytes of shared memory."""
+    """A compiled kernel: its handle, how many threads a program has, how many bytes of shared memory, and its owner."""
 
     function: int
     threads: int
     shared: int
+    owner: object = None  # which unloads it once it is gone
 
     def with_arguments(self, programs: int, arguments: tuple[Tensor | int, ...]) -> Launch:
         """Return how to launch it: memory is passed by its address."""
@@ -93,11 +94,12 @@ def ready(compiled: Any, arguments: int) -> Ready | None:
             and about.num_ctas == 1
             and not about.launch_cooperative_grid
             and not about.launch_pdl
+            and not getattr(about, "instrumentation_mode", None)
             and about.global_scratch_size == about.profile_scratch_size == 0
             and sum(kind != "constexpr" for kind in compiled.src.signature.values()) == arguments
         )
         threads = int(about.num_warps) * int(about.target.warp_size)
-        kernel = Ready(int(compiled.function), threads, int(about.shared))
+        kernel = Ready(int(compiled.function), threads, int(about.shared), compiled)
     except (AttributeError, TypeError):
         return None
     return kernel if is_plain else None

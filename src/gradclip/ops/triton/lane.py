@@ -1,16 +1,30 @@
-"""What a thread keeps for a stream of a device: memory that is used up within one operation, and used again.
+"""What is kept for a stream of a device: memory that is used up within one operation, and used again.
 
-To ask for new memory takes longer than a launch. Two threads on one stream may take turns between two launches, so each
-has its own.
+To ask for new memory takes longer than a launch.
 """
 
 import threading
-from typing import final
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, where it is not."""
+    if device.type == "cpu":
+        return nullcontext()
+    module: Any = torch.get_device_module(device)
+    return nullcontext() if module.current_device() == device.index else module.device(device)
+
+
+def pinned(words: int) -> Tensor:
+    """Return int64 memory on the host that is copied without a wait."""
+    return torch.empty(words, dtype=torch.int64, device=CPU, pin_memory=True)
 
 
 @final
@@ -26,14 +40,56 @@ class Slot:
     __slots__ = ("address", "copied", "host")
 
     def __init__(self, words: int) -> None:
-        self.host = torch.empty(words, dtype=torch.int64, device=CPU, pin_memory=True)
+        self.host = pinned(words)
         self.address = self.host.data_ptr()
         self.copied = torch.cuda.Event()
 
 
 @final
+class Slots:
+    """The pinned memory of a device, which outlives threads: a copy may be under way when one ends."""
+
+    def __init__(self) -> None:
+        self._free: deque[Slot] = deque()
+        self._spare: Tensor | None = None
+
+    def take(self, words: int) -> Slot:
+        """Return memory that no copy reads any more: the oldest, or where that is not free, new memory."""
+        try:
+            slot = self._free.popleft()
+        except IndexError:
+            return self._new(words)
+        if not slot.copied.query():
+            self._free.appendleft(slot)
+            return self._new(words)
+        return slot if len(slot.host) >= words else self._new(words)
+
+    def give_back(self, slot: Slot) -> None:
+        """Take memory back whose copy is under way, and its event recorded."""
+        self._free.append(slot)
+
+    def take_spare(self, words: int) -> Tensor | None:
+        """Return memory for a graph that is captured: older torch can pin none then. Nobody gives it back."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and len(spare) >= words else None
+
+    def _new(self, words: int) -> Slot:
+        if self._spare is None or len(self._spare) < words:
+            self._spare = pinned(words)
+        return Slot(words)
+
+
+_SLOTS: dict[torch.device, Slots] = {}
+
+
+def slots_of(device: torch.device) -> Slots:
+    """Return the pinned memory of a device."""
+    return _SLOTS.setdefault(device, Slots())
+
+
+@final
 class Lane:
-    """Memory for one stream.
+    """Memory of a thread for one stream; two threads on one stream may take turns between two launches.
 
     Attributes:
         stream: The handle of the stream.
@@ -43,28 +99,12 @@ class Lane:
         self.stream = stream
         self._device = device
         self._partials: Tensor | None = None
-        self._slots: list[Slot] = []
-        self._next = 0
 
     def partials(self, count: int) -> Tensor:
         """Return float64 memory for so many numbers or more, until the next call."""
         if self._partials is None or len(self._partials) < count:
             self._partials = torch.empty(count, dtype=torch.float64, device=self._device)
         return self._partials
-
-    def slot(self, words: int) -> Slot:
-        """Return pinned memory that no copy is to read any more: the oldest, or where that is not free, a new one."""
-        if self._slots:
-            at = self._next % len(self._slots)
-            oldest = self._slots[at]
-            if oldest.copied.query():
-                if len(oldest.host) < words:
-                    oldest = self._slots[at] = Slot(words)
-                self._next = at + 1
-                return oldest
-        self._slots.insert(self._next, Slot(words))
-        self._next += 1
-        return self._slots[self._next - 1]
 
 
 @final
@@ -76,15 +116,25 @@ class _Lanes(threading.local):
 _LANES = _Lanes()
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether the current stream of a device captures a graph."""
+    if device.type != "cuda":
+        return False
+    with on(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
 def lane_of(device: torch.device) -> Lane | None:
     """Return what this thread keeps for the current stream of a device.
 
     None inside a graph that is being captured, whose replays may run beside other work, and for devices without CUDA.
     """
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+    if device.type != "cuda" or is_capturing(device):
         return None
     stream = torch.cuda.current_stream(device).cuda_stream
     lane = _LANES.known.get((device, stream))
     if lane is None:
+        with on(device):
+            torch.cuda.Event().record()  # the driver launches nothing in a thread that has no context yet
         lane = _LANES.known[device, stream] = Lane(device, stream)
     return lane

@@ -4,7 +4,6 @@ Triton's own launcher takes tens of microseconds a launch on a busy host. It com
 what it has compiled is launched by the driver itself from then on, where there is one and it can.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple, final
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradclip.ops.triton import driver
-from gradclip.ops.triton.lane import Lane
+from gradclip.ops.triton.lane import Lane, on, slots_of
 from gradclip.ops.triton.table import HostTable, Table, copy
 
 PER_PROCESSOR = 8
@@ -20,6 +19,9 @@ PER_PROCESSOR = 8
 
 INTERPRETED = 2
 """Programs in Triton's interpreter, which runs one after the other: more than one, so that they have to share."""
+
+OPTIONS = {"enable_fp_fusion": True}
+"""How kernels are compiled, whatever Triton's default is: products are added without rounding in between."""
 
 _compiled: dict[tuple[Any, ...], driver.Ready] = {}
 
@@ -55,7 +57,7 @@ def launch(calls: list[Call], device: torch.device) -> None:
             by.launch(torch.cuda.current_stream(device).cuda_stream, launches)
             return
         for call in calls:
-            compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, num_warps=call.warps)
+            compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, **OPTIONS, num_warps=call.warps)
             if by is not None and (ready := driver.ready(compiled, len(call.arguments))) is not None:
                 _compiled[call.key(device)] = ready
 
@@ -77,9 +79,11 @@ def start(table: HostTable, bounds: tuple[float, float], to: Table, calls: list[
         launch(calls, device)
         return
     with on(device):
-        slot = lane.slot(len(to.words))
+        slots = slots_of(device)
+        slot = slots.take(len(to.words))
         by.start(lane.stream, table.words, bounds, slot.address, to.words.data_ptr(), launches)
         slot.copied.record()
+        slots.give_back(slot)
 
 
 def _launches(calls: list[Call], device: torch.device) -> list[driver.Launch] | None:
@@ -106,11 +110,3 @@ def programs_on(device: torch.device) -> int:
     # The multiprocessors of CUDA and ROCm, the subslices of XPU.
     processors = getattr(properties, "multi_processor_count", None) or getattr(properties, "gpu_subslice_count", 1)
     return processors * PER_PROCESSOR
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a device the current one, where it is not."""
-    if device.type == "cpu":
-        return nullcontext()
-    module: Any = torch.get_device_module(device)
-    return nullcontext() if module.current_device() == device.index else module.device(device)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, WIDE
+from gradclip.ops.triton.lane import is_capturing, pinned, slots_of
 
 try:
     from gradclip.ops import _native
@@ -119,9 +120,13 @@ def copy(table: HostTable, bounds: Sequence[float], to: Table) -> None:
     if there.device.type == "cpu":  # that of Triton's interpreter
         torch.cat([given, numbers], out=there)
         return
-    host = torch.empty(len(there), dtype=torch.int64, device=CPU, pin_memory=True)
+    captured = is_capturing(there.device)
+    host = slots_of(there.device).take_spare(len(there)) if captured else None
+    if host is None:
+        host = pinned(len(there))
+    host = host[: len(there)]
     torch.cat([given, numbers], out=host)
-    if there.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if captured:
         _captured.append(host)
     there.copy_(host, non_blocking=True)
 
@@ -133,9 +138,14 @@ def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
         tensors: The tensors; where units are asked for, each unit of them is one run of memory.
         by_unit: Whether each unit is a segment, and not each tensor.
     """
-    if _native is not None and (found := _native.table(tensors, by_unit, SIZES)) is not None:
-        return read(*found)
-    return written(tensors, by_unit=by_unit)
+    found = read_by_extension(tensors, by_unit=by_unit)
+    return written(tensors, by_unit=by_unit) if found is None else found
+
+
+def read_by_extension(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable | None:
+    """Return the table of tensors, if there is the extension, and it takes them: dense ones of one device."""
+    found = _native.table(tensors, by_unit, SIZES) if _native is not None and tensors else None
+    return None if found is None else read(*found)
 
 
 def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int, bits: int) -> HostTable:
