@@ -507,6 +507,19 @@ def test_kernels_compile_for_cards() -> None:
     assert done.stdout.splitlines() == ["cuda 90: 88 kernels", "hip gfx942: 88 kernels"]
 
 
+def test_functions_where_a_gradient_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads which they are: the host knows."""
+    stand_in(monkeypatch)
+    given = [*owners(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.zeros(2)), *owners(torch.tensor([12.0]))]
+    with NoReads():
+        norms = gradclip.get_norms(given)
+        gradclip.clip_grad_norm_(given, 1.3)
+        gradclip.clip_grad_value_(given, 1.0)
+    assert {name: norm.item() for name, norm in norms.items()} == {"parameters[0]": 5.0, "parameters[2]": 12.0}
+    assert given[0].grad.tolist() == pytest.approx([0.3, 0.4], rel=1e-6)
+    assert given[2].grad.tolist() == [1.0]
+
+
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Triton as if it had not been tried yet."""
@@ -551,15 +564,19 @@ def test_the_interpreter_reads_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # Policies.
 
 
+@pytest.mark.parametrize("missing", [(), ("conv.weight",)], ids=["all", "one missing"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_policy_on_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It decides there what it decides here, and nobody reads a number, unless it may skip the step."""
+def test_a_policy_on_a_device(name: str, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides there what it decides here, and nobody reads a number.
+
+    But for those that may skip the step, and for parts of a model with a parameter that has no gradient.
+    """
     steps = 12
     with registry.forced("reference"):
-        here = outcomes(CASES[name].policy, steps)
+        here = outcomes(CASES[name].policy, steps, missing)
     stand_in(monkeypatch)
-    mode = contextlib.nullcontext() if CASES[name].policy.skips else NoReads()
-    there = outcomes(CASES[name].policy, steps, mode)
+    reads = CASES[name].policy.skips or (name.startswith("by_") and missing)
+    there = outcomes(CASES[name].policy, steps, missing, contextlib.nullcontext() if reads else NoReads())
     for ours, expected in zip(there, here, strict=True):
         assert all(torch.allclose(ours[key], expected[key], rtol=1e-12, atol=0.0) for key in expected)
 
@@ -578,14 +595,14 @@ def test_a_norm_that_is_read_is_a_float(nonfinite: Any, monkeypatch: pytest.Monk
     assert parameters[0].grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
 
 
-def outcomes(policy: Policy, steps: int, mode: Any = None) -> list[dict[str, Tensor]]:
+def outcomes(policy: Policy, steps: int, missing: tuple[str, ...] = (), mode: Any = None) -> list[dict[str, Tensor]]:
     """Clip several steps, and return what is left of the gradients."""
     parameters = model()
     clipper = clipper_of(policy, parameters, nonfinite="propagate")
     found: list[dict[str, Tensor]] = []
     for step in range(steps):
         for key, gradient in gradients(step, 30.0 if step == 9 else 1.0).items():
-            parameters[key].grad = gradient.clone()
+            parameters[key].grad = None if key in missing else gradient.clone()
         with mode or contextlib.nullcontext():
             clipper.clip()
         found.append({key: p.grad.clone() for key, p in parameters.items() if p.grad is not None})

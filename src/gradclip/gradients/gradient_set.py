@@ -11,6 +11,7 @@ from gradclip.gradients.nonfinite import bad_in, described
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
+from gradclip.ops.places import indices
 from gradclip.parameters import name_at
 from gradclip.units import Units
 
@@ -146,15 +147,19 @@ class GradientSet(ABC):
     def named_norms(self, order: float) -> list[tuple[str, Tensor]]:
         """Return the norm of each gradient with its name, in order: 0-dim, on its device, of the dtype of a norm."""
         norms, present, *_ = self.norms(order)
-        places = range(len(self.owners)) if present is None else present.tolist()
+        places = self._present(present)
         each = norms.to(self.as_tensor(0.0).dtype).unbind()
         return [(self.name_of(i), each[i].to(self.owners[i].device)) for i in places]
 
     def copied_norms(self, order: float) -> dict[str, float]:
         """Return the same as numbers, in float64, but for owners that were declared to be others on other ranks."""
         norms, present, *_ = self.norms(order)
-        places, each = range(len(self.owners)) if present is None else present.tolist(), norms.tolist()
+        places, each = self._present(present), norms.tolist()
         return {self.name_of(i): each[i] for i in places if not self._is_apart(i)}
+
+    def _present(self, present: Tensor | None) -> Sequence[int]:
+        """Return the places of owners that have a gradient on any rank."""
+        return range(len(self.owners)) if present is None else present.tolist()
 
     @abstractmethod
     def _is_apart(self, place: int) -> bool:
@@ -168,7 +173,7 @@ class GradientSet(ABC):
 
     def scale_each_(self, coefs: Tensor) -> None:
         """Multiply the gradient of each owner by its own coefficient: float64, of shape (P,)."""
-        self.batch.scale_(coefs if self._places is None else coefs[list(self.places)])
+        self.batch.scale_(coefs if self._places is None else coefs[indices(self.places, coefs.device)])
 
     def scale_units_(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> None:
         """Multiply each unit of each gradient by its own coefficient: float64, of shape (U,)."""
@@ -180,8 +185,10 @@ class GradientSet(ABC):
 
     def clamp_(self, bound: Scalar) -> None:
         """Limit every element, or real and imaginary part, to [-bound, bound]: one, or of shape (P,) one an owner."""
-        is_for_all = is_one(bound) or self._places is None
-        self.batch.clamp_(bound if is_for_all else as_float64(bound)[list(self.places)])
+        if not is_one(bound) and self._places is not None:
+            bounds = as_float64(bound)
+            bound = bounds[indices(self.places, bounds.device)]
+        self.batch.clamp_(bound)
 
     def sanitize_(self) -> None:
         """Set every NaN or infinite element to 0."""

@@ -1,5 +1,6 @@
 """The gradients of a model that this rank holds alone."""
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -9,6 +10,7 @@ from gradclip import numbers
 from gradclip.gradients.gradient_set import GradientSet, Parts
 from gradclip.gradients.norms import norm_of, norms_of, unit_partials_of
 from gradclip.numbers import Scalar
+from gradclip.ops.places import indices
 from gradclip.ops.registry import open_
 from gradclip.units import Units
 
@@ -45,7 +47,7 @@ class Here(GradientSet):
         """Put the numbers of the gradients, one each or one for each unit, where those of their owners are."""
         if self._places is None:
             return Parts(values, None)
-        present = torch.tensor(list(self._places), dtype=torch.int64, device=values.device)
+        present = indices(self._places, values.device)
         where = present if columns is None else self._rows(columns)
         size = len(self.owners) if columns is None else sum(map(len, columns))
         whole = torch.full((size,), torch.nan, dtype=torch.float64, device=values.device)
@@ -54,6 +56,9 @@ class Here(GradientSet):
 
     def _rows(self, columns: list[Tensor]) -> Tensor:
         return torch.cat([columns[place] for place in self.places]) if self.gradients else torch.zeros(0).long()
+
+    def _present(self, present: Tensor | None) -> Sequence[int]:  # noqa: ARG002 -- it is known
+        return self.places
 
     def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:  # noqa: ARG002
         return coefs if self._places is None else coefs[self._rows(columns)]

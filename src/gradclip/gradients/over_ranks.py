@@ -23,6 +23,7 @@ from gradclip.numbers import (
     on_host,
     unit,
 )
+from gradclip.ops.places import indices
 from gradclip.ops.registry import open_
 from gradclip.units import Units
 
@@ -209,9 +210,9 @@ class OverRanks(GradientSet):
                 some = [i for i, numel in enumerate(batch.numels()) if numel]
                 there, batch = [there[i] for i in some], open_([batch.tensors[i] for i in some])
             if there:
-                at = torch.tensor(there, dtype=torch.int64, device=values.device)
+                at = indices(there, values.device)
                 own = batch.partials(order, None if scales is None else 1.0 / scales[at]).to(values.device)
-                values[0, there] = own if is_extremum(order) else own / as_vector(self._held.copies(there), own)
+                values[0, at] = own if is_extremum(order) else own / as_vector(self._held.copies(there), own)
 
         nothing = self._nothing(1, len(self.owners), identity(order))
         values, present = self._passage.whole(nothing, list, fill, order)

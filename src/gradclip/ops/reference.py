@@ -7,8 +7,20 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, WIDE, Scalar, as_float64, combine, from_device, identity, is_extremum, is_host, is_one
+from gradclip.numbers import (
+    CPU,
+    WIDE,
+    Scalar,
+    as_float64,
+    combine,
+    from_device,
+    identity,
+    is_extremum,
+    is_host,
+    is_one,
+)
 from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.places import indices
 from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
 
@@ -190,12 +202,10 @@ def _fused_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
         if places:
             norms = torch.stack(norms_in_float64([tensors[i] for i in places], norm_type))
             partials = norms if is_extremum(norm_type) else norms.pow(norm_type)
-            each = partials if len(places) == len(tensors) else each.index_copy(0, _indices(places, each), partials)
+            each = (
+                partials if len(places) == len(tensors) else each.index_copy(0, indices(places, each.device), partials)
+            )
     return each
-
-
-def _indices(places: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(places, dtype=torch.int64).to(like.device, non_blocking=True)
 
 
 def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:

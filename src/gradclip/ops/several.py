@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradclip.numbers import Scalar, combine
 from gradclip.ops.backend import Batch
+from gradclip.ops.places import indices
 
 Part: TypeAlias = tuple[Batch, Sequence[int]]
 """A batch, and where its tensors are among all."""
@@ -34,7 +35,7 @@ class Several(Batch):
         return combine([batch.partial(order, factor) for batch, _ in self._parts], order)
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
-        own = [None if factors is None else factors[list(at)] for _, at in self._parts]
+        own = [None if factors is None else factors[indices(at, factors.device)] for _, at in self._parts]
         found = [batch.partials(order, some) for (batch, _), some in zip(self._parts, own, strict=True)]
         return self._in_order(found, [1] * len(self.tensors))
 
@@ -89,4 +90,4 @@ class Several(Batch):
 
 def _own(number: Scalar, at: Sequence[int]) -> Scalar:
     """Return one number for all, or those of a part."""
-    return number[list(at)] if isinstance(number, Tensor) and number.ndim else number
+    return number[indices(at, number.device)] if isinstance(number, Tensor) and number.ndim else number
