@@ -101,8 +101,9 @@ def triton() -> "Triton | None":
 
 def on_cpu() -> "Native | Triton | None":
     """Return what works on the CPU: the kernels for it, or those for GPUs in Triton's interpreter, if asked for."""
-    is_asked_for = is_interpreted() and not is_traced() and FORCED.get() == "triton"
-    return _tried.backend() if is_asked_for else native()
+    if is_traced():
+        return None
+    return _tried.backend() if FORCED.get() == "triton" and is_interpreted() else native()
 
 
 def is_interpreted() -> bool:
