@@ -46,16 +46,17 @@ imports: setup
 	$(BIN)/lint-imports
 
 # With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
-# else there. The last run is the whole suite.
-ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli
+# else there, and the kernels for GPUs are the same. The last run is the whole suite.
+ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli tests/gpu tests/test_triton.py
+NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 
 unit: setup browser
-	GRADCLIP_ISA=baseline $(BIN)/pytest -q tests/conformance
-	GRADCLIP_ISA=avx2 $(BIN)/pytest -q tests/conformance
-	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q tests/conformance tests/test_native.py
-	GRADCLIP_BACKEND=reference $(BIN)/pytest -q $(addprefix --ignore=,$(ONCE))
+	GRADCLIP_ISA=baseline $(BIN)/pytest -q $(NATIVE) tests/conformance
+	GRADCLIP_ISA=avx2 $(BIN)/pytest -q $(NATIVE) tests/conformance
+	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
+	GRADCLIP_BACKEND=reference $(BIN)/pytest -q -k 'not triton' $(addprefix --ignore=,$(ONCE))
 	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
