@@ -47,7 +47,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=["native", "triton", "reference", "reference elsewhere"])
+@pytest.fixture(scope="module", params=["native", "triton", "reference", "reference elsewhere"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each implementation of the operations in turn; that in plain torch also as it works on other devices."""
     if request.param == "reference":

@@ -81,16 +81,6 @@ def test_lazy_zeros_and_fakes_are_told() -> None:
     assert not private.is_fake(torch.zeros(2))
 
 
-def test_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together or one by one, by a number that no one reads."""
-    for name in ("", "_foreach_mul_"):
-        if name:
-            monkeypatch.delattr(torch, name)
-        tensors = [torch.ones(3), torch.full((2, 2), 4.0)]
-        private.multiply_(tensors, torch.tensor(0.5))
-        assert [x.sum().item() for x in tensors] == [1.5, 8.0]
-
-
 @pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
 def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in one launch as in one each."""

@@ -78,16 +78,6 @@ def is_fake(x: Tensor) -> bool:
     return type(x) is not Tensor and hasattr(x, "fake_mode")
 
 
-def multiply_(tensors: list[Tensor], factor: Tensor) -> None:
-    """Multiply tensors of a device by one number, in a few launches. Without it, in one launch each."""
-    multiply: Any = getattr(torch, "_foreach_mul_", None)
-    if multiply is not None:
-        multiply(tensors, factor)
-        return
-    for x in tensors:
-        x.mul_(factor)
-
-
 def norms_in_float64(tensors: list[Tensor], order: float) -> list[Tensor]:
     """Return the norm of each tensor of a device in float64, in a few launches. Without it, in one launch each."""
     norms: Any = getattr(torch, "_foreach_norm", None)

@@ -20,7 +20,8 @@ from gradclip.numbers import (
     is_one,
 )
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.together import fused_partials, has_fused_norms, parts_of, scale_together_
+from gradclip.ops.places import indices
+from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -28,6 +29,10 @@ PIECE = 2**17
 
 PIECE_ELSEWHERE = 2**22
 """The same on a device, where each piece costs a launch for each operation: 32 MiB of scratch for each."""
+
+FUSED_ORDERS = {1.0, 2.0, math.inf}
+FUSED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""What torch measures in float64 on a device."""
 
 
 @final
@@ -49,8 +54,8 @@ class ReferenceBatch(Batch):
 
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         with torch.no_grad():
-            if isinstance(factor, float) and factor == 1.0 and self._has_fused_norms(order):
-                each = fused_partials(self.tensors, order)
+            if isinstance(factor, float) and factor == 1.0 and _has_fused_norms(self.tensors, order):
+                each = _fused_partials(self.tensors, order)
                 partial: Scalar = each.amax() if is_extremum(order) else each.sum()
             else:
                 partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
@@ -59,8 +64,8 @@ class ReferenceBatch(Batch):
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            if factors is None and self._has_fused_norms(order):
-                return fused_partials(self.tensors, order)
+            if factors is None and _has_fused_norms(self.tensors, order):
+                return _fused_partials(self.tensors, order)
             if not self.tensors:
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
             by = [1.0] * len(self.tensors) if factors is None else factors.to(self._device).unbind()
@@ -86,13 +91,10 @@ class ReferenceBatch(Batch):
 
     def scale_(self, coef: Scalar) -> None:
         with torch.no_grad():
-            pairs = list(zip(self.tensors, self._each(coef), strict=True))
-            if is_one(coef) and self._is_elsewhere:
-                pairs = scale_together_(pairs)
-            for x, own in pairs:
+            for x, own in zip(self.tensors, self._each(coef), strict=True):
                 if isinstance(own, float) and own == 1.0:
                     continue
-                for piece in _pieces(parts_of(x)):
+                for piece in _pieces(_parts(x)):
                     scaled = _rounded(_wide(piece).mul_(own), piece.dtype)
                     piece.copy_(scaled if isinstance(own, float) else _unless_one(own, piece, scaled))
 
@@ -109,7 +111,7 @@ class ReferenceBatch(Batch):
             for x, own in zip(self.tensors, self._each(bound), strict=True):
                 if isinstance(own, float) and own == math.inf:
                     continue
-                parts = parts_of(x)
+                parts = _parts(x)
                 limit = as_float64(own, x.device).to(parts.dtype)
                 if parts.itemsize > 1:
                     parts.clamp_(-limit, limit)
@@ -132,14 +134,6 @@ class ReferenceBatch(Batch):
         if isinstance(number, Tensor):
             return number.to(self._device, torch.float64 if wide else torch.float32)
         return float_tensor(number, wide, self._device)
-
-    @property
-    def _is_elsewhere(self) -> bool:
-        """Whether what counts is the number of launches."""
-        return not _is_host(self._device) and not is_traced()
-
-    def _has_fused_norms(self, order: float) -> bool:
-        return self._is_elsewhere and has_fused_norms(self.tensors, order)
 
     def _each(self, number: Scalar) -> Sequence[Scalar]:
         """Return a number for each tensor: floats where none is to be waited for."""
@@ -193,6 +187,27 @@ def _piece(device: torch.device) -> int:
     return PIECE if _is_host(device) else PIECE_ELSEWHERE
 
 
+def _has_fused_norms(tensors: list[Tensor], norm_type: float) -> bool:
+    """Whether torch measures tensors in float64 in a few launches: where a device has the order and the dtypes."""
+    if norm_type not in FUSED_ORDERS or not tensors or _is_host(tensors[0].device) or is_traced():
+        return False
+    return all(x.dtype in FUSED_DTYPES for x in tensors)
+
+
+def _fused_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
+    """Return the partial of each tensor."""
+    each = torch.full((len(tensors),), identity(norm_type), dtype=torch.float64, device=tensors[0].device)
+    for dtype in dict.fromkeys(x.dtype for x in tensors):
+        places = [i for i, x in enumerate(tensors) if x.dtype == dtype and x.numel()]
+        if places:
+            norms = torch.stack(norms_in_float64([tensors[i] for i in places], norm_type))
+            partials = norms if is_extremum(norm_type) else norms.pow(norm_type)
+            each = (
+                partials if len(places) == len(tensors) else each.index_copy(0, indices(places, each.device), partials)
+            )
+    return each
+
+
 def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:
     """Return what was scaled, or where the factor is 1, what was there: a NaN times 1 may have other bits."""
     return torch.where(factor == 1.0, piece, scaled.to(piece.dtype))
@@ -209,13 +224,20 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
 
 def _unit_pieces(x: Tensor, coefs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield views of the real numbers of whole units, with coefficients that broadcast over them."""
-    parts = parts_of(x)
+    parts = _parts(x)
     if x.ndim <= 1:
         yield from ((piece, coefs[0]) for piece in _pieces(parts))
         return
     units = max(1, _piece(x.device) // max(1, parts[:1].numel()))
     for piece, own in zip(parts.split(units), coefs.split(units), strict=True):
         yield piece, own.view(-1, *[1] * (piece.ndim - 1))
+
+
+def _parts(x: Tensor) -> Tensor:
+    """Return the real numbers that a tensor is made of; a conjugate that is lazy differs by signs alone."""
+    if not x.is_complex():
+        return x
+    return torch.view_as_real(x.conj() if x.is_conj() else x)
 
 
 def _wide(x: Tensor) -> Tensor:
