@@ -1,8 +1,11 @@
 #include "table.h"
 
 #include <algorithm>
+#include <new>
 
 namespace gradclip {
+
+constexpr std::int64_t kMost = std::int64_t{1} << 40;  // of either, and no table fits in memory
 
 Table::Table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& sizes)
     : tensors_(tensors), by_unit_(by_unit) {
@@ -12,6 +15,7 @@ Table::Table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& 
   for (const Dense& tensor : tensors) {
     const std::int64_t units = units_of(tensor);
     const std::int64_t pieces = units ? units * ((tensor.numel / units + chunk_ - 1) / chunk_) : 0;
+    if (units > kMost - segments || pieces > kMost - chunks) throw std::bad_alloc();
     segments += units;
     chunks += pieces;
     if (!pieces) continue;

@@ -15,8 +15,9 @@ bool read_sizes(PyObject* tuple, ChunkSizes* out) {
     *numbers[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
     if (*numbers[i] < 1 && PyErr_Occurred()) return false;
   }
-  if (out->small >= 1 && out->large >= 1) return true;
-  PyErr_SetString(PyExc_ValueError, "sizes must be at least 1");
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (1 <= out->small && out->small <= kMost && 1 <= out->large && out->large <= kMost) return true;
+  PyErr_SetString(PyExc_ValueError, "sizes must be between 1 and 2**30");
   return false;
 }
 

@@ -476,3 +476,18 @@ def test_default_device_does_not_move_the_norm() -> None:
         p.grad = torch.tensor([3.0, 4.0], device="cpu")
         assert gradclip.clip_grad_norm_([p], 1.0).item() == 5
         assert [norm.item() for norm in gradclip.get_norms([p]).values()] == pytest.approx([1.0])
+
+
+def test_a_clip_inside_functionalize_leaves_nothing_behind() -> None:
+    """Places of gradients are found anew: what a transform has made is of no use outside of it."""
+    q, p = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
+
+    def norms(x: Tensor) -> Tensor:
+        p.grad = x * 1
+        found = gradclip.get_norms([q, p])
+        p.grad = None
+        return torch.stack(list(found.values())).sum()
+
+    torch.func.functionalize(norms)(torch.ones(3))
+    p.grad = torch.ones(3)
+    assert gradclip.get_norms([q, p])["parameters[1]"].item() == pytest.approx(3**0.5)

@@ -81,6 +81,15 @@ def test_lazy_zeros_and_fakes_are_told() -> None:
     assert not private.is_fake(torch.zeros(2))
 
 
+def test_is_transforming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside `torch.func`, and not outside."""
+    found: list[bool] = []
+    torch.func.grad(lambda x: found.append(private.is_transforming()) or x.sum())(torch.ones(2))
+    assert (found, private.is_transforming()) == ([True], False)
+    monkeypatch.delattr(torch._C, "_functorch")
+    assert not private.is_transforming()
+
+
 @pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
 def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in one launch as in one each."""

@@ -193,7 +193,9 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
             return 1.0
         coef = max_norm / divisor
         return min(coef, 1.0)  # in this order, NaN stays
-    if isinstance(total_norm, Tensor) and not isinstance(max_norm, Tensor) and eps > 0.0 and max_norm < math.inf:
+    if not isinstance(max_norm, Tensor) and max_norm == math.inf:  # which the host knows to change nothing
+        return 1.0
+    if isinstance(total_norm, Tensor) and not isinstance(max_norm, Tensor) and eps > 0.0:
         divisor = total_norm.to(torch.float64) + eps  # never 0
         return torch.clamp(torch.full_like(divisor, max_norm) / divisor, max=1.0)
     device = total_norm.device if isinstance(total_norm, Tensor) else CPU

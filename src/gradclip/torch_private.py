@@ -37,6 +37,12 @@ def _jit_tracing() -> Callable[[], bool]:
     return getattr(torch._C, "_is_tracing", lambda: False)
 
 
+def is_transforming() -> bool:
+    """Tell whether this runs inside a transform of `torch.func`, whose tensors have no memory. Without it, False."""
+    peek: Any = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
+
+
 count_dispatch_modes = _dispatch_modes()
 is_jit_tracing = _jit_tracing()
 

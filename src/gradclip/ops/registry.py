@@ -22,7 +22,7 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
-from gradclip.torch_private import stored_values
+from gradclip.torch_private import is_transforming, stored_values
 from gradclip.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class _Tried:
 
     def backend(self) -> "Triton | None":
         """Return the backend, or None where it does not run: for good, once it has failed several times."""
-        if self.found is None and self.left > 0:
+        if self.found is None and self.left > 0 and not is_transforming():  # which says nothing of a GPU
             self._try()
         return self.found
 
@@ -175,6 +175,7 @@ def walk() -> "Callable[..., Walked | None] | None":
 
 def _opened(tensors: list[Tensor], chunks: object) -> Batch:
     """Open tensors whose chunks are known: dense ones of one device."""
+    check_forced()
     kernels = kernels_of(tensors[0].device)
     return (None if kernels is None else kernels.open(tensors, chunks)) or ReferenceBatch(tensors)
 

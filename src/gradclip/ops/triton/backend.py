@@ -62,15 +62,15 @@ class TritonBatch(Batch):
         if self._table is not None or isinstance(max_norm, Tensor):
             return super().norm_and_coefficient(max_norm, eps)
         host, lane = self._host_table(), lane_of(self._device)
-        self._table = table = on_device(host, self._device)
+        table = on_device(host, self._device)
         partials = self._partials(table, lane)
         length, coef = (torch.empty((), dtype=torch.float64, device=self._device) for _ in range(2))
         norm = torch.empty((), dtype=torch.float64 if table.is_wide else torch.float32, device=self._device)
         calls = [*measuring_each(table, 2.0, partials), norming(table, partials, length, coef, norm)]
         start(host, (max_norm, eps), table, calls, lane)
         total = from_device(length)
-        self._norm = total, norm
-        return total, from_device(coef)
+        self._table, self._norm = table, (total, norm)
+        return total, from_device(coef) if max_norm < math.inf else 1.0
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:
@@ -115,7 +115,7 @@ class TritonBatch(Batch):
         apart = [i for i, x in enumerate(self.tensors) if not _has_units_in_order(x)]
         if not apart:
             return None
-        rest = [i for i in range(len(self.tensors)) if i not in set(apart)]
+        rest = sorted(set(range(len(self.tensors))) - set(apart))
         parts: list[Part] = [(ReferenceBatch([self.tensors[i] for i in apart]), apart)]
         if rest:
             parts.append((TritonBatch([self.tensors[i] for i in rest]), rest))
@@ -226,7 +226,13 @@ class Triton(Backend):
 
 def _is_taken(x: Tensor) -> bool:
     """Whether a tensor is dense memory of a dtype that there are kernels for."""
-    if type(x) not in {Tensor, Parameter} or x.layout != torch.strided or x.dtype not in DTYPES or not _is_dense(x):
+    if (
+        type(x) not in {Tensor, Parameter}
+        or x.is_nested
+        or x.layout != torch.strided
+        or x.dtype not in DTYPES
+        or not _is_dense(x)
+    ):
         return False
     try:
         return x.data_ptr() != 0 or x.numel() == 0

@@ -156,7 +156,7 @@ def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, 
 
 def written(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
     """Return the same without the extension."""
-    dtypes = list(dict.fromkeys(x.dtype for x in tensors))
+    dtypes = list(dict.fromkeys(x.dtype for x in sorted(tensors, key=lambda x: x.numel() == 0)))
     order = sorted(range(len(tensors)), key=lambda i: dtypes.index(tensors[i].dtype))
     own = [tensors[i] for i in order]
     units = [x.shape[0] if by_unit and x.ndim > 1 else 1 for x in own]
