@@ -156,8 +156,8 @@ PyMethodDef methods[] = {
     {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
     {"walk", fast<walk>(), METH_FASTCALL,
-     "walk(owners, norm_type, sharded, marks, sizes, tabled)\n\nThe gradients of a list of tensors that the kernels take, each once, those "
-     "of the class `sharded` by their local parts; the places of their owners, None for all; the bits of their widest real "
+     "walk(owners, norm_type, sharded, marks, sizes, tabled)\n\nThe gradients of a list of tensors that the kernels take, "
+     "each once, those of the class `sharded` by their local parts; the places of their owners, None for all; the bits of their widest real "
      "dtype; the partial of their norm unless `norm_type` is None; the specs of all owners if any is sharded, else None; "
      "and the places of owners whose gradient is left: of another kind or class, placed otherwise than its owner, or of "
      "an owner with any of the attributes `marks`, or on another device; and the table of those of a GPU, or if `tabled` of "
@@ -165,7 +165,8 @@ PyMethodDef methods[] = {
     {"table", fast<table>(), METH_FASTCALL,
      "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the words of the table, the runs of "
      "each dtype with their begin, end and whether they are aligned, how many chunks, how many segments, and the bits of the "
-     "widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are many, and how many that is."},
+     "widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are "
+     "many, and how many that is."},
     {"launch", fast<launch>(), METH_FASTCALL,
      "launch(driver, stream, launches)\n\nLaunch kernels by the address of the driver's function: each a tuple of its "
      "handle, how many programs, threads of one, bytes of shared memory, and a list of arguments of 8 bytes each."},

@@ -11,7 +11,7 @@ from torch.autograd.graph import increment_version
 from gradclip.numbers import CPU, Scalar, on_host
 from gradclip.ops import _native
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.reference import ReferenceBatch, count_bad, float_tensor, sanitize_
+from gradclip.ops.reference import ReferenceBatch, count_bad, norm_tensor, sanitize_
 from gradclip.ops.triton.table import SIZES
 
 ISA: str = _native.ISA
@@ -23,7 +23,7 @@ its methods are called, which takes half a microsecond a tensor; `GRADCLIP_EXCHA
 
 FLOAT64_BITS = 64
 
-_scalar = _native.scalar if HAS_EXCHANGE else float_tensor
+_scalar = _native.scalar if HAS_EXCHANGE else norm_tensor
 
 
 Walked: TypeAlias = tuple[Batch, Sequence[int] | None, list[Any] | None, Sequence[int]]

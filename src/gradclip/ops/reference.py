@@ -76,13 +76,13 @@ class ReferenceBatch(Batch):
             return torch.stack([as_float64(combine(partials, order), self._device) for partials in own])
 
     def unit_counts(self) -> list[int]:
-        return [_count_units(x) for x in self.tensors]
+        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         with torch.no_grad():
             if not self.tensors:
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
-            rows = [_real(x.reshape(_count_units(x), x.numel() // max(1, _count_units(x)))) for x in self.tensors]
+            rows = [_real(x.reshape(count_units(x), x.numel() // max(1, count_units(x)))) for x in self.tensors]
             if is_extremum(order):
                 return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
             if order == 2.0:  # noqa: PLR2004
@@ -130,10 +130,7 @@ class ReferenceBatch(Batch):
                 sanitize_(x)
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
-        wide = self.is_wide if wide is None else wide
-        if isinstance(number, Tensor):
-            return number.to(self._device, torch.float64 if wide else torch.float32)
-        return float_tensor(number, wide, self._device)
+        return norm_tensor(number, self.is_wide if wide is None else wide, self._device)
 
     def _each(self, number: Scalar) -> Sequence[Scalar]:
         """Return a number for each tensor: floats where none is to be waited for."""
@@ -158,9 +155,9 @@ class Reference(Backend):
         return ReferenceBatch(tensors)
 
 
-def float_tensor(number: float, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
-    """Return a number as a 0-dim tensor: float64 if wide, else float32, infinite beyond its range."""
-    exact = torch.full((), number, dtype=torch.float64, device=device)
+def norm_tensor(number: Scalar, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
+    """Return a number as a 0-dim tensor on a device: float64 if wide, else float32, infinite beyond its range."""
+    exact = as_float64(number, device)
     return exact if wide else exact.to(torch.float32)
 
 
@@ -213,7 +210,8 @@ def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:
     return torch.where(factor == 1.0, piece, scaled.to(piece.dtype))
 
 
-def _count_units(x: Tensor) -> int:
+def count_units(x: Tensor) -> int:
+    """Return how many units a tensor has."""
     return x.shape[0] if x.ndim > 1 else 1
 
 

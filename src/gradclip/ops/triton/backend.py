@@ -4,23 +4,19 @@ import math
 from typing import Any, final
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
 from gradclip.numbers import Scalar, as_float64, from_device, is_host
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.reference import ReferenceBatch, float_tensor
+from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, norming, over_runs
 from gradclip.ops.triton.lane import Lane, lane_of
 from gradclip.ops.triton.launch import launch, start
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
-
-INTERPRETS = not isinstance(measuring.combine, triton.JITFunction)
-"""Whether kernels run in Triton's interpreter, on the CPU: `TRITON_INTERPRET=1` in the environment asks for it."""
 
 
 @final
@@ -44,7 +40,7 @@ class TritonBatch(Batch):
 
     @property
     def is_wide(self) -> bool:
-        return self._host_table().is_wide if self._table is None else self._table.is_wide
+        return self._host_table().is_wide
 
     # Measuring.
 
@@ -75,10 +71,7 @@ class TritonBatch(Batch):
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:
             return self._norm[1]  # rounded already
-        wide = self.is_wide if wide is None else wide
-        if isinstance(number, Tensor):
-            return number.to(self._device, torch.float64 if wide else torch.float32)
-        return float_tensor(number, wide, self._device)
+        return norm_tensor(number, self.is_wide if wide is None else wide, self._device)
 
     def count_nonfinite(self) -> Tensor:
         table = self._tabled()
@@ -93,7 +86,7 @@ class TritonBatch(Batch):
     # Units.
 
     def unit_counts(self) -> list[int]:
-        return [x.shape[0] if x.ndim > 1 else 1 for x in self.tensors]
+        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         if (several := self._scattered()) is not None:
@@ -164,7 +157,6 @@ class TritonBatch(Batch):
     def _tabled(self) -> Table:
         if self._table is None:
             self._table = _copied(self._host_table(), self._device)
-            self._on_host = None
         return self._table
 
     def _tabled_by_unit(self) -> Table:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, WIDE
+from gradclip.ops.reference import count_units
 from gradclip.ops.triton.lane import is_capturing, pinned, slots_of
 
 try:
@@ -159,7 +160,7 @@ def written(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
     dtypes = list(dict.fromkeys(x.dtype for x in sorted(tensors, key=lambda x: x.numel() == 0)))
     order = sorted(range(len(tensors)), key=lambda i: dtypes.index(tensors[i].dtype))
     own = [tensors[i] for i in order]
-    units = [x.shape[0] if by_unit and x.ndim > 1 else 1 for x in own]
+    units = [count_units(x) if by_unit else 1 for x in own]
     address, numel, count, itemsize = _vectors(
         [x.data_ptr() for x in own], [x.numel() for x in own], units, [x.itemsize for x in own]
     )
