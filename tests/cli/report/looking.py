@@ -21,8 +21,8 @@ def curve(tab: Page, chart: str, name: str) -> dict[float, float | None]:
 
 
 def settle(tab: Page) -> None:
-    """Wait until everything is drawn that was asked for."""
-    tab.run("new Promise((done) => setTimeout(done, 30))")
+    """Wait until everything is drawn that was asked for; a page hears what the system prefers at its next frame."""
+    tab.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))")
     tab.wait("document.documentElement.dataset.busy === undefined")
 
 
