@@ -56,7 +56,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "reference elsewhere":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gradclip.ops.reference._is_host", lambda _: False)
-            patch.setattr("gradclip.ops.reference.PIECE_ELSEWHERE", 2**16)  # so that tensors of the tests are cut
+            patch.setattr("gradclip.ops.together.PIECE", 2**16)  # so that tensors of the tests are cut
             yield REFERENCE
         return
     if request.param == "triton":

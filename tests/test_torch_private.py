@@ -90,6 +90,16 @@ def test_is_transforming(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not private.is_transforming()
 
 
+def test_copy_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together or one by one."""
+    for name in ("", "_foreach_copy_"):
+        if name:
+            monkeypatch.delattr(torch, name)
+        tensors = [torch.zeros(3), torch.zeros(2)]
+        private.copy_each_(tensors, [torch.ones(3), torch.full((2,), 4.0)])
+        assert [x.tolist() for x in tensors] == [[1.0] * 3, [4.0] * 2]
+
+
 @pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
 def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in one launch as in one each."""

@@ -84,6 +84,16 @@ def is_fake(x: Tensor) -> bool:
     return type(x) is not Tensor and hasattr(x, "fake_mode")
 
 
+def copy_each_(to: list[Tensor], given: list[Tensor]) -> None:
+    """Copy tensors of a device to others of the same shapes, in a few launches. Without it, in one launch each."""
+    copy: Any = getattr(torch, "_foreach_copy_", None)
+    if copy is not None:
+        copy(to, given)
+        return
+    for x, own in zip(to, given, strict=True):
+        x.copy_(own)
+
+
 def norms_in_float64(tensors: list[Tensor], order: float) -> list[Tensor]:
     """Return the norm of each tensor of a device in float64, in a few launches. Without it, in one launch each."""
     norms: Any = getattr(torch, "_foreach_norm", None)

@@ -19,20 +19,12 @@ from gradclip.numbers import (
     is_host,
     is_one,
 )
+from gradclip.ops import together
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.places import indices
-from gradclip.torch_private import norms_in_float64
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
 """Elements that are widened to float64 at a time on the CPU: 1 MiB of scratch, which stays in its cache."""
-
-PIECE_ELSEWHERE = 2**22
-"""The same on a device, where each piece costs a launch for each operation: 32 MiB of scratch for each."""
-
-FUSED_ORDERS = {1.0, 2.0, math.inf}
-FUSED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-"""What torch measures in float64 on a device."""
 
 
 @final
@@ -54,8 +46,8 @@ class ReferenceBatch(Batch):
 
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         with torch.no_grad():
-            if isinstance(factor, float) and factor == 1.0 and _has_fused_norms(self.tensors, order):
-                each = _fused_partials(self.tensors, order)
+            if isinstance(factor, float) and factor == 1.0 and self._has_fused_norms(order):
+                each = together.fused_partials(self.tensors, order)
                 partial: Scalar = each.amax() if is_extremum(order) else each.sum()
             else:
                 partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
@@ -64,8 +56,8 @@ class ReferenceBatch(Batch):
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            if factors is None and _has_fused_norms(self.tensors, order):
-                return _fused_partials(self.tensors, order)
+            if factors is None and self._has_fused_norms(order):
+                return together.fused_partials(self.tensors, order)
             if not self.tensors:
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
             by = [1.0] * len(self.tensors) if factors is None else factors.to(self._device).unbind()
@@ -91,12 +83,16 @@ class ReferenceBatch(Batch):
 
     def scale_(self, coef: Scalar) -> None:
         with torch.no_grad():
-            for x, own in zip(self.tensors, self._each(coef), strict=True):
-                if isinstance(own, float) and own == 1.0:
-                    continue
+            pairs = [pair for pair in zip(self.tensors, self._each(coef), strict=True) if not _is_host_one(pair[1])]
+            if pairs and is_one(coef) and _is_elsewhere(self._device):
+                together.multiply_all_(
+                    [_parts(x) for x, _ in pairs if x.dtype.to_real() in together.SCALED_DTYPES],
+                    as_float64(pairs[0][1], self._device),
+                )
+                pairs = [pair for pair in pairs if pair[0].dtype.to_real() not in together.SCALED_DTYPES]
+            for x, own in pairs:
                 for piece in _pieces(_parts(x)):
-                    scaled = _rounded(_wide(piece).mul_(own), piece.dtype)
-                    piece.copy_(scaled if isinstance(own, float) else _unless_one(own, piece, scaled))
+                    _multiply_(piece, own)
 
     def scale_units_(self, coefs: Tensor) -> None:
         with torch.no_grad():
@@ -104,7 +100,7 @@ class ReferenceBatch(Batch):
                 if is_host(own) and bool((own == 1.0).all()):
                     continue
                 for piece, factor in _unit_pieces(x, own):
-                    piece.copy_(_unless_one(factor, piece, _rounded(_wide(piece).mul_(factor), piece.dtype)))
+                    _multiply_(piece, factor)
 
     def clamp_(self, bound: Scalar) -> None:
         with torch.no_grad():
@@ -131,6 +127,9 @@ class ReferenceBatch(Batch):
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         return norm_tensor(number, self.is_wide if wide is None else wide, self._device)
+
+    def _has_fused_norms(self, order: float) -> bool:
+        return _is_elsewhere(self._device) and together.has_fused_norms(self.tensors, order)
 
     def _each(self, number: Scalar) -> Sequence[Scalar]:
         """Return a number for each tensor: floats where none is to be waited for."""
@@ -181,33 +180,26 @@ def _is_host(device: torch.device) -> bool:
 
 
 def _piece(device: torch.device) -> int:
-    return PIECE if _is_host(device) else PIECE_ELSEWHERE
+    return PIECE if _is_host(device) else together.PIECE
 
 
-def _has_fused_norms(tensors: list[Tensor], norm_type: float) -> bool:
-    """Whether torch measures tensors in float64 in a few launches: where a device has the order and the dtypes."""
-    if norm_type not in FUSED_ORDERS or not tensors or _is_host(tensors[0].device) or is_traced():
-        return False
-    return all(x.dtype in FUSED_DTYPES for x in tensors)
+def _is_elsewhere(device: torch.device) -> bool:
+    """Whether what counts is the number of launches, and how much memory they move."""
+    return not _is_host(device) and not is_traced()
 
 
-def _fused_partials(tensors: list[Tensor], norm_type: float) -> Tensor:
-    """Return the partial of each tensor."""
-    each = torch.full((len(tensors),), identity(norm_type), dtype=torch.float64, device=tensors[0].device)
-    for dtype in dict.fromkeys(x.dtype for x in tensors):
-        places = [i for i, x in enumerate(tensors) if x.dtype == dtype and x.numel()]
-        if places:
-            norms = torch.stack(norms_in_float64([tensors[i] for i in places], norm_type))
-            partials = norms if is_extremum(norm_type) else norms.pow(norm_type)
-            each = (
-                partials if len(places) == len(tensors) else each.index_copy(0, indices(places, each.device), partials)
-            )
-    return each
+def _is_host_one(number: Scalar) -> bool:
+    return isinstance(number, float) and number == 1.0
 
 
-def _unless_one(factor: Tensor, piece: Tensor, scaled: Tensor) -> Tensor:
-    """Return what was scaled, or where the factor is 1, what was there: a NaN times 1 may have other bits."""
-    return torch.where(factor == 1.0, piece, scaled.to(piece.dtype))
+def _multiply_(piece: Tensor, factor: Scalar) -> None:
+    """Multiply real numbers in float64, and round once; where a factor on a device is 1, no byte changes."""
+    if _is_elsewhere(piece.device) and piece.dtype in together.SCALED_DTYPES:
+        together.multiply_(piece, as_float64(factor, piece.device))
+        return
+    scaled = _rounded(_wide(piece).mul_(factor), piece.dtype)
+    # A NaN times 1 may have other bits.
+    piece.copy_(torch.where(factor == 1.0, piece, scaled.to(piece.dtype)) if isinstance(factor, Tensor) else scaled)
 
 
 def count_units(x: Tensor) -> int:
