@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.exceptions import OverlappingGradientError
+from gradclip.ops.overlap import overlaps, refuse_overlap
 from gradclip.ops.registry import values_of
 from gradclip.torch_private import is_fake, is_lazy_zero
 from gradclip.tracing import is_traced
@@ -33,32 +33,8 @@ def check_gradient(function: str, name: Callable[[], str], x: Tensor, *, writes:
         refuse_gradient(function, name(), x, "Its elements hold several numbers each: unpack them.")
     if writes and not is_traced() and is_lazy_zero(x):
         refuse_gradient(function, name(), x, "It is a lazy zero, without memory: `p.grad = p.grad.clone()`.")
-    if writes and _overlaps(values_of(x)):
+    if writes and overlaps(values_of(x)):
         refuse_overlap(function, name(), values_of(x))
-
-
-def _overlaps(x: Tensor) -> bool:
-    """Whether several elements of a tensor share one place in memory."""
-    if x.numel() == 0:
-        return False
-    steps = [(stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
-    if any(stride == 0 for stride, _ in steps):
-        return True
-    if is_traced():
-        return False
-    reach = 0
-    for stride, size in sorted(steps):
-        if stride <= reach:  # it does not step over all that smaller steps reach
-            return _share_places(x)
-        reach += stride * (size - 1)
-    return False
-
-
-def _share_places(x: Tensor) -> bool:
-    places = torch.zeros(1, dtype=torch.int64)
-    for size, stride in zip(x.shape, x.stride(), strict=True):
-        places = (places[:, None] + stride * torch.arange(size)).flatten()
-    return places.unique().numel() < x.numel()
 
 
 def refuse_gradient(function: str, name: str, gradient: Tensor, reason: str) -> NoReturn:
@@ -68,13 +44,3 @@ def refuse_gradient(function: str, name: str, gradient: Tensor, reason: str) -> 
         f"{gradient.dtype} ({gradient.layout}) at {name}. {reason}"
     )
     raise TypeError(msg)
-
-
-def refuse_overlap(function: str, name: str, gradient: Tensor) -> NoReturn:
-    """Raise for a gradient, such as an expanded one, whose elements share memory."""
-    msg = (
-        f"`{function}` must be able to write each element for itself, got a gradient with several elements at one "
-        f"place in memory (shape {tuple(gradient.shape)}, strides {gradient.stride()}) at {name}. "
-        "Assign `p.grad = p.grad.clone()` first."
-    )
-    raise OverlappingGradientError(msg)

@@ -43,15 +43,10 @@ class Rule(NamedTuple):
             for place, owner in ((place, self.owners[place]) for place in places)
         ]
         found = {place: gradient for place, gradient in owned if gradient is not None}
-        if is_dynamo_compiling():  # which would compile again for every new id
-            once: dict[int, Tensor] = {}
-            for place, gradient in found.items():
-                if not any(gradient is known for known in once.values()):
-                    once[place] = gradient
-            return once
-        first: dict[int, int] = {}
+        is_compiling = is_dynamo_compiling()  # which would compile again for every new id
+        first: dict[Any, int] = {}
         for place, gradient in found.items():
-            first.setdefault(id(gradient), place)
+            first.setdefault(gradient if is_compiling else id(gradient), place)
         return {place: found[place] for place in first.values()}
 
     def local(self, place: int, gradient: Tensor) -> tuple[Tensor, Any]:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from gradclip import callers
 from gradclip.exceptions import BackendUnavailableError
 from gradclip.numbers import CPU
+from gradclip.ops import operators
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
@@ -165,6 +167,8 @@ KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": on_cpu, **dict.from
 
 def kernels_of(device: torch.device) -> Backend | None:
     """Return the backend that comes before plain torch on a device, if there is one."""
+    if is_dynamo_compiling():
+        return operators.OPERATORS
     return kernels() if (kernels := KERNELS.get(device.type)) is not None else None
 
 
@@ -240,3 +244,6 @@ def joined(tensors: list[Tensor], parts: list[Part]) -> Batch:
     """Return batches that are open already as one: those with any tensor, and where these are among all."""
     some = [(batch, at) for batch, at in parts if batch.tensors]
     return some[0][0] if len(some) == 1 else Several(tensors, some) if some else parts[0][0]
+
+
+operators.define_all(open_, taken_by_kernels)

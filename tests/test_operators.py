@@ -1,0 +1,209 @@
+"""Under `torch.compile` the kernels run too: as operators, in one graph, with the numbers of a call outside of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.library import opcheck
+
+import gradclip
+from gradclip.ops import registry
+from gradclip.ops.operators import NAMESPACE
+
+OPERATORS: Any = getattr(torch.ops, NAMESPACE)
+
+pytestmark = pytest.mark.filterwarnings("default")  # compilers warn of much
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture(params=["", "reference"])
+def _answers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever answers: the best there is, or plain torch."""
+    with registry.forced(request.param):
+        yield
+
+
+def some(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    shapes = [(3, 4), (5,), (0,), (), (6, 2)]
+    tensors = [torch.randn(shape, dtype=wide).to(dtype) for shape in shapes]
+    tensors[-1] = tensors[-1].t()
+    return tensors
+
+
+UNITS = 3 + 1 + 1 + 1 + 2
+
+CASES: dict[str, tuple[Any, ...]] = {
+    "partial": (2.0, None),
+    "partials": (math.inf, None),
+    "unit_partials": (2.0,),
+    "norm_and_coefficient": (0.5, 1e-6),
+    "count_nonfinite": (),
+    "scale_": (torch.tensor(0.5, dtype=torch.float64),),
+    "scale_units_": (torch.linspace(0.1, 1.0, UNITS, dtype=torch.float64),),
+    "clamp_": (torch.tensor(0.5, dtype=torch.float64),),
+    "sanitize_": (),
+}
+
+
+@pytest.mark.usefixtures("_answers")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_torch_finds_nothing_wrong(name: str, dtype: torch.dtype) -> None:
+    """Schema, shapes without numbers, and what a compiler relies on."""
+    opcheck(getattr(OPERATORS, name).default, (some(dtype), *CASES[name]))
+
+
+def test_every_operator_is_checked() -> None:
+    known = (name.partition("::") for name in torch._C._dispatch_get_all_op_names())
+    assert {name for namespace, _, name in known if namespace == NAMESPACE} == set(CASES)
+
+
+def clip_norm(order: float, **options: Any) -> Callable[[list[Tensor]], Tensor]:
+    return lambda parameters: gradclip.clip_grad_norm_(parameters, 0.5, order, **options)
+
+
+FUNCTIONS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "norm 2": clip_norm(2.0),
+    "norm inf": clip_norm(math.inf),
+    "norm 1": clip_norm(1.0),
+    "norm 9": clip_norm(9.0),  # in units of the extremum
+    "eps 0": clip_norm(2.0, eps=0.0),
+    "keep": clip_norm(2.0, nonfinite="keep"),
+    "infinite bound": lambda parameters: gradclip.clip_grad_norm_(parameters, math.inf),
+    "bound on the device": lambda parameters: gradclip.clip_grad_norm_(parameters, torch.tensor(0.5)),
+    "value": lambda parameters: gradclip.clip_grad_value_(parameters, 0.25),
+    "total norm": lambda parameters: gradclip.get_total_norm([p.grad for p in parameters]),
+    "norms": lambda parameters: list(gradclip.get_norms(parameters).values()),
+    "coefficient": lambda parameters: gradclip.clip_coefficient(torch.linalg.vector_norm(parameters[0].grad), 0.5),
+    "known norm": lambda parameters: gradclip.clip_grads_with_norm_(parameters, 0.5, torch.tensor(3.0)),
+}
+
+
+def owners(dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> list[nn.Parameter]:
+    torch.manual_seed(1)
+    gradients = [x for dtype in dtypes for x in some(dtype)]
+    parameters = [nn.Parameter(torch.zeros_like(x)) for x in gradients]
+    for p, x in zip(parameters, gradients, strict=True):
+        p.grad = x
+    return parameters
+
+
+def bits(x: Any) -> Any:
+    """A result, or what it consists of, without rounding."""
+    if isinstance(x, Tensor):
+        return x.dtype, x.tolist()
+    return [bits(each) for each in x] if isinstance(x, (list, tuple)) else x
+
+
+@pytest.mark.usefixtures("_answers")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_compiled_clip_is_the_same(name: str) -> None:
+    """In one graph: the same bits as outside, in several dtypes, and again for the gradients of the next step."""
+    dtypes = torch.float32, torch.bfloat16
+    here, there = owners(dtypes), owners(dtypes)
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        assert bits(compiled(there)) == bits(FUNCTIONS[name](here))
+        assert bits([p.grad for p in there]) == bits([p.grad for p in here])
+        for p, q in zip(here, there, strict=True):
+            p.grad, q.grad = torch.full_like(p, 0.3), torch.full_like(q, 0.3)
+
+
+def nodes(function: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The operations of the graph that a compiler is handed."""
+    found: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        del inputs
+        found.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    torch.compile(function, fullgraph=True, backend=backend)(*arguments)
+    return found
+
+
+def test_a_graph_holds_few_operations() -> None:
+    """However many gradients: two operators, and none of plain torch beside them."""
+    called = nodes(clip_norm(2.0), owners())
+    assert [name for name in called if name.startswith("gradclip.")] == [
+        "gradclip.norm_and_coefficient",
+        "gradclip.scale_",
+    ]
+    assert len(called) < 8
+
+
+def test_a_clip_and_a_step_compile_together() -> None:
+    """By the compiler that people use: a step written by hand in one graph; torch's own breaks it."""
+
+    def descend(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
+        del optimizer
+        norm = gradclip.clip_grad_norm_(parameters, 0.5)
+        with torch.no_grad():
+            for p in parameters:
+                p.sub_(p.grad, alpha=0.1)
+        return norm
+
+    def step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
+        norm = gradclip.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+        return norm
+
+    def trained(finish: Callable[..., Tensor]) -> list[list[Any]]:
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        norms = []
+        for batch in range(4, 8):
+            model(torch.randn(batch, 5)).square().sum().backward()
+            norms.append(finish(list(model.parameters()), optimizer).item())
+            optimizer.zero_grad()
+        return [norms, *(p.flatten().tolist() for p in model.parameters())]
+
+    for function, fullgraph in ((descend, True), (step, False)):
+        compiled = trained(torch.compile(function, fullgraph=fullgraph))
+        for own, expected in zip(compiled, trained(function), strict=True):
+            assert own == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_sizes_may_change() -> None:
+    """A graph for any size is made once."""
+
+    def step(p: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        p.grad = x * 2.0
+        return gradclip.clip_grad_norm_([p], 1.0), p.grad
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (3, 5, 17):
+        p, x = nn.Parameter(torch.zeros(size, 4)), torch.randn(size, 4)
+        assert bits(compiled(p, x)) == bits(step(p, x))
+
+
+def test_what_cannot_be_written_is_refused() -> None:
+    """Here too, before anything is changed."""
+    parameters = owners()
+    parameters[0].grad = torch.ones(4).expand(3, 4)
+    before = bits([p.grad for p in parameters])
+    with pytest.raises(Exception, match="several elements at one"):
+        torch.compile(clip_norm(2.0), fullgraph=True, backend="eager")(parameters)
+    assert bits([p.grad for p in parameters]) == before
+    assert torch.is_grad_enabled()
+
+
+def test_gradients_with_a_history() -> None:
+    """Those of `create_graph=True` are written like others."""
+    here, there = owners(), owners()
+    for p in (*here, *there):
+        p.grad.requires_grad_()
+    norm = gradclip.clip_grad_norm_(here, 0.5)
+    assert bits(torch.compile(clip_norm(2.0), fullgraph=True, backend="aot_eager")(there)) == bits(norm)
+    assert bits([p.grad for p in there]) == bits([p.grad for p in here])
