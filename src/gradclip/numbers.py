@@ -39,6 +39,9 @@ WIDE = {torch.float64, torch.complex128}
 # came out wrong in the eleventh digit: in one process of forty (torch 2.13, MKL).
 torch.ones(1, dtype=torch.float64, device=CPU).sqrt()
 
+NARROW = {"mps"}
+"""The types of devices that have no float64: numbers of theirs are on the host."""
+
 LARGEST_PLAIN_ORDER = 6.0
 """Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64; above, they are taken in
 units of the extremum.
@@ -72,12 +75,18 @@ def identity(norm_type: float) -> float:
     return math.inf if norm_type == -math.inf else 0.0
 
 
+def home(device: torch.device) -> torch.device:
+    """Return where the numbers of a device are: there, if it has float64."""
+    return CPU if device.type in NARROW else device
+
+
 def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
     """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
-        return value.to(device or value.device, torch.float64)
+        where = home(device or value.device)
+        return value.to(where).to(torch.float64) if value.device.type in NARROW else value.to(where, torch.float64)
     # `torch.tensor` would copy it there, and wait.
-    return torch.full((), value, dtype=torch.float64, device=device or CPU)
+    return torch.full((), value, dtype=torch.float64, device=home(device or CPU))
 
 
 def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a number too
@@ -101,8 +110,8 @@ def is_host(x: Tensor) -> bool:
 
 
 def from_device(number: Scalar) -> Scalar:
-    """Return a number as a float where reading it waits for nothing; else as it is."""
-    if isinstance(number, Tensor) and number.ndim == 0 and is_host(number):
+    """Return a number as a float where reading it waits for nothing, or it has to be on the host; else as it is."""
+    if isinstance(number, Tensor) and number.ndim == 0 and (is_host(number) or number.device.type in NARROW):
         return number.item()
     return number
 

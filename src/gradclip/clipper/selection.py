@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from gradclip.distributed.layout import numel_of, shape_of
-from gradclip.numbers import CPU, as_float64
+from gradclip.numbers import CPU, as_float64, home
 from gradclip.parameters import (
     Parameters,
     groups_of,
@@ -53,7 +53,7 @@ class Selection:
     @property
     def device(self) -> torch.device:
         """Where the first parameter is now."""
-        return self.owners[0].device if self.owners else CPU
+        return home(self.owners[0].device) if self.owners else CPU
 
     def restricted(self, decision: Decision, norms: Norms) -> Decision:
         """Restrict a decision to the parameters that are scaled, where others are only counted."""
@@ -120,7 +120,7 @@ def select(
         refuse_no_parameters(FUNCTION, parameters)
     only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
     owners = [tensor for _, tensor, _ in kept]
-    device = owners[0].device if owners else CPU
+    device = home(owners[0].device) if owners else CPU
     shapes = [shape_of(x) for x in owners]
     layout = Layout(
         names=tuple(name for name, _, _ in kept),

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import WIDE, Scalar, as_float64, from_device
+from gradclip.numbers import WIDE, Scalar, as_float64, from_device, home
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.overlap import overlaps, refuse_overlap
 from gradclip.ops.reference import count_units, norm_tensor
@@ -173,7 +173,7 @@ def _define(schema: str, run: Callable[..., Any], shaped: Callable[..., Any]) ->
 
 
 def _new(xs: list[Tensor], *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=xs[0].device)
+    return torch.empty(shape, dtype=dtype, device=home(xs[0].device))
 
 
 def _none(xs: list[Tensor], *_: Any) -> None: ...
@@ -196,5 +196,5 @@ def _two_a_tensor(xs: list[Tensor], *_: Any) -> Tensor:
 
 
 def _three(xs: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wide = any(x.dtype in WIDE for x in xs)
-    return _new(xs), _new(xs), _new(xs, dtype=torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if any(x.dtype in WIDE for x in xs) else torch.float32
+    return _new(xs), _new(xs), torch.empty((), dtype=dtype, device=xs[0].device)

@@ -18,8 +18,8 @@ from torch.compiler import is_dynamo_compiling
 
 from gradclip import callers
 from gradclip.exceptions import BackendUnavailableError
-from gradclip.numbers import CPU
-from gradclip.ops import operators
+from gradclip.numbers import CPU, NARROW, home
+from gradclip.ops import narrow, operators
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
@@ -161,7 +161,11 @@ _tried = _Tried()
 GPUS = ("cuda", "xpu")
 """The types of devices that Triton serves; `cuda` is ROCm's too."""
 
-KERNELS: "dict[str, Callable[[], Backend | None]]" = {"cpu": on_cpu, **dict.fromkeys(GPUS, triton)}
+KERNELS: "dict[str, Callable[[], Backend | None]]" = {
+    "cpu": on_cpu,
+    **dict.fromkeys(GPUS, triton),
+    **dict.fromkeys(NARROW, lambda: narrow.NARROW),
+}
 """What comes before plain torch, by the type of device: the backend, unless it cannot or must not run now."""
 
 
@@ -213,7 +217,7 @@ def open_(tensors: list[Tensor], device: torch.device = CPU) -> Batch:
     if (batch := taken_by_kernels(tensors)) is not None:
         return batch
     if not tensors:
-        return ReferenceBatch([], device)
+        return ReferenceBatch([], home(device))
     values = [x if _is_loose(x) else values_of(x) for x in tensors]
     places: dict[tuple[torch.device, str], list[int]] = {}
     for i, x in enumerate(values):
