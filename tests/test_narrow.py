@@ -15,8 +15,8 @@ import gradclip
 import reference
 from gradclip.ops import narrow
 from gradclip.ops.narrow import NarrowBatch
-from narrow import DEVICE, Device, There
 from policies.cases import CASES, SHAPES, clipper_of, model
+from there import PLACE, There, without_float64
 
 ULPS = 4
 """Units in the last place of float32 that a norm may be off by."""
@@ -33,7 +33,7 @@ def is_right(got: Tensor, expected: float) -> bool:
 
 @pytest.fixture(autouse=True)
 def _device() -> Iterator[None]:
-    with Device():
+    with without_float64():
         yield
 
 
@@ -61,7 +61,7 @@ def test_the_stand_in_refuses_float64() -> None:
     with pytest.raises(TypeError, match="float64"):
         There(torch.zeros(2)).double()
     with pytest.raises(TypeError, match="float64"):
-        torch.full((2,), 1.0, dtype=torch.float64, device=DEVICE)
+        torch.full((2,), 1.0, dtype=torch.float64, device=PLACE)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 2.0, 3.3, 9.0, math.inf, -1.0, -math.inf])
@@ -70,7 +70,7 @@ def test_norms(p: float, scale: float) -> None:
     """Of everything and of each, over the range of float32."""
     gradients = drawn(scale)
     norm = gradclip.get_total_norm([There(x) for x in gradients], p)
-    assert (norm.device, norm.dtype) == (DEVICE, torch.float32)
+    assert (norm.device, norm.dtype) == (PLACE, torch.float32)
     assert is_right(norm, reference.norm(gradients, p))
     for own, x in zip(gradclip.get_norms(owners(gradients), p).values(), gradients, strict=True):
         assert is_right(own, reference.norm([x], p))

@@ -20,9 +20,8 @@ Floats follow IEEE 754 here, as tensors do: what Python's own operators raise fo
 """
 
 import math
-from array import array
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -139,25 +138,6 @@ def is_ready(number: Scalar | bool) -> bool:  # noqa: FBT001
 def any_of(condition: Condition) -> Condition:
     """Whether any of many conditions holds; of one, whether it does."""
     return condition.any() if isinstance(condition, Tensor) else condition
-
-
-def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
-    """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
-    device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
-    if device is not None:
-        return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])
-    # Half the cost of reading a list.
-    vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return vector.to(place(CPU), non_blocking=True)
-
-
-def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
-    """Return the numbers of a vector: where `like` are tensors on a device, there, without a wait; else as floats."""
-    device = next((x.device for x in like if isinstance(x, Tensor)), None)
-    if like and device is None:
-        return vector.tolist()
-    vector = vector if device is None else vector.to(device)
-    return vector.tolist() if is_host(vector) and device is None else list(vector.unbind())
 
 
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:

@@ -1,7 +1,7 @@
 """What one clip did."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, final
 
@@ -54,7 +54,7 @@ class Each(NamedTuple):
 
     names: tuple[str, ...]
     norms: Tensor
-    places: Tensor | None = None
+    places: Sequence[int] | None = None
 
     def by_name(self) -> dict[str, float]:
         """Return the norms by name."""
@@ -74,7 +74,7 @@ class Each(NamedTuple):
         return [(names[place], share) for place, size, share in found if size != 0.0 and share != 0.0]
 
     def _present(self) -> tuple[str, ...]:
-        return self.names if self.places is None else tuple(self.names[int(place)] for place in self.places.tolist())
+        return self.names if self.places is None else tuple(self.names[place] for place in self.places)
 
 
 TINY = 1e-140

@@ -88,14 +88,14 @@ def _losses(losses: Iterable[float | None], steps: int) -> list[float | None]:
     return [None if loss is None else _number(loss, step, "losses") for step, loss in enumerate(listed)]
 
 
-def _from_mappings(steps: list[Any], layout: Layout) -> tuple[Tensor, list[Tensor | None]]:
+def _from_mappings(steps: list[Any], layout: Layout) -> tuple[Tensor, list[list[int] | None]]:
     places = {name: place for place, name in enumerate(layout.names)}
     rows = torch.full((len(steps), len(places)), math.nan, dtype=torch.float64)
-    present: list[Tensor | None] = []
+    present: list[list[int] | None] = []
     for step, (row, found) in enumerate(zip(rows, steps, strict=True)):
-        found_at = torch.tensor([places[name] for name in found], dtype=torch.int64)
+        found_at = [places[name] for name in found]
         row[found_at] = torch.tensor([_norm(x, step) for x in found.values()], dtype=torch.float64)
-        present.append(None if len(found_at) == len(places) else found_at.sort().values)
+        present.append(None if len(found_at) == len(places) else sorted(found_at))
     return rows, present
 
 

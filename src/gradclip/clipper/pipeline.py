@@ -18,6 +18,7 @@ from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.policies.state import pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
+from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run
 
 
@@ -176,8 +177,8 @@ def _outcome_of(done: Done) -> Outcome:
 def _each_of(norms: Norms) -> Each | None:
     if norms.each is None:
         return None
-    places = norms.present
-    return Each(norms.layout.names, norms.each if places is None else norms.each[places], places)
+    places, each = norms.present, norms.each
+    return Each(norms.layout.names, each if places is None else each[indices(places, each.device)], places)
 
 
 def _ratio(norms: Norms, decision: Decision, left: Norms) -> Scalar:

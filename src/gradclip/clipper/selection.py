@@ -24,6 +24,7 @@ from gradclip.parameters import (
 )
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
+from gradclip.sending import sent
 from gradclip.units import Units
 
 FUNCTION = "GradClipper"
@@ -132,7 +133,7 @@ def select(
         device=device,
     )
     flags = [float(name not in only) for name in layout.names]
-    scaled = torch.tensor(flags, dtype=torch.float64, device=layout.device) if only else None
+    scaled = sent(flags, layout.device) if only else None
     return Selection(
         owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out], shapes
     )

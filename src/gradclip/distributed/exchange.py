@@ -20,10 +20,9 @@ from gradclip.numbers import (
     isfinite,
     isnan,
     maximum,
-    scalars_of,
-    vector_of,
     where,
 )
+from gradclip.sending import scalars_of, vector_of
 
 NAN = 2.0
 """The flag for NaN, which a maximum need not hand on."""

@@ -11,8 +11,8 @@ from gradclip.gradients.nonfinite import bad_in, described
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
-from gradclip.ops.places import indices
 from gradclip.parameters import name_at
+from gradclip.sending import indices
 from gradclip.units import Units
 
 
@@ -21,21 +21,20 @@ class Parts(NamedTuple):
 
     Attributes:
         norms: Of shape (P,) or (U,); NaN for an owner without a gradient.
-        present: The places of the owners that have a gradient, as int64; None where all have.
+        present: The places of the owners that have a gradient; None where all have.
         total: The norm of everything; None where it is that of `norms`.
         weights: The norms of the same units of the owners themselves, where these were asked for.
     """
 
     norms: Tensor
-    present: Tensor | None
+    present: Sequence[int] | None
     total: Scalar | None = None
     weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Parts":
         """Return the same where a policy has its numbers."""
-        present = None if self.present is None else self.present.to(device)
         weights = None if self.weights is None else self.weights.to(device)
-        return Parts(self.norms.to(device), present, self.total, weights)
+        return Parts(self.norms.to(device), self.present, self.total, weights)
 
 
 class GradientSet(ABC):
@@ -147,19 +146,15 @@ class GradientSet(ABC):
     def named_norms(self, order: float) -> list[tuple[str, Tensor]]:
         """Return the norm of each gradient with its name, in order: 0-dim, on its device, of the dtype of a norm."""
         norms, present, *_ = self.norms(order)
-        places = self._present(present)
+        places = range(len(self.owners)) if present is None else present
         each = norms.to(self.as_tensor(0.0).dtype).unbind()
         return [(self.name_of(i), each[i].to(self.owners[i].device)) for i in places]
 
     def copied_norms(self, order: float) -> dict[str, float]:
         """Return the same as numbers, in float64, but for owners that were declared to be others on other ranks."""
         norms, present, *_ = self.norms(order)
-        places, each = self._present(present), norms.tolist()
+        places, each = range(len(self.owners)) if present is None else present, norms.tolist()
         return {self.name_of(i): each[i] for i in places if not self._is_apart(i)}
-
-    def _present(self, present: Tensor | None) -> Sequence[int]:
-        """Return the places of owners that have a gradient on any rank."""
-        return range(len(self.owners)) if present is None else present.tolist()
 
     @abstractmethod
     def _is_apart(self, place: int) -> bool:

@@ -3,7 +3,6 @@
 from functools import cached_property
 from typing import Any, NoReturn, final
 
-import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, Placements
@@ -11,7 +10,6 @@ from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
-from gradclip.numbers import CPU
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.units import Units
@@ -127,11 +125,6 @@ class Held:
     def _agreed(self, place: int) -> Placements | None:
         spec = self._known.get(place)
         return None if spec is None else spec.placements
-
-
-def as_vector(numbers: list[int], like: Tensor) -> Tensor:
-    """Return whole numbers as a float64 vector beside another."""
-    return torch.tensor(numbers, dtype=torch.float64, device=CPU).to(like.device, non_blocking=True)
 
 
 def refuse_units(name: str) -> NoReturn:

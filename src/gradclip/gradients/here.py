@@ -1,6 +1,5 @@
 """The gradients of a model that this rank holds alone."""
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -10,8 +9,8 @@ from gradclip import numbers
 from gradclip.gradients.gradient_set import GradientSet, Parts
 from gradclip.gradients.norms import norm_of, norms_of, unit_partials_of
 from gradclip.numbers import Scalar
-from gradclip.ops.places import indices
 from gradclip.ops.registry import open_
+from gradclip.sending import indices
 from gradclip.units import Units
 
 
@@ -47,18 +46,14 @@ class Here(GradientSet):
         """Put the numbers of the gradients, one each or one for each unit, where those of their owners are."""
         if self._places is None:
             return Parts(values, None)
-        present = indices(self._places, values.device)
-        where = present if columns is None else self._rows(columns)
+        where = indices(self._places, values.device) if columns is None else self._rows(columns)
         size = len(self.owners) if columns is None else sum(map(len, columns))
         whole = torch.full((size,), torch.nan, dtype=torch.float64, device=values.device)
         whole[where] = values
-        return Parts(whole, present)
+        return Parts(whole, self._places)
 
     def _rows(self, columns: list[Tensor]) -> Tensor:
         return torch.cat([columns[place] for place in self.places]) if self.gradients else torch.zeros(0).long()
-
-    def _present(self, present: Tensor | None) -> Sequence[int]:  # noqa: ARG002 -- it is known
-        return self.places
 
     def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:  # noqa: ARG002
         return coefs if self._places is None else coefs[self._rows(columns)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradclip.numbers import LARGEST_PLAIN_ORDER, Scalar, as_float64, finish, finish_each, is_power, sqrt, unit
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
+from gradclip.sending import sent
 from gradclip.units import Units
 
 
@@ -44,7 +45,7 @@ def norms_of(batch: Batch, order: float) -> Tensor:
     else:
         norms = finish_each(batch.partials(order), order)
     if order < 0.0:
-        empty = torch.tensor([numel == 0 for numel in batch.numels()], dtype=torch.bool, device=norms.device)
+        empty = sent([numel == 0 for numel in batch.numels()], norms.device, torch.bool)
         norms = norms.masked_fill(empty, 0.0)
     return norms
 

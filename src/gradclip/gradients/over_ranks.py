@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradclip.distributed.dtensor import local_of
 from gradclip.gradients.gradient_set import GradientSet, Parts
-from gradclip.gradients.held import Held, as_vector, refuse_units, refuse_unsummed
+from gradclip.gradients.held import Held, refuse_units, refuse_unsummed
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
 from gradclip.gradients.passage import Partials, Passage
 from gradclip.numbers import (
@@ -20,11 +20,10 @@ from gradclip.numbers import (
     identity,
     is_extremum,
     is_power,
-    on_host,
     unit,
 )
-from gradclip.ops.places import indices
 from gradclip.ops.registry import open_
+from gradclip.sending import indices, sent
 from gradclip.units import Units
 
 
@@ -114,7 +113,7 @@ class OverRanks(GradientSet):
                     if not is_extremum(order):
                         counts = [units.count(tuple(x.shape)) for x in batch.tensors]
                         repeated = [copy for copy, n in zip(copies[row], counts, strict=True) for _ in range(n)]
-                        own = own / as_vector(repeated, own)
+                        own = own / sent(repeated, own.device)
                     values[row, where] = own
 
         values = self._nothing(2, sum(map(len, columns)), 0.0)
@@ -212,7 +211,7 @@ class OverRanks(GradientSet):
             if there:
                 at = indices(there, values.device)
                 own = batch.partials(order, None if scales is None else 1.0 / scales[at]).to(values.device)
-                values[0, at] = own if is_extremum(order) else own / as_vector(self._held.copies(there), own)
+                values[0, at] = own if is_extremum(order) else own / sent(self._held.copies(there), own.device)
 
         nothing = self._nothing(1, len(self.owners), identity(order))
         values, present = self._passage.whole(nothing, list, fill, order)
@@ -223,5 +222,6 @@ class OverRanks(GradientSet):
         return like.expand(rows, columns).clone()
 
 
-def _positions(present: Tensor) -> Tensor | None:
-    return None if on_host(present.all()) else present.nonzero().flatten()
+def _positions(present: Tensor) -> list[int] | None:
+    has = present.tolist()
+    return None if all(has) else [place for place, there in enumerate(has) if there]

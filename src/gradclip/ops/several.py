@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradclip.numbers import Scalar, combine
 from gradclip.ops.backend import Batch
-from gradclip.ops.places import indices
+from gradclip.sending import indices
 
 Part: TypeAlias = tuple[Batch, Sequence[int]]
 """A batch, and where its tensors are among all."""

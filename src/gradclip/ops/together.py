@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import identity, is_extremum
-from gradclip.ops.places import indices
+from gradclip.sending import indices
 from gradclip.torch_private import copy_each_, norms_in_float64
 
 PIECE = 2**22

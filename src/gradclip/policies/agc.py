@@ -10,6 +10,7 @@ from torch import Tensor
 from gradclip.numbers import LARGEST_PLAIN_ORDER
 from gradclip.policies.measured import Layout, Norms, Scope, gathered, refuse_parts
 from gradclip.policies.policy import Decision, Policy
+from gradclip.sending import sent
 from gradclip.units import Units
 from gradclip.validation import check_choice, check_field, check_positive_order
 
@@ -123,7 +124,7 @@ class AGC(Policy):
         if self.min_ndim == 0:
             return None
         few = [ndim < self.min_ndim for ndim in layout.ndims]
-        return torch.tensor(few, dtype=torch.bool, device=layout.device)[layout.owners]
+        return sent(few, layout.device, torch.bool)[layout.owners]
 
 
 def check_axis(owner: object) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradclip.numbers import Scalar, is_ready
 from gradclip.policies.holds import SIZE, Within
+from gradclip.sending import sent
 
 
 class Column(NamedTuple):
@@ -133,7 +134,7 @@ class History:
         columns = self.pack()
         longest = self.window or max(map(len, columns))
         padded = [[math.nan] * (longest - len(arrived)) + arrived for arrived in columns]
-        loaded = torch.tensor(padded, dtype=torch.float64, device=like.device)
+        loaded = sent(padded, like.device)
         return loaded.t().reshape(longest, *like.shape)
 
     def _is_elsewhere(self, like: Tensor) -> bool:

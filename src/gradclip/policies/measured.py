@@ -1,15 +1,17 @@
 """What a policy sees of a model: the norms of one step, and of what they are."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar, from_device, is_known, is_one, isnan, minimum
+from gradclip.sending import indices, sent
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
 """What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
@@ -52,29 +54,30 @@ class Layout:
     @cached_property
     def sizes(self) -> Tensor:
         """The number of elements of each parameter: float64, of shape (P,)."""
-        return torch.tensor(self.numels, dtype=torch.float64, device=self.device)
+        return sent(self.numels, self.device)
 
     @cached_property
     def owners(self) -> Tensor:
         """The place of the parameter that each unit belongs to: int64, of shape (U,)."""
-        counts = torch.tensor(self.units, dtype=torch.int64)
-        return torch.arange(len(self.units)).repeat_interleave(counts).to(self.device)
+        return indices([place for place, count in enumerate(self.units) for _ in range(count)], self.device)
 
     @cached_property
     def layers(self) -> Tensor:
         """The layer that each parameter belongs to: those whose names differ in the last part alone; int64, (P,)."""
         prefixes = [name.rpartition(".")[0] for name in self.names]
         numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
-        return torch.tensor([numbers[prefix] for prefix in prefixes], dtype=torch.int64, device=self.device)
+        return indices([numbers[prefix] for prefix in prefixes], self.device)
 
     @cached_property
     def columns(self) -> list[Tensor]:
         """Where the units of each parameter are among all: int64, of shape (units of it,)."""
         return list(torch.arange(sum(self.units), device=self.device).split(self.units))
 
-    def subset(self, places: list[int]) -> "Layout":
-        """Return the layout of some of the parameters."""
-        return Layout(
+    def subset(self, places: list[int]) -> "Subset":
+        """Return some of the parameters, by their places."""
+        ends = list(accumulate(self.units))
+        units = [unit for place in places for unit in range(ends[place] - self.units[place], ends[place])]
+        layout = Layout(
             names=tuple(self.names[i] for i in places),
             numels=tuple(self.numels[i] for i in places),
             units=tuple(self.units[i] for i in places),
@@ -83,6 +86,16 @@ class Layout:
             device=self.device,
             ndims=tuple(self.ndims[i] for i in places) if self.ndims else (),
         )
+        return Subset(layout, places, indices(places, self.device), indices(units, self.device))
+
+
+class Subset(NamedTuple):
+    """Some parameters: their layout, and where they and their units are in the whole, as int64."""
+
+    layout: Layout
+    listed: Sequence[int]
+    places: Tensor
+    units: Tensor
 
 
 class Norms(NamedTuple):
@@ -96,7 +109,7 @@ class Norms(NamedTuple):
             without a gradient.
         units: The norm of each unit, of shape (U,), where the scope asks for it.
         weights: With `units`, the norm of the same unit of the parameter itself.
-        present: The places of the parameters that have a gradient, as int64; None where all have one.
+        present: The places of the parameters that have a gradient, in order; None where all have one.
         loss: The loss of the step, where it was given.
         complete: Whether `total` is the norm of `each`; not so where other ranks have parameters of their own.
     """
@@ -107,7 +120,7 @@ class Norms(NamedTuple):
     each: Tensor | None = None
     units: Tensor | None = None
     weights: Tensor | None = None
-    present: Tensor | None = None
+    present: Sequence[int] | None = None
     loss: Scalar | None = None
     complete: bool = True
 
@@ -138,15 +151,16 @@ class Norms(NamedTuple):
         """Return the norms of the units of the parameters themselves, of shape (U,)."""
         return _known(self.weights)
 
-    def subset(self, places: Tensor, units: Tensor, layout: Layout) -> "Norms":
+    def subset(self, part: "Subset") -> "Norms":
         """Return the norms of some parameters; the norm of each must be known."""
         if not self.complete:
             refuse_parts()
-        present = None if self.present is None else torch.isin(places, self.present).nonzero().flatten()
-        rows = None if self.units is None else self.units[units]
-        weights = None if self.weights is None else self.weights[units]
-        some = self._replace(layout=layout, present=present, units=rows, weights=weights)
-        return some.with_each(self.of_parameters()[places])
+        known = set(self.present or ())
+        present = None if self.present is None else [i for i, place in enumerate(part.listed) if place in known]
+        rows = None if self.units is None else self.units[part.units]
+        weights = None if self.weights is None else self.weights[part.units]
+        some = self._replace(layout=part.layout, present=present, units=rows, weights=weights)
+        return some.with_each(self.of_parameters()[part.places])
 
     def scaled(self, coef: Scalar) -> "Norms":
         """Return the norms of all gradients times one coefficient."""
@@ -166,7 +180,7 @@ class Norms(NamedTuple):
         """Return the norms that follow from those of each parameter, of shape (P,)."""
         if not self.complete:
             return self._replace(total=math.nan, each=each)
-        counted = each if self.present is None else each[self.present]
+        counted = each if self.present is None else each[indices(self.present, each.device)]
         return self._replace(total=from_device(_norm_of(counted, self.order)), each=each)
 
     def with_units(self, units: Tensor) -> "Norms":

@@ -13,7 +13,7 @@ from gradclip.numbers import Scalar, as_float64, on_host
 from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
-from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.measured import Layout, Norms, Scope, Subset, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.units import Units
 
@@ -61,13 +61,11 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
 
 
 class Part(NamedTuple):
-    """Some of the parameters: their layout, where they and their units are in the whole, and what was learned."""
+    """Some of the parameters, their policy, and what it has learned."""
 
     name: str
     policy: Policy
-    layout: Layout
-    places: Tensor
-    units: Tensor
+    subset: Subset
     state: Any
 
 
@@ -118,10 +116,8 @@ class Partition(Policy):
     def init(self, layout: Layout) -> tuple[Part, ...]:
         parts: list[Part] = []
         for name, policy, places in self.split(layout):
-            where = torch.tensor(places, dtype=torch.int64, device=layout.device)
-            units = torch.isin(layout.owners, where).nonzero().flatten()
             subset = layout.subset(places)
-            parts.append(Part(name, policy, subset, where, units, policy.init(subset)))
+            parts.append(Part(name, policy, subset, policy.init(subset.layout)))
         return tuple(parts)
 
     @final
@@ -129,9 +125,9 @@ class Partition(Policy):
         decisions: list[Decision] = []
         parts: list[Part] = []
         for part in state:
-            own = norms.subset(part.places, part.units, part.layout)
+            own = norms.subset(part.subset)
             decision, after = Decision(), part.state
-            if own.present is None or len(own.present):  # a part without a gradient has nothing to learn from
+            if own.present is None or own.present:  # a part without a gradient has nothing to learn from
                 decision, after = part.policy.decide(own, part.state)
             decisions.append(decision)
             parts.append(part._replace(state=after))
@@ -197,15 +193,15 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
     coef = torch.ones(size, dtype=torch.float64, device=norms.layout.device)
     threshold = torch.full_like(coef, math.inf)
     for decision, part in zip(decisions, parts, strict=True):
-        places = part.places if scope == "parameter" else part.units
-        coef[places] = _filled(decision.coef, decision.scope, scope, part.layout, coef)
-        threshold[places] = _filled(decision.threshold, decision.scope, scope, part.layout, coef)
+        places = part.subset.places if scope == "parameter" else part.subset.units
+        coef[places] = _filled(decision.coef, decision.scope, scope, part.subset.layout, coef)
+        threshold[places] = _filled(decision.threshold, decision.scope, scope, part.subset.layout, coef)
     clamp = None
     if any(decision.clamp is not None for decision in decisions):
         clamp = torch.full((len(norms.layout.names),), math.inf, dtype=torch.float64, device=coef.device)
         for decision, part in zip(decisions, parts, strict=True):
             if decision.clamp is not None:
-                clamp[part.places] = as_float64(decision.clamp, coef.device)
+                clamp[part.subset.places] = as_float64(decision.clamp, coef.device)
     skips = [decision.skip for decision in decisions]
     skip = skips[0]
     for other in skips[1:]:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from gradclip.policies.history import History
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
+from gradclip.sending import sent
 
 
 def pack(state: Any, layout: Layout) -> Any:
@@ -19,7 +19,7 @@ def pack(state: Any, layout: Layout) -> Any:
     """
     match state:
         case Part():
-            return pack(state.state, state.layout)
+            return pack(state.state, state.subset.layout)
         case History():
             columns = state.pack()
             return dict(zip(layout.names, columns, strict=True)) if len(columns) > 1 else columns
@@ -46,7 +46,7 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
     """
     match template:
         case Part():
-            return template._replace(state=unpack(template.state, packed, template.layout, path))
+            return template._replace(state=unpack(template.state, packed, template.subset.layout, path))
         case History():
             one = len(template.columns) == 1 and isinstance(packed, list)  # that of the total norm
             columns = packed if one else _in_order(packed, layout, path)
@@ -58,7 +58,7 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
         case Tensor() if template.ndim:
             named = zip(layout.names, _in_order(packed, layout, path), strict=True)
             numbers = [_number(f"{path}[{name!r}]", x, holds) for name, x in named]
-            return torch.tensor(numbers, dtype=template.dtype, device=template.device)
+            return sent(numbers, template.device, template.dtype)
         case tuple():
             expected = dict(_items(template))
             if not isinstance(packed, Mapping) or set(packed) != set(expected):

@@ -62,7 +62,7 @@ class Draft:
 
     def fetch(self) -> Transfer:
         """Put copies on the host in place of what is elsewhere, and return what makes them."""
-        held = self._numbers if self._each is None else (*self._numbers, *self._each[1:])
+        held = self._numbers if self._each is None else (*self._numbers, self._each.norms)
         tensors = [x for x in held if isinstance(x, Tensor) and not is_ready(x)]
         device = tensors[0].device
         vector = torch.cat([x.detach().reshape(-1).to(device, torch.float64, non_blocking=True) for x in tensors])
@@ -71,8 +71,7 @@ class Draft:
         copies = {id(x): piece for x, piece in zip(tensors, pieces, strict=True)}
         self._numbers = cast("Numbers", tuple(copies.get(id(x), x) for x in self._numbers))
         if (each := self._each) is not None:
-            places = None if each.places is None else copies.get(id(each.places), each.places)
-            self._each = Each(each.names, copies.get(id(each.norms), each.norms), places)
+            self._each = Each(each.names, copies.get(id(each.norms), each.norms), each.places)
         return transfer
 
     def record(self) -> ClipRecord:

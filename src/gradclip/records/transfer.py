@@ -1,19 +1,22 @@
 """Copies of numbers from a device to the host that nothing waits for."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU
 
+WITH_STREAMS = {"cuda", "xpu"}
+"""The types of devices whose copies say when they are done; `cuda` is ROCm's too."""
+
 
 @final
 class Transfer:
     """A copy of a vector to the host, on its way.
 
-    From a CUDA device (or what ROCm makes of the name), the copy runs when the kernels before it are done, into memory
-    that the device writes by itself, and an event says when. Other devices are waited for.
+    From a device with streams, the copy runs when the kernels before it are done, into memory that the device writes by
+    itself, and an event says when. Others are waited for.
 
     Attributes:
         host: The copy: not to be read before `is_done` or `wait`.
@@ -22,12 +25,13 @@ class Transfer:
     __slots__ = ("_event", "host")
 
     def __init__(self, vector: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if vector.device.type == "cuda":
+        self._event: Any = None
+        if vector.device.type in WITH_STREAMS:
+            module: Any = torch.get_device_module(vector.device)
             self.host = torch.empty(vector.shape, dtype=vector.dtype, device=CPU, pin_memory=True)
             self.host.copy_(vector, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(vector.device))
+            self._event = module.Event()
+            self._event.record(module.current_stream(vector.device))
         else:
             self.host = vector.to(CPU)
 

@@ -1,0 +1,39 @@
+"""Numbers on their way between the host and devices, without a wait."""
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_host
+
+
+def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return numbers of the host, or rows of such, where those of a device are."""
+    return torch.tensor(numbers, dtype=dtype, device=CPU).to(home(device), non_blocking=True)
+
+
+def indices(places: Sequence[int], device: torch.device) -> Tensor:
+    """Return places as what numbers of a device are picked by."""
+    return sent(list(places), device, torch.int64)
+
+
+def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
+    """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
+    device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
+    if device is not None:
+        return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])
+    # Half the cost of reading a list.
+    vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
+    return vector.to(place(CPU), non_blocking=True)
+
+
+def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
+    """Return the numbers of a vector: where `like` are tensors on a device, there, without a wait; else as floats."""
+    device = next((x.device for x in like if isinstance(x, Tensor)), None)
+    if like and device is None:
+        return vector.tolist()
+    vector = vector if device is None else vector.to(device)
+    return vector.tolist() if is_host(vector) and device is None else list(vector.unbind())

@@ -1,0 +1,110 @@
+"""The host waits for no device: not in a function, nor in a policy, nor for a record."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+import gradclip
+from policies.cases import CASES, SHAPES, clipper_of, model
+from there import PLACE, There, no_waits
+
+
+def owners(missing: bool = False) -> list[Parameter]:
+    found = [Parameter(There(torch.zeros(shape))) for shape in ((3,), (20, 30), (), (5, 7, 3))]
+    for i, parameter in enumerate(found):
+        if not missing or i != 1:
+            parameter.grad = There(torch.randn(parameter.shape))
+    return found
+
+
+class Copy:
+    """A copy to the host that is under way until it is waited for."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.host = vector.held.clone()
+
+    def is_done(self) -> bool:
+        return False
+
+    def wait(self) -> None:
+        """Come to an end."""
+
+
+BOUND: list[Tensor] = []
+
+CALLS: dict[str, Callable[[list[Parameter]], object]] = {
+    "clips": lambda ps: gradclip.clip_grad_norm_(ps, 1.0),
+    "clips, by a bound on the device": lambda ps: gradclip.clip_grad_norm_(ps, BOUND[0]),
+    "measures": lambda ps: gradclip.clip_grad_norm_(ps, math.inf),
+    "without eps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, eps=0.0),
+    "keeps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, nonfinite="keep"),
+    "order 1": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 1.0),
+    "order 3.3": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 3.3),
+    "order 9": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 9.0),
+    "order inf": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, math.inf),
+    "order -1": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, -1.0),
+    "total norm": lambda ps: gradclip.get_total_norm([p.grad for p in ps if p.grad is not None]),
+    "norms": gradclip.get_norms,
+    "norms, order -1": lambda ps: gradclip.get_norms(ps, -1.0),
+    "by a known norm": lambda ps: gradclip.clip_grads_with_norm_(ps, 1.0, BOUND[0]),
+    "by value": lambda ps: gradclip.clip_grad_value_(ps, 0.1),
+    "coefficient": lambda ps: gradclip.clip_coefficient(BOUND[0], 0.5),
+}
+
+
+def test_the_stand_in_refuses_to_be_read() -> None:
+    """A number, a copy to the host, and one from it; not what is done there."""
+    x = There(torch.ones(2))
+    with no_waits():
+        for read in (
+            lambda: x.sum().item(),
+            lambda: bool(x.sum() > 0),
+            lambda: x.to("cpu"),
+            lambda: torch.tensor([1.0], device=PLACE),
+            lambda: torch.ones(2).to(PLACE),
+        ):
+            with pytest.raises(AssertionError, match="waits"):
+                read()
+        torch.full((2,), 3.0, device=PLACE).mul_(x)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])
+@pytest.mark.parametrize("name", CALLS)
+def test_functions(name: str, missing: bool) -> None:
+    BOUND[:] = [There(torch.ones(()))]
+    parameters = owners(missing)
+    with no_waits():
+        CALLS[name](parameters)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.policy.skips])
+def test_policies(name: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they let what is not finite pass: they decide as on the CPU, and a record comes later."""
+    monkeypatch.setattr("gradclip.records.draft.Transfer", Copy)
+    records: list[gradclip.ClipRecord] = []
+    there, here = outcomes(name, missing, records, There), outcomes(name, missing, [], lambda x: x)
+    gradclip.records.flush()
+    assert [record.step for record in records] == list(range(1, 13))
+    for ours, expected in zip(there, here, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0.0)
+
+
+def outcomes(name: str, missing: bool, records: list[Any], put: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    torch.manual_seed(0)
+    parameters: dict[str, Any] = {key: Parameter(put(p.detach())) for key, p in model().items()}
+    clipper = clipper_of(CASES[name].policy, parameters, nonfinite="propagate", sinks=[records.append])
+    found: list[Tensor] = []
+    for step in range(12):
+        for i, (key, shape) in enumerate(SHAPES.items()):
+            x = torch.randn(shape, dtype=torch.float64) * (30.0 if step == 9 else 1.0)
+            parameters[key].grad = None if missing and i == step % 3 else put(x)
+        with no_waits():
+            clipper.clip()
+        found += [getattr(p.grad, "held", p.grad).clone() for p in parameters.values() if p.grad is not None]
+    return found

@@ -1,0 +1,113 @@
+"""A stand-in for another device: tensors whose memory is on the CPU, and which say that they are elsewhere.
+
+It may be told to have no float64, as Apple's GPUs, and to refuse whatever a host would wait for: a number that is read,
+and a copy to or from memory that is not pinned.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from gradclip.ops import registry
+from gradclip.ops.narrow import NARROW
+
+HERE, PLACE = torch.device("cpu"), torch.device("privateuseone", 0)
+
+READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+"""What has to know a number to go on."""
+
+LACKING = {torch.float64, torch.complex128}
+
+
+class There(Tensor):
+    """A tensor elsewhere. What comes of it is there too, but for copies to the CPU."""
+
+    held: Tensor
+    refuses_float64 = False
+    refuses_waits = False
+
+    @staticmethod
+    def __new__(cls: Any, held: Tensor) -> Any:
+        if cls.refuses_float64 and held.dtype in LACKING:
+            raise TypeError("Cannot convert a tensor to float64, which its device does not have.")
+        layout = {"strides": held.stride(), "storage_offset": held.storage_offset()}
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=PLACE, **layout)
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+    def __repr__(self, **_: Any) -> str:
+        return f"There({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func._schema.name.partition("::")[2]
+        if cls.refuses_waits and name in READING:
+            raise AssertionError(f"the host waits for a number: {name}")
+        if name == "copy_":
+            return _copied(args[1], args[0], bool(args[2:] and args[2]))
+        leaves = torch.device(kwargs.get("device") or PLACE) == HERE
+        if leaves and name == "_to_copy":
+            return _copied(
+                args[0], torch.empty_like(args[0].held, dtype=kwargs.get("dtype")), kwargs.get("non_blocking")
+            )
+        if "device" in kwargs:
+            kwargs["device"] = HERE
+        found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        if name.endswith("_"):
+            return args[0] if func._schema.returns else None
+        return tree_map(lambda x: cls(x) if isinstance(x, Tensor) else x, found)
+
+
+def _held(x: Any) -> Any:
+    return x.held if isinstance(x, There) else x
+
+
+def _copied(x: Tensor, to: Tensor, non_blocking: bool | None = False) -> Tensor:
+    """Copy to, from or on the device."""
+    if There.refuses_waits and not non_blocking and not (isinstance(x, There) and isinstance(to, There)):
+        raise AssertionError("the host waits for a copy")
+    _held(to).copy_(_held(x))
+    return to
+
+
+def _empty(size: Any, dtype: Any = None, *_: Any, **__: Any) -> There:
+    return There(torch.empty(size, dtype=dtype, device=HERE))
+
+
+def _empty_strided(size: Any, stride: Any, dtype: Any = None, *_: Any, **__: Any) -> There:
+    return There(torch.empty_strided(size, stride, dtype=dtype, device=HERE))
+
+
+_setup_privateuseone_for_python_backend()
+_LIBRARY = torch.library.Library("aten", "IMPL")
+_LIBRARY.impl("empty.memory_format", _empty, "PrivateUse1")
+_LIBRARY.impl("empty_strided", _empty_strided, "PrivateUse1")
+_LIBRARY.impl("_copy_from", _copied, "PrivateUse1")
+
+
+@contextmanager
+def without_float64() -> Iterator[None]:
+    """Take float64 from the device, and let gradclip know."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(There, "refuses_float64", True)
+        patch.setattr("gradclip.numbers.NARROW", {PLACE.type})
+        patch.setitem(registry.KERNELS, PLACE.type, lambda: NARROW)
+        yield
+
+
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """Fail where the host waits for the device."""
+    There.refuses_waits = True
+    try:
+        yield
+    finally:
+        There.refuses_waits = False
