@@ -77,6 +77,24 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)  # brackets are wildcards, and part of `parameters[0]`
 
 
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What those that wrap a module call it: `torch.compile`, FSDP1, activation checkpointing, and Lightning's Fabric."""
+
+
+def bare(names: list[str]) -> list[str]:
+    """Return names without those of wrappers, and without `module.` where all begin with it, as in `DataParallel`."""
+    if not any(wrapper in name for name in names for wrapper in WRAPPERS) and not _are_in_module(names):
+        return names
+    found = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names]
+    while _are_in_module(found):
+        found = [name.removeprefix("module.") for name in found]
+    return found if len(set(found)) == len(set(names)) else names
+
+
+def _are_in_module(names: list[str]) -> bool:
+    return len(names) > 0 and all(name.startswith("module.") for name in names)
+
+
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     """Return the parameters of an optimizer with the names it knows, or places like `param_groups[0][3]`."""
     return [pair for g, group in enumerate(optimizer.param_groups) for pair in _named_in(group, f"param_groups[{g}]")]
@@ -135,7 +153,7 @@ def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners
                 names.append(name)
             case _:
                 refuse_element(function, argument, f"{argument}[{i}]", pair)
-    return tensors, names
+    return tensors, bare(names)
 
 
 def warn_if_exhausted(argument: str, given: object) -> str | None:

@@ -239,6 +239,12 @@ def runs_hooks(optimizer: Optimizer) -> bool:
     return getattr(type(optimizer).step, "hooked", not _marks_hooked_steps())
 
 
+def inherits_hooks(optimizer: Optimizer) -> bool:
+    """Tell whether that step, or one that its class overrides, runs hooks. Without it, as if one does."""
+    steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
+    return any(getattr(step, "hooked", False) for step in steps) or not _marks_hooked_steps()
+
+
 @lru_cache(maxsize=1)
 def _marks_hooked_steps() -> bool:
     probe = torch.optim.SGD([torch.zeros(1, device="cpu", requires_grad=True)], lr=0.0)

@@ -16,12 +16,12 @@ class Unhooked(torch.optim.Optimizer):
     """A wrapper that never initialises itself as an optimizer: its step runs no hooks."""
 
     def __init__(self, inner: torch.optim.Optimizer) -> None:
-        self.optimizer = inner
+        self.inner = inner
         self.param_groups = inner.param_groups
         self._optimizer_step_pre_hooks = {}
 
     def step(self, closure: Any = None) -> Any:
-        return self.optimizer.step(closure)
+        return self.inner.step(closure)
 
 
 def test_what_a_clipper_cannot_be_attached_to() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import gradclip
 from clipper.training import OPTIMIZERS, backward, batches, gradients, loss_of, network, norm_of, same_bits, train
 from gradclip import GradClipper, MisuseWarning
-from gradclip.policies import AGC, FixedNorm, ZClip, by_group
+from gradclip.policies import AGC, AdaGC, FixedNorm, ZClip, by_group
 from gradclip.testing import capture_records
 
 
@@ -242,3 +243,168 @@ def test_lbfgs_goes_on_after_a_bad_evaluation() -> None:
         moved = not same_bits([p.detach() for p in net.parameters()], kept)
         assert moved == bool(i % 2)
         assert all(p.isfinite().all() for p in net.parameters())
+
+
+# What wraps an optimizer.
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As Accelerate's: it is an optimizer by name, and runs no hooks."""
+
+    def __init__(self, optimizer: Any, scaler: Any = None) -> None:
+        self.optimizer = optimizer
+        self.scaler = scaler
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+
+    def step(self, closure: Any = None) -> None:
+        (self.scaler or SimpleNamespace(step=lambda optimizer: optimizer.step(closure))).step(self.optimizer)
+
+
+class Proxy:
+    """As Fabric's: it is none."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+def disguised(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """As Lightning's: of the class of the optimizer too, and with its attributes."""
+    kind = type("Disguised", (Wrapper, type(optimizer)), {})
+    found = kind.__new__(kind)
+    found.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "param_groups"})
+    found.optimizer, found.scaler = optimizer, None
+    return found
+
+
+def swapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """As in detectron2: another class, whose step goes on with that of the first."""
+
+    class Swapped(type(optimizer)):
+        def step(self, closure: Any = None) -> Any:
+            return super(type(self), self).step(closure)
+
+    optimizer.__class__ = Swapped
+    return optimizer
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, Proxy, disguised, swapped, lambda x: Proxy(Wrapper(x))])
+def test_what_wraps_an_optimizer_is_looked_through(wrap: Any) -> None:
+    """Every step is clipped, and the wrapper detaches too."""
+    net = network()
+    optimizer = wrap(torch.optim.SGD(net.parameters(), lr=0.1))
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    with pytest.raises(ValueError, match="must be attached once"):
+        clipper.attach(optimizer)
+    for step, batch in enumerate(batches(3), 1):
+        net.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+        assert clipper.last is not None and clipper.last.step == step
+        assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
+    clipper.detach(optimizer)
+
+
+def test_a_wrapper_brings_its_scaler() -> None:
+    """Gradients are unscaled before they are clipped."""
+    net = network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    optimizer = Wrapper(torch.optim.SGD(net.parameters(), lr=0.1), scaler)
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    (batch,) = batches(1)
+    scaler.scale(loss_of(net, batch)).backward()
+    expected = norm_of(net) / 64.0
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.total_norm == pytest.approx(expected, rel=1e-6)
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation (Foret et al., 2021): two steps, the second by an optimizer inside."""
+
+    def __init__(self, parameters: Any, base: Any, rho: float = 0.05, **options: Any) -> None:
+        super().__init__(parameters, {"rho": rho, **options})
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        norm = torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["old"] = p.clone()
+                p.add_(p.grad * group["rho"] / norm)
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.copy_(self.state[p]["old"])
+        self.base_optimizer.step()
+
+
+def test_the_second_step_of_two_is_clipped() -> None:
+    """The first only looks around."""
+    net = network()
+    optimizer = SAM(net.parameters(), torch.optim.SGD, lr=0.1)
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    for step, batch in enumerate(batches(3), 1):
+        net.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.first_step()
+        net.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.second_step()
+        assert clipper.last is not None and clipper.last.step == step
+        assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
+
+
+# Parameters that come later.
+
+
+@pytest.mark.parametrize("policy", [FixedNorm(0.05), AdaGC(0.05, warmup=2), by_group(FixedNorm(0.05))], ids=repr)
+def test_parameters_that_an_optimizer_gets_later_are_clipped(policy: Any) -> None:
+    """As those of a layer that is unfrozen; what was learned of the others stays."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net[2].parameters(), lr=0.01)
+    clipper = GradClipper(optimizer, policy).attach(optimizer)
+
+    def step() -> None:
+        net.zero_grad()
+        net(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    before = clipper.state_dict()
+    optimizer.add_param_group({"params": list(net[0].parameters())})
+    step()
+    assert clipper.last is not None and clipper.last.step == 4
+    assert len(clipper.state_dict()["parameters"]) == 4
+    assert set(before["parameters"]) < set(clipper.state_dict()["parameters"])
+    for p in net.parameters():
+        assert p.grad is not None and p.grad.norm() <= 0.0501
+    step()
+
+
+def test_what_was_learned_outlives_more_parameters() -> None:
+    """The means of those that were there."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net[2].parameters(), lr=0.0)
+    clipper = GradClipper(optimizer, AdaGC(100.0, warmup=1)).attach(optimizer)
+    for group in (None, {"params": list(net[0].parameters())}):
+        if group is not None:
+            known = clipper.state_dict()["stages"][0]["state"]
+            optimizer.add_param_group(group)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    state = clipper.state_dict()["stages"][0]["state"]
+    assert any(isinstance(value, dict) for value in known.values())
+    for key, value in known.items():
+        if isinstance(value, dict):
+            assert {name: state[key][name] for name in value} == pytest.approx(value, rel=0.05)
+        assert isinstance(value, dict) or state[key] == value + 1

@@ -219,7 +219,6 @@ MISMATCHES: dict[str, tuple[Policy, Policy, Callable[[Any], Any], str]] = {
         lambda s: s,
         r"at ByName lacks head.\* and holds body.\*",
     ),
-    "a parameter more": (FixedNorm(1.0), FixedNorm(1.0), renamed, "at parameters lacks gain and holds loss"),
     "a parameter more, learning": (LEARNING, LEARNING, renamed, "at parameters lacks gain and holds loss"),
     "no step": (ZClip(1.0), ZClip(1.0), without("step"), "at the top lacks step and holds nothing else"),
     "no parameters": (ZClip(1.0), ZClip(1.0), without("parameters"), "at the top lacks parameters"),
@@ -245,6 +244,59 @@ def test_a_state_of_something_else_is_refused(name: str) -> None:
         run.clipper.load_state_dict(state)
     assert str(caught.value).startswith("`load_state_dict(state_dict=...)` must come from a clipper of the same")
     assert run.clipper.state_dict() == before
+
+
+@pytest.mark.parametrize("policy", [FixedNorm(1.0), ZClip(1.0, warmup=2), by_name({"*": ZClip(1.0)})], ids=repr)
+def test_what_learned_of_no_parameter_fits_any(policy: Policy) -> None:
+    """A state without names, of other names."""
+    state = Run(policy).train(0, 5).clipper.state_dict()
+    other = Run(policy)
+    other.clipper.load_state_dict(renamed(copy.deepcopy(state)))
+    assert other.clipper.state_dict() == state
+
+
+WRAPPED = {
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "data parallel": lambda net: nn.ModuleDict({"module": net}),
+    "both": lambda net: nn.ModuleDict({"module": torch.compile(net, backend="eager")}),
+    "checkpointed": lambda net: nn.ModuleDict({"_checkpoint_wrapped_module": net}),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrappers_are_no_part_of_a_name(kind: str) -> None:
+    """A state goes from a plain model to a wrapped one, and back; patterns mean the same."""
+
+    def trained(wrap: Callable[[nn.Module], nn.Module]) -> GradClipper:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        policy = by_name({"2.*": AdaGC(1.0, warmup=1)}, default=FixedNorm(0.5))
+        wrapped = wrap(net)
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        clipper = GradClipper(wrapped, policy).attach(optimizer)
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(torch.randn(5, 3)).square().sum().backward()
+            optimizer.step()
+        return clipper
+
+    plain, wrapped = trained(lambda net: net), trained(WRAPPED[kind])
+    assert wrapped.state_dict() == plain.state_dict()
+    plain.load_state_dict(wrapped.state_dict())
+    wrapped.load_state_dict(plain.state_dict())
+
+
+def test_names_that_would_be_the_same_stay() -> None:
+    """Where a wrapper's name tells two parameters apart."""
+    net = nn.ModuleDict({"a": nn.Linear(2, 1), "_orig_mod": nn.ModuleDict({"a": nn.Linear(2, 1)})})
+    names = set(gradclip.get_norms(_with_gradients(net)))
+    assert names == {name for name, _ in net.named_parameters()}
+
+
+def _with_gradients(net: nn.Module) -> nn.Module:
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    return net
 
 
 def test_groups_must_be_as_many() -> None:

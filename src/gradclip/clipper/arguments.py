@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
 from gradclip.numbers import from_device
-from gradclip.torch_private import runs_hooks
+from gradclip.torch_private import inherits_hooks, runs_hooks
 from gradclip.validation import check_number, check_word, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
@@ -34,11 +34,27 @@ def check_loss(function: str, value: object) -> float | Tensor:
     return real(function, "loss", value)
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """Return the optimizer that steps: frameworks wrap it, and hold it as `optimizer`; one for SAM has a base."""
+    while True:
+        name = "base_optimizer" if hasattr(optimizer, "first_step") else "optimizer"
+        inner = getattr(optimizer, name, None)
+        steps = isinstance(optimizer, Optimizer) and runs_hooks(optimizer) and name == "optimizer"
+        if steps or not (isinstance(inner, Optimizer) or hasattr(inner, "optimizer")):
+            return optimizer
+        optimizer = inner
+
+
+def scaler_of(optimizer: Any) -> GradScaler | None:
+    """Return the scaler that a wrapper of an optimizer holds, as that of Accelerate does."""
+    found = getattr(optimizer, "scaler", None)
+    return found if isinstance(found, GradScaler) else None
+
+
 def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> None:
     """Check what a clipper is attached to."""
     if not isinstance(optimizer, Optimizer):
-        hint = " If it wraps an optimizer, pass that one." if hasattr(optimizer, "optimizer") else ""
-        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}.{hint}"
+        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
         raise TypeError(msg)
     if isinstance(optimizer, LBFGS):
         msg = (
@@ -94,7 +110,7 @@ def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
 
 def check_hooked(optimizer: Optimizer) -> None:
     """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
-    if not runs_hooks(optimizer):
+    if not inherits_hooks(optimizer):
         msg = (
             f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
             f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."

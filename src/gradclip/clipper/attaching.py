@@ -13,7 +13,14 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.arguments import check_attachable, check_attached, check_hooked, refuse_optimizer
+from gradclip.clipper.arguments import (
+    check_attachable,
+    check_attached,
+    check_hooked,
+    refuse_optimizer,
+    scaler_of,
+    unwrapped,
+)
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip
 from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
@@ -65,6 +72,10 @@ class Attaching(ABC):
         """Return the total norm now: where nothing happened since, that after clipping."""
 
     @abstractmethod
+    def _follow(self) -> None:
+        """Take up the parameters that the optimizer which the clipper was made from has got since."""
+
+    @abstractmethod
     def _flush(self) -> None:
         """Write down what is not yet."""
 
@@ -75,9 +86,12 @@ class Attaching(ABC):
         `backward`. Optimizers that do not step together, such as those of two adversaries, take a clipper each.
 
         Args:
-            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most.
-            scaler: The `torch.amp.GradScaler` of its loss. Gradients are unscaled once, here or by the call of
-                `scaler.unscale_` before; steps on which the scaler finds an overflow stay its own.
+            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most. What
+                a framework has wrapped around one is looked through: Accelerate, Lightning and Fabric, and SAM with its
+                `base_optimizer`.
+            scaler: The `torch.amp.GradScaler` of its loss; by default that of the wrapper, if it has one. Gradients are
+                unscaled once, here or by the call of `scaler.unscale_` before; steps on which the scaler finds an
+                overflow stay its own.
 
         Returns:
             The clipper, which in a `with` statement is detached at the end.
@@ -89,6 +103,8 @@ class Attaching(ABC):
         Warns:
             MisuseWarning: If another clipper of the same parameters is attached to it.
         """
+        scaler = scaler_of(optimizer) if scaler is None else scaler
+        optimizer = unwrapped(optimizer)
         check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
         check_hooked(optimizer)
         if not self._trust.owns(optimizer):
@@ -105,7 +121,7 @@ class Attaching(ABC):
             ValueError: If the clipper is not attached to it.
         """
         self._suppression.recover()
-        for one in [optimizer] if optimizer is not None else list(self._attachments):
+        for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
             release(one, self._attachments.pop(one))
             self._trust.release(one)
@@ -175,6 +191,7 @@ class Attaching(ABC):
 
     def _step_begins(self, optimizer: Optimizer) -> None:
         """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
+        self._follow()
         if not self._trust.owns(optimizer):
             return
         self._suppression.recover(within=1)

@@ -14,11 +14,12 @@ from gradclip.clipper.arguments import (
     check_nonfinite_step,
     check_pattern_list,
     check_sinks,
+    unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.saved import loaded, saved
-from gradclip.clipper.selection import select
+from gradclip.clipper.selection import Source, select
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Scalar
@@ -29,7 +30,7 @@ from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult
 from gradclip.validation import check_number
 
-TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_suppression", "_trust", "_turn")
+TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
 
 
@@ -39,7 +40,8 @@ class GradClipper(Attaching):
 
     Args:
         parameters: What to clip together: a module, an optimizer, a tensor, or an iterable of tensors or of (name,
-            tensor) pairs. Each is counted once.
+            tensor) pairs. Each is counted once. Parameters that an optimizer gets later, by `add_param_group`, are
+            clipped from then on.
         policy: The rule; `gradclip.policies` has them.
         nonfinite: What to do about a total norm that is NaN or infinite. `"skip"` keeps the step of the optimizer from
             happening: parameters, optimizer state and step counts stay bit for bit, and the gradients come back
@@ -117,12 +119,10 @@ class GradClipper(Attaching):
         self._compares_every = int(compares)
         given = check_sinks(sinks)
         span = spanning("GradClipper", group)
-        self._selection = select(
-            parameters,
-            check_pattern_list("counted_only", counted_only),
-            check_pattern_list("ignored", ignored),
-            may_be_empty=group is not None,
-        )
+        patterns = check_pattern_list("counted_only", counted_only), check_pattern_list("ignored", ignored)
+        source: Any = unwrapped(parameters) if isinstance(parameters, Optimizer) else parameters
+        self._source = Source(source, patterns) if isinstance(source, Optimizer) else None
+        self._selection = select(source, *patterns, may_be_empty=group is not None)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
         self._skips = 0
@@ -156,6 +156,7 @@ class GradClipper(Attaching):
         """
         with self._turn:
             self._suppression.check_thread()
+            self._follow()
             if loss is not None:
                 self._hear(loss)
             self._suppression.recover()
@@ -195,6 +196,12 @@ class GradClipper(Attaching):
             self.observe_loss(loss)
         except (TypeError, ValueError) as error:
             self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
+
+    def _follow(self) -> None:
+        if self._source is not None and (patterns := self._source.patterns_if_grown()) is not None:
+            self._selection = select(self._source.optimizer, *patterns)
+            self._pipeline = self._pipeline.with_selection(self._selection)
+            self._trust.follow(self._selection)
 
     def _total_norm(self) -> float:
         return self._pipeline.total_norm()
@@ -249,6 +256,7 @@ class GradClipper(Attaching):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._source = None
         self._start()
 
     def __repr__(self) -> str:

@@ -13,6 +13,11 @@ NO_GRADIENT = (
     "parameters since, as by sharding or a conversion that replaces them, make the clipper anew from the model; else "
     "call it between `loss.backward()` and `optimizer.step()`."
 )
+NEVER_A_GRADIENT = (
+    "No gradient was there in {count} clips in a row: it is set to None before the step, as by `zero_grad()` between "
+    "`loss.backward()` and `optimizer.step()`, or the model has other parameters since. Put `zero_grad()` before "
+    "`backward()`, or make the clipper anew from the model."
+)
 AFTER_STEP = f"`clip()` found the gradients that `optimizer.step()` has used already: it runs after the step. {PLACE}"
 NEVER = (
     "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "

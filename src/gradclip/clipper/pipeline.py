@@ -16,7 +16,7 @@ from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import pack, refuse_state, unpack
+from gradclip.policies.state import has_names, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run
@@ -56,6 +56,7 @@ class Pipeline:
     """
 
     def __init__(self, policy: Policy, selection: Selection, nonfinite: NonFiniteStep, group: Span | None) -> None:
+        self._policy = policy
         self._group = group
         self._agreement = Agreement()
         self._selection = selection
@@ -111,7 +112,20 @@ class Pipeline:
         reads = self._nonfinite != "propagate"
         return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, reads=reads, **asked)
 
+    def with_selection(self, selection: Selection) -> "Pipeline":
+        """Return the same for more parameters: what was learned of those that were there stays."""
+        grown = Pipeline(self._policy, selection, self._nonfinite, self._group)
+        for own, stage in zip(grown._stages, self._stages, strict=True):
+            packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout))
+            own.state = unpack(own.state, packed, own.layout)
+        return grown
+
     # Saving.
+
+    @property
+    def has_names(self) -> bool:
+        """Whether what was learned is of single parameters."""
+        return any(has_names(stage.state) for stage in self._stages)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return what was learned as plain data."""

@@ -27,7 +27,7 @@ def loaded(state_dict: object, names: list[str], pipeline: Pipeline) -> tuple[in
     for name, count in (("step", step), ("skips", skips)):
         if not COUNT.holds(count):
             refuse_number(name, str(COUNT), count)
-    if not isinstance(parameters, (list, tuple)) or set(map(str, parameters)) != set(names):
+    if not isinstance(parameters, (list, tuple)) or (pipeline.has_names and set(map(str, parameters)) != set(names)):
         refuse_state("parameters", names, _as_keys(parameters))
     pipeline.load_state_dict(stages)
     return int(step), int(skips)

@@ -1,14 +1,16 @@
 """Which parameters a clipper works on, under which names."""
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from gradclip.distributed.layout import numel_of, shape_of
 from gradclip.numbers import CPU, as_float64, home
@@ -137,6 +139,44 @@ def select(
     return Selection(
         owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out], shapes
     )
+
+
+Patterns: TypeAlias = tuple[Sequence[str], Sequence[str]]
+"""Of names of parameters that are only counted, and of those that are left alone."""
+
+
+@final
+class Source:
+    """The optimizer that a clipper was made from, which may get more parameters.
+
+    Args:
+        optimizer: It, which is not kept alive.
+        patterns: What the clipper does not scale of it.
+    """
+
+    def __init__(self, optimizer: Optimizer, patterns: Patterns) -> None:
+        self._reference = weakref.ref(optimizer)
+        self._patterns = patterns
+        self._size = _size(optimizer)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, while it is there."""
+        if (optimizer := self._reference()) is None:
+            raise RuntimeError("the optimizer that the clipper was made from is gone")
+        return optimizer
+
+    def patterns_if_grown(self) -> Patterns | None:
+        """Return the patterns if the optimizer has got more parameters since the last call; else None."""
+        optimizer = self._reference()
+        if optimizer is None or (size := _size(optimizer)) == self._size:
+            return None
+        self._size = size
+        return self._patterns
+
+
+def _size(optimizer: Optimizer) -> int:
+    return sum([len(group["params"]) for group in optimizer.param_groups])
 
 
 def _matched(argument: str, patterns: Sequence[str], names: tuple[str, ...]) -> set[str]:

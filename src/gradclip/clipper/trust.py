@@ -22,7 +22,7 @@ EMPTY = 3
 """Clips by hand in a row without any gradient that are reported."""
 
 PATIENCE = 100
-"""Steps of one optimizer after which a parameter that none has updated is reported."""
+"""Steps of one optimizer after which a parameter that none has updated is reported, and clips without a gradient."""
 
 
 @final
@@ -61,21 +61,25 @@ class Trust:
 
     def __init__(self, selection: Selection, clipped_elsewhere: Callable[[Tensor], bool], *, quiet: bool) -> None:
         self.quiet = quiet
+        self._elsewhere = clipped_elsewhere
+        self._warned: set[str] = set()
+        self.follow(selection)
+
+    def follow(self, selection: Selection) -> None:
+        """Begin to watch parameters, with nothing seen of them yet."""
         places = watched(len(selection.owners))
         self._selection = selection
         self._owners = [selection.owners[i] for i in places]
         self._names = [selection.names[i] for i in places]
         self._covered = {id(p) for p in (*selection.owners, *selection.ignored)}
-        self._elsewhere = clipped_elsewhere
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
-        self._warned: set[str] = set()
         # The last clip: which it was, and what it left.
         self.clips = 0
         self._at_clip: list[Mark] = []
         self._found = False  # any gradient
         self._by_hand = False
         self._late = False  # after the step that it was for
-        self._empty = 0  # clips by hand in a row that found no gradient
+        self._empty = 0  # clips in a row that found no gradient
         self._repeats = 1  # clips by hand without a step in between, of gradients that were added to
         # The last step: what it used. Optimizers that call each other take one step together, the outermost.
         self._depth = 0
@@ -136,9 +140,11 @@ class Trust:
 
     def after_clip(self, *, by_hand: bool, found: bool, is_shared: bool) -> None:
         """Remember what a clip left, and whether it found any gradient here; other ranks may have some."""
-        self._empty = self._empty + 1 if by_hand and not found and not is_shared else 0
-        if self._empty == EMPTY and not any(known.steps for known in self._optimizers.values() if known.places):
+        self._empty = 0 if found or is_shared else self._empty + 1
+        if by_hand and self._empty == EMPTY and not any(k.steps for k in self._optimizers.values() if k.places):
             self._warn("no gradient", misuse.NO_GRADIENT.format(count=EMPTY))
+        if self._empty == PATIENCE:
+            self._warn("no gradient", misuse.NEVER_A_GRADIENT.format(count=PATIENCE))
         self.clips += 1
         self._at_clip = mark(self._owners)
         self._by_hand = by_hand

@@ -31,6 +31,28 @@ def pack(state: Any, layout: Layout) -> Any:
             return state
 
 
+def has_names(state: object) -> bool:
+    """Whether what a policy has learned is of single parameters."""
+    match state:
+        case Part():
+            return has_names(state.state)
+        case History():
+            return len(state.columns) > 1 or (state.rows is not None and state.rows.ndim > 1)
+        case Tensor():
+            return state.ndim > 0
+        case tuple():
+            return any(map(has_names, state))
+        case _:
+            return False
+
+
+def overlaid(packed: Any, known: Any) -> Any:
+    """Return a packed state with what is known of some of its parameters."""
+    if isinstance(packed, dict) and isinstance(known, dict):
+        return {key: overlaid(value, known[key]) if key in known else value for key, value in packed.items()}
+    return known
+
+
 def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:
     """Return the state that was packed, in the form of a template that `init` made.
 
