@@ -84,3 +84,21 @@ def leave() -> None:
 
 def process() -> int:
     return os.getpid()
+
+
+def patched_norm() -> tuple[float, float]:
+    """Clip DTensors by torch's function, which is replaced, as torchtitan does; return its norm, and the right one."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    import gradclip
+
+    torch.manual_seed(0)
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    whole = torch.randn(6, 4)
+    p = nn.Parameter(distribute_tensor(torch.zeros(6, 4), mesh, [Shard(0)]))
+    p.grad = distribute_tensor(whole, mesh, [Shard(0)])
+    with gradclip.patch():
+        norm = nn.utils.clip_grad_norm_([p], 0.5)
+    assert isinstance(norm, DTensor)
+    return norm.full_tensor().item(), whole.norm().item()

@@ -22,6 +22,7 @@ from gradclip.functional import (
     get_norms,
     get_total_norm,
 )
+from gradclip.patching import patch, unpatch
 from gradclip.records import ClipRecord
 from gradclip.result import ClipResult, Status
 
@@ -45,7 +46,9 @@ __all__ = [
     "distributed",
     "get_norms",
     "get_total_norm",
+    "patch",
     "policies",
+    "unpatch",
 ]
 
 __version__ = importlib.metadata.version("gradclip")

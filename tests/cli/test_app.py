@@ -6,7 +6,7 @@ import pytest
 
 from gradclip.cli import main
 
-COMMANDS = ["demo", "advise", "replay", "report", "watch", "doctor", "bench"]
+COMMANDS = ["demo", "run", "advise", "replay", "report", "watch", "doctor", "bench"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

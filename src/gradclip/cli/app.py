@@ -5,8 +5,10 @@ arguments the options. To add one, import it and append it to `COMMANDS`. What i
 stays inside the function, so that `gradclip --help` is quick.
 """
 
+import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
@@ -17,9 +19,11 @@ from gradclip.cli.demo import demo
 from gradclip.cli.doctor import doctor
 from gradclip.cli.replay import replay
 from gradclip.cli.report import report
+from gradclip.cli.run import SETTINGS
+from gradclip.cli.run import run as run_script
 from gradclip.cli.watch import watch
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo, advise, replay, report, watch, doctor, bench)
+COMMANDS: tuple[Callable[..., object], ...] = (demo, run_script, advise, replay, report, watch, doctor, bench)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
 """What typer raises for a wrong command, option or value; it has no public name there."""
@@ -30,12 +34,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(context_settings=SETTINGS if command is run_script else None)(command)
 
 
 @app.callback(invoke_without_command=True)
-def gradclip(context: typer.Context) -> None:
+def gradclip(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,  # noqa: FBT002
+) -> None:
     """Gradient clipping for PyTorch: see what it does, what threshold it needs, and what it costs."""
+    if version:
+        typer.echo(f"gradclip {importlib.metadata.version('gradclip')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -53,6 +63,8 @@ def run(arguments: Sequence[str] | None) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    if callable(result):  # a script of the user's, whose errors are no business of this command
+        return result()
     return result if isinstance(result, int) else 0
 
 

@@ -34,6 +34,13 @@ def is_dtensor(x: object) -> bool:
     return kind is not None and isinstance(x, kind)
 
 
+def replicated(x: Tensor, like: Any) -> Tensor:
+    """Return a tensor that is the same on all ranks as a DTensor on the mesh of another."""
+    module: Any = sys.modules["torch.distributed.tensor"]
+    mesh = like.device_mesh
+    return module.DTensor.from_local(x, mesh, [module.Replicate()] * mesh.ndim, run_check=False)
+
+
 def may_be_localized() -> bool:
     """Whether there can be parameters that were DTensors: what makes them is imported."""
     return LOCALIZER in sys.modules

@@ -1,0 +1,116 @@
+"""Run a training script as it is, with torch's functions for clipping replaced: record what happens, clip by a rule."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, final
+
+import typer
+
+from gradclip.cli import UserError
+from gradclip.cli.specs import HELP, explanation, parse
+from gradclip.cli.target import said_of
+
+if TYPE_CHECKING:
+    from gradclip.policies import Policy
+    from gradclip.records import JSONLines
+
+SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+"""What follows the script is its own."""
+
+
+def run(
+    command: Annotated[list[str] | None, typer.Argument(metavar="SCRIPT [ARGS]...", show_default=False)] = None,
+    *,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module, as for python -m.")] = False,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append a record of every step to FILE, as JSON Lines.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="SPEC", help=f"Clip by a policy, not by the script's bound; {HELP} explains.")
+    ] = None,
+    max_norm: Annotated[float | None, typer.Option(metavar="X", help="Clip by a bound, not by the script's.")] = None,
+) -> Callable[[], int] | None:
+    """Run a training script as it is: clip exactly, record its norms, or clip it by a policy.
+
+    Whoever calls torch.nn.utils.clip_grad_norm_ calls gradclip's. With --record, --policy or --max-norm, optimizers
+    that nobody clips for are recorded, or clipped, at every step too.
+    """
+    if policy == HELP:
+        typer.echo("\n".join(explanation()))
+        return None
+    if policy is not None and max_norm is not None:
+        raise UserError("--policy and --max-norm are two rules. Give one.")
+    if not command:
+        raise UserError("gradclip run needs a script: gradclip run SCRIPT ARGS, or gradclip run -m MODULE ARGS.")
+    if not module and not Path(command[0]).exists():
+        raise UserError(f"{command[0]}: there is no such script. Write -m where it is a module.")
+    spec = policy if max_norm is None else f"fixed:{max_norm}"
+    rule = None if spec is None else parse(spec).policy
+    return Script(command, module, _sink(record), rule).run
+
+
+def _sink(record: Path | None) -> "JSONLines | None":
+    if record is None:
+        return None
+    from gradclip.records import JSONLines  # noqa: PLC0415 -- torch takes a second, and --help needs none
+
+    with said_of("--record", record):
+        return JSONLines(record)
+
+
+@final
+@dataclass(frozen=True)
+class Script:
+    """A script that runs as Python would run it.
+
+    Attributes:
+        command: The script, or module, and its arguments.
+        is_module: Which of both.
+        sink: What takes the records, if anything.
+        policy: The rule in place of that of the script, if there is one.
+    """
+
+    command: list[str]
+    is_module: bool
+    sink: "JSONLines | None"
+    policy: "Policy | None"
+
+    def run(self) -> int:
+        """Run it: how it ends, it ends."""
+        from gradclip.patching import patch  # noqa: PLC0415
+
+        sys.excepthook = _told_by_the_script
+        patched = patch(self.policy, sinks=[] if self.sink is None else [self.sink])
+        try:
+            self._run()
+        finally:
+            patched.undo()
+            if self.sink is not None:
+                self.sink.close()
+        return 0
+
+    def _run(self) -> None:
+        name = self.command[0]
+        sys.argv = list(self.command)
+        if self.is_module:
+            sys.path.insert(0, "")
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(name).resolve().parent))
+            runpy.run_path(name, run_name="__main__")
+
+
+def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error as Python does, from the first line of the script on."""
+    first = trace
+    while first is not None and first.tb_frame.f_code is not Script._run.__code__:
+        first = first.tb_next
+    first = None if first is None else first.tb_next
+    while first is not None and "runpy" in first.tb_frame.f_code.co_filename:
+        first = first.tb_next
+    error.__traceback__ = first or trace
+    sys.__excepthook__(kind, error, error.__traceback__)

@@ -1,0 +1,63 @@
+"""Where torch's functions are held, by whatever name, and what holds them where no name can be exchanged."""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from types import CellType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+from torch.nn import utils
+from torch.nn.utils import clip_grad
+
+NAMES = ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
+"""The functions of `torch.nn.utils` that have one of the same name here."""
+
+HOME = (utils, clip_grad)
+
+Function: TypeAlias = Callable[..., Any]
+
+
+class Place(NamedTuple):
+    """A name in a module."""
+
+    module: ModuleType
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module.__name__}.{self.name}"
+
+
+def originals() -> dict[str, Function]:
+    """Return torch's functions by name, those that this version of it has."""
+    return {name: getattr(utils, name) for name in NAMES if hasattr(utils, name)}
+
+
+def places_of(function: Function) -> Iterator[Place]:
+    """Yield the names by which modules have a function: torch's own first, then those of whoever imported it."""
+    modules = {id(module): module for module in (*HOME, *sys.modules.values())}
+    for module in modules.values():
+        if isinstance(module, ModuleType) and not module.__name__.startswith("gradclip."):
+            for name, value in list(vars(module).items()):
+                if value is function:
+                    yield Place(module, name)
+
+
+def holders_of(function: Function) -> Iterator[str]:
+    """Say what else holds a function: whatever calls it by that goes on to call torch's."""
+    modules = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
+    for holder in gc.get_referrers(function):
+        if id(holder) in modules:
+            continue
+        if isinstance(holder, CellType):
+            yield "a closure"
+        elif isinstance(holder, tuple):
+            if any(getattr(x, "__defaults__", None) is holder for x in gc.get_referrers(holder)):
+                yield "a default argument"
+        elif isinstance(holder, staticmethod):
+            yield "an attribute of a class"
+        elif isinstance(holder, dict):
+            owner = next((x for x in gc.get_referrers(holder) if getattr(x, "__dict__", None) is holder), None)
+            if owner is not None and owner is not function:
+                yield f"an attribute of {getattr(owner, '__name__', type(owner).__name__)}"
+        elif hasattr(holder, "func"):
+            yield f"a {type(holder).__name__}"

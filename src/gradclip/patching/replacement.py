@@ -1,0 +1,205 @@
+"""Replace torch's functions for a `with` block or a process, and put them back."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradclip import callers, functional
+from gradclip.clipper.arguments import check_sinks
+from gradclip.distributed.dtensor import is_dtensor, replicated
+from gradclip.functional.arguments import check_max_norm
+from gradclip.numbers import WIDE
+from gradclip.parameters import Parameters, flatten
+from gradclip.patching.clippers import Clippers
+from gradclip.patching.places import Function, Place, holders_of, originals, places_of
+from gradclip.policies import Policy
+from gradclip.policies.policy import check_policies
+from gradclip.records import Sink
+from gradclip.validation import check_norm_type
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@final
+class Patch:
+    """torch's functions replaced; in a `with` statement, until its end. `patch` makes it.
+
+    Attributes:
+        arguments: What `patch` was given.
+        places: Where they were replaced, such as `torch.nn.utils.clip_grad_norm_`.
+        unreached: What holds them otherwise, such as a closure, and goes on to call torch's.
+    """
+
+    def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
+        self.arguments = policy, sinks
+        self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
+        found = originals()
+        self.unreached = sorted({what for original in list(found.values()) for what in holders_of(original)})
+        self._replaced: list[tuple[Place, Function, Function]] = []
+        for name, original in found.items():
+            own = self._in_place_of(name, original)
+            for place in list(places_of(original)):
+                setattr(place.module, place.name, own)
+                self._replaced.append((place, original, own))
+        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._before_step)
+
+    @property
+    def places(self) -> list[str]:
+        """Where torch's functions were replaced."""
+        return [str(place) for place, _, _ in self._replaced]
+
+    def undo(self) -> None:
+        """Put torch's functions back, where they were not replaced once more."""
+        for place, original, own in self._replaced:
+            if getattr(place.module, place.name, None) is own:
+                setattr(place.module, place.name, original)
+        self._replaced.clear()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._clippers is not None:
+            self._clippers.end()
+        if self in _CURRENT:
+            _CURRENT.remove(self)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+    def _in_place_of(self, name: str, original: Function) -> Function:
+        own: Function = getattr(functional, name)
+        if name == "clip_grad_norm_" and self._clippers is not None:
+            own = self._clip_grad_norm_
+        given = "tensors" if name == "get_total_norm" else "parameters"
+        returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            first = args[0] if args else kwargs.pop(given)
+            listed = list(first) if isinstance(first, Iterator) else first
+            found = own(listed, *args[1:], **kwargs)
+            return _as_torch_returns(found, listed) if returns_norm else found
+
+        return replacement
+
+    def _clip_grad_norm_(
+        self,
+        parameters: Parameters,
+        max_norm: float | Tensor,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
+        foreach: bool | None = None,  # noqa: ARG002, FBT001
+    ) -> Tensor:
+        function = "clip_grad_norm_"
+        tensors, _ = flatten(function, parameters)
+        order = check_norm_type(function, norm_type)
+        bound = float(check_max_norm(function, max_norm))
+        owners = [x for x in tensors if isinstance(x, Tensor)]
+        gradients = [x.grad for x in owners if x.grad is not None]
+        if self._clippers is None or order <= 0.0 or len(owners) < len(tensors) or not gradients:
+            return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
+        total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
+        return total.to(
+            gradients[0].device, torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
+        )
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002 -- torch's signature
+        if self._clippers is not None:
+            self._clippers.before_step(optimizer)
+
+
+_CURRENT: list[Patch] = []
+"""The patch that holds now, if there is one."""
+
+
+def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
+    """Replace torch's functions for clipping by those of the same name here, wherever they are called from.
+
+    `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_`, `clip_grads_with_norm_` and `get_total_norm` are replaced in
+    `torch.nn.utils`, in `torch.nn.utils.clip_grad`, and in every module that has imported them from there. Put it at
+    the top of a script, or wherever a framework clips by itself.
+
+    Args:
+        policy: A rule in place of the bound that callers give; then optimizers whose gradients nobody clips are clipped
+            before each step too. A step on gradients that are NaN or infinite does not happen then.
+        sinks: Callables that take a `ClipRecord` of each clip, and of each step of an optimizer that nobody clips for.
+
+    Returns:
+        What was replaced. As a context manager, it puts everything back at the end; else `unpatch` does. A second call
+        with the same arguments does nothing.
+
+    Raises:
+        RuntimeError: If it is patched already, with other arguments.
+        TypeError: If an argument has the wrong type.
+
+    Warns:
+        UserWarning: If something holds torch's functions that cannot be reached, such as a closure.
+
+    Example:
+        >>> import torch, gradclip
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> w.grad = torch.tensor([3e20, 4e20])
+        >>> with gradclip.patch():
+        ...     torch.nn.utils.clip_grad_norm_([w], 1.0)  # infinite by torch's own
+        tensor(5.0000e+20)
+        >>> w.grad
+        tensor([0.6000, 0.8000])
+
+    Note:
+        *Distributed:* a norm is returned as torch does for DTensors: as one that every rank holds as a whole, so that
+        callers who ask for its `full_tensor()` go on working.
+    """
+    if policy is not None:
+        check_policies("patch", (policy,))
+    arguments = policy, check_sinks(sinks)
+    if _CURRENT:
+        if _CURRENT[0].arguments != arguments:
+            msg = "`patch()` has been called already, with other arguments. Call `gradclip.unpatch()` first."
+            raise RuntimeError(msg)
+        return _CURRENT[0]
+    made = Patch(*arguments)
+    _CURRENT.append(made)
+    if made.unreached:
+        where = ", ".join(made.unreached)
+        message = f"`patch()` could not reach torch's function in {where}. Call it before what keeps it there is made."
+        try:
+            callers.warn(message)
+        except BaseException:
+            made.undo()
+            raise
+    return made
+
+
+def unpatch() -> None:
+    """Put torch's functions back that `patch` has replaced; nothing where it has not.
+
+    Example:
+        >>> import torch, gradclip
+        >>> torchs = torch.nn.utils.clip_grad_norm_
+        >>> patched = gradclip.patch()
+        >>> torch.nn.utils.clip_grad_norm_ is torchs
+        False
+        >>> gradclip.unpatch()
+        >>> torch.nn.utils.clip_grad_norm_ is torchs
+        True
+    """
+    for made in _CURRENT:
+        made.undo()
+
+
+def _as_torch_returns(norm: Any, parameters: Any) -> Any:
+    """Return a norm of DTensors as one itself."""
+    listed = parameters if isinstance(parameters, (list, tuple)) else [parameters]
+    owner = next((x for x in listed if is_dtensor(x)), None)
+    return norm if owner is None else replicated(norm, owner)

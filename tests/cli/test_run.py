@@ -1,0 +1,143 @@
+"""`gradclip run`: a script runs as it is, and is recorded, or clipped by a rule."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradclip.cli import main
+
+SCRIPT = '''
+"""A training script that knows nothing of gradclip."""
+import sys
+import torch
+
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for step in range(int(sys.argv[1])):
+    x = torch.randn(16, 4)
+    optimizer.zero_grad()
+    (model(x) - 3.0 * x.sum(1, keepdim=True)).square().mean().backward()
+    if "clip" in sys.argv:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    seen = sum(p.grad.square().sum() for p in model.parameters()).sqrt().item()
+    if step == 0:
+        print(f"first {seen:.3f}")
+print(__name__, sys.argv[1:], __file__.rpartition("/")[2])
+if "fail" in sys.argv:
+    raise ValueError("mine")
+sys.exit(7 if "seven" in sys.argv else 0)
+'''
+
+RANKS = """
+import torch
+from torch import distributed
+
+distributed.init_process_group("gloo")
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def launched(*words: object, cwd: Path, command: tuple[str, ...] = ("-m", "gradclip", "run")) -> Any:
+    line = [sys.executable, *command, *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
+
+
+def records_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_three_commands(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Record a run that does not clip, ask which threshold it needs, and clip by a policy: without an edit."""
+    folder = script.parent
+    done = launched("--record", "pilot.jsonl", script.name, 130, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "__main__ ['130'] train.py"
+    found = records_in(folder / "pilot.jsonl")
+    assert [record["step"] for record in found] == list(range(1, 131))
+    assert {record["status"] for record in found} == {"ok"}
+    assert f"first {found[0]['total_norm']:.3f}" in done.stdout
+    assert main(["advise", str(folder / "pilot.jsonl")]) == 0
+    assert "130" in capsys.readouterr().out
+    done = launched("--policy", "fixed:0.125", "--record", "second.jsonl", script.name, 3, "clip", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "first 0.125" in done.stdout
+    assert {record["threshold"] for record in records_in(folder / "second.jsonl")} == {0.125}
+
+
+def test_how_it_ends_is_its_own(script: Path) -> None:
+    """Its exit code; its error, from its own first line on."""
+    assert launched(script.name, 1, "seven", cwd=script.parent).returncode == 7
+    done = launched("--record", "r.jsonl", script.name, 2, "fail", "--record", "-m", cwd=script.parent)
+    assert done.returncode == 1
+    assert "__main__ ['2', 'fail', '--record', '-m'] train.py" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith('train.py", line 21, in <module>')
+    assert lines[-1] == "ValueError: mine"
+    assert "gradclip" not in done.stderr
+    assert len(records_in(script.parent / "r.jsonl")) == 2
+
+
+def test_a_module(script: Path) -> None:
+    """As `python -m` runs it; the bound is given."""
+    done = launched("--max-norm", 0.5, "-m", "train", 2, cwd=script.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["first 0.500", "__main__ ['2'] train.py"]
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    """Under torchrun, rank 0 writes."""
+    (tmp_path / "ranks.py").write_text(RANKS)
+    words = ("--nproc-per-node", 2, "--master-port", 29871, "-m", "gradclip", "run", "--record", "r.jsonl", "ranks.py")
+    done = launched(*words, cwd=tmp_path, command=("-m", "torch.distributed.run"))
+    assert done.returncode == 0, done.stderr
+    assert [record["step"] for record in records_in(tmp_path / "r.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "gradclip run needs a script: gradclip run SCRIPT ARGS, or"),
+        (["nowhere.py"], "nowhere.py: there is no such script. Write -m where it is a module."),
+        (["--policy", "zclip", "--max-norm", "1", "x.py"], "--policy and --max-norm are two rules. Give one."),
+        (["--policy", "nonsense", "SCRIPT"], "--policy nonsense must be one of"),
+        (["--max-norm", "-1", "SCRIPT"], "must be >= 0"),
+        (["--record", "FOLDER", "SCRIPT"], "--record"),
+    ],
+)
+def test_what_is_refused(words: list[str], message: str, script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, before anything runs."""
+    given = {"SCRIPT": str(script), "FOLDER": str(script.parent)}
+    assert main(["run", *(given.get(word, word) for word in words)]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_the_names_of_policies_and_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a script."""
+    assert main(["run", "--policy", "help"]) == 0
+    assert "zclip" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gradclip ")

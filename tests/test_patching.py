@@ -1,0 +1,238 @@
+"""A script that calls torch's functions calls ours, wherever it has them from, and everything is put back."""
+
+import functools
+import gc
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad
+
+import gradclip
+import rank_functions
+from gradclip.policies import FixedNorm, ZClip
+from gradclip.records import Memory
+from gradclip.testing import RankPool
+
+TORCHS = {name: getattr(nn.utils, name) for name in ("clip_grad_norm_", "clip_grad_value_", "get_total_norm")}
+
+
+def huge() -> nn.Parameter:
+    """A gradient whose norm is infinite to torch."""
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3e20, 4e20])
+    return p
+
+
+@pytest.fixture
+def importer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that has imported torch's function by a name of its own."""
+    module = ModuleType("importer")
+    module.clip = nn.utils.clip_grad_norm_
+    monkeypatch.setitem(sys.modules, "importer", module)
+    return module
+
+
+def test_every_name_is_reached(importer: ModuleType) -> None:
+    """In torch, in its module, and where it was imported; afterwards, all are torch's again."""
+    with gradclip.patch() as patched:
+        for clip in (nn.utils.clip_grad_norm_, clip_grad.clip_grad_norm_, importer.clip):
+            p = huge()
+            assert clip([p], 1.0).item() == pytest.approx(5e20)
+            assert p.grad.tolist() == pytest.approx([0.6, 0.8])
+        assert {"torch.nn.utils.clip_grad_norm_", "torch.nn.utils.clip_grad.clip_grad_norm_"} < set(patched.places)
+        assert "importer.clip" in patched.places
+        assert nn.utils.get_total_norm(tensors=[huge().grad]).item() == pytest.approx(5e20)
+        assert nn.utils.clip_grad_norm_.__name__ == "clip_grad_norm_"
+    assert {name: getattr(nn.utils, name) for name in TORCHS} == TORCHS
+    assert importer.clip is clip_grad.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
+    assert nn.utils.clip_grad_norm_([huge()], 1.0).item() == math.inf
+
+
+def test_arguments_go_as_they_are() -> None:
+    """By place and by name, generators too; and what torch raises for, ours does."""
+    with gradclip.patch():
+        model = nn.Linear(3, 2)
+        model(torch.ones(4, 3)).sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        expected = torch.linalg.vector_norm(torch.cat([x.flatten() for x in gradients]), 3.0)
+        norm = nn.utils.clip_grad_norm_(parameters=(p for p in model.parameters()), max_norm=0.1, norm_type=3.0)
+        assert norm.item() == pytest.approx(expected.item())
+        nn.utils.clip_grad_value_(model.parameters(), clip_value=0.01)
+        assert max(p.grad.abs().max().item() for p in model.parameters()) <= 0.01
+        nn.utils.clip_grads_with_norm_(model.parameters(), 0.5, torch.tensor(1.0))
+        with pytest.raises(RuntimeError, match="non-finite"):
+            nn.utils.clip_grad_norm_([_bad()], 1.0, error_if_nonfinite=True)
+        with pytest.warns(FutureWarning, match="deprecated"):
+            nn.utils.clip_grad_norm([huge()], 1.0)
+
+
+def _bad() -> nn.Parameter:
+    p = huge()
+    p.grad[0] = math.nan
+    return p
+
+
+def test_twice_is_once() -> None:
+    """With the same arguments; with others it is an error, and to undo what is not done is nothing."""
+    try:
+        first = gradclip.patch(ZClip(1.0))
+        assert gradclip.patch(ZClip(1.0)) is first
+        with pytest.raises(RuntimeError, match=r"`patch\(\)` has been called already, with other arguments\. Call"):
+            gradclip.patch()
+    finally:
+        gradclip.unpatch()
+    gradclip.unpatch()
+    assert nn.utils.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
+    with pytest.raises(TypeError, match=r"`patch\(\)` must be given policies, got 1\.0"):
+        gradclip.patch(1.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must hold callables"):
+        gradclip.patch(sinks=[1])  # type: ignore[list-item]
+
+
+def test_what_replaced_ours_stays() -> None:
+    """Somebody else's function is not overwritten."""
+
+    def other() -> None:
+        """Clip otherwise."""
+
+    try:
+        gradclip.patch()
+        nn.utils.clip_grad_norm_ = other
+        gradclip.unpatch()
+        assert nn.utils.clip_grad_norm_ is other
+    finally:
+        nn.utils.clip_grad_norm_ = TORCHS["clip_grad_norm_"]
+
+
+def test_what_cannot_be_reached_is_said() -> None:
+    """A class, a closure, a default, a partial function."""
+
+    def held(clip: Any) -> list[Any]:
+        holder = type("Holder", (), {"clip": staticmethod(clip)})
+        return [functools.partial(clip, max_norm=1.0), lambda p, own=clip: own(p, 1.0), lambda p: clip(p, 1.0), holder]
+
+    kept = held(nn.utils.clip_grad_norm_)
+    with pytest.warns(UserWarning, match=r"could not reach torch's function in .*a class.*\. Call it before"):
+        patched = gradclip.patch()
+    patched.undo()
+    assert {"a closure", "a default argument", "a partial", "an attribute of a class"} <= set(patched.unreached)
+    with pytest.raises(UserWarning, match="could not reach"):  # where warnings are errors
+        gradclip.patch()
+    assert nn.utils.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
+    del kept
+    gc.collect()
+
+
+# Records, and a policy in place of the caller's bound.
+
+
+def train(steps: int, max_norm: float | None, *, optimizers: int = 1, seed: int = 0) -> list[list[Tensor]]:
+    """A loop that knows nothing of gradclip; return the gradients that each step saw."""
+    torch.manual_seed(seed)
+    models = [nn.Linear(3, 2) for _ in range(optimizers)]
+    stepping = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
+    seen: list[list[Tensor]] = []
+    for _ in range(steps):
+        for model, optimizer in zip(models, stepping, strict=True):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().sum().backward()
+            if max_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            optimizer.step()
+            seen.append([p.grad.clone() for p in model.parameters()])
+    return seen
+
+
+def norm_of(gradients: list[Tensor]) -> float:
+    return math.sqrt(sum(x.double().square().sum().item() for x in gradients))
+
+
+def test_a_record_of_every_call() -> None:
+    """With the bound of the caller; clipped as without records."""
+    records = Memory()
+    expected = train(5, 1.0)
+    with gradclip.patch(sinks=[records]):
+        seen = train(5, 1.0)
+    for own, other in zip(seen, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+    assert [record.step for record in records.records] == [1, 2, 3, 4, 5]
+    assert {record.threshold for record in records.records} == {1.0}
+    assert all(record.total_norm > 1.0 and record.clipped for record in records.records)
+
+
+def test_a_record_of_every_step_of_who_does_not_clip() -> None:
+    """And nothing is changed; two optimizers are told apart."""
+    records = Memory()
+    expected = train(4, None, optimizers=2)
+    with gradclip.patch(sinks=[records]):
+        seen = train(4, None, optimizers=2)
+    assert all(torch.equal(a, b) for x, y in zip(seen, expected, strict=True) for a, b in zip(x, y, strict=True))
+    assert [(r.step, r.group) for r in list(records.records)[:4]] == [
+        (1, None),
+        (1, "parameters 2"),
+        (2, None),
+        (2, "parameters 2"),
+    ]
+    norms = [record.total_norm for record in records.records]
+    assert norms == pytest.approx([norm_of(x) for x in expected], rel=1e-12)
+    assert records.records[0].lr == 0.01
+    train(1, None)
+    assert len(records.records) == 8  # it has ended
+
+
+@pytest.mark.parametrize("max_norm", [None, 100.0])
+def test_a_policy_in_place_of_the_callers_bound(max_norm: float | None) -> None:
+    """Whether the script clips or not."""
+    with gradclip.patch(FixedNorm(0.25)):
+        for gradients in train(4, max_norm):
+            assert norm_of(gradients) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_bad_step_does_not_happen_under_a_policy() -> None:
+    """As with a clipper."""
+    with gradclip.patch(FixedNorm(1.0)):
+        for calls in (True, False):
+            p = nn.Parameter(torch.ones(2))
+            optimizer = torch.optim.SGD([p], lr=1.0)
+            p.grad = torch.tensor([math.nan, 1.0])
+            if calls:
+                nn.utils.clip_grad_norm_([p], 1.0)
+            optimizer.step()
+            assert p.tolist() == [1.0, 1.0]
+
+
+def test_a_scaled_loss_is_recorded_unscaled() -> None:
+    """Though nobody calls `unscale_`."""
+    records = Memory()
+    with gradclip.patch(sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer, scaler = torch.optim.SGD([p], lr=0.1), torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaler.scale((p * torch.tensor([3.0, 4.0])).sum()).backward()
+        scaler.step(optimizer)
+    assert [record.total_norm for record in records.records] == [5.0]
+
+
+def test_of_lbfgs_it_is_said() -> None:
+    p = nn.Parameter(torch.ones(2))
+    optimizer: Any = torch.optim.LBFGS([p])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    with gradclip.patch(FixedNorm(1.0)), pytest.warns(UserWarning, match="LBFGS"):
+        optimizer.step(closure)
+
+
+def test_callers_that_expect_a_dtensor_go_on() -> None:
+    """Under FSDP2 torch returns one, and its callers ask for the whole of it."""
+    with RankPool(2) as pool:
+        for norm, expected in pool.run(rank_functions.patched_norm):
+            assert norm == pytest.approx(expected, rel=1e-6)
