@@ -47,7 +47,7 @@ imports: setup
 
 # With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
 # else there, and the kernels for GPUs are the same. The last run is the whole suite.
-ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli tests/gpu tests/test_triton.py
+ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli tests/gpu tests/integrations tests/test_patching.py tests/test_triton.py
 NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
@@ -57,7 +57,7 @@ unit: setup browser
 	GRADCLIP_ISA=avx2 $(BIN)/pytest -q $(NATIVE) tests/conformance
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
 	GRADCLIP_BACKEND=reference $(BIN)/pytest -q -k 'not triton' $(addprefix --ignore=,$(ONCE))
-	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,$(if $(BROWSER),browser) $(BIN)/pytest -q
+	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser) $(BIN)/pytest -q
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
 browser: setup

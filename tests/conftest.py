@@ -17,7 +17,7 @@ from gradclip.ops.reference import REFERENCE
 os.environ.setdefault("TRITON_INTERPRET", str(int(not torch.cuda.is_available())))
 
 REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
-"""What must not be skipped for lack of it: `native`, `triton`, `cuda`, `oracles`, `tensorboard`, `browser`."""
+"""What must not be skipped: `native`, `triton`, `cuda`, `oracles`, `tensorboard`, `browser`, `integrations`."""
 
 settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gradclip")

@@ -1,7 +1,7 @@
 """The pipeline tied to an optimizer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from torch import Tensor
@@ -121,8 +121,11 @@ class GradClipper(Attaching):
         span = spanning("GradClipper", group)
         patterns = check_pattern_list("counted_only", counted_only), check_pattern_list("ignored", ignored)
         source: Any = unwrapped(parameters) if isinstance(parameters, Optimizer) else parameters
-        self._source = Source(source, patterns) if isinstance(source, Optimizer) else None
         self._selection = select(source, *patterns, may_be_empty=group is not None)
+        self._source: Source | None = None
+        self._patterns = patterns
+        if isinstance(source, Optimizer):
+            self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
         self._skips = 0
@@ -198,10 +201,15 @@ class GradClipper(Attaching):
             self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     def _follow(self) -> None:
-        if self._source is not None and (patterns := self._source.patterns_if_grown()) is not None:
-            self._selection = select(self._source.optimizer, *patterns)
+        if self._source is not None and (grown := self._source.grown()) is not None:
+            self._selection = grown
             self._pipeline = self._pipeline.with_selection(self._selection)
             self._trust.follow(self._selection)
+
+    def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
+        """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
+        patterns = self._patterns
+        self._source = Source(optimizer, lambda own: select(named(own), *patterns))
 
     def _total_norm(self) -> float:
         return self._pipeline.total_norm()

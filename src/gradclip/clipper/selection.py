@@ -3,9 +3,9 @@
 import math
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -141,38 +141,27 @@ def select(
     )
 
 
-Patterns: TypeAlias = tuple[Sequence[str], Sequence[str]]
-"""Of names of parameters that are only counted, and of those that are left alone."""
-
-
 @final
 class Source:
     """The optimizer that a clipper was made from, which may get more parameters.
 
     Args:
         optimizer: It, which is not kept alive.
-        patterns: What the clipper does not scale of it.
+        select: Returns what the clipper works on of it.
     """
 
-    def __init__(self, optimizer: Optimizer, patterns: Patterns) -> None:
+    def __init__(self, optimizer: Optimizer, select: Callable[[Optimizer], Selection]) -> None:
         self._reference = weakref.ref(optimizer)
-        self._patterns = patterns
+        self._select = select
         self._size = _size(optimizer)
 
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer, while it is there."""
-        if (optimizer := self._reference()) is None:
-            raise RuntimeError("the optimizer that the clipper was made from is gone")
-        return optimizer
-
-    def patterns_if_grown(self) -> Patterns | None:
-        """Return the patterns if the optimizer has got more parameters since the last call; else None."""
+    def grown(self) -> Selection | None:
+        """Return what to work on if the optimizer has got more parameters since the last call; else None."""
         optimizer = self._reference()
         if optimizer is None or (size := _size(optimizer)) == self._size:
             return None
         self._size = size
-        return self._patterns
+        return self._select(optimizer)
 
 
 def _size(optimizer: Optimizer) -> int:

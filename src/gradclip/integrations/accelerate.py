@@ -1,0 +1,59 @@
+"""Clip where Accelerate has prepared a model and its optimizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from gradclip.clipper import GradClipper
+from gradclip.integrations.shared import clipper_of, policy_of, refusing
+from gradclip.policies import Policy
+from gradclip.records import Sink
+
+
+def prepare(
+    accelerator: Any,
+    model: Module,
+    optimizer: Optimizer,
+    policy: Policy | float = 1.0,
+    *,
+    sinks: Sequence[Sink] = (),
+    **options: Any,
+) -> GradClipper:
+    """Clip before every step of an optimizer that `accelerator.prepare` has returned.
+
+    Gradients are unscaled by the scaler of the accelerator, and clipped where gradients are synchronised, so once for
+    the micro-batches of `accumulate`. The state of the clipper is saved and loaded with that of the accelerator.
+
+    Args:
+        accelerator: An `accelerate.Accelerator`.
+        model: The model that it has prepared.
+        optimizer: The optimizer that it has prepared.
+        policy: A policy, or a bound.
+        sinks: What takes a record of every clip.
+        options: Those of `GradClipper`.
+
+    Returns:
+        The clipper, attached. `accelerator.clip_grad_norm_` is an error from now on, as both would clip.
+
+    Raises:
+        ValueError: If the optimizer was not prepared, or DeepSpeed or Megatron steps.
+
+    Example:
+        `model, optimizer, data = accelerator.prepare(model, optimizer, data)`, then
+        `clipper = prepare(accelerator, model, optimizer, ZClip(max_norm=1.0))`
+    """
+    if not hasattr(optimizer, "accelerator_state"):
+        msg = (
+            f"`prepare(optimizer=...)` must be what `accelerator.prepare` returned, got {type(optimizer).__name__}. "
+            "Prepare it first: an FSDP model has other parameters afterwards."
+        )
+        raise ValueError(msg)
+    if str(accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "MEGATRON_LM"}:
+        msg = f"`prepare(accelerator=...)` must not be of {accelerator.distributed_type}, which clips by itself."
+        raise ValueError(msg)
+    clipper = clipper_of(model, optimizer, policy_of("prepare", policy, None), sinks, options)
+    accelerator.register_for_checkpointing(clipper)
+    accelerator.clip_grad_norm_ = refusing("accelerator.clip_grad_norm_")
+    return clipper.attach(optimizer)

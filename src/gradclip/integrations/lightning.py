@@ -1,0 +1,144 @@
+"""Clip in Lightning: as a callback of a `Trainer`, of `lightning` and of `pytorch_lightning`; and with Fabric."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from gradclip.clipper import GradClipper
+from gradclip.integrations.shared import Latest, clipper_of, policy_of
+from gradclip.policies import Policy
+from gradclip.records import Sink
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+"""Two names of one thing, whose trainers take callbacks of their own kind alone."""
+
+
+def _bases() -> tuple[type, ...]:
+    found = [import_module(name) for name in PACKAGES if find_spec(name.partition(".")[0]) is not None]
+    if not found:
+        raise ModuleNotFoundError("this integration needs Lightning: pip install lightning", name="lightning")
+    return tuple(module.Callback for module in found)
+
+
+class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
+    """Clip by a policy before every step of the optimizers of a module, automatic and manual ones.
+
+    Args:
+        policy: A policy, or a bound, for each optimizer, or a list of one for each of several.
+        sinks: What takes a record of every clip; those of the second optimizer and so on have a `group`.
+        options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
+
+    Attributes:
+        clippers: One for each optimizer, in their order, while it trains and after it.
+
+    Raises:
+        ValueError: When training begins, if the trainer has a `gradient_clip_val`, as both would clip; if DeepSpeed
+            steps; or if there are not as many policies as optimizers.
+
+    Example:
+        `Trainer(callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
+
+    Note:
+        `gradclip/total_norm` and so on are logged at every step, by the trainer's own logger. The states of the
+        clippers are in every checkpoint, and a resumed run goes on from them.
+    """
+
+    def __init__(
+        self, policy: Policy | float | Sequence[Policy | float] = 1.0, *, sinks: Sequence[Sink] = (), **options: Any
+    ) -> None:
+        super().__init__()
+        self.clippers: list[GradClipper] = []
+        self._policy = policy
+        self._sinks = sinks
+        self._options = options
+        self._latest: list[Latest] = []
+        self._loaded: list[dict[str, Any]] | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Module) -> None:
+        """Attach a clipper to each optimizer."""
+        self._end()
+        if trainer.gradient_clip_val:
+            msg = (
+                f"`GradClipCallback` and `Trainer(gradient_clip_val={trainer.gradient_clip_val})` would both clip. "
+                "Leave out `gradient_clip_val`, and pass the bound to the callback."
+            )
+            raise ValueError(msg)
+        if "deepspeed" in type(trainer.strategy).__name__.lower():
+            raise ValueError("`GradClipCallback` cannot clip in DeepSpeed, whose optimizer clips by its configuration.")
+        policies = self._policies(len(trainer.optimizers))
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._latest = [Latest() for _ in policies]
+        self.clippers = [
+            clipper_of(pl_module, optimizer, policy, [*self._sinks, latest], self._options).attach(optimizer, scaler)
+            for optimizer, policy, latest in zip(trainer.optimizers, policies, self._latest, strict=True)
+        ]
+        for clipper, saved in zip(self.clippers, self._loaded or [], strict=False):
+            clipper.load_state_dict(saved)
+        self._loaded = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
+        """Log what clipping did."""
+        for i, latest in enumerate(self._latest):
+            prefix = "" if len(self._latest) == 1 else f"optimizer{i}/"
+            if metrics := latest.metrics():
+                pl_module.log_dict({f"{prefix}{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Leave the optimizers as they were."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+        """The same."""
+        self._end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the clippers."""
+        return {"clippers": [clipper.state_dict() for clipper in self.clippers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from saved states, once training begins."""
+        self._loaded = state_dict["clippers"]
+
+    def _policies(self, count: int) -> list[Policy]:
+        listed = list(self._policy) if isinstance(self._policy, Sequence) else [self._policy] * count
+        if len(listed) != count:
+            msg = f"`GradClipCallback(policy=...)` must be one policy, or one for each of {count} optimizers."
+            raise ValueError(msg)
+        return [policy_of("GradClipCallback", policy, None) for policy in listed]
+
+    def _end(self) -> None:
+        for clipper in self.clippers:
+            clipper.detach()
+
+
+def setup(
+    fabric: Any,
+    model: Module,
+    optimizer: Optimizer,
+    policy: Policy | float = 1.0,
+    *,
+    sinks: Sequence[Sink] = (),
+    **options: Any,
+) -> GradClipper:
+    """Clip before every step of an optimizer that `fabric.setup` has returned.
+
+    Args:
+        fabric: A `lightning.Fabric`.
+        model: The model that it has set up.
+        optimizer: The optimizer that it has set up.
+        policy: A policy, or a bound.
+        sinks: What takes a record of every clip.
+        options: Those of `GradClipper`.
+
+    Returns:
+        The clipper, attached. Put it into what `fabric.save` and `fabric.load` are given, to resume from it.
+
+    Example:
+        `model, optimizer = fabric.setup(model, optimizer)`, then `clipper = setup(fabric, model, optimizer, 1.0)`
+    """
+    clipper = clipper_of(model, optimizer, policy_of("setup", policy, None), sinks, options)
+    return clipper.attach(optimizer, getattr(fabric._precision, "scaler", None))

@@ -1,0 +1,123 @@
+"""Clip in `transformers.Trainer`, and in the trainers that are made of it, as those of TRL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from gradclip.clipper import GradClipper
+from gradclip.integrations.shared import Latest, clipper_of, policy_of
+from gradclip.policies import Policy
+from gradclip.records import Sink
+
+STATE = "gradclip"
+"""Where the clipper's state is among those of callbacks, in the `trainer_state.json` of a checkpoint."""
+
+
+class GradClipCallback(TrainerCallback):
+    """Clip by a policy before every step of a `Trainer`, in place of its `max_grad_norm`.
+
+    Args:
+        policy: A policy, or a bound; by default, the `max_grad_norm` of the arguments of the trainer.
+        sinks: What takes a record of every clip.
+        options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
+
+    Attributes:
+        clipper: The clipper, while it trains and after it.
+
+    Raises:
+        ValueError: When training begins, if there is neither a policy nor a bound, or DeepSpeed steps.
+
+    Example:
+        `Trainer(model, args, train_dataset=data, callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
+
+    Note:
+        The logs of a step get `gradclip/total_norm` and so on, and `grad_norm`, the norm before clipping. Loggers that
+        the trainer has made of `report_to` hear of them by `install` alone, as callbacks come after them. A step that
+        is skipped is told to the trainer, which then leaves the learning rate as it is. The state of the clipper is in
+        every checkpoint, and a resumed run goes on from it.
+    """
+
+    def __init__(self, policy: Policy | float | None = None, *, sinks: Sequence[Sink] = (), **options: Any) -> None:
+        self.clipper: GradClipper | None = None
+        self._policy = policy
+        self._options = options
+        self._latest = Latest()
+        self._sinks = [*sinks, self._latest]
+        self._bound: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+        """Attach to the optimizer, and switch off what the trainer clips by."""
+        self._end(args)
+        if getattr(args, "deepspeed", None):
+            raise ValueError("`GradClipCallback` cannot clip in DeepSpeed, whose optimizer clips by its configuration.")
+        optimizer = given["optimizer"]
+        policy = policy_of("GradClipCallback", self._policy, args.max_grad_norm)
+        clipper = clipper_of(given.get("model"), optimizer, policy, self._sinks, self._options)
+        if state.global_step > 0 and (saved := state.stateful_callbacks.get(STATE)) is not None:
+            clipper.load_state_dict(saved)
+        self.clipper = clipper.attach(optimizer)
+        self._bound, args.max_grad_norm = args.max_grad_norm, 0.0
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+        """Tell the trainer whether the step has happened, where no scaler does."""
+        optimizer = given["optimizer"]
+        if self.clipper is not None and self.clipper.last is not None and getattr(optimizer, "scaler", None) is None:
+            optimizer._is_overflow = self.clipper.last.skipped is not None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+        """Put the state where the checkpoint that comes takes it from."""
+        if control.should_save and self.clipper is not None:
+            state.stateful_callbacks[STATE] = self.clipper.state_dict()
+
+    on_epoch_end = on_step_end
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
+        """Add what clipping did to the logs of a step."""
+        metrics = self._latest.metrics()
+        if logs is None or "loss" not in logs or not metrics:
+            return
+        found = {**metrics, "grad_norm": metrics.get("gradclip/total_norm", float("nan"))}
+        logs.update(found)
+        if state.log_history and state.log_history[-1].get("step") == state.global_step:
+            state.log_history[-1].update(found)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+        """Leave the trainer as it was."""
+        self._end(args)
+
+    def _end(self, args: Any) -> None:
+        if self.clipper is not None:
+            self.clipper.detach()
+        if self._bound is not None:
+            args.max_grad_norm, self._bound = self._bound, None
+
+
+def install(
+    trainer: Any, policy: Policy | float | None = None, *, sinks: Sequence[Sink] = (), **options: Any
+) -> GradClipCallback:
+    """Clip in a trainer as `GradClipCallback` does, where its loggers hear of it too, and its own pass is saved.
+
+    Args:
+        trainer: A `transformers.Trainer`, before `train()`.
+        policy: A policy, or a bound; by default, the `max_grad_norm` of the arguments of the trainer.
+        sinks: What takes a record of every clip.
+        options: Those of `GradClipper`.
+
+    Returns:
+        The callback, which is the second of the trainer's: what it adds to logs reaches all that report them.
+
+    Example:
+        `install(trainer, ZClip(max_norm=1.0)); trainer.train()`
+    """
+    callback = GradClipCallback(policy, sinks=sinks, **options)
+    trainer.callback_handler.callbacks.insert(1, callback)  # after the one that decides when to save
+    trainer.accelerator.clip_grad_norm_ = _unmeasured
+    return callback
+
+
+def _unmeasured(parameters: object, max_norm: float, norm_type: float = 2.0) -> Tensor:  # noqa: ARG001
+    """Stand for the trainer's clip, whose bound is infinite now: the norm in the logs comes from the clipper."""
+    return torch.full((), float("nan"))

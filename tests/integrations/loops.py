@@ -1,0 +1,65 @@
+"""A small task, trained by a plain loop: what every engine has to come to."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradclip
+from conftest import REQUIRED
+from gradclip.policies import Policy
+
+STEPS, BATCH, RATE, MOMENTUM = 20, 8, 0.05, 0.9
+
+
+def needed(*names: str) -> list[Any]:
+    """Import packages, or skip the module that is about them, unless they are required."""
+    try:
+        return [import_module(name) for name in names]
+    except ModuleNotFoundError as error:
+        if "integrations" in REQUIRED:
+            raise
+        pytest.skip(f"{error.name} is not installed", allow_module_level=True)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def data(steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+    """Rows with answers of different sizes, so that norms differ."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(steps * BATCH, 5, generator=generator)
+    scale = torch.logspace(-1, 1, len(x))[torch.randperm(len(x), generator=generator)].unsqueeze(1)
+    return list(zip(x, x.sum(1, keepdim=True) * scale, strict=True))
+
+
+def batches(steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+    rows = data(steps)
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+    return [(torch.stack([x for x, _ in part]), torch.stack([y for _, y in part])) for part in parts]
+
+
+def loss_of(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.mse_loss(net(batch[0]), batch[1])
+
+
+def trained(policy: Policy, *, every: int = 1, steps: int = STEPS) -> tuple[nn.Module, gradclip.GradClipper]:
+    """Train by a plain loop, with so many micro-batches a step."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM)
+    clipper = gradclip.GradClipper(net, policy).attach(optimizer)
+    for i, batch in enumerate(batches(steps), 1):
+        (loss_of(net, batch) / every).backward()
+        if i % every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return net, clipper
+
+
+def same(net: nn.Module, expected: nn.Module, tolerance: float = 1e-6) -> None:
+    for p, q in zip(net.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p.detach(), q.detach(), rtol=tolerance, atol=tolerance)

@@ -1,0 +1,112 @@
+"""Accelerate: one clip where gradients are synchronised, in its checkpoints, and never two."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import integrations.accelerate_workers as workers
+from gradclip.integrations.shared import clipper_of
+from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
+from gradclip.testing import RankPool, assert_clipped
+from integrations.loops import MOMENTUM, RATE, STEPS, batches, loss_of, needed, network, same, trained
+
+(accelerate,) = needed("accelerate")
+
+from gradclip.integrations.accelerate import prepare  # noqa: E402 -- where it is installed
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Run:
+    """A loop as Accelerate's documentation has it."""
+
+    def __init__(self, policy: Policy | float, *, every: int = 1) -> None:
+        self.accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=every)
+        net = network()
+        optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM)
+        self.net, self.optimizer = self.accelerator.prepare(net, optimizer)
+        self.clipper = prepare(self.accelerator, self.net, self.optimizer, policy)
+
+    def train(self, begin: int = 0, end: int = STEPS) -> None:
+        for batch in batches()[begin:end]:
+            with self.accelerator.accumulate(self.net):
+                self.accelerator.backward(loss_of(self.net, batch))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(
+    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
+)
+def test_it_trains_as_a_plain_loop(policy: Policy, every: int) -> None:
+    """With micro-batches too: one clip a step."""
+    run = Run(policy, every=every)
+    run.train()
+    expected, clipper = trained(policy, every=every)
+    same(run.net, expected)
+    assert run.clipper.last is not None and clipper.last is not None
+    assert run.clipper.last.step == STEPS // every
+    assert run.clipper.last.total_norm == pytest.approx(clipper.last.total_norm, rel=1e-5)
+
+
+def test_it_clips_alone() -> None:
+    """The engine's own clip is refused, as both would; what the optimizer sees is below the bound."""
+    run = Run(0.25)
+    with assert_clipped(run.optimizer.optimizer, max_norm=0.25):
+        run.train()
+    with pytest.raises(RuntimeError, match=r"`accelerator.clip_grad_norm_` was called, and gradclip clips"):
+        run.accelerator.clip_grad_norm_(run.net.parameters(), 1.0)
+
+
+def test_it_resumes(tmp_path: Path) -> None:
+    """By `save_state` and `load_state`, bit for bit as without a stop."""
+    policy = ZClip(max_norm=1.0, warmup=3)
+    whole = Run(policy)
+    whole.train()
+    first = Run(policy)
+    first.train(0, 8)
+    first.accelerator.save_state(str(tmp_path / "state"))
+    second = Run(policy)
+    second.accelerator.load_state(str(tmp_path / "state"))
+    assert second.clipper.state_dict() == first.clipper.state_dict()
+    second.train(8)
+    same(second.net, whole.net, tolerance=0.0)
+
+
+def test_a_bad_step_does_not_happen() -> None:
+    run = Run(0.5)
+    run.train(0, 1)
+    before = [p.detach().clone() for p in run.net.parameters()]
+    run.accelerator.backward(loss_of(run.net, batches()[0]) * math.nan)
+    run.optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(run.net.parameters(), before, strict=True))
+    assert run.clipper.last is not None and run.clipper.last.skipped is not None
+
+
+def test_what_was_not_prepared_is_refused() -> None:
+    """Before FSDP it has other parameters."""
+    net = network()
+    with pytest.raises(ValueError, match=r"must be what `accelerator.prepare` returned, got SGD\. Prepare it first"):
+        prepare(accelerate.Accelerator(cpu=True), net, torch.optim.SGD(net.parameters(), lr=0.1), 1.0)
+
+
+def test_two_ranks() -> None:
+    """The same norm and parameters on both, those of a loop over both shares of a batch."""
+    with RankPool(2) as pool:
+        found = pool.run(workers.train)
+    (norms, parameters), (others, same_parameters) = found
+    assert norms == others
+    assert parameters == same_parameters
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+    clipper = clipper_of(net, optimizer, FixedNorm(0.5), [], {}).attach(optimizer)
+    for i, batch in enumerate(batches(6)):
+        loss_of(net, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert clipper.last is not None and clipper.last.total_norm == pytest.approx(norms[i], rel=1e-5)
+    for p, q in zip(net.parameters(), parameters, strict=True):
+        torch.testing.assert_close(p.detach(), torch.tensor(q), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,171 @@
+"""Lightning, by both of its names, and Fabric: one clip a step of each optimizer, logged, and in the checkpoints."""
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
+from gradclip.records import Memory
+from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, loss_of, needed, network, same, trained
+
+needed("lightning")
+
+from gradclip.integrations.lightning import PACKAGES, GradClipCallback, setup  # noqa: E402 -- where it is installed
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(params=PACKAGES)
+def pl(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip(request.param)
+    return importlib.import_module(request.param)
+
+
+def module_of(pl: Any, *, manual: bool = False, count: int = 1) -> Any:
+    class Module(pl.LightningModule):
+        """Networks with an optimizer each."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = torch.nn.ModuleList(network() for _ in range(count))
+            self.automatic_optimization = not manual
+            self.poison = -1
+
+        def training_step(self, batch: Any, index: int) -> Tensor | None:
+            losses = [loss_of(net, batch) * (math.nan if index == self.poison else 1.0) for net in self.nets]
+            if not manual:
+                return losses[0]
+            optimizers = self.optimizers()
+            for optimizer, loss in zip(optimizers if count > 1 else [optimizers], losses, strict=True):
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return None
+
+        def configure_optimizers(self) -> Any:
+            made = [torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM) for net in self.nets]
+            return made if count > 1 else made[0]
+
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(data(), batch_size=BATCH)
+
+    return Module()
+
+
+def trainer_of(pl: Any, folder: Path, *callbacks: Any, **options: Any) -> Any:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    given = {"max_epochs": 1, "enable_checkpointing": False, **quiet, **options}
+    return pl.Trainer(callbacks=list(callbacks), default_root_dir=folder, **given)
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize(
+    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
+)
+def test_it_trains_as_a_plain_loop(pl: Any, tmp_path: Path, policy: Policy, manual: bool) -> None:
+    records = Memory()
+    module = module_of(pl, manual=manual)
+    trainer = trainer_of(pl, tmp_path, callback := GradClipCallback(policy, sinks=[records]))
+    trainer.fit(module)
+    expected, clipper = trained(policy)
+    same(module.nets[0], expected)
+    (own,) = callback.clippers
+    assert own.last is not None and clipper.last is not None
+    assert (own.last.step, len(records.records)) == (STEPS, STEPS)
+    assert own.last.total_norm == pytest.approx(clipper.last.total_norm, rel=1e-5)
+    assert trainer.callback_metrics["gradclip/total_norm"].item() == pytest.approx(own.last.total_norm, rel=1e-5)
+    assert not own._attachments
+
+
+def test_micro_batches(pl: Any, tmp_path: Path) -> None:
+    """One clip for four of them."""
+    module = module_of(pl)
+    trainer_of(pl, tmp_path, callback := GradClipCallback(0.5), accumulate_grad_batches=4).fit(module)
+    assert callback.clippers[0].last is not None and callback.clippers[0].last.step == STEPS // 4
+    same(module.nets[0], trained(FixedNorm(0.5), every=4)[0])
+
+
+def test_an_optimizer_each(pl: Any, tmp_path: Path) -> None:
+    """Two adversaries have two clippers, and a policy each where that is asked for."""
+    module = module_of(pl, manual=True, count=2)
+    trainer = trainer_of(pl, tmp_path, callback := GradClipCallback([0.5, AdaGC(1.0, warmup=3)]))
+    trainer.fit(module)
+    same(module.nets[0], trained(FixedNorm(0.5))[0])
+    same(module.nets[1], trained(AdaGC(1.0, warmup=3))[0])
+    assert {"optimizer0/gradclip/total_norm", "optimizer1/gradclip/total_norm"} <= set(trainer.callback_metrics)
+    assert len(callback.clippers) == 2
+    with pytest.raises(ValueError, match="must be one policy, or one for each of 2 optimizers"):
+        trainer_of(pl, tmp_path, GradClipCallback([0.5])).fit(module_of(pl, manual=True, count=2))
+
+
+def test_it_clips_alone(pl: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`Trainer\(gradient_clip_val=1\.0\)` would both clip\. Leave out"):
+        trainer_of(pl, tmp_path, GradClipCallback(0.5), gradient_clip_val=1.0).fit(module_of(pl))
+
+
+def test_it_resumes(pl: Any, tmp_path: Path) -> None:
+    """From a checkpoint, bit for bit as without a stop; a second `fit` clips once a step too."""
+    policy = ZClip(max_norm=1.0, warmup=3)
+    whole = module_of(pl)
+    trainer_of(pl, tmp_path, GradClipCallback(policy), max_epochs=2).fit(whole)
+    first = module_of(pl)
+    trainer = trainer_of(pl, tmp_path, GradClipCallback(policy))
+    trainer.fit(first)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    second = module_of(pl)
+    resumed = trainer_of(pl, tmp_path, callback := GradClipCallback(policy), max_epochs=2)
+    resumed.fit(second, ckpt_path=tmp_path / "one.ckpt")
+    same(second.nets[0], whole.nets[0], tolerance=0.0)
+    assert callback.clippers[0].last is not None and callback.clippers[0].last.step == 2 * STEPS
+
+
+def test_a_bad_step_does_not_happen(pl: Any, tmp_path: Path) -> None:
+    module = module_of(pl)
+    module.poison = 3
+    trainer_of(pl, tmp_path, GradClipCallback(0.5)).fit(module)
+    assert all(bool(p.isfinite().all()) for p in module.parameters())
+
+
+def test_layers_that_are_unfrozen(pl: Any, tmp_path: Path) -> None:
+    """A fine-tuning callback adds a group to the optimizer; from then on it is clipped."""
+    finetuning = importlib.import_module(f"{pl.__name__}.callbacks").BaseFinetuning
+
+    class Unfreeze(finetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.nets[0][0])
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.nets[0][0], optimizer)
+
+    module = module_of(pl)
+    module.configure_optimizers = lambda: torch.optim.SGD(module.nets[0][2].parameters(), lr=RATE)
+    trainer_of(pl, tmp_path, Unfreeze(), callback := GradClipCallback(0.05), max_epochs=2).fit(module)
+    norms = [p.grad.norm() for p in module.nets[0].parameters()]
+    assert torch.stack(norms).norm().item() <= 0.05 * (1 + 1e-5)
+    assert len(callback.clippers[0].state_dict()["parameters"]) == 4
+
+
+def test_fabric() -> None:
+    """As a plain loop."""
+    lightning = importlib.import_module("lightning")
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    net = network()
+    net, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM))
+    clipper = setup(fabric, net, optimizer, ZClip(max_norm=1.0, warmup=3))
+    rows = torch.utils.data.DataLoader(data(), batch_size=BATCH)
+    for batch in rows:
+        optimizer.zero_grad()
+        fabric.backward(loss_of(net, batch))
+        optimizer.step()
+    expected, other = trained(ZClip(max_norm=1.0, warmup=3))
+    same(net, expected)
+    assert clipper.last is not None and other.last is not None
+    assert clipper.last.total_norm == pytest.approx(other.last.total_norm, rel=1e-5)
+    assert clipper.state_dict()["parameters"] == other.state_dict()["parameters"]

@@ -1,0 +1,176 @@
+"""`transformers.Trainer`: one clip a step, by the policy, in its logs and its checkpoints."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
+from gradclip.records import Memory
+from gradclip.testing import assert_clipped
+from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, needed, network, same, trained
+
+transformers, _ = needed("transformers", "accelerate")
+
+from gradclip.integrations.transformers import GradClipCallback, install  # noqa: E402 -- where it is installed
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+POLICIES = [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)]
+
+
+class Model(nn.Module):
+    """As a Trainer wants it: it returns its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        out = self.net(x)
+        return {"loss": nn.functional.mse_loss(out, y), "logits": out}
+
+
+class InOrder(transformers.Trainer):
+    """A trainer that takes the rows in their order."""
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def trainer_of(folder: Path, *, callbacks: Any = None, model: nn.Module | None = None, **given: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": BATCH,
+        "max_steps": STEPS,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **given,
+    }
+    model = Model() if model is None else model
+    batches = arguments["max_steps"] * given.get("gradient_accumulation_steps", 1)
+    rows = [{"x": x, "y": y} for x, y in data(batches)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return InOrder(
+        model,
+        transformers.TrainingArguments(**arguments),
+        train_dataset=rows,
+        callbacks=callbacks,
+        optimizers=(optimizer, scheduler),
+    )
+
+
+@pytest.mark.parametrize("way", ["callback", "install"])
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+def test_it_trains_as_a_plain_loop(tmp_path: Path, policy: Policy, way: str) -> None:
+    """The same parameters, and the norm before clipping in the logs, with the trainer's own clip switched off."""
+    records = Memory()
+    callback = GradClipCallback(policy, sinks=[records])
+    trainer = trainer_of(tmp_path, callbacks=[callback] if way == "callback" else None)
+    if way == "install":
+        callback = install(trainer, policy, sinks=[records])
+    trainer.train()
+    expected, clipper = trained(policy)
+    same(trainer.model.net, expected)
+    assert callback.clipper is not None
+    assert trainer.args.max_grad_norm == 1.0  # put back
+    norms = [record.total_norm for record in records.records]
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["grad_norm"] for entry in logs] == norms
+    assert [entry["gradclip/total_norm"] for entry in logs] == norms
+    assert len(norms) == STEPS
+    assert norms[-1] == pytest.approx(clipper.last.total_norm, rel=1e-5)
+    assert not callback.clipper._attachments
+
+
+def test_the_bound_of_the_trainer(tmp_path: Path) -> None:
+    """Without a policy, it is that of `max_grad_norm`; what the optimizer sees is below it."""
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback()], max_grad_norm=0.25)
+    with assert_clipped(trainer.optimizer, max_norm=0.25):
+        trainer.train()
+    same(trainer.model.net, trained(FixedNorm(0.25))[0])
+    with pytest.raises(ValueError, match=r"`GradClipCallback\(policy=\.\.\.\)` must be a policy or a bound"):
+        trainer_of(tmp_path, callbacks=[GradClipCallback()], max_grad_norm=0.0).train()
+
+
+def test_reporters_hear_of_what_is_installed(tmp_path: Path) -> None:
+    """They are asked after it."""
+    heard: list[dict[str, Any]] = []
+
+    class Reporter(transformers.TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            heard.append(dict(logs))
+
+    trainer = trainer_of(tmp_path, callbacks=[Reporter()])
+    callback = install(trainer, 0.5)
+    trainer.train()
+    assert callback.clipper is not None
+    assert heard[STEPS - 1]["gradclip/total_norm"] == heard[STEPS - 1]["grad_norm"] > 0.5
+
+
+def test_micro_batches(tmp_path: Path) -> None:
+    """One clip for four of them."""
+    records = Memory()
+    callback = GradClipCallback(0.5, sinks=[records])
+    trainer_of(tmp_path, callbacks=[callback], gradient_accumulation_steps=4, max_steps=5).train()
+    assert [record.step for record in records.records] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_it_resumes(tmp_path: Path, restore: bool) -> None:
+    """From a checkpoint, bit for bit as without a stop; whether or not the trainer restores callbacks itself."""
+    policy = ZClip(max_norm=1.0, warmup=3)
+    whole = trainer_of(tmp_path / "whole", callbacks=[GradClipCallback(policy)])
+    whole.train()
+    saving = {"save_strategy": "steps", "save_steps": 8}
+    first = trainer_of(tmp_path / "parts", callbacks=[GradClipCallback(policy)], **saving)
+    first.train()
+    saved = json.loads((tmp_path / "parts" / "checkpoint-8" / "trainer_state.json").read_text())
+    assert saved["stateful_callbacks"]["gradclip"]["step"] == 8
+    callback = GradClipCallback(policy)
+    options = {"restore_callback_states_from_checkpoint": True} if restore else {}
+    second = trainer_of(tmp_path / "parts", callbacks=[callback], **saving, **options)
+    second.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-8"))
+    same(second.model.net, whole.model.net, tolerance=0.0)
+    assert callback.clipper is not None and callback.clipper.last is not None
+    assert callback.clipper.last.step == STEPS
+
+
+def test_a_second_training(tmp_path: Path) -> None:
+    """Of the same trainer: one clip a step again."""
+    records = Memory()
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(0.5, sinks=[records])], max_steps=3)
+    trainer.train()
+    trainer.train()
+    assert [record.step for record in records.records] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_step_that_is_skipped_is_told(tmp_path: Path) -> None:
+    """Neither parameters nor the learning rate move."""
+    model = Model()
+    rates: list[float] = []
+
+    class Poison(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 1:
+                model.net[0].weight.grad[0, 0] = math.nan
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            rates.append(given["lr_scheduler"].get_last_lr()[0])
+
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(0.5), Poison()], model=model, max_steps=3)
+    trainer.lr_scheduler.lr_lambdas = [lambda step: 0.5**step]
+    trainer.train()
+    assert rates == pytest.approx([RATE / 2, RATE / 2, RATE / 4])
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
