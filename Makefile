@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
+.PHONY: integrations setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +51,18 @@ ONCE := tests/distributed tests/testing tests/examples tests/records tests/analy
 NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
+
+# The frameworks in which it is tried: the newest, which `make test` has too; with OLD=1, the oldest, in an environment of their own.
+OLD_BIN := build/oldest/bin
+integrations: setup
+ifdef OLD
+	$(PYTHON) -m venv build/oldest
+	$(OLD_BIN)/pip install --quiet --constraint constraints.txt torch
+	$(OLD_BIN)/pip install --quiet --requirement tests/integrations/oldest.txt pytest hypothesis .
+	GRADCLIP_REQUIRE=integrations $(OLD_BIN)/pytest -q tests/integrations
+else
+	GRADCLIP_REQUIRE=integrations $(BIN)/pytest -q tests/integrations
+endif
 
 unit: setup browser
 	GRADCLIP_ISA=baseline $(BIN)/pytest -q $(NATIVE) tests/conformance

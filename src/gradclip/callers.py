@@ -3,7 +3,8 @@
 import sys
 import warnings
 
-PACKAGES = ("torch", "gradclip")
+FRAMEWORKS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning", "transformers", "trl")
+PACKAGES = ("torch", "gradclip", *FRAMEWORKS)
 """Whose lines are not the user's."""
 
 

@@ -1,5 +1,6 @@
 """A small task, trained by a plain loop: what every engine has to come to."""
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +18,9 @@ STEPS, BATCH, RATE, MOMENTUM = 20, 8, 0.05, 0.9
 def needed(*names: str) -> list[Any]:
     """Import packages, or skip the module that is about them, unless they are required."""
     try:
-        return [import_module(name) for name in names]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of theirs, as they are imported
+            return [import_module(name) for name in names]
     except ModuleNotFoundError as error:
         if "integrations" in REQUIRED:
             raise

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import integrations.accelerate_workers as workers
+from gradclip import MisuseWarning
 from gradclip.integrations.shared import clipper_of
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.testing import RankPool, assert_clipped
@@ -84,6 +85,16 @@ def test_a_bad_step_does_not_happen() -> None:
     run.optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(run.net.parameters(), before, strict=True))
     assert run.clipper.last is not None and run.clipper.last.skipped is not None
+
+
+def test_a_warning_is_about_a_line_of_the_users() -> None:
+    """And not of the engine, through which it came."""
+    run = Run(0.5)
+    run.accelerator.backward(loss_of(run.net, batches()[0]))
+    run.clipper.clip()
+    with pytest.warns(MisuseWarning, match="called by hand") as caught:
+        run.optimizer.step()
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_what_was_not_prepared_is_refused() -> None:

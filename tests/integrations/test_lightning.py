@@ -13,7 +13,7 @@ from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.records import Memory
 from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, loss_of, needed, network, same, trained
 
-needed("lightning")
+needed("lightning.pytorch", "pytorch_lightning")
 
 from gradclip.integrations.lightning import PACKAGES, GradClipCallback, setup  # noqa: E402 -- where it is installed
 
