@@ -361,6 +361,20 @@ def test_the_second_step_of_two_is_clipped() -> None:
         assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
 
 
+def test_parameters_that_were_replaced_are_an_error() -> None:
+    """As where a model is sharded after the clipper was attached: its own have no gradient any more."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    GradClipper(net, FixedNorm(0.5)).attach(optimizer)
+    (batch,) = batches(1)
+    optimizer.step()  # nothing to clip yet
+    other = network()
+    optimizer.param_groups[0]["params"][:] = list(other.parameters())
+    loss_of(other, batch).backward()
+    with pytest.raises(RuntimeError, match="found no gradient of its own .* SGD updates others by now, .* after that"):
+        optimizer.step()
+
+
 # Parameters that come later.
 
 

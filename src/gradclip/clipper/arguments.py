@@ -135,3 +135,12 @@ def refuse_optimizer(optimizer: object) -> NoReturn:
         "none of them. Make the clipper from the optimizer: `GradClipper(optimizer, ...)`."
     )
     raise ValueError(msg)
+
+
+def refuse_replaced(optimizer: object) -> NoReturn:
+    """Raise for an optimizer that has got other parameters since a clipper was attached to it."""
+    msg = (
+        f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates others by now, "
+        "as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, and attach it, after that."
+    )
+    raise RuntimeError(msg)

@@ -18,6 +18,7 @@ from gradclip.clipper.arguments import (
     check_attached,
     check_hooked,
     refuse_optimizer,
+    refuse_replaced,
     scaler_of,
     unwrapped,
 )
@@ -151,6 +152,8 @@ class Attaching(ABC):
             result = self.last  # for the step of another optimizer, or by hand
         else:
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
+            if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
+                refuse_replaced(optimizer)
         self._suppression.obey(result)
         self._judge_replicas()
 

@@ -105,6 +105,11 @@ class Trust:
             self._optimizers[optimizer] = known
         return bool(known.places)
 
+    def is_of_others(self, optimizer: Optimizer) -> bool:
+        """Whether all gradients that an optimizer has are of parameters that are not the clipper's."""
+        owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return len(owners) > 0 and not any(map(self.covers, owners))
+
     def release(self, optimizer: Optimizer) -> None:
         """Let an optimizer step without clipping from now on."""
         self._optimizers[optimizer].released = True
