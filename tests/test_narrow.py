@@ -162,6 +162,51 @@ def test_other_functions() -> None:
     assert coef.item() == pytest.approx(0.5 / (norm.held.item() + 1e-6))
 
 
+def test_what_cannot_be_written_is_refused() -> None:
+    """Before anything is changed; what has no norm too."""
+    parameters = owners([torch.full((3,), 10.0), torch.ones(4)])
+    parameters[1] = Parameter(There(torch.zeros(3, 2)))
+    parameters[1].grad = There(torch.ones(4).as_strided((3, 2), (1, 1)))
+    with pytest.raises(gradclip.OverlappingGradientError, match=r"parameters\[1\]"):
+        gradclip.clip_grad_norm_(parameters, 0.5)
+    assert parameters[0].grad.held.tolist() == [10.0] * 3
+    assert gradclip.get_total_norm([There(torch.ones(1).expand(4))]).held.item() == 2.0
+    with pytest.raises(TypeError, match="floating-point gradients"):
+        gradclip.get_total_norm([There(torch.ones(3, dtype=torch.int64))])
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.3, math.inf, -1.0])
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64])
+def test_magnitudes_beyond_the_parts(dtype: torch.dtype, p: float) -> None:
+    """Both parts are finite, and the magnitude is not, in their precision."""
+    big = 3e38 if dtype == torch.complex64 else 5e4
+    x = torch.tensor([complex(big, big), complex(big / 7, 0.0)], dtype=torch.complex128).to(dtype)
+    expected = reference.norm([x.to(torch.complex128)], p)
+    assert is_right(gradclip.get_total_norm([There(x)], p), expected)
+    parameters = owners([x])
+    gradclip.clip_grad_norm_(parameters, 0.5)
+    left = held(parameters)[0].to(torch.complex128)
+    assert reference.norm([left], 2.0) == pytest.approx(0.5, rel=1e-3 if dtype == torch.complex32 else 1e-6)
+
+
+@pytest.mark.parametrize("max_norm", [1e-34, 1e-36])
+def test_coefficients_far_below_float32(max_norm: float) -> None:
+    parameters = owners([torch.full((4,), 3e38)])
+    gradclip.clip_grad_norm_(parameters, max_norm)
+    assert held(parameters)[0].tolist() == pytest.approx([max_norm / 2] * 4, rel=1e-6)
+
+
+def test_a_float64_parameter_on_the_cpu_beside() -> None:
+    """Each norm is where its parameter is, as wide as that can be."""
+    wide = Parameter(torch.zeros(3, dtype=torch.float64))
+    wide.grad = torch.ones(3, dtype=torch.float64)
+    for parameters in ([*owners([torch.ones(4)]), wide], [wide, *owners([torch.ones(4)])]):
+        norms = {norm.device.type: norm for norm in gradclip.get_norms(parameters).values()}
+        assert norms["cpu"].item() == pytest.approx(math.sqrt(3.0), rel=1e-15)
+        assert (norms[PLACE.type].held.item(), norms[PLACE.type].dtype) == (2.0, torch.float32)
+
+
 def test_units() -> None:
     """Rows of a weight, in any layout; those times 1 keep their bytes."""
     gradients = [x for x in drawn() if x.numel()]

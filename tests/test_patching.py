@@ -3,7 +3,9 @@
 import functools
 import gc
 import math
+import subprocess
 import sys
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -78,12 +80,16 @@ def _bad() -> nn.Parameter:
 
 
 def test_twice_is_once() -> None:
-    """With the same arguments; with others it is an error, and to undo what is not done is nothing."""
+    """With the same arguments; with others, these hold until their end. To undo what is not done is nothing."""
     try:
         first = gradclip.patch(ZClip(1.0))
-        assert gradclip.patch(ZClip(1.0)) is first
-        with pytest.raises(RuntimeError, match=r"`patch\(\)` has been called already, with other arguments\. Call"):
-            gradclip.patch()
+        with gradclip.patch(ZClip(1.0)) as second:
+            assert second is first
+        ours = nn.utils.clip_grad_norm_
+        assert ours is not TORCHS["clip_grad_norm_"]
+        with gradclip.patch():
+            assert nn.utils.clip_grad_norm_ is not ours
+        assert nn.utils.clip_grad_norm_ is ours
     finally:
         gradclip.unpatch()
     gradclip.unpatch()
@@ -92,6 +98,19 @@ def test_twice_is_once() -> None:
         gradclip.patch(1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must hold callables"):
         gradclip.patch(sinks=[1])  # type: ignore[list-item]
+
+
+def test_what_is_imported_meanwhile_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where somebody has kept our function, it calls torch's afterwards."""
+    late = ModuleType("late")
+    with gradclip.patch(FixedNorm(0.1)):
+        late.clip = kept = nn.utils.clip_grad_norm_
+        monkeypatch.setitem(sys.modules, "late", late)
+    assert late.clip is TORCHS["clip_grad_norm_"]
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.full((2,), 10.0)
+    kept([p], 5.0)
+    assert p.grad.norm().item() == pytest.approx(5.0)
 
 
 def test_what_replaced_ours_stays() -> None:
@@ -215,6 +234,119 @@ def test_a_scaled_loss_is_recorded_unscaled() -> None:
         scaler.scale((p * torch.tensor([3.0, 4.0])).sum()).backward()
         scaler.step(optimizer)
     assert [record.total_norm for record in records.records] == [5.0]
+
+
+def test_a_scaler_of_another_epoch_is_not_asked() -> None:
+    """The loss is scaled at first, and not any more: records change nothing of that."""
+    p = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    with gradclip.patch(sinks=[Memory()]):
+        scaler = torch.amp.GradScaler("cpu")
+        scaler.scale(p.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        p.sum().backward()
+        optimizer.step()
+    assert p.grad.item() == 1.0
+
+
+@pytest.mark.parametrize("clips", [lambda step: step >= 2, lambda step: step % 2 == 0, lambda step: True])
+@pytest.mark.parametrize("in_closure", [False, True])
+def test_every_step_is_clipped_and_recorded_once(clips: Any, in_closure: bool) -> None:
+    """By the call where there is one, which may be in a closure as in Lightning, and else before the step."""
+    records = Memory()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+
+    def closure(step: int) -> Tensor:
+        optimizer.zero_grad()
+        loss = (p * float(step + 2)).sum()
+        loss.backward()
+        if clips(step):
+            nn.utils.clip_grad_norm_([p], 0.5)
+        return loss
+
+    with gradclip.patch(sinks=[records]):
+        for step in range(6):
+            if in_closure:
+                optimizer.step(lambda step=step: closure(step))
+            else:
+                closure(step)
+                optimizer.step()
+    found = [record.total_norm for record in records.records]
+    assert found == pytest.approx([math.sqrt(3.0) * (step + 2) for step in range(6)], rel=1e-12)
+
+
+def test_a_clipper_of_the_scripts_own_is_left_alone() -> None:
+    """It clips and records by itself."""
+    records = Memory()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    own = gradclip.GradClipper([p], FixedNorm(0.5)).attach(optimizer)
+    with gradclip.patch(FixedNorm(0.1), sinks=[records]):
+        for _ in range(3):
+            p.grad = torch.full((3,), 4.0)
+            optimizer.step()
+            assert p.grad.norm().item() == pytest.approx(0.5)
+    assert not records.records
+    own.detach()
+
+
+def test_parameters_one_by_one() -> None:
+    """A rule that learns of each goes on with it, however many there are."""
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(40)]
+    records = Memory()
+    with gradclip.patch(ZClip(1.0), sinks=[records]):
+        for _ in range(4):
+            for p in parameters:
+                p.grad = torch.ones(2)
+                nn.utils.clip_grad_norm_(p, 0.5)
+    assert [record.step for record in records.records] == [step for step in (1, 2, 3, 4) for _ in parameters]
+
+
+def test_models_that_are_gone_are_let_go() -> None:
+    """With their optimizers; and what only calls clipped, after many other calls."""
+    gone = []
+    with gradclip.patch(sinks=[Memory()]):
+        for _ in range(3):
+            p = nn.Parameter(torch.ones(2))
+            p.grad = torch.ones(2)
+            torch.optim.SGD([p], lr=0.1).step()
+            gone.append(weakref.ref(p))
+        del p
+        gc.collect()
+        assert [reference() for reference in gone] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", ["names twice", "no parameter", "plain tensors"])
+def test_what_no_clipper_takes_goes_on_by_itself(kind: str) -> None:
+    """A script that runs without records runs with them."""
+    with gradclip.patch(sinks=[Memory()]):
+        if kind == "names twice":
+            layers = [nn.Linear(2, 1), nn.Linear(2, 1)]
+            optimizer = torch.optim.SGD([{"params": layer.named_parameters()} for layer in layers], lr=0.1)
+            (layers[0](torch.ones(1, 2)) + layers[1](torch.ones(1, 2))).sum().backward()
+            optimizer.step()
+        elif kind == "no parameter":
+            torch.optim.SGD([{"params": []}], lr=0.1).step()
+        else:
+            x = torch.ones(2)
+            x.grad = torch.full((2,), 10.0)
+            assert nn.utils.clip_grad_norm_([x], 1.0).item() == pytest.approx(10.0 * math.sqrt(2.0))
+            assert x.grad.norm().item() == pytest.approx(1.0)
+
+
+def test_a_hook_that_was_there_before() -> None:
+    """Of somebody else's, in a process that has no clipper yet."""
+    script = (
+        "import torch, gradclip\ngradclip.patch(sinks=[lambda record: print(record.step)])\n"
+        "from torch.optim.optimizer import register_optimizer_step_pre_hook\n"
+        "register_optimizer_step_pre_hook(lambda *a: None)\n"
+        "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2); torch.optim.SGD([p], lr=0.1).step()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_of_lbfgs_it_is_said() -> None:

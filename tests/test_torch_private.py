@@ -94,11 +94,11 @@ def test_hooks_of_a_class_that_was_swapped(monkeypatch: pytest.MonkeyPatch) -> N
     """A step that overrides one which runs hooks may run them; without the mark, any."""
     optimizer: Any = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     optimizer.__class__ = type("Swapped", (torch.optim.SGD,), {"step": lambda self: None})
-    assert (private.runs_hooks(optimizer), private.inherits_hooks(optimizer)) == (False, True)
+    assert (private.runs_hooks(optimizer), private.runs_hooks(optimizer, inherited=True)) == (False, True)
     bare: Any = type("Bare", (torch.optim.Optimizer,), {"step": lambda self: None}).__new__(torch.optim.Optimizer)
-    assert not private.inherits_hooks(bare)
+    assert not private.runs_hooks(bare, inherited=True)
     monkeypatch.setattr(private, "_marks_hooked_steps", lambda: False)
-    assert private.inherits_hooks(bare)
+    assert private.runs_hooks(bare, inherited=True)
 
 
 def test_copy_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,16 +74,21 @@ def identity(norm_type: float) -> float:
     return math.inf if norm_type == -math.inf else 0.0
 
 
+def is_narrow(device: torch.device) -> bool:
+    """Whether a device has no float64."""
+    return device.type in NARROW
+
+
 def home(device: torch.device) -> torch.device:
     """Return where the numbers of a device are: there, if it has float64."""
-    return CPU if device.type in NARROW else device
+    return CPU if is_narrow(device) else device
 
 
 def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
     """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
         where = home(device or value.device)
-        return value.to(where).to(torch.float64) if value.device.type in NARROW else value.to(where, torch.float64)
+        return value.to(where).to(torch.float64) if is_narrow(value.device) else value.to(where, torch.float64)
     # `torch.tensor` would copy it there, and wait.
     return torch.full((), value, dtype=torch.float64, device=home(device or CPU))
 
@@ -110,7 +115,7 @@ def is_host(x: Tensor) -> bool:
 
 def from_device(number: Scalar) -> Scalar:
     """Return a number as a float where reading it waits for nothing, or it has to be on the host; else as it is."""
-    if isinstance(number, Tensor) and number.ndim == 0 and (is_host(number) or number.device.type in NARROW):
+    if isinstance(number, Tensor) and number.ndim == 0 and (is_host(number) or is_narrow(number.device)):
         return number.item()
     return number
 
@@ -167,6 +172,8 @@ def finish(partial: Scalar, norm_type: float) -> Scalar:
         return finish_each(partial, norm_type)
     if norm_type == 2.0:  # noqa: PLR2004
         return math.sqrt(partial)
+    if partial == 0.0 and norm_type > 0.0:  # of no elements too, also where a compiler looks on
+        return 0.0
     # torch's power has IEEE's answers where Python's raises: 0 ** -1 and overflow.
     return finish_each(as_float64(partial, CPU), norm_type).item() if is_power(norm_type) else partial
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, as_float64, home, is_host
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_narrow
 
 
 def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -18,6 +18,11 @@ def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torc
 def indices(places: Sequence[int], device: torch.device) -> Tensor:
     """Return places as what numbers of a device are picked by."""
     return sent(list(places), device, torch.int64)
+
+
+def placed(x: Tensor, device: torch.device) -> Tensor:
+    """Return numbers on a device, rounded to float32 if it has no more."""
+    return (x.to(torch.float32) if is_narrow(device) else x).to(device)
 
 
 def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:

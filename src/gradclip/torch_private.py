@@ -86,18 +86,16 @@ def is_fake(x: Tensor) -> bool:
 
 def copy_each_(to: list[Tensor], given: list[Tensor]) -> None:
     """Copy tensors of a device to others of the same shapes, in a few launches. Without it, in one launch each."""
-    copy: Any = getattr(torch, "_foreach_copy_", None)
-    if copy is not None:
+    if (copy := getattr(torch, "_foreach_copy_", None)) is not None:
         copy(to, given)
-        return
-    for x, own in zip(to, given, strict=True):
-        x.copy_(own)
+    else:
+        for x, own in zip(to, given, strict=True):
+            x.copy_(own)
 
 
 def norms_in_float64(tensors: list[Tensor], order: float) -> list[Tensor]:
     """Return the norm of each tensor of a device in float64, in a few launches. Without it, in one launch each."""
-    norms: Any = getattr(torch, "_foreach_norm", None)
-    if norms is None:
+    if (norms := getattr(torch, "_foreach_norm", None)) is None:
         return [torch.linalg.vector_norm(x, order, dtype=torch.float64) for x in tensors]
     return norms(tensors, order, dtype=torch.float64)
 
@@ -231,18 +229,13 @@ def device_types_of(group: Any) -> list[str]:
 # Optimizers and scalers.
 
 
-def runs_hooks(optimizer: Optimizer) -> bool:
-    """Tell whether the step of an optimizer runs hooks: one that never called `Optimizer.__init__` does not.
+def runs_hooks(optimizer: Optimizer, *, inherited: bool = False) -> bool:
+    """Tell whether the step of an optimizer runs hooks, or a step that it overrides. Without it, as if one does.
 
-    Without it, as if it does.
+    One that never called `Optimizer.__init__` does not; a class in place of another may go on to that one's step.
     """
-    return getattr(type(optimizer).step, "hooked", not _marks_hooked_steps())
-
-
-def inherits_hooks(optimizer: Optimizer) -> bool:
-    """Tell whether that step, or one that its class overrides, runs hooks. Without it, as if one does."""
-    steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
-    return any(getattr(step, "hooked", False) for step in steps) or not _marks_hooked_steps()
+    steps = [vars(kind)["step"] for kind in type(optimizer).__mro__ if "step" in vars(kind)]
+    return any(getattr(x, "hooked", False) for x in steps[: None if inherited else 1]) or not _marks_hooked_steps()
 
 
 @lru_cache(maxsize=1)
@@ -272,8 +265,7 @@ def step_hooks_of(optimizer: Optimizer) -> list[Any]:
 
 def run_last(optimizer: Any, hook: RemovableHandle) -> None:
     """Have a hook run after all others before a step. Without it, it runs in its turn."""
-    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", None)
-    if hooks is not None:
+    if (hooks := getattr(optimizer, "_optimizer_step_pre_hooks", None)) is not None:
         hooks[hook.id] = hooks.pop(hook.id)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gradclip
 from clipper.training import OPTIMIZERS, backward, batches, gradients, loss_of, network, norm_of, same_bits, train
 from gradclip import GradClipper, MisuseWarning
-from gradclip.policies import AGC, AdaGC, FixedNorm, ZClip, by_group
+from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, ZClip, by_group
 from gradclip.testing import capture_records
 
 
@@ -422,3 +422,50 @@ def test_what_was_learned_outlives_more_parameters() -> None:
         if isinstance(value, dict):
             assert {name: state[key][name] for name in value} == pytest.approx(value, rel=0.05)
         assert isinstance(value, dict) or state[key] == value + 1
+
+
+def test_a_history_of_one_parameter_grows() -> None:
+    """To one of two."""
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([a], lr=0.0)
+    clipper = GradClipper(optimizer, AutoClip(10.0, scope="parameter")).attach(optimizer)
+    for _ in range(3):
+        a.grad = torch.ones(2)
+        optimizer.step()
+    optimizer.add_param_group({"params": [b]})
+    a.grad, b.grad = torch.ones(2), torch.ones(3)
+    optimizer.step()
+    assert clipper.last is not None and clipper.last.step == 4
+    (histories,) = [x for x in clipper.state_dict()["stages"][0]["state"].values() if isinstance(x, dict)]
+    assert [len(history) for history in histories.values()] == [4, 1]
+
+
+def test_a_policy_that_cannot_grow_says_so_at_every_step() -> None:
+    """And nothing is half done."""
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([a], lr=0.0)
+    GradClipper(optimizer, by_group([FixedNorm(1.0)])).attach(optimizer)
+    a.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.add_param_group({"params": [b]})
+    for _ in range(2):
+        with pytest.raises(ValueError, match="one policy for each parameter group"):
+            optimizer.step()
+
+
+def test_detaching_after_parameters_have_come() -> None:
+    """From all of several optimizers; and a state saved with all of them is taken before the next step."""
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizers = [torch.optim.SGD([a], lr=0.0), torch.optim.SGD([a], lr=0.0)]
+    clipper = GradClipper(optimizers[0], AdaGC(1.0, warmup=1))
+    for optimizer in optimizers:
+        clipper.attach(optimizer)
+    a.grad = torch.ones(2)
+    optimizers[0].step()
+    optimizers[0].add_param_group({"params": [b]})
+    state = clipper.state_dict()
+    assert len(state["parameters"]) == 2
+    clipper.load_state_dict(state)
+    b.grad = torch.ones(3)
+    clipper.clip()
+    clipper.detach()

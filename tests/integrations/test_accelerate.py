@@ -60,6 +60,11 @@ def test_it_clips_alone() -> None:
         run.train()
     with pytest.raises(RuntimeError, match=r"`accelerator.clip_grad_norm_` was called, and gradclip clips"):
         run.accelerator.clip_grad_norm_(run.net.parameters(), 1.0)
+    other = torch.nn.Linear(2, 1)
+    other(torch.full((1, 2), 9.0)).backward()
+    assert run.accelerator.clip_grad_norm_(other.parameters(), 0.1).item() > 1.0
+    run.clipper.detach()
+    run.accelerator.clip_grad_norm_(run.net.parameters(), 1.0)
 
 
 def test_it_resumes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,20 @@ def test_it_resumes(pl: Any, tmp_path: Path) -> None:
     resumed.fit(second, ckpt_path=tmp_path / "one.ckpt")
     same(second.nets[0], whole.nets[0], tolerance=0.0)
     assert callback.clippers[0].last is not None and callback.clippers[0].last.step == 2 * STEPS
+
+
+def test_a_checkpoint_that_was_validated_is_not_gone_on_from(pl: Any, tmp_path: Path) -> None:
+    """Training after it begins anew."""
+    trainer = trainer_of(pl, tmp_path, GradClipCallback(0.5))
+    trainer.fit(module_of(pl))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    module = module_of(pl)
+    module.validation_step = types.MethodType(lambda own, batch, index: None, module)
+    rows = torch.utils.data.DataLoader(data(), batch_size=BATCH)
+    other = trainer_of(pl, tmp_path, callback := GradClipCallback(0.5))
+    other.validate(module, rows, ckpt_path=tmp_path / "one.ckpt", verbose=False)
+    other.fit(module)
+    assert callback.clippers[0].last is not None and callback.clippers[0].last.step == STEPS
 
 
 def test_a_bad_step_does_not_happen(pl: Any, tmp_path: Path) -> None:

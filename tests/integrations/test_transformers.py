@@ -66,6 +66,7 @@ def trainer_of(folder: Path, *, callbacks: Any = None, model: nn.Module | None =
         model,
         transformers.TrainingArguments(**arguments),
         train_dataset=rows,
+        eval_dataset=rows,
         callbacks=callbacks,
         optimizers=(optimizer, scheduler),
     )
@@ -174,3 +175,24 @@ def test_a_step_that_is_skipped_is_told(tmp_path: Path) -> None:
     trainer.train()
     assert rates == pytest.approx([RATE / 2, RATE / 2, RATE / 4])
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_what_was_installed_is_taken_away(tmp_path: Path) -> None:
+    """A trainer without the callback clips by itself again."""
+    trainer = trainer_of(tmp_path, max_grad_norm=0.125, max_steps=3)
+    install(trainer, 1.0)
+    trainer.train()
+    trainer.remove_callback(GradClipCallback)
+    with assert_clipped(trainer.optimizer.optimizer, max_norm=0.125):
+        trainer.train()
+
+
+def test_the_best_checkpoint_has_the_state(tmp_path: Path) -> None:
+    """Though what is the best is found out after the step."""
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "best"}
+    options |= {"metric_for_best_model": "loss", "label_names": ["y"]}
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(0.5)], max_steps=4, **options)
+    trainer.train()
+    saved = [json.loads(path.read_text()) for path in tmp_path.glob("checkpoint-*/trainer_state.json")]
+    assert saved
+    assert all(state["stateful_callbacks"]["gradclip"]["step"] == state["global_step"] for state in saved)

@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
 from gradclip.numbers import from_device
-from gradclip.torch_private import inherits_hooks, runs_hooks
+from gradclip.torch_private import runs_hooks
 from gradclip.validation import check_number, check_word, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
@@ -110,7 +110,7 @@ def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
 
 def check_hooked(optimizer: Optimizer) -> None:
     """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
-    if not inherits_hooks(optimizer):
+    if not runs_hooks(optimizer, inherited=True):
         msg = (
             f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
             f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."

@@ -213,6 +213,16 @@ class Attaching(ABC):
         self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
 
+    def _clip_before(self, optimizer: Optimizer, loss: object) -> None:
+        """Clip for a step that has begun, of an optimizer that the clipper is not attached to."""
+        if self._trust.owns(optimizer):
+            self._clip_for(optimizer, loss)
+
+    def _has_just_clipped(self, optimizer: Optimizer) -> bool:
+        """Whether the gradients that an optimizer is about to use are as the last clip left them."""
+        trust = self._trust
+        return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
+
     def _covers(self, parameter: Tensor) -> bool:
         """Whether it would notice that steps of this parameter are not clipped."""
         return self._trust.covers(parameter)

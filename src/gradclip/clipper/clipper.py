@@ -202,9 +202,10 @@ class GradClipper(Attaching):
 
     def _follow(self) -> None:
         if self._source is not None and (grown := self._source.grown()) is not None:
+            self._pipeline = self._pipeline.with_selection(grown)
             self._selection = grown
-            self._pipeline = self._pipeline.with_selection(self._selection)
-            self._trust.follow(self._selection)
+            self._trust.follow(grown)
+            self._source.take_up()
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
@@ -248,6 +249,7 @@ class GradClipper(Attaching):
 
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
+        self._follow()
         return saved(self._step, self._skips, self._selection.names, self._pipeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -257,6 +259,7 @@ class GradClipper(Attaching):
             ValueError: If it comes from another policy or other parameters, or holds what no run has left, such as a
                 mean that is NaN. Nothing is changed then.
         """
+        self._follow()
         self._step, self._skips = loaded(state_dict, self._selection.names, self._pipeline)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -47,11 +47,12 @@ _HANDLES: list[RemovableHandle] = []
 
 def watch_steps(watcher: Watcher) -> None:
     """Let an object hear of the steps of all optimizers for as long as it lives."""
-    _listen()
+    listen()
     _WATCHERS[id(watcher)] = watcher
 
 
-def _listen() -> None:
+def listen() -> None:
+    """Have torch tell of the steps of all optimizers."""
     if not _HANDLES:
         _HANDLES.append(register_optimizer_step_pre_hook(_begins))
         _HANDLES.append(register_optimizer_step_post_hook(_ends))
@@ -163,7 +164,7 @@ class Copied:
     """What such an attribute is: wherever a copy is made, in another process too, its steps are listened to."""
 
     def __init__(self) -> None:
-        _listen()
+        listen()
 
     def __reduce__(self) -> tuple[type["Copied"], tuple[()]]:
         return Copied, ()

@@ -116,7 +116,7 @@ class Pipeline:
         """Return the same for more parameters: what was learned of those that were there stays."""
         grown = Pipeline(self._policy, selection, self._nonfinite, self._group)
         for own, stage in zip(grown._stages, self._stages, strict=True):
-            packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout))
+            packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout), stage.layout.names)
             own.state = unpack(own.state, packed, own.layout)
         return grown
 

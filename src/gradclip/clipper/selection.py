@@ -156,12 +156,14 @@ class Source:
         self._size = _size(optimizer)
 
     def grown(self) -> Selection | None:
-        """Return what to work on if the optimizer has got more parameters since the last call; else None."""
+        """Return what to work on if the optimizer has got more parameters since that was taken up; else None."""
         optimizer = self._reference()
-        if optimizer is None or (size := _size(optimizer)) == self._size:
-            return None
-        self._size = size
-        return self._select(optimizer)
+        return None if optimizer is None or _size(optimizer) == self._size else self._select(optimizer)
+
+    def take_up(self) -> None:
+        """Have what the optimizer has now be known."""
+        if (optimizer := self._reference()) is not None:
+            self._size = _size(optimizer)
 
 
 def _size(optimizer: Optimizer) -> int:

@@ -63,16 +63,25 @@ class Trust:
         self.quiet = quiet
         self._elsewhere = clipped_elsewhere
         self._warned: set[str] = set()
-        self.follow(selection)
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
+        self._watch(selection)
 
     def follow(self, selection: Selection) -> None:
-        """Begin to watch parameters, with nothing seen of them yet."""
+        """Watch more parameters; what was seen of optimizers stays, and what was seen of gradients is forgotten."""
+        before = dict(self._optimizers)
+        self._optimizers.clear()
+        self._watch(selection)
+        for optimizer, known in before.items():
+            self.owns(optimizer)
+            now = self._optimizers[optimizer]
+            now.released, now.steps = known.released, known.steps
+
+    def _watch(self, selection: Selection) -> None:
         places = watched(len(selection.owners))
         self._selection = selection
         self._owners = [selection.owners[i] for i in places]
         self._names = [selection.names[i] for i in places]
         self._covered = {id(p) for p in (*selection.owners, *selection.ignored)}
-        self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
         # The last clip: which it was, and what it left.
         self.clips = 0
         self._at_clip: list[Mark] = []

@@ -12,7 +12,7 @@ from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
 from gradclip.parameters import name_at
-from gradclip.sending import indices
+from gradclip.sending import indices, placed
 from gradclip.units import Units
 
 
@@ -148,7 +148,7 @@ class GradientSet(ABC):
         norms, present, *_ = self.norms(order)
         places = range(len(self.owners)) if present is None else present
         each = norms.to(self.as_tensor(0.0).dtype).unbind()
-        return [(self.name_of(i), each[i].to(self.owners[i].device)) for i in places]
+        return [(self.name_of(i), placed(each[i], self.owners[i].device)) for i in places]
 
     def copied_norms(self, order: float) -> dict[str, float]:
         """Return the same as numbers, in float64, but for owners that were declared to be others on other ranks."""

@@ -1,13 +1,14 @@
 """Clip where Accelerate has prepared a model and its optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
-from gradclip.integrations.shared import clipper_of, policy_of, refusing
+from gradclip.integrations.shared import clipper_of, policy_of
 from gradclip.policies import Policy
 from gradclip.records import Sink
 
@@ -35,7 +36,7 @@ def prepare(
         options: Those of `GradClipper`.
 
     Returns:
-        The clipper, attached. `accelerator.clip_grad_norm_` is an error from now on, as both would clip.
+        The clipper, attached. `accelerator.clip_grad_norm_` of its parameters is an error, as both would clip.
 
     Raises:
         ValueError: If the optimizer was not prepared, or DeepSpeed or Megatron steps.
@@ -54,6 +55,22 @@ def prepare(
         msg = f"`prepare(accelerator=...)` must not be of {accelerator.distributed_type}, which clips by itself."
         raise ValueError(msg)
     clipper = clipper_of(model, optimizer, policy_of("prepare", policy, None), sinks, options)
+    clipper.attach(optimizer)
     accelerator.register_for_checkpointing(clipper)
-    accelerator.clip_grad_norm_ = refusing("accelerator.clip_grad_norm_")
-    return clipper.attach(optimizer)
+    accelerator.clip_grad_norm_ = _refusing(clipper, accelerator.clip_grad_norm_)
+    return clipper
+
+
+def _refusing(clipper: GradClipper, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the accelerator's own clip, but for parameters that a clipper clips."""
+
+    def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if clipper._attachments and any(clipper._covers(p) for p in listed):
+            raise RuntimeError(
+                "`accelerator.clip_grad_norm_` was called, and gradclip clips these parameters before every step. "
+                "Remove the call; `clipper.last.total_norm` is the norm before clipping."
+            )
+        return original(listed, *args, **kwargs)
+
+    return clip_grad_norm_

@@ -76,9 +76,12 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
             clipper_of(pl_module, optimizer, policy, [*self._sinks, latest], self._options).attach(optimizer, scaler)
             for optimizer, policy, latest in zip(trainer.optimizers, policies, self._latest, strict=True)
         ]
-        for clipper, saved in zip(self.clippers, self._loaded or [], strict=False):
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and len(loaded) != len(self.clippers):
+            msg = f"the checkpoint has the clippers of {len(loaded)} optimizers, and {len(self.clippers)} are trained."
+            raise ValueError(msg)
+        for clipper, saved in zip(self.clippers, loaded or [], strict=False):
             clipper.load_state_dict(saved)
-        self._loaded = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
         """Log what clipping did."""
@@ -95,9 +98,13 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         """The same."""
         self._end()
 
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        """Forget a checkpoint that was loaded to validate, and not to train on."""
+        self._loaded = None
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the clippers."""
-        return {"clippers": [clipper.state_dict() for clipper in self.clippers]}
+        """Return the states of the clippers, or those that are about to be taken up."""
+        return {"clippers": self._loaded or [clipper.state_dict() for clipper in self.clippers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from saved states, once training begins."""

@@ -1,15 +1,14 @@
 """What all integrations do alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
-from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
 from gradclip.clipper.arguments import unwrapped
-from gradclip.parameters import Parameters
+from gradclip.parameters import Parameters, named_parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.records import ClipRecord, Sink
 
@@ -39,10 +38,12 @@ def clipper_of(
     """Return a clipper of what an optimizer updates, now and later, by the names that the model has for it."""
 
     def named(own: Optimizer) -> Parameters:
-        owned = {id(p) for group in own.param_groups for p in group["params"]}
-        known = iter(()) if model is None else model.named_parameters()
-        pairs = [(name, p) for name, p in known if id(p) in owned]
-        return pairs if len(pairs) == len(owned) else own
+        names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
+        places = iter(named_parameters(own))
+        return [
+            {"params": group["params"], "param_names": [names.get(id(p), next(places)[0]) for p in group["params"]]}
+            for group in own.param_groups
+        ]
 
     inner = unwrapped(optimizer)
     clipper = GradClipper(named(inner), policy, sinks=sinks, **options)
@@ -64,16 +65,3 @@ class Latest:
     def metrics(self) -> dict[str, float]:
         """Return what to log: nothing before the first clip."""
         return {} if self.record is None else self.record.metrics()
-
-
-def refusing(function: str) -> Callable[..., Tensor]:
-    """Return what stands for a framework's own clip, where both would clip."""
-
-    def clip(*args: object, **kwargs: object) -> Tensor:  # noqa: ARG001 -- whatever it is called with
-        msg = (
-            f"`{function}` was called, and gradclip clips before every step already. Remove the call; "
-            "`clipper.last.total_norm` is the norm before clipping."
-        )
-        raise RuntimeError(msg)
-
-    return clip

@@ -47,6 +47,7 @@ class GradClipCallback(TrainerCallback):
         self._latest = Latest()
         self._sinks = [*sinks, self._latest]
         self._bound: float | None = None
+        self._accelerator: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Attach to the optimizer, and switch off what the trainer clips by."""
@@ -60,6 +61,8 @@ class GradClipCallback(TrainerCallback):
             clipper.load_state_dict(saved)
         self.clipper = clipper.attach(optimizer)
         self._bound, args.max_grad_norm = args.max_grad_norm, 0.0
+        if self._accelerator is not None:
+            self._accelerator.clip_grad_norm_ = _unmeasured
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Tell the trainer whether the step has happened, where no scaler does."""
@@ -73,6 +76,11 @@ class GradClipCallback(TrainerCallback):
             state.stateful_callbacks[STATE] = self.clipper.state_dict()
 
     on_epoch_end = on_step_end
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+        """Do the same: whether it was the best so far, and is to be saved, is known after this."""
+        if self.clipper is not None:
+            state.stateful_callbacks[STATE] = self.clipper.state_dict()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
@@ -93,6 +101,8 @@ class GradClipCallback(TrainerCallback):
             self.clipper.detach()
         if self._bound is not None:
             args.max_grad_norm, self._bound = self._bound, None
+        if self._accelerator is not None:
+            vars(self._accelerator).pop("clip_grad_norm_", None)
 
 
 def install(
@@ -114,7 +124,7 @@ def install(
     """
     callback = GradClipCallback(policy, sinks=sinks, **options)
     trainer.callback_handler.callbacks.insert(1, callback)  # after the one that decides when to save
-    trainer.accelerator.clip_grad_norm_ = _unmeasured
+    callback._accelerator = trainer.accelerator
     return callback
 
 

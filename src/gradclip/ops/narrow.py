@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum
-from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.backend import Batch
 from gradclip.ops.reference import count_bad, count_units, norm_tensor, sanitize_
 
 PAIRINGS = 11
@@ -26,15 +26,15 @@ PIECE = 2**24
 """Elements that are measured at a time: 64 MiB of scratch."""
 
 SMALLEST_FACTOR = 2.0**-100
-"""A smaller coefficient, which float32 may not hold, is two factors."""
+"""A smaller coefficient, which float32 may not hold, is several factors."""
 
 
 class Rows(NamedTuple):
     """What a device says of rows of elements: all float32.
 
     Attributes:
-        units: What the elements of each row were divided by: of shape (rows,).
-        sums: Sums of their powers: of shape (rows, any).
+        units: Numbers whose product the elements of each row were divided by: of shape (rows, any).
+        sums: Sums of the powers of what is left of them: of shape (rows, any).
     """
 
     units: Tensor
@@ -67,7 +67,7 @@ class NarrowBatch(Batch):
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         with torch.no_grad():
-            rows = [_magnitudes(x).reshape(count_units(x), x.numel() // max(1, count_units(x))) for x in self.tensors]
+            rows = [_in_units(x) for x in self.tensors]
             return torch.cat([_none(order)[:0], *_partials(rows, order, [1.0] * len(rows))])
 
     def scale_(self, coef: Scalar) -> None:
@@ -116,23 +116,7 @@ class NarrowBatch(Batch):
             return torch.stack(each) if each else _none(order)[:0]
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
-        return norm_tensor(number, bool(wide)).to(self.tensors[0].device if not wide and self.tensors else CPU)
-
-
-@final
-class Narrow(Backend):
-    """Plain torch without float64."""
-
-    name = "reference"
-
-    def takes(self, tensors: list[Tensor]) -> bool:
-        return all(x.device == tensors[0].device and x.layout == torch.strided for x in tensors)
-
-    def open(self, tensors: list[Tensor], chunks: object = None) -> NarrowBatch | None:  # noqa: ARG002 -- of kernels
-        return NarrowBatch(tensors) if self.takes(tensors) else None
-
-
-NARROW = Narrow()
+        return norm_tensor(number, bool(wide), CPU if wide or not self.tensors else self.tensors[0].device)
 
 
 # On the device.
@@ -143,27 +127,45 @@ def _parts(x: Tensor) -> Tensor:
     return torch.view_as_real(x.conj() if x.is_conj() else x) if x.is_complex() else x
 
 
-def _magnitudes(x: Tensor) -> Tensor:
-    return x.abs().to(torch.float32)
+def _sizes(x: Tensor) -> Tensor:
+    """Return the magnitudes of elements; of complex ones, those of both parts, in a dimension more."""
+    return _parts(x.to(torch.complex64) if x.is_complex() else x).abs().to(torch.float32)
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
     """Yield the magnitudes of all elements, as rows of one; nothing of no elements."""
     for piece in x.reshape(-1).split(PIECE):
         if piece.numel():
-            yield _magnitudes(piece).view(1, -1)
+            yield _sizes(piece).unsqueeze(0)
+
+
+def _in_units(x: Tensor) -> Tensor:
+    """Return the magnitudes of a tensor as rows, one a unit."""
+    units, sizes = count_units(x), _sizes(x)
+    return sizes.reshape(units, x.numel() // max(1, units), *sizes.shape[x.ndim :])
 
 
 def _measured(x: Tensor, order: float) -> Rows:
-    """Measure the rows of a matrix of magnitudes, none of which is empty."""
-    ones = x.new_ones(len(x))
+    """Measure the rows of a matrix of magnitudes, or of those of parts, none of which is empty."""
+    if x.ndim > 2 and order == 2.0:  # noqa: PLR2004 -- whose squares are added up anyway
+        x = x.flatten(1)
+    if x.ndim > 2:  # noqa: PLR2004
+        units = _usable(x.flatten(1).amax(dim=1))
+        found = _measured((x / units.view(-1, 1, 1)).square().sum(dim=2).sqrt(), order)
+        return Rows(torch.cat([units.view(-1, 1), found.units], dim=1), found.sums)
+    ones = x.new_ones((len(x), 1))
     if order == 0.0:
         return Rows(ones, _paired((x != 0.0).to(torch.float32)))
     extremum = x.amax(dim=1) if order > 0.0 else x.amin(dim=1)
     if is_extremum(order):  # of which a NaN may be left out
-        return Rows(extremum.masked_fill(x.isnan().any(dim=1), math.nan), ones.view(-1, 1))
-    units = torch.where((extremum > 0.0) & (extremum < math.inf), extremum, ones)
-    return Rows(units, _paired(_power(x / units.view(-1, 1), order)))
+        return Rows(extremum.masked_fill(x.isnan().any(dim=1), math.nan).view(-1, 1), ones)
+    units = _usable(extremum).view(-1, 1)
+    return Rows(units, _paired(_power(x / units, order)))
+
+
+def _usable(extremum: Tensor) -> Tensor:
+    """Return what to divide by: the extremum, or 1 where a division by it would make no number."""
+    return torch.where((extremum > 0.0) & (extremum < math.inf), extremum, torch.ones_like(extremum))
 
 
 def _power(x: Tensor, order: float) -> Tensor:
@@ -193,9 +195,11 @@ def _multiply_(x: Tensor, coef: Tensor) -> None:
 
 def _factors(coef: Tensor) -> list[Tensor]:
     """Return numbers as float32 numbers with this product."""
-    small = torch.where(coef.abs() < SMALLEST_FACTOR, SMALLEST_FACTOR, 1.0).to(torch.float64)
-    rest = (coef / small).to(torch.float32)
-    return [rest] if bool((small == 1.0).all()) else [small.to(torch.float32), rest]
+    factors: list[Tensor] = []
+    while bool((small := (coef != 0.0) & (coef.abs() < SMALLEST_FACTOR)).any()):
+        factors.append(torch.where(small, SMALLEST_FACTOR, 1.0).to(torch.float32))
+        coef = torch.where(small, coef / SMALLEST_FACTOR, coef)
+    return [*factors, coef.to(torch.float32)]
 
 
 # On the host.
@@ -216,7 +220,8 @@ def _partials(matrices: list[Tensor], order: float, factors: list[float]) -> lis
         if rows is None:
             partials.append(_none(order).expand(len(x)))
             continue
-        units, sums = next(numbers) * abs(factor), next(numbers).view(rows.sums.shape).sum(dim=1)
+        units, sums = next(numbers).view(rows.units.shape).prod(dim=1), next(numbers).view(rows.sums.shape).sum(dim=1)
+        units = units * abs(factor)
         partials.append(units if is_extremum(order) else sums if order == 0.0 else sums * units.pow(order))
     return partials
 

@@ -95,10 +95,15 @@ class Operators(Backend):
     name = "operators"
 
     def takes(self, tensors: list[Tensor]) -> bool:
-        return all(x.device == tensors[0].device and x.layout == torch.strided for x in tensors)
+        return all(x.device == tensors[0].device and _is_taken(x) for x in tensors)
 
     def open(self, tensors: list[Tensor], chunks: object = None) -> OperatorBatch | None:  # noqa: ARG002 -- of kernels
         return OperatorBatch(tensors) if self.takes(tensors) else None
+
+
+def _is_taken(x: Tensor) -> bool:
+    """Whether a compiler lets an operator write a tensor: not complex ones, whose conjugates are lazy."""
+    return x.is_floating_point() and x.layout == torch.strided
 
 
 OPERATORS = Operators()
@@ -169,7 +174,7 @@ def _define(schema: str, run: Callable[..., Any], shaped: Callable[..., Any]) ->
     name = run.__name__
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    _LIBRARY.impl(name, shaped, "Meta")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", shaped, lib=_LIBRARY)
 
 
 def _new(xs: list[Tensor], *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

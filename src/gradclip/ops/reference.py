@@ -157,7 +157,7 @@ class Reference(Backend):
 def norm_tensor(number: Scalar, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
     """Return a number as a 0-dim tensor on a device: float64 if wide, else float32, infinite beyond its range."""
     exact = as_float64(number, device)
-    return exact if wide else exact.to(torch.float32)
+    return exact if wide else exact.to(torch.float32).to(device)  # which may have no float64
 
 
 def count_bad(x: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from torch.compiler import is_dynamo_compiling
 
 from gradclip import callers
 from gradclip.exceptions import BackendUnavailableError
-from gradclip.numbers import CPU, NARROW, home
-from gradclip.ops import narrow, operators
+from gradclip.numbers import CPU, home, is_narrow
+from gradclip.ops import operators
 from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.narrow import NarrowBatch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
@@ -164,7 +165,6 @@ GPUS = ("cuda", "xpu")
 KERNELS: "dict[str, Callable[[], Backend | None]]" = {
     "cpu": on_cpu,
     **dict.fromkeys(GPUS, triton),
-    **dict.fromkeys(NARROW, lambda: narrow.NARROW),
 }
 """What comes before plain torch, by the type of device: the backend, unless it cannot or must not run now."""
 
@@ -241,7 +241,8 @@ def _open_alike(name: str, tensors: list[Tensor]) -> Batch:
     if name == "loose":
         return Uncoalesced(tensors, open_)
     opened = taken_by_kernels(tensors) if name == "kernels" else None
-    return ReferenceBatch(tensors) if opened is None else opened
+    plain = NarrowBatch if is_narrow(tensors[0].device) else ReferenceBatch
+    return plain(tensors) if opened is None else opened
 
 
 def joined(tensors: list[Tensor], parts: list[Part]) -> Batch:

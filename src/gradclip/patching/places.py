@@ -56,7 +56,11 @@ def holders_of(function: Function) -> Iterator[str]:
         elif isinstance(holder, staticmethod):
             yield "an attribute of a class"
         elif isinstance(holder, dict):
-            owner = next((x for x in gc.get_referrers(holder) if getattr(x, "__dict__", None) is holder), None)
+            owners = gc.get_referrers(holder)
+            if any(isinstance(x, type) for x in owners):
+                yield "an attribute of a class"
+                continue
+            owner = next((x for x in owners if getattr(x, "__dict__", None) is holder), None)
             if owner is not None and owner is not function:
                 yield f"an attribute of {getattr(owner, '__name__', type(owner).__name__)}"
         elif hasattr(holder, "func"):

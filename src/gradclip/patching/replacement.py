@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip import callers, functional
@@ -21,6 +21,7 @@ from gradclip.patching.places import Function, Place, holders_of, originals, pla
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink
+from gradclip.tracing import is_traced
 from gradclip.validation import check_norm_type
 
 if TYPE_CHECKING:
@@ -39,16 +40,17 @@ class Patch:
 
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
+        self._is_active, self._times = True, 1
         self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
-        found = originals()
-        self.unreached = sorted({what for original in list(found.values()) for what in holders_of(original)})
+        self._originals = originals()
+        self.unreached = sorted({what for original in self._originals.values() for what in holders_of(original)})
         self._replaced: list[tuple[Place, Function, Function]] = []
-        for name, original in found.items():
-            own = self._in_place_of(name, original)
+        for name, original in self._originals.items():
+            own = self._in_place_of(name)
             for place in list(places_of(original)):
                 setattr(place.module, place.name, own)
                 self._replaced.append((place, original, own))
-        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._before_step)
+        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._clippers.before_step)
 
     @property
     def places(self) -> list[str]:
@@ -56,10 +58,11 @@ class Patch:
         return [str(place) for place, _, _ in self._replaced]
 
     def undo(self) -> None:
-        """Put torch's functions back, where they were not replaced once more."""
-        for place, original, own in self._replaced:
-            if getattr(place.module, place.name, None) is own:
+        """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
+        for original, own in {own: (original, own) for _, original, own in self._replaced}.values():
+            for place in list(places_of(own)):
                 setattr(place.module, place.name, original)
+        self._is_active = False
         self._replaced.clear()
         if self._hook is not None:
             self._hook.remove()
@@ -75,52 +78,56 @@ class Patch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.undo()
+        self._times -= 1
+        if self._times <= 0:
+            self.undo()
 
-    def _in_place_of(self, name: str, original: Function) -> Function:
+    def _in_place_of(self, name: str) -> Function:
         own: Function = getattr(functional, name)
-        if name == "clip_grad_norm_" and self._clippers is not None:
-            own = self._clip_grad_norm_
+        if name in {"clip_grad_norm_", "clip_grad_norm"} and self._clippers is not None:
+            own = partial(self._clip_grad_norm_, name)
         given = "tensors" if name == "get_total_norm" else "parameters"
         returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
 
-        @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
+            if not self._is_active:  # and somebody has kept it
+                return self._originals[name](*args, **kwargs)
             first = args[0] if args else kwargs.pop(given)
             listed = list(first) if isinstance(first, Iterator) else first
             found = own(listed, *args[1:], **kwargs)
             return _as_torch_returns(found, listed) if returns_norm else found
 
+        functools.update_wrapper(replacement, self._originals[name])
+        vars(replacement).pop("__wrapped__")  # which holds torch's, for the next to find
         return replacement
 
     def _clip_grad_norm_(
         self,
+        function: str,
         parameters: Parameters,
         max_norm: float | Tensor,
         norm_type: float = 2.0,
         error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
         foreach: bool | None = None,  # noqa: ARG002, FBT001
     ) -> Tensor:
-        function = "clip_grad_norm_"
+        if function == "clip_grad_norm":
+            callers.warn("`torch.nn.utils.clip_grad_norm` is deprecated in favor of `clip_grad_norm_`.", FutureWarning)
         tensors, _ = flatten(function, parameters)
         order = check_norm_type(function, norm_type)
-        bound = float(check_max_norm(function, max_norm))
         owners = [x for x in tensors if isinstance(x, Tensor)]
         gradients = [x.grad for x in owners if x.grad is not None]
-        if self._clippers is None or order <= 0.0 or len(owners) < len(tensors) or not gradients:
+        total = None
+        if self._clippers is not None and order > 0.0 and len(owners) == len(tensors) and gradients and not is_traced():
+            bound = float(check_max_norm(function, max_norm))
+            total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
+        if total is None:
             return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
-        total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
-        return total.to(
-            gradients[0].device, torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
-        )
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002 -- torch's signature
-        if self._clippers is not None:
-            self._clippers.before_step(optimizer)
+        dtype = torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
+        return total.to(gradients[0].device, dtype)
 
 
 _CURRENT: list[Patch] = []
-"""The patch that holds now, if there is one."""
+"""The patches that hold now, the last of which has replaced what those before it had put in place."""
 
 
 def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
@@ -137,10 +144,9 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
 
     Returns:
         What was replaced. As a context manager, it puts everything back at the end; else `unpatch` does. A second call
-        with the same arguments does nothing.
+        with the same arguments does nothing; with others, they hold until its end.
 
     Raises:
-        RuntimeError: If it is patched already, with other arguments.
         TypeError: If an argument has the wrong type.
 
     Warns:
@@ -163,11 +169,9 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
     if policy is not None:
         check_policies("patch", (policy,))
     arguments = policy, check_sinks(sinks)
-    if _CURRENT:
-        if _CURRENT[0].arguments != arguments:
-            msg = "`patch()` has been called already, with other arguments. Call `gradclip.unpatch()` first."
-            raise RuntimeError(msg)
-        return _CURRENT[0]
+    if _CURRENT and _CURRENT[-1].arguments == arguments:
+        _CURRENT[-1]._times += 1
+        return _CURRENT[-1]
     made = Patch(*arguments)
     _CURRENT.append(made)
     if made.unreached:

@@ -46,10 +46,12 @@ def has_names(state: object) -> bool:
             return False
 
 
-def overlaid(packed: Any, known: Any) -> Any:
-    """Return a packed state with what is known of some of its parameters."""
+def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
+    """Return a packed state with what is known of some of its parameters, by their names."""
+    if isinstance(packed, dict) and isinstance(known, list) and len(names) == 1:  # the history of the only one
+        known = {names[0]: known[0]}
     if isinstance(packed, dict) and isinstance(known, dict):
-        return {key: overlaid(value, known[key]) if key in known else value for key, value in packed.items()}
+        return {key: overlaid(value, known[key], names) if key in known else value for key, value in packed.items()}
     return known
 
 
