@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 import gradclip
 import reference
+from calls import BOUND, CALLS
 from conftest import skip_without
 from gradclip.ops import registry
 from gradclip.policies import FixedNorm, Policy, ZClip
@@ -213,22 +214,6 @@ def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Waits and launches.
-
-CALLS: dict[str, Callable[[list[Parameter]], object]] = {
-    "clips": lambda ps: gradclip.clip_grad_norm_(ps, 1.0),
-    "clips, by a bound on the device": lambda ps: gradclip.clip_grad_norm_(ps, BOUND[0]),
-    "measures": lambda ps: gradclip.clip_grad_norm_(ps, math.inf),
-    "without eps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, eps=0.0),
-    "keeps": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, nonfinite="keep"),
-    "order 1": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 1.0),
-    "order 3.3": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, 3.3),
-    "order inf": lambda ps: gradclip.clip_grad_norm_(ps, 1.0, math.inf),
-    "total norm": lambda ps: gradclip.get_total_norm([p.grad for p in ps if p.grad is not None]),
-    "norms": gradclip.get_norms,
-    "by a known norm": lambda ps: gradclip.clip_grads_with_norm_(ps, 1.0, BOUND[0]),
-    "by value": lambda ps: gradclip.clip_grad_value_(ps, 0.1),
-}
-BOUND: list[Tensor] = []
 
 
 @pytest.mark.parametrize("name", CALLS)

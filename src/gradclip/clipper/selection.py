@@ -153,20 +153,21 @@ class Source:
     def __init__(self, optimizer: Optimizer, select: Callable[[Optimizer], Selection]) -> None:
         self._reference = weakref.ref(optimizer)
         self._select = select
-        self._size = _size(optimizer)
+        self._size = size_of(optimizer)
 
     def grown(self) -> Selection | None:
         """Return what to work on if the optimizer has got more parameters since that was taken up; else None."""
         optimizer = self._reference()
-        return None if optimizer is None or _size(optimizer) == self._size else self._select(optimizer)
+        return None if optimizer is None or size_of(optimizer) == self._size else self._select(optimizer)
 
     def take_up(self) -> None:
         """Have what the optimizer has now be known."""
         if (optimizer := self._reference()) is not None:
-            self._size = _size(optimizer)
+            self._size = size_of(optimizer)
 
 
-def _size(optimizer: Optimizer) -> int:
+def size_of(optimizer: Optimizer) -> int:
+    """Return how many parameters an optimizer has by now."""
     return sum([len(group["params"]) for group in optimizer.param_groups])
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
-from gradclip.clipper.selection import Selection
+from gradclip.clipper.selection import Selection, size_of
 from gradclip.parameters import named_parameters
 
 EMPTY = 3
@@ -106,7 +106,7 @@ class Trust:
     def owns(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer updates a parameter of the clipper: found out anew where it has got more of them."""
         known = self._optimizers.get(optimizer)
-        size = sum([len(group["params"]) for group in optimizer.param_groups])
+        size = size_of(optimizer)
         if known is None or known.size != size:
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             places = [i for i, owner in enumerate(self._owners) if id(owner) in owned]

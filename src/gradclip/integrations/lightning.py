@@ -29,7 +29,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
 
     Args:
         policy: A policy, or a bound, for each optimizer, or a list of one for each of several.
-        sinks: What takes a record of every clip; those of the second optimizer and so on have a `group`.
+        sinks: What takes a record of every clip, of whichever optimizer.
         options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
 
     Attributes:

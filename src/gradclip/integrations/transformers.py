@@ -72,15 +72,14 @@ class GradClipCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Put the state where the checkpoint that comes takes it from."""
-        if control.should_save and self.clipper is not None:
-            state.stateful_callbacks[STATE] = self.clipper.state_dict()
+        if control.should_save:
+            self._keep_state(state)
 
     on_epoch_end = on_step_end
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Do the same: whether it was the best so far, and is to be saved, is known after this."""
-        if self.clipper is not None:
-            state.stateful_callbacks[STATE] = self.clipper.state_dict()
+        self._keep_state(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
@@ -95,6 +94,10 @@ class GradClipCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Leave the trainer as it was."""
         self._end(args)
+
+    def _keep_state(self, state: Any) -> None:
+        if self.clipper is not None:
+            state.stateful_callbacks[STATE] = self.clipper.state_dict()
 
     def _end(self, args: Any) -> None:
         if self.clipper is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum
 from gradclip.ops.backend import Batch
-from gradclip.ops.reference import count_bad, count_units, norm_tensor, sanitize_
+from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, sanitize_
 
 PAIRINGS = 11
 """How often neighbours are added up before the rest is read."""
@@ -76,13 +76,13 @@ class NarrowBatch(Batch):
         with torch.no_grad():
             for x, own in zip(self.tensors, each, strict=True):
                 if own != 1.0:
-                    _multiply_(_parts(x), torch.tensor(own, dtype=torch.float64, device=CPU))
+                    _multiply_(parts_of(x), torch.tensor(own, dtype=torch.float64, device=CPU))
 
     def scale_units_(self, coefs: Tensor) -> None:
         with torch.no_grad():
             for x, own in zip(self.tensors, coefs.to(CPU, torch.float64).split(self.unit_counts()), strict=True):
                 if not bool((own == 1.0).all()):
-                    parts = _parts(x)
+                    parts = parts_of(x)
                     shaped = own.view(-1, *[1] * (parts.ndim - 1)) if x.ndim > 1 else own.view(())
                     _multiply_(parts, shaped)
 
@@ -92,7 +92,7 @@ class NarrowBatch(Batch):
         with torch.no_grad():
             for x, own in zip(self.tensors, each, strict=True):
                 if own < math.inf:
-                    parts = _parts(x)
+                    parts = parts_of(x)
                     limit = torch.tensor(own, dtype=torch.float64, device=CPU).to(parts.dtype).item()
                     parts.clamp_(-limit, limit)
 
@@ -122,14 +122,9 @@ class NarrowBatch(Batch):
 # On the device.
 
 
-def _parts(x: Tensor) -> Tensor:
-    """Return the real numbers that a tensor is made of; a conjugate that is lazy differs by signs alone."""
-    return torch.view_as_real(x.conj() if x.is_conj() else x) if x.is_complex() else x
-
-
 def _sizes(x: Tensor) -> Tensor:
     """Return the magnitudes of elements; of complex ones, those of both parts, in a dimension more."""
-    return _parts(x.to(torch.complex64) if x.is_complex() else x).abs().to(torch.float32)
+    return parts_of(x.to(torch.complex64) if x.is_complex() else x).abs().to(torch.float32)
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:

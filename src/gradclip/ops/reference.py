@@ -86,12 +86,12 @@ class ReferenceBatch(Batch):
             pairs = [pair for pair in zip(self.tensors, self._each(coef), strict=True) if not _is_host_one(pair[1])]
             if pairs and is_one(coef) and _is_elsewhere(self._device):
                 together.multiply_all_(
-                    [_parts(x) for x, _ in pairs if x.dtype.to_real() in together.SCALED_DTYPES],
+                    [parts_of(x) for x, _ in pairs if x.dtype.to_real() in together.SCALED_DTYPES],
                     as_float64(pairs[0][1], self._device),
                 )
                 pairs = [pair for pair in pairs if pair[0].dtype.to_real() not in together.SCALED_DTYPES]
             for x, own in pairs:
-                for piece in _pieces(_parts(x)):
+                for piece in _pieces(parts_of(x)):
                     _multiply_(piece, own)
 
     def scale_units_(self, coefs: Tensor) -> None:
@@ -107,7 +107,7 @@ class ReferenceBatch(Batch):
             for x, own in zip(self.tensors, self._each(bound), strict=True):
                 if isinstance(own, float) and own == math.inf:
                     continue
-                parts = _parts(x)
+                parts = parts_of(x)
                 limit = as_float64(own, x.device).to(parts.dtype)
                 if parts.itemsize > 1:
                     parts.clamp_(-limit, limit)
@@ -214,7 +214,7 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
 
 def _unit_pieces(x: Tensor, coefs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield views of the real numbers of whole units, with coefficients that broadcast over them."""
-    parts = _parts(x)
+    parts = parts_of(x)
     if x.ndim <= 1:
         yield from ((piece, coefs[0]) for piece in _pieces(parts))
         return
@@ -223,7 +223,7 @@ def _unit_pieces(x: Tensor, coefs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield piece, own.view(-1, *[1] * (piece.ndim - 1))
 
 
-def _parts(x: Tensor) -> Tensor:
+def parts_of(x: Tensor) -> Tensor:
     """Return the real numbers that a tensor is made of; a conjugate that is lazy differs by signs alone."""
     if not x.is_complex():
         return x
