@@ -93,7 +93,9 @@ def torchrun(*arguments: str) -> tuple[str, str, int]:
         return out, err, process.returncode
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("ddp", 2), ("fsdp2", 2), ("fsdp2_tp", 4), ("pipeline", 2)])
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("ddp", 2), ("fsdp2", 2), ("torchtitan_style", 2), ("fsdp2_tp", 4), ("pipeline", 2)]
+)
 def test_an_example_has_the_norms_of_one_process(task: ModuleType, alone: list[float], name: str, ranks: int) -> None:
     arguments = documented_arguments(ROOT / "examples" / "distributed" / f"{name}.py")
     assert arguments == ["--nproc-per-node", str(ranks), f"examples/distributed/{name}.py"]
