@@ -14,7 +14,7 @@ from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, watchers
 from gradclip.clipper.scaling import unscale_
-from gradclip.numbers import as_float64, coefficient
+from gradclip.numbers import Scalar, as_float64, coefficient
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision
@@ -33,11 +33,13 @@ class Given(Policy):
 
     Attributes:
         max_norm: The bound of the call.
+        total_norm: The norm that the caller holds against it; None for that of the gradients.
     """
 
     def __init__(self, norm_type: float) -> None:
         self._norm_type = norm_type
         self.max_norm: float = math.inf
+        self.total_norm: Scalar | None = None
 
     @property
     def norm_type(self) -> float:  # noqa: D102 -- as its base says, and so below
@@ -47,7 +49,8 @@ class Given(Policy):
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:  # noqa: D102
-        return Decision(coefficient(norms.total, self.max_norm, 1e-6), self.max_norm), state
+        total = norms.total if self.total_norm is None else self.total_norm
+        return Decision(coefficient(total, self.max_norm, 1e-6), self.max_norm), state
 
     def __repr__(self) -> str:
         return f"clip_grad_norm_(norm_type={self._norm_type:g})"
@@ -72,7 +75,15 @@ class Clippers:
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._count = 0
 
-    def clip(self, parameters: list[Tensor], max_norm: float, norm_type: float, *, raises: bool) -> Tensor | None:
+    def clip(
+        self,
+        parameters: list[Tensor],
+        max_norm: float,
+        norm_type: float,
+        *,
+        raises: bool = False,
+        total_norm: Scalar | None = None,
+    ) -> Tensor | None:
         """Clip for a call, and return the norm before; None, with nothing done, where no clipper takes them."""
         self._calls += 1
         key = (*map(id, parameters), norm_type, raises)
@@ -82,7 +93,7 @@ class Clippers:
             return None
         self._of_calls[key] = clipper, self._calls
         if isinstance(clipper.policy, Given):
-            clipper.policy.max_norm = max_norm
+            clipper.policy.max_norm, clipper.policy.total_norm = max_norm, total_norm
         return as_float64(clipper.clip()._total)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradclip import callers, functional
 from gradclip.clipper.arguments import check_sinks
 from gradclip.distributed.dtensor import is_dtensor, replicated
-from gradclip.functional.arguments import check_max_norm
+from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
@@ -86,6 +86,8 @@ class Patch:
         own: Function = getattr(functional, name)
         if name in {"clip_grad_norm_", "clip_grad_norm"} and self._clippers is not None:
             own = partial(self._clip_grad_norm_, name)
+        elif name == "clip_grads_with_norm_" and self._clippers is not None:
+            own = self._clip_grads_with_norm_
         given = "tensors" if name == "get_total_norm" else "parameters"
         returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
 
@@ -112,18 +114,32 @@ class Patch:
     ) -> Tensor:
         if function == "clip_grad_norm":
             callers.warn("`torch.nn.utils.clip_grad_norm` is deprecated in favor of `clip_grad_norm_`.", FutureWarning)
-        tensors, _ = flatten(function, parameters)
-        order = check_norm_type(function, norm_type)
-        owners = [x for x in tensors if isinstance(x, Tensor)]
+        owners = _owners(function, parameters)
         gradients = [x.grad for x in owners if x.grad is not None]
-        total = None
-        if self._clippers is not None and order > 0.0 and len(owners) == len(tensors) and gradients and not is_traced():
+        order, total = check_norm_type(function, norm_type), None
+        if self._clippers is not None and order > 0.0 and gradients:
             bound = float(check_max_norm(function, max_norm))
             total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
         if total is None:
             return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
         dtype = torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
         return total.to(gradients[0].device, dtype)
+
+    def _clip_grads_with_norm_(
+        self,
+        parameters: Parameters,
+        max_norm: float | Tensor,
+        total_norm: float | Tensor,
+        foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
+    ) -> None:
+        function = "clip_grads_with_norm_"
+        owners = _owners(function, parameters)
+        total = None
+        if self._clippers is not None and any(x.grad is not None for x in owners):
+            bound, norm = float(check_max_norm(function, max_norm)), check_total_norm(function, total_norm)
+            total = self._clippers.clip(owners, bound, 2.0, total_norm=norm)
+        if total is None:
+            functional.clip_grads_with_norm_(parameters, max_norm, total_norm)
 
 
 _CURRENT: list[Patch] = []
@@ -200,6 +216,13 @@ def unpatch() -> None:
     """
     for made in _CURRENT:
         made.undo()
+
+
+def _owners(function: str, parameters: Parameters) -> list[Tensor]:
+    """Return the parameters of a call that a clipper may take; none where it is traced, or some are no tensors."""
+    tensors, _ = flatten(function, parameters)
+    owners = [x for x in tensors if isinstance(x, Tensor)]
+    return owners if len(owners) == len(tensors) and not is_traced() else []
 
 
 def _as_torch_returns(norm: Any, parameters: Any) -> Any:
