@@ -29,7 +29,9 @@ from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
+from gradclip.clipper.withhold import can_withhold
 from gradclip.distributed.replicas import describe
+from gradclip.numbers import Condition, on_host
 from gradclip.result import ClipResult
 from gradclip.torch_private import fused_scale
 
@@ -61,8 +63,22 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow."""
+    def _clip(
+        self,
+        *,
+        by_hand: bool,
+        stepping: Optimizer | None = None,
+        overflow: Condition = False,
+        withholds: bool = False,
+    ) -> ClipResult:
+        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
+
+        Where it `withholds`, whether the step happens is left on the device where the norm is.
+        """
+
+    @abstractmethod
+    def _may_withhold(self) -> bool:
+        """Whether it may be left on a device whether a step happens."""
 
     @abstractmethod
     def _observe_closure(self, loss: float | Tensor) -> None:
@@ -147,14 +163,16 @@ class Attaching(ABC):
         if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
+        withholds = can_withhold(optimizer) and self._may_withhold()
         overflow = self._unscale(optimizer)
+        overflow = overflow if withholds else bool(on_host(overflow))
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, withholds=withholds)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
                 refuse_replaced(optimizer)
-        self._suppression.obey(result)
+        self._suppression.obey(result, optimizer)
         self._judge_replicas()
 
     def _judge_replicas(self) -> None:
@@ -162,13 +180,13 @@ class Attaching(ABC):
         if self._last is not None and self._last.differing is not None:
             self._trust.warn("replicas", describe(self._last.differing))
 
-    def _unscale(self, stepping: Optimizer) -> bool:
+    def _unscale(self, stepping: Optimizer) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
-        overflow = False
+        overflow: Condition = False
         for optimizer, attachment in list(self._attachments.items()):
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
                 unscale_(optimizer, attachment.scaler)
-                overflow = has_overflow(optimizer, attachment.scaler) or overflow
+                overflow = has_overflow(optimizer, attachment.scaler) | overflow
         return overflow
 
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from gradclip.numbers import on_host
+from gradclip.numbers import Condition
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
@@ -31,12 +31,15 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
         scaler.unscale_(optimizer)
 
 
-def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> bool:
+def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
     """Whether a scaler found an overflow in the gradients of an optimizer, for the step that comes."""
-    found = [fused_overflow(optimizer)]
+    found = [flag for flag in [fused_overflow(optimizer)] if flag is not None]
     if scaler is not None and has_scaled(scaler):
         found += overflows_found(scaler, optimizer) or []
-    return any(flag is not None and on_host(flag) > 0.0 for flag in found)
+    overflow: Condition = False
+    for flag in found:
+        overflow = (flag.reshape(()).to(found[0].device) > 0.0) | overflow
+    return overflow
 
 
 def stepping_scaler() -> GradScaler | None:
