@@ -30,7 +30,7 @@ class Status(str, Enum):
     SKIPPED_SCALER = "skipped_scaler"
     """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself.
 
-    Only a fused optimizer is called all the same; of the overflow steps of others, an attached clipper does not hear.
+    Where `attach` was not given the scaler, only the steps of a fused optimizer are heard of.
     """
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_overflows_stay_the_scalers(name: str, way: str) -> None:
     expected, its_scales = train_by_hand(name, data(overflows), gradclip.clip_grad_norm_)
     assert scales == its_scales and min(scales) < 1024.0
     assert same_bits(ours, expected)
-    heard = name in FUSED or "directly" in way
+    heard = name in FUSED or "not given" not in way
     skipped = ["skipped_scaler" if i in overflows else "clipped" for i in range(10)]
     assert statuses == (skipped if heard else ["clipped"] * 7)
 
@@ -269,3 +270,72 @@ def test_low_precision(dtype: torch.dtype) -> None:
         scaler._check_inf_per_device(optimizer)  # or it would have nothing to update from
 
     assert same_bits(run(ours), run(by_hand))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_overflow_leaves_a_record(name: str) -> None:
+    """Whether the scaler calls the optimizer or not; `last` is that of the step that did not happen."""
+    net = network()
+    optimizer, scaler = OPTIMIZERS[name](net.parameters()), scaler_of()
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizer, scaler)
+    with capture_records(clipper) as records:
+        for i, batch in enumerate(data(overflows=(0, 3, 4)), start=1):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            assert clipper.last is not None
+            assert clipper.last.step == i
+            assert (clipper.last.skipped == "skipped_scaler") == (i - 1 in {0, 3, 4})
+    assert [record.step for record in records] == list(range(1, 11))
+    clipper.detach()
+    assert "step" not in vars(scaler)
+
+
+def test_a_scaler_of_two_optimizers_tells_once() -> None:
+    """What is clipped together does not step together; a clipper for each hears of its own."""
+    nets = network(), network()
+    optimizers = [OPTIMIZERS["SGD"](net.parameters()) for net in nets]
+    scaler = scaler_of()
+    together = GradClipper([p for net in nets for p in net.parameters()])
+    for optimizer in optimizers:
+        together.attach(optimizer, scaler)
+    for batch in data(overflows=(1,))[:3]:
+        for optimizer, net in zip(optimizers, nets, strict=True):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+    assert together.last is not None
+    assert together.last.step == 3
+    together.detach()
+
+    clippers = [GradClipper(net).attach(optimizer, scaler) for net, optimizer in zip(nets, optimizers, strict=True)]
+    for optimizer, net, batch in zip(optimizers, nets, data(overflows=(1,)), strict=False):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(net, batch)).backward()
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+    assert [clipper.last.skipped for clipper in clippers if clipper.last] == [None, "skipped_scaler"]
+
+
+def test_a_scaler_can_be_copied_and_may_have_a_step_of_its_own() -> None:
+    net = network()
+    optimizer, scaler = OPTIMIZERS["SGD"](net.parameters()), scaler_of()
+    calls: list[Any] = []
+    before: Any = scaler.step
+
+    def step(*args: Any) -> Any:
+        calls.append(args)
+        return before(*args)
+
+    scaler.step = step  # type: ignore[method-assign]
+    clipper = GradClipper(net).attach(optimizer, scaler)
+    copied = deepcopy(scaler)
+    scaler.scale(loss_of(net, data()[0])).backward()
+    scaler.step(optimizer)
+    assert len(calls) == 1
+    clipper.detach()
+    assert scaler.step is step
+    assert copied.state_dict() == scaler_of().state_dict()

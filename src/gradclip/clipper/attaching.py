@@ -24,7 +24,7 @@ from gradclip.clipper.arguments import (
 )
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip
-from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
+from gradclip.clipper.scaling import has_overflow, hear, hear_no_more, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
@@ -129,6 +129,8 @@ class Attaching(ABC):
         if any(self._is_rival(other, optimizer) for other in watchers()):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
+        if scaler is not None:
+            hear(scaler, self)
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
@@ -140,7 +142,11 @@ class Attaching(ABC):
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            release(one, self._attachments.pop(one))
+            released = self._attachments.pop(one)
+            release(one, released)
+            scalers = [attachment.scaler for attachment in self._attachments.values()]
+            if released.scaler is not None and not any(scaler is released.scaler for scaler in scalers):
+                hear_no_more(released.scaler, self)
             self._trust.release(one)
         self._flush()
 
@@ -231,6 +237,16 @@ class Attaching(ABC):
         self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
 
+    def _steps_of(self, optimizer: Optimizer) -> int | None:
+        """Return how many steps of an attached optimizer there were; None for others."""
+        return self._trust.steps_of(optimizer) if optimizer in self._attachments else None
+
+    def _hear_overflow(self, optimizer: Optimizer) -> None:
+        """Hear of a step that a scaler kept from happening, without a call of the optimizer."""
+        with self._turn:
+            if not self._has_just_clipped(optimizer):  # together with what another optimizer updates
+                self._clip(by_hand=False, stepping=optimizer, overflow=True)
+
     def _clip_before(self, optimizer: Optimizer, loss: object) -> None:
         """Clip for a step that has begun, of an optimizer that the clipper is not attached to."""
         if self._trust.owns(optimizer):
@@ -239,7 +255,8 @@ class Attaching(ABC):
     def _has_just_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients that an optimizer is about to use are as the last clip left them."""
         trust = self._trust
-        return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
+        is_new = trust.owns(optimizer) and self.last is not None and not trust.has_stepped(optimizer)
+        return is_new and trust.is_as_clipped(optimizer)
 
     def _covers(self, parameter: Tensor) -> bool:
         """Whether it would notice that steps of this parameter are not clipped."""

@@ -131,6 +131,10 @@ class Trust:
         """Whether an optimizer has stepped since the last clip."""
         return self._optimizers[optimizer].clip == self.clips
 
+    def steps_of(self, optimizer: Optimizer) -> int:
+        """Return how many steps an optimizer took."""
+        return self._optimizers[optimizer].steps
+
     def is_first_step(self, optimizer: Optimizer) -> bool:
         """Whether the next step of an optimizer is its first."""
         return self._optimizers[optimizer].steps == 0
