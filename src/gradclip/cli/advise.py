@@ -27,12 +27,24 @@ def advise(
         int | None,
         typer.Option(min=0, metavar="STEPS", help="Steps to leave out at the beginning.", show_default="20 or 5 %"),
     ] = None,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(
+            "--max-norm",
+            "--bound",
+            min=0.0,
+            metavar="X",
+            help="What the run was clipped at, where its file does not say.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which threshold to clip at, or why a recorded run does not tell."""
     from gradclip.analysis import advise as advise_on  # noqa: PLC0415 -- not needed for --help
 
     series = read(run, column)
+    if max_norm is not None:
+        series = series.clipped_at(max_norm)
     try:
         advice = advise_on(series, warmup=warmup)
     except ValueError as error:

@@ -96,7 +96,7 @@ class Lines:
             return
         self._fields = fields
         self._plain = tuple(fields.get(role, "") for role in ("norms", "steps", "status", "policy", "group"))
-        self._numbers = (*(fields.get(role, "") for role in NUMBERS), "coefficient")
+        self._numbers = (*(fields.get(role, "") for role in NUMBERS if role != "epochs"), "coefficient")
         self._has_status, self._has_flags = "status" in fields, any(flag in fields for flag in FLAGS)
 
     def _usual(self, entry: Mapping[str, Any]) -> ClipRecord | None:
