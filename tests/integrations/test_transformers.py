@@ -187,6 +187,38 @@ def test_what_was_installed_is_taken_away(tmp_path: Path) -> None:
         trainer.train()
 
 
+@pytest.mark.parametrize("way", ["callback", "added", "install"])
+def test_a_training_that_raises(tmp_path: Path, way: str) -> None:
+    """Leaves nothing behind, in the middle of a step too; the trainer goes on, and clips once a step."""
+    records = Memory()
+    callback = GradClipCallback(0.5, sinks=[records])
+    trainer = trainer_of(tmp_path, callbacks=[callback] if way == "callback" else None, max_steps=3)
+    if way == "added":
+        trainer.add_callback(callback)
+    elif way == "install":
+        callback = install(trainer, 0.5, sinks=[records])
+    backward = trainer.accelerator.backward
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        backward(*args, **kwargs)
+        if trainer.state.global_step == 1:
+            raise RuntimeError("out of memory")
+
+    trainer.accelerator.backward = failing
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert trainer.args.max_grad_norm == 1.0
+    assert callback.clipper is not None and not callback.clipper._attachments
+    assert "clip_grad_norm_" not in vars(trainer.accelerator)
+    trainer.accelerator.backward = backward
+    trainer.train()
+    assert [record.step for record in records.records] == [1, 1, 2, 3]
+    trainer.remove_callback(callback)
+    with assert_clipped(trainer.optimizer.optimizer, max_norm=1.0):  # by itself
+        trainer.train()
+    assert len(records.records) == 4
+
+
 def test_the_best_checkpoint_has_the_state(tmp_path: Path) -> None:
     """Though what is the best is found out after the step."""
     options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "best"}
