@@ -113,6 +113,7 @@ class Attaching(ABC):
         if any(self._is_rival(other, optimizer) for other in watchers()):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
+        self._trust.is_attached = True
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
