@@ -48,7 +48,7 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 started = subprocess.Popen(sys.argv[1:])
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-print("ended", started.wait(), flush=True)
+print(f"ended {started.wait()}.", flush=True)
 sys.stdin.read()
 """
 """What a terminal belongs to, and Ctrl-C reaches all that it has started; it says how that has ended."""
@@ -66,7 +66,7 @@ def is_watched(shown: list[str]) -> bool:
 
 
 def has_ended(shown: list[str]) -> bool:
-    return any(line.startswith("ended") for line in shown)
+    return any(line.startswith("ended") and line.endswith(".") for line in shown)
 
 
 def words(*arguments: object) -> list[str]:
@@ -137,7 +137,7 @@ def test_the_view_is_below_what_the_script_writes(opened: list[Terminal], script
     steps = len((script.parent / "r.jsonl").read_text().splitlines())
     assert [x for x in shown if x.startswith("line ")] == [f"line {step}" for step in range(1, steps + 1)]
     assert shown[-5].startswith("Traceback")
-    assert shown[-2:] == ["ValueError: mine", "ended 1"]
+    assert shown[-2:] == ["ValueError: mine", "ended 1."]
     assert sum("clipped" in line for line in shown) == 1
     assert any(f" {steps}," in line for line in shown[-16:-5])
 
@@ -155,7 +155,7 @@ def test_however_the_script_ends_the_terminal_is_whole(
     else:
         os.kill(int(shown[0].split()[-1]), number)
     shown = terminal.until(lambda shown: has_ended(shown) and terminal.screen.margins is None and is_watched(shown))
-    assert f"ended {-number}" in shown
+    assert f"ended {-number}." in shown
     assert ("KeyboardInterrupt" in shown) == (number == signal.SIGINT)
     assert sum("clipped" in line for line in shown) == 1
 
