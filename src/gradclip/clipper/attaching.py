@@ -131,6 +131,7 @@ class Attaching(ABC):
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         if scaler is not None:
             hear(scaler, self)
+        self._trust.is_attached = True
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
