@@ -25,7 +25,7 @@ class Judged(NamedTuple):
     Attributes:
         norms: Finite norms > 0 in the order of their steps: float64, of shape (n,).
         places: Where they are in the series: int64, of shape (n,).
-        warmup: How many steps at the beginning are left out.
+        warmup: How many rows at the beginning are left out.
         nonfinite: How many norms after that are not finite.
         zero: How many are 0: a step without gradients.
     """
@@ -60,10 +60,11 @@ def series_of(recorded: Recorded) -> Series:
 def judged(series: Series, warmup: int | None) -> Judged:
     """Choose the norms to judge; a warm-up of None is 20 steps, or 5 % where that is more."""
     if warmup is None:
-        first = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series)))
+        steps = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series) * spacing(series)))
     else:
-        first = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
-    first = min(first, len(series))
+        steps = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
+    over = series.steps - series.steps[:1] + spacing(series)
+    first = int((over <= steps).sum())
     norms = series.norms[first:]
     finite = norms.isfinite()
     kept = finite & (norms > 0.0)
@@ -74,6 +75,11 @@ def judged(series: Series, warmup: int | None) -> Judged:
         nonfinite=int((~finite).sum()),
         zero=int((norms == 0.0).sum()),
     )
+
+
+def spacing(series: Series) -> int:
+    """Return how many steps there are from row to row."""
+    return max(1, int(series.steps.diff().median())) if len(series) > 1 else 1
 
 
 def _from_norms(recorded: Any) -> Series:
