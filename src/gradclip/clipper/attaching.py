@@ -29,10 +29,8 @@ from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
-from gradclip.clipper.withhold import can_withhold
 from gradclip.distributed.replicas import describe
-from gradclip.numbers import Condition, on_host
-from gradclip.result import ClipResult
+from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 
 if TYPE_CHECKING:
@@ -63,22 +61,8 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        withholds: bool = False,
-    ) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
-
-        Where it `withholds`, whether the step happens is left on the device where the norm is.
-        """
-
-    @abstractmethod
-    def _may_withhold(self) -> bool:
-        """Whether it may be left on a device whether a step happens."""
+    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
+        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow."""
 
     @abstractmethod
     def _observe_closure(self, loss: float | Tensor) -> None:
@@ -170,16 +154,14 @@ class Attaching(ABC):
         if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        withholds = can_withhold(optimizer) and self._may_withhold()
         overflow = self._unscale(optimizer)
-        overflow = overflow if withholds else bool(on_host(overflow))
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, withholds=withholds)
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
                 refuse_replaced(optimizer)
-        self._suppression.obey(result, optimizer)
+        self._suppression.obey(result)
         self._judge_replicas()
 
     def _judge_replicas(self) -> None:
@@ -187,13 +169,13 @@ class Attaching(ABC):
         if self._last is not None and self._last.differing is not None:
             self._trust.warn("replicas", describe(self._last.differing))
 
-    def _unscale(self, stepping: Optimizer) -> Condition:
+    def _unscale(self, stepping: Optimizer) -> bool:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
-        overflow: Condition = False
+        overflow = False
         for optimizer, attachment in list(self._attachments.items()):
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
                 unscale_(optimizer, attachment.scaler)
-                overflow = has_overflow(optimizer, attachment.scaler) | overflow
+                overflow = has_overflow(optimizer, attachment.scaler) or overflow
         return overflow
 
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
@@ -228,7 +210,8 @@ class Attaching(ABC):
         self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
         if attached or self._suppression.is_on:
             return
-        if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
+        skipped = None if self.last is None else self.last.skipped
+        if skipped not in {None, Status.SKIPPED_SCALER} and self._trust.is_as_clipped(optimizer):
             self._suppression.suppress()
 
     def _step_ends(self, optimizer: Optimizer) -> None:
@@ -240,7 +223,8 @@ class Attaching(ABC):
 
     def _steps_of(self, optimizer: Optimizer) -> int | None:
         """Return how many steps of an attached optimizer there were; None for others."""
-        return self._trust.steps_of(optimizer) if optimizer in self._attachments else None
+        is_own = optimizer in self._attachments and self._trust.owns(optimizer)  # which looks whether it has grown
+        return self._trust.steps_of(optimizer) if is_own else None
 
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         """Hear of a step that a scaler kept from happening, without a call of the optimizer."""

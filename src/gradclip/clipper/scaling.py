@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper.arguments import unwrapped
-from gradclip.numbers import Condition
+from gradclip.numbers import on_host
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
@@ -91,15 +91,12 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
         scaler.unscale_(optimizer)
 
 
-def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
+def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> bool:
     """Whether a scaler found an overflow in the gradients of an optimizer, for the step that comes."""
-    found = [flag for flag in [fused_overflow(optimizer)] if flag is not None]
+    found = [fused_overflow(optimizer)]
     if scaler is not None and has_scaled(scaler):
         found += overflows_found(scaler, optimizer) or []
-    overflow: Condition = False
-    for flag in found:
-        overflow = (flag.reshape(()).to(found[0].device) > 0.0) | overflow
-    return overflow
+    return any(flag is not None and on_host(flag) > 0.0 for flag in found)
 
 
 def stepping_scaler() -> GradScaler | None:
