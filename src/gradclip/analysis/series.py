@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 
 
+def spacing(steps: Tensor) -> int:
+    """Return how many steps there are from row to row, where they rise: the median."""
+    ahead = steps.diff()
+    ahead = ahead[ahead > 0]
+    return int(ahead.median()) if len(ahead) else 1
+
+
 @final
 @dataclass(frozen=True)
 class Event:

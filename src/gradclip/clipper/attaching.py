@@ -24,9 +24,10 @@ from gradclip.clipper.arguments import (
 )
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip
-from gradclip.clipper.scaling import has_overflow, hear, hear_no_more, stepping_scaler, unscale_
+from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
+from gradclip.clipper.telling import hear, hear_no_more
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.distributed.replicas import describe
@@ -127,11 +128,11 @@ class Attaching(ABC):
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            released = self._attachments.pop(one)
-            release(one, released)
-            scalers = [attachment.scaler for attachment in self._attachments.values()]
-            if released.scaler is not None and not any(scaler is released.scaler for scaler in scalers):
-                hear_no_more(released.scaler, self)
+            attachment = self._attachments.pop(one)
+            release(one, attachment)
+            scaler = attachment.scaler
+            if scaler is not None and all(other.scaler is not scaler for other in self._attachments.values()):
+                hear_no_more(scaler, self)
             self._trust.release(one)
         self._flush()
 
@@ -240,8 +241,7 @@ class Attaching(ABC):
     def _has_just_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients that an optimizer is about to use are as the last clip left them."""
         trust = self._trust
-        is_new = trust.owns(optimizer) and self.last is not None and not trust.has_stepped(optimizer)
-        return is_new and trust.is_as_clipped(optimizer)
+        return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
 
     def _covers(self, parameter: Tensor) -> bool:
         """Whether it would notice that steps of this parameter are not clipped."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, spacing
 from gradclip.validation import check_number, real
 
 Recorded: TypeAlias = Series | str | PathLike[str] | Tensor | Iterable[float]
@@ -59,11 +59,12 @@ def series_of(recorded: Recorded) -> Series:
 
 def judged(series: Series, warmup: int | None) -> Judged:
     """Choose the norms to judge; a warm-up of None is 20 steps, or 5 % where that is more."""
+    apart = spacing(series.steps)
     if warmup is None:
-        steps = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series) * spacing(series)))
+        steps = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series) * apart))
     else:
         steps = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
-    over = series.steps - series.steps[:1] + spacing(series)
+    over = series.steps - series.steps[:1] + apart
     first = int((over <= steps).sum())
     norms = series.norms[first:]
     finite = norms.isfinite()
@@ -75,11 +76,6 @@ def judged(series: Series, warmup: int | None) -> Judged:
         nonfinite=int((~finite).sum()),
         zero=int((norms == 0.0).sum()),
     )
-
-
-def spacing(series: Series) -> int:
-    """Return how many steps there are from row to row."""
-    return max(1, int(series.steps.diff().median())) if len(series) > 1 else 1
 
 
 def _from_norms(recorded: Any) -> Series:

@@ -67,9 +67,9 @@ def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
     runs = [here for here in below if _event_files(here)] or [
         here for here in below if (here / TRAINER_STATE).is_file()
     ]
-    checkpoints = {run: CHECKPOINT.fullmatch(run.name) for run in runs}
-    if len({run.parent for run in runs}) == 1 and all(checkpoints.values()):
-        runs = [max(runs, key=lambda run: int(run.name.rpartition("-")[2]))]
+    checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
+    if len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
+        runs = [max(checkpoints)[1]]
     if len(runs) == 1:
         return _in_folder(runs[0])
     if runs:

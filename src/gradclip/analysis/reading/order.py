@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.reading.error import ReadError, shown
+from gradclip.analysis.series import spacing
 
 ENOUGH = 10
 """Rows whose spacing says how often a norm was recorded."""
@@ -69,12 +70,10 @@ def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
         steps: The number of the step of each row.
         epochs: The number of the epoch of each row, where it is known.
     """
-    ahead = steps.diff()
-    falls = ahead <= 0
-    spacing = int(ahead[~falls].median()) if (~falls).any() else 1
+    falls, apart = steps.diff() <= 0, spacing(steps)
     if epochs is None:
         starts, ends = steps[1:][falls], steps[:-1][falls]
-        alike = len(ends) > 1 and bool((starts == steps[0]).all()) and int(ends.max() - ends.min()) <= spacing
+        alike = len(ends) > 1 and bool((starts == steps[0]).all()) and int(ends.max() - ends.min()) <= apart
         if not alike:
             return None
         epochs = torch.cat([torch.zeros(1), falls.cumsum(0)])
@@ -84,17 +83,17 @@ def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
             return None
     numbers, places = epochs.unique(return_inverse=True)
     none = torch.zeros(len(numbers), dtype=steps.dtype)
-    longest = none.scatter_reduce(0, places, steps, "amax", include_self=False) - int(steps.min()) + spacing
+    longest = none.scatter_reduce(0, places, steps, "amax", include_self=False) - int(steps.min()) + apart
     return steps + (longest.cumsum(0) - longest)[places]
 
 
 def spaced(steps: Tensor) -> list[str]:
     """Return the remark on a run of which one of several steps is recorded."""
-    spacing = int(steps.diff().median()) if len(steps) >= ENOUGH else 1
-    if spacing <= 1:
+    apart = spacing(steps)
+    if len(steps) < ENOUGH or apart == 1:
         return []
     remark = (
-        f"{len(steps):,} norms of {int(steps[-1]):,} steps: one every {spacing:,} steps. Record all of them "
+        f"{len(steps):,} norms of {int(steps[-1]):,} steps: one every {apart:,} steps. Record all of them "
         "(`logging_steps=1` in a Trainer) for firmer advice. Where these norms are averages over the steps between, "
         "single spikes are hidden: thresholds come out too low, and clip more steps than is told."
     )

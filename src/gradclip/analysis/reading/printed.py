@@ -14,7 +14,7 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from gradclip.analysis.series import Series
 
 AT_ONCE = 10_000
 """Lines that are read at once."""
+
+END = re.compile(r"[\r\n]+")
 
 DICT = re.compile(r"\{.*\}")
 
@@ -61,7 +63,7 @@ def read_printed(path: Path, column: str | None) -> Series:
         ReadError: If it holds none.
     """
     with path.open("rb") as file:
-        names = _names(pieces(file, path))
+        names = _names(entry for _, entry in _entries(pieces(file, path)))
     fields = choose(names, column, path, "number")
     gathering = Gathering(path)
     with path.open("rb") as file:
@@ -75,9 +77,8 @@ def read_printed(path: Path, column: str | None) -> Series:
 
 def is_printed(head: str) -> bool:
     """Say whether text begins like that of a trainer, with a norm that has a name beside it."""
-    names = list(dict.fromkeys(name for line in re.split(r"[\r\n]+", head) for name in entry_of(line)))
     try:
-        choose(names, None, "")
+        choose(_names(map(entry_of, END.split(head))), None, "")
     except ReadError:
         return False
     return True
@@ -114,14 +115,11 @@ def _dict_of(text: str) -> dict[str, Any]:
 def _entries(some: Iterator[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
     for piece in some:
         for number, data in piece.lines():
-            for part in re.split(r"[\r\n]+", data.decode(errors="replace")):
+            for part in END.split(data.decode(errors="replace")):
                 if entry := entry_of(part):
                     yield number, entry
 
 
-def _names(some: Iterator[Piece]) -> list[str]:
-    """Return the names of the numbers in all lines that have a norm, or in all where none has."""
-    names: dict[str, None] = {}
-    for _, entry in _entries(some):
-        names |= dict.fromkeys(entry)
-    return list(names)
+def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the names of the numbers in all lines, in the order in which they come."""
+    return list(dict.fromkeys(name for entry in entries for name in entry))
