@@ -1,6 +1,6 @@
 """Two ranks in each engine: as torch's DDP and its own clip."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -46,8 +46,9 @@ def test_copies(pool: RankPool, expected: workers.Found, engine: str) -> None:
     compare(pool.run(workers.train, engine), expected)
 
 
-def test_shards(pool: RankPool, expected: workers.Found) -> None:
-    """FSDP2 as Accelerate prepares it."""
+@pytest.mark.parametrize("train", [workers.train_sharded_by_accelerate, workers.train_sharded_by_transformers])
+def test_shards(pool: RankPool, expected: workers.Found, train: Callable[[], workers.Found]) -> None:
+    """FSDP2 as Accelerate prepares it, and as a Trainer asks Accelerate to."""
     if not hasattr(accelerate.FullyShardedDataParallelPlugin, "fsdp_version"):
         pytest.skip(f"Accelerate {accelerate.__version__} has no FSDP2")
-    compare(pool.run(workers.train_sharded), expected)
+    compare(pool.run(train), expected)
