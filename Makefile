@@ -65,12 +65,15 @@ else
 	GRADCLIP_REQUIRE=integrations $(BIN)/pytest -q tests/integrations
 endif
 
+# One process a core, of one thread; the third run has one process, whose kernels have all cores.
+WORKERS ?= auto
+EACH_CORE := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 unit: setup browser
-	GRADCLIP_ISA=baseline $(BIN)/pytest -q $(NATIVE) tests/conformance
-	GRADCLIP_ISA=avx2 $(BIN)/pytest -q $(NATIVE) tests/conformance
+	GRADCLIP_ISA=baseline $(EACH_CORE) $(NATIVE) tests/conformance
+	GRADCLIP_ISA=avx2 $(EACH_CORE) $(NATIVE) tests/conformance
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
-	GRADCLIP_BACKEND=reference $(BIN)/pytest -q -k 'not triton' $(addprefix --ignore=,$(ONCE))
-	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser) $(BIN)/pytest -q
+	GRADCLIP_BACKEND=reference $(EACH_CORE) -k 'not triton' $(addprefix --ignore=,$(ONCE))
+	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser) $(EACH_CORE)
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
 browser: setup

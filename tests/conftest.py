@@ -1,6 +1,7 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,11 @@ def skip_without(what: str, reason: str) -> None:
     if what in REQUIRED:
         pytest.fail(f"GRADCLIP_REQUIRE={what}, but {reason}")
     pytest.skip(reason)
+
+
+def named(value: object) -> str:
+    """Return what a value reads as, less the addresses of functions: a name that is the same in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def take_elsewhere(patch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gradclip
+from conftest import named
 from gradclip.analysis import Replay, replay
 from gradclip.policies import (
     AGC,
@@ -114,7 +115,7 @@ def same(found: Tensor, expected: Sequence[float]) -> bool:
     return torch.equal(found.nan_to_num(nan=-1.0), torch.tensor(expected, dtype=torch.float64).nan_to_num(nan=-1.0))
 
 
-@pytest.mark.parametrize("policy", OF_TOTAL, ids=repr)
+@pytest.mark.parametrize("policy", OF_TOTAL, ids=named)
 def test_total_norms_meet_the_decisions_of_training(policy: Policy) -> None:
     trained = Trained(policy)
     replayed = replay(policy, trained.totals)
@@ -123,7 +124,7 @@ def test_total_norms_meet_the_decisions_of_training(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("policy", OF_EACH, ids=repr)
+@pytest.mark.parametrize("policy", OF_EACH, ids=named)
 def test_norms_of_parameters_meet_the_decisions_of_training(policy: Policy, missing: bool) -> None:
     trained = Trained(policy, missing=missing)
     replayed = replay(policy, trained.each)
@@ -199,7 +200,7 @@ def test_norms_come_in_many_forms(form: Callable[[list[float]], Any]) -> None:
     assert same(replayed.norms_after, [0.5, 2.0, NAN, 1.25])
 
 
-@pytest.mark.parametrize("policy", [*OF_TOTAL, *(x for x in OF_EACH if "ByName" not in repr(x))], ids=repr)
+@pytest.mark.parametrize("policy", [*OF_TOTAL, *(x for x in OF_EACH if "ByName" not in repr(x))], ids=named)
 def test_steps_that_are_not_finite_change_nothing_after(policy: Policy) -> None:
     norms = [norm for norm in Trained(FixedNorm(INF)).totals if math.isfinite(norm)]
     broken = [*norms[:70], NAN, *norms[70:90], *[INF] * 40, *norms[90:]]
@@ -260,7 +261,7 @@ def test_limited_elements_leave_norms_that_are_not_known() -> None:
         (chain(FixedNorm(1.0), FixedNorm(1.0, 1.0)), "must decide from norms of order 2, got Chain("),
         (by_group(FixedNorm(1.0)), "`by_group` must know the parameter groups"),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_policies_that_need_more_than_norms_are_refused(policy: Policy, complaint: str) -> None:
     with pytest.raises(ValueError, match="must") as caught:

@@ -13,6 +13,7 @@ from torch import Tensor
 import gradclip
 import gradclip.policies
 import reference
+from conftest import named
 from gradclip.ops import registry
 from gradclip.ops.backend import Backend
 from gradclip.policies import Policy
@@ -209,7 +210,7 @@ def through_json(state: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(state))
 
 
-@pytest.mark.parametrize("policy", [*(case.policy for case in CASES.values()), *LEARNING.values()], ids=repr)
+@pytest.mark.parametrize("policy", [*(case.policy for case in CASES.values()), *LEARNING.values()], ids=named)
 @pytest.mark.parametrize("stop", [7, 40])
 def test_a_resumed_run_goes_on(policy: Policy, stop: int) -> None:
     """Bit for bit with the parameters in the same order, and to the rounding of a sum in another."""
