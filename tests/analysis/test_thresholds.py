@@ -75,7 +75,7 @@ def test_a_drift_is_no_noise_that_a_spike_has_to_exceed() -> None:
     usable = norms[50:]
     assert advice.verdict == "drifting" and oracle.thresholds(usable.tolist())[2] > 2.0 * usable.max()
     assert tight < balanced <= conservative == usable.max()
-    assert advice.code == f"MedianClip(max_norm={conservative:.3g})"
+    assert advice.code == f"FixedNorm(max_norm={balanced:.3g})"
 
 
 def test_a_million_steps_take_seconds() -> None:

@@ -30,11 +30,12 @@ class Advice:
         nonfinite: How many after that are left out for a norm that is not finite.
         zero: How many for a norm of 0.
         verdict: `"clip"`, `"drifting"`, `"lower the learning rate"` or `"clipping is idle"`; or a refusal: `"too few
-            steps"`, `"already clipped"` or `"exploded"`.
+            steps"`, `"already clipped"` or `"exploded"`. It does not depend on a bound that no norm reached.
         headline: The verdict in a sentence.
         reasons: What speaks for it, and what else is worth knowing.
-        suggestions: The thresholds, the tightest first; none where advice is refused.
-        max_norm: The threshold to use, rounded to three digits; None where advice is refused.
+        suggestions: The thresholds, the tightest first; none where advice is refused, or is to do nothing.
+        max_norm: The threshold to use, rounded to three digits; where clipping is idle that to keep, as it was
+            recorded. None where advice is refused, and where what is to be kept is no constant.
         dominating: The parameters with the largest mean shares of the squared norm, where they were recorded.
         median: The median of the judged norms; NaN, as the next four, where too few are usable.
         largest: The largest of them.
@@ -71,17 +72,18 @@ class Advice:
 
     @property
     def code(self) -> str | None:
-        """The policy to write; None where advice is refused."""
+        """The policy to write, or to keep; None where there is no threshold."""
         if self.max_norm is None:
             return None
-        return f"{'MedianClip' if self.verdict == 'drifting' else 'FixedNorm'}(max_norm={digits(self.max_norm)})"
+        return f"FixedNorm(max_norm={self.max_norm:g})"
 
     @property
     def usage(self) -> str:
-        """The code to write, in a line; empty where advice is refused."""
-        if self.code is None or self.verdict == "drifting":
-            return f"In code: {self.code}" if self.code else ""
-        return f"In code: {self.code}, or clip_grad_norm_(parameters, max_norm={digits(self.max_norm or 0.0)})"
+        """The code to write, or to keep, in a line; empty where there is none."""
+        if self.code is None:
+            return ""
+        what = "Keep" if self.verdict == "clipping is idle" else "In code"
+        return f"{what}: {self.code}, or clip_grad_norm_(parameters, max_norm={self.max_norm:g})"
 
     @property
     def notes(self) -> list[str]:
@@ -162,13 +164,15 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     suggestions = suggest(chosen.norms, seed, drifting=verdicts.is_drifting(found)) if refusal is None else ()
     evidence = verdicts.Evidence(chosen, found, bound, suggestions, shares)
     verdict, headline, reasons = refusal or verdicts.judge(evidence)
+    if verdict == "clipping is idle":
+        suggestions = ()
     settling = f"The norms had to settle: the first {chosen.warmup:,} steps are left out as warm-up."
     return Advice(
         verdict=verdict,
         headline=headline,
         reasons=(*reasons, *([settling] if late else [])),
         suggestions=suggestions,
-        max_norm=None if refusal else float(digits(suggestions[verdicts.USED[verdict]].max_norm)),
+        max_norm=float(digits(suggestions[1].max_norm)) if suggestions else verdicts.kept(verdict, bound),
         dominating=shares,
         median=found.median,
         largest=found.largest,

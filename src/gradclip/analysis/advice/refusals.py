@@ -16,6 +16,9 @@ MOST_AT_MAXIMUM, NEAR_MAXIMUM = 0.1, 1e-3
 MOST_LEAP, MOST_LOSS = 10.0, 1.5
 """How many times what they begin with norms may be, and the loss in the end."""
 
+RISES, MOST_GROWTH_THEN = 1.1, 3.0
+"""How many times its beginning a loss ends at that rises, and how far norms may grow then."""
+
 HEALTHY = (
     "Record a run that stays healthy: at a quarter of the learning rate or less, or clipped at any bound that holds, "
     "since it is the norms before clipping that are recorded."
@@ -55,20 +58,21 @@ def _explosion(signs: Signs, run: Course) -> list[str]:
     if signs.explosive_spread:
         reasons.append(f"The largest norm is {digits(signs.spread)} times the median, more than {MOST_SPREAD:g}.")
     far_off = bool(reasons)
-    if signs.growth > MOST_GROWTH and not run.loss_falls:
+    growth = MOST_GROWTH_THEN if run.loss_rise > RISES else MOST_GROWTH
+    if signs.growth > growth:
         reasons.append(
             f"The norms grow: the median of the last quarter is {digits(signs.growth)} times that of the first, more "
-            f"than {MOST_GROWTH:g}."
+            f"than {growth:g}."
         )
-    if run.leap > MOST_LEAP and not run.loss_falls:
+    if run.leap > MOST_LEAP:
         reasons.append(
             f"The norms leapt at once: their median is {digits(run.leap)} times that of the first steps, more than "
             f"{MOST_LEAP:g}. A run that is lost may look calm."
         )
-    if reasons and not far_off and run.loss_falls is None:
-        reasons.append("If the loss falls, the run may be well. A windowed rule, MedianClip, follows norms that rise.")
+    if reasons and not far_off:
+        reasons.append("If the run is well all the same, leave out the steps before the rise: only later ones count.")
     if run.loss_rise > MOST_LOSS:
         reasons.append(f"The loss rises: it ends {digits(run.loss_rise)} times as high as it begins.")
-    if far_off and signs.early > MOSTLY and run.loss_falls is not False:
+    if far_off and signs.early > MOSTLY and not run.loss_rise > MOST_LOSS:
         reasons.append("Most of the largest norms are early. If the run was only settling, leave out more as warm-up.")
     return reasons
