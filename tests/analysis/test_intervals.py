@@ -56,6 +56,33 @@ def test_intervals_are_as_wide_as_another_recording_asks_for(steps: int, recordi
     assert math.log(sum(ratios) / len(ratios)) == pytest.approx(expected, rel=0.15)
 
 
+def test_an_interval_is_about_another_recording() -> None:
+    """Which is further from this one than the truth is."""
+    norms = lognormal(1000)
+    low, high = bootstrap.intervals(norms, 0)
+    tight = advise(norms, warmup=0).suggestions[0]
+    assert tight.low == pytest.approx(tight.max_norm * low[0].item() ** math.sqrt(2))
+    assert tight.high == pytest.approx(tight.max_norm * high[0].item() ** math.sqrt(2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0], ids=["steady", "drifting"])
+def test_at_the_edge_of_the_sample_the_interval_is_not_the_estimate(factor: float) -> None:
+    """No series that is put together from recorded norms has a larger one than the largest."""
+    advice = advise(lognormal(120, 0.2) * factor ** torch.linspace(1.0, 0.0, 120, dtype=torch.float64))
+    for each in advice.suggestions[1:]:
+        assert each.share_clipped < 0.1
+        assert each.low < 0.97 * each.max_norm
+        assert each.high > 1.03 * each.max_norm
+        assert each.high >= 0.999 * each.max_norm**2 / each.low
+
+
+def test_a_wide_interval_has_its_remark_whichever_threshold_it_is_of() -> None:
+    suggestions = advise(lognormal(120, 0.5)).suggestions
+    wide = [each.name for each in suggestions if each.high > 1.5 * each.low]
+    assert len(wide) >= 2
+    assert f"Wide intervals: {', '.join(wide)}. More steps would narrow them." in advise(lognormal(120, 0.5)).reasons
+
+
 def test_what_one_norm_says_of_the_next_widens_the_interval() -> None:
     norms = lognormal(2000, memory=0.95)
     shuffled = norms[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]

@@ -2,15 +2,16 @@ r"""Thresholds for a total norm, from recorded norms.
 
 Three bounds, each above more of what is usual than the one before it:
 
-============  ======================================================================
+============  ========================================================================================
 tight         the 90th percentile
 balanced      the smaller of the 99th percentile and the median times :math:`e^{3 s}`
-conservative  the median times :math:`e^{4 s}`
-============  ======================================================================
+conservative  the median times :math:`e^{4 s}`, and at most twice the largest norm and three times balanced
+============  ========================================================================================
 
 where :math:`s = 1.4826 \cdot \text{MAD}(\log n)` is what the standard deviation of a normal distribution would be:
 norms are close to lognormal, and a few spikes hardly move the median absolute deviation. A bound that would come out
-below the one before it, as where half of the norms are nearly the same, is raised to that.
+below the one before it, as where half of the norms are nearly the same, is raised to that. Norms that are spread wide
+would put four deviations far above all that was ever seen, where a bound holds nothing back.
 
 References:
     Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023 (the 90th percentile).
@@ -30,6 +31,9 @@ DEVIATIONS_OF_MAD = 1.4826
 BALANCED, CONSERVATIVE = 3.0, 4.0
 """Robust standard deviations of log n above its median."""
 
+MOST_LARGEST, MOST_BALANCED = 2.0, 3.0
+"""How far the conservative threshold may be above the largest norm, and above the balanced threshold."""
+
 
 @final
 class Landmarks(NamedTuple):
@@ -38,12 +42,14 @@ class Landmarks(NamedTuple):
     Attributes:
         p90: The 90th percentile of the norms.
         p99: The 99th.
+        largest: The largest norm.
         center: The median of their logarithms.
         mad: The median absolute deviation of their logarithms from it.
     """
 
     p90: Tensor
     p99: Tensor
+    largest: Tensor
     center: Tensor
     mad: Tensor
 
@@ -59,7 +65,9 @@ class Landmarks(NamedTuple):
     def thresholds(self) -> Tensor:
         """Return tight, balanced and conservative, in a last dimension of 3."""
         balanced = torch.maximum(torch.minimum(self.p99, self.above(BALANCED)), self.p90)
-        return torch.stack([self.p90, balanced, torch.maximum(self.above(CONSERVATIVE), balanced)], dim=-1)
+        most = torch.minimum(MOST_LARGEST * self.largest, MOST_BALANCED * balanced)
+        conservative = torch.maximum(torch.minimum(self.above(CONSERVATIVE), most), balanced)
+        return torch.stack([self.p90, balanced, conservative], dim=-1)
 
 
 def landmarks(norms: Tensor) -> Landmarks:
@@ -67,7 +75,8 @@ def landmarks(norms: Tensor) -> Landmarks:
     ordered = norms.sort().values
     logs = ordered.log()
     center = quantile(logs, 0.5)
-    return Landmarks(quantile(ordered, 0.90), quantile(ordered, 0.99), center, median((logs - center).abs()))
+    mad = median((logs - center).abs())
+    return Landmarks(quantile(ordered, 0.90), quantile(ordered, 0.99), ordered[-1], center, mad)
 
 
 def quantile(ordered: Tensor, q: float) -> Tensor:

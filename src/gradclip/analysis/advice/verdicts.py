@@ -104,7 +104,7 @@ def _clip(evidence: Evidence) -> Finding:
 
 
 def _remarks(evidence: Evidence) -> list[str]:
-    chosen, signs, bound, (_, balanced, conservative), shares = evidence
+    chosen, signs, bound, suggestions, shares = evidence
     lines: list[str] = []
     if signs.spikes:
         lines.append(
@@ -122,13 +122,14 @@ def _remarks(evidence: Evidence) -> list[str]:
         )
     if bound is not None and bound.share == 0.0:
         lines.append(f"No norm reached {bound.words}. If the run trains well as it is, nothing needs to change.")
-    if conservative.share_clipped < IDLE and not signs.spikes:
+    if suggestions[-1].share_clipped < IDLE and not signs.spikes:
         lines.append("Hardly a norm is above the conservative threshold: there was no spike that it is for.")
     if shares and shares[0][1] > MOSTLY:
         lines.append(
             f"{shares[0][0]} has {percent(shares[0][1])} of the squared norm, so the total norm is mostly its own. "
             "`by_name` gives it a bound of its own."
         )
-    if balanced.high > WIDE * balanced.low:
-        lines.append("The interval of the balanced threshold is wide: more steps would narrow it.")
+    wide = [each.name for each in suggestions if each.high > WIDE * each.low]
+    if wide:
+        lines.append(f"Wide intervals: {', '.join(wide)}. More steps would narrow them.")
     return lines
