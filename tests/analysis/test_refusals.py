@@ -48,6 +48,73 @@ def test_a_healthy_run_with_a_spike_is_no_explosion(steps: int, height: float) -
         assert after.max_norm == pytest.approx(before.max_norm, rel=0.04 if steps > 150 else 0.35)
 
 
+@pytest.mark.parametrize("steps", [150, 400])
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_a_few_corrupted_batches_are_set_aside_with_what_trails_them(steps: int, batches: int) -> None:
+    """Each throws the run off for a dozen steps, as under Adam."""
+    norms = lognormal(steps, 0.3, seed=9)
+    quiet = advise(norms)
+    trail = 1e4 * 0.3 ** torch.arange(min(12, steps // 40), dtype=torch.float64)
+    for place in range(1, batches + 1):
+        start = steps * place // 4
+        norms[start : start + len(trail)] += trail
+    advice = advise(norms)
+    assert advice.verdict == "clip" and advice.spikes >= 2 * batches
+    assert advice.suggestions[1].max_norm == pytest.approx(quiet.suggestions[1].max_norm, rel=0.15)
+
+
+def test_a_spell_that_does_not_end_is_no_spell() -> None:
+    norms = lognormal(400, 0.3, seed=9)
+    norms[300:] *= 1e4
+    assert advise(norms).verdict == "exploded"
+    norms = lognormal(400, 0.3, seed=9)
+    norms[340:] *= 1e4
+    assert advise(norms).verdict == "exploded"
+
+
+@pytest.mark.parametrize("kind", ["all zeros later", "zeros everywhere", "fading"])
+def test_norms_that_vanish_are_refused(kind: str) -> None:
+    """A policy that collapsed: it always acts the same, and has no gradient."""
+    norms = lognormal(1000)
+    if kind == "all zeros later":
+        norms[700:] = 0.0
+    elif kind == "zeros everywhere":
+        norms[torch.arange(1000) % 5 < 3] = 0.0
+    else:
+        norms *= 1e-4 ** torch.linspace(0.0, 1.0, 1000, dtype=torch.float64)
+    advice = advise(norms)
+    assert advice.verdict == "vanished"
+    assert advice.headline.startswith("No advice: the norms vanish: ")
+    words = {"all zeros later": "100 % of the last quarter of the steps", "zeros everywhere": "60 % of the steps have"}
+    assert words.get(kind, "the last quarter's median is 0.0014") in advice.headline
+    assert (advice.suggestions, advice.code) == ((), None)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_half_of_the_norms_not_finite_is_the_headline(value: float) -> None:
+    norms = lognormal(1000)
+    norms[101::2] = value
+    advice = advise(norms)
+    assert advice.verdict == "not finite"
+    assert advice.headline == "No advice: 47 % of the norms are NaN or infinite. No bound helps against these."
+    assert "The first is at step 102." in advice.reasons[0]
+    norms[141::2] = 1.0  # a scaler that looks for its scale
+    assert advise(norms).verdict == "clip"
+
+
+def test_a_run_that_broke_after_a_few_steps_is_not_to_record_more() -> None:
+    norms = lognormal(34)
+    norms[8:] = NAN
+    assert advise(norms).headline == (
+        "No advice: 0 usable steps, where 100 are needed. 26 are not finite or 0: find out why first."
+    )
+
+
+def test_a_heavy_tail_says_what_is_known_of_reinforcement_learning() -> None:
+    assert any("0.5 for PPO" in reason for reason in advise(exploded("heavy tail")).reasons)
+    assert not any("PPO" in reason for reason in advise(exploded("new level")).reasons)
+
+
 def test_one_spike_in_a_hundred_is_no_explosion_but_three_are() -> None:
     norms = lognormal(2020, 0.3, seed=8)
     few, many = norms.clone(), norms.clone()

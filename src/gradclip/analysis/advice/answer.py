@@ -30,7 +30,8 @@ class Advice:
         nonfinite: How many after that are left out for a norm that is not finite.
         zero: How many for a norm of 0.
         verdict: `"clip"`, `"drifting"`, `"lower the learning rate"` or `"clipping is idle"`; or a refusal: `"too few
-            steps"`, `"already clipped"` or `"exploded"`. It does not depend on a bound that no norm reached.
+            steps"`, `"already clipped"`, `"not finite"`, `"vanished"` or `"exploded"`. It does not depend on a bound
+            that no norm reached.
         headline: The verdict in a sentence.
         reasons: What speaks for it, and what else is worth knowing.
         suggestions: The thresholds, the tightest first; none where advice is refused, or is to do nothing.
@@ -152,7 +153,7 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     series = series_of(run)
     chosen = judged(series, warmup)
     if len(chosen.norms) < refusals.FEWEST:
-        verdict, headline, _ = refusals.too_few(chosen)
+        verdict, headline, _ = refusals.too_few(series, chosen)
         return Advice(verdict=verdict, headline=headline, **_counts(series, chosen))
     found = signs(chosen.norms)
     refusal = refusals.refuse(series, chosen, found)

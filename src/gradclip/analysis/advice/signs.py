@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from gradclip.analysis.advice.spells import spikes, without_spells
 from gradclip.analysis.advice.thresholds import landmarks, median
 
 TAIL, LEAST_TAIL_INDEX = 0.1, 2.0
@@ -21,9 +22,6 @@ in runs that are well, too."""
 
 FEW = 0.01
 """The share of norms that may be far off in a healthy run. They stand alone where the rest shows no sign."""
-
-SPIKE_DEVIATIONS, LEAST_SPIKE = 6.0, 3.0
-"""How far above the median a spike is: in robust deviations of log n, and in medians at least."""
 
 PIECES = 20
 """Medians of consecutive steps that the drift is fitted to."""
@@ -65,9 +63,9 @@ class Signs(NamedTuple):
 def signs(norms: Tensor) -> Signs:
     """Return the signs in norms > 0 in the order of their steps, of shape (n,), n >= 20."""
     largest_first, order = norms.sort(descending=True)
-    found = landmarks(norms)
-    middle = found.center.exp().item()
-    spiky = norms > max(found.above(SPIKE_DEVIATIONS).item(), LEAST_SPIKE * middle)
+    middle = landmarks(norms).center.exp().item()
+    spiky = spikes(norms)
+    rest = without_spells(norms).sort(descending=True).values
     few = max(1, int(FEW * len(norms)))
     top = _in_tail(norms)
     quarter = len(norms) // 4
@@ -80,8 +78,8 @@ def signs(norms: Tensor) -> Signs:
         growth=(median(norms[-quarter:]) / median(norms[:quarter])).item(),
         drift=_drift(medians),
         spikes=int(spiky.sum()),
-        explosive_tail=_explosive(largest_first, few),
-        explosive_spread=largest_first[few].item() > MOST_SPREAD * middle,
+        explosive_tail=_explosive(rest, few),
+        explosive_spread=rest[few].item() > MOST_SPREAD * middle,
         ends_high=bool(spiky[-3:].all()),
         early=(order[:top] < quarter).double().mean().item(),
         begins_highest=int(medians.argmax()) == 0,
