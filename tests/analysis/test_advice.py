@@ -54,6 +54,45 @@ def test_a_bound_below_most_norms_asks_for_a_lower_learning_rate() -> None:
     assert advice.max_norm == float(f"{advice.suggestions[1].max_norm:.3g}")
 
 
+def test_the_optimizer_decides_whether_a_lower_learning_rate_is_the_remedy() -> None:
+    """Steps of SGD are as long as its gradients, those of Adam are not; an unknown optimizer hears of both."""
+    norms = 20.0 * lognormal(1000)
+    rates = constant(norms, 0.1)
+    run = series(norms, thresholds=constant(norms, 1.0), lrs=rates)
+    for name in ("SGD", "sgd with momentum"):
+        advice = advise(run, optimizer=name)
+        assert advice.verdict == "lower the learning rate"
+        mean = np.mean(1.0 / norms[50:].numpy())
+        assert f"lower by as much, {0.1 * mean:.3g} and not 0.1: multiply yours by it" in advice.reasons[0]
+        assert "Adam" not in str(advice)
+    for name in ("AdamW", "FusedAdam", "Adafactor", "RMSprop", "Lion"):
+        advice = advise(run, optimizer=name)
+        assert (advice.verdict, advice.code) == ("clip", f"FixedNorm(max_norm={advice.suggestions[1].max_norm:.3g})")
+        assert f"Under {name} that hardly shortens them" in advice.reasons[0]
+        assert advice.headline == advise(norms).headline
+    recorded = series(norms, thresholds=constant(norms, 1.0), optimizer="AdamW")
+    assert advise(recorded).verdict == "clip"
+    assert advise(recorded, optimizer="SGD").verdict == "lower the learning rate"  # who is told knows better
+    assert "Under Adam and its like" in advise(run).reasons[1]
+    with pytest.raises(TypeError, match=re.escape("`advise(optimizer=...)` must be the name of a class, got type.")):
+        advise(run, optimizer=torch.optim.SGD)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", ["removed", "guard", "idle"])
+def test_nothing_is_printed_that_needs_the_documentation(words: str) -> None:
+    for _, advice in texts():
+        assert words not in str(advice)
+
+
+def test_shares_are_those_of_the_recorded_run_and_say_so() -> None:
+    """1.1 % were promised and 88 % seen, at four times the learning rate."""
+    text = str(advise(lognormal(1000)))
+    assert "recorded steps clipped" in text and "recorded norm cut off" in text
+    assert "at a higher learning rate, or later, far more steps may be clipped" in text
+    assert "number of accumulated batches" in text
+    assert "recorded" not in str(advise(lognormal(30))).split("Judged")[0]
+
+
 @pytest.mark.parametrize(("bound", "verdict"), [(0.99, "lower the learning rate"), (1.02, "clip"), (1.5, "clip")])
 def test_more_than_half_is_the_limit(bound: float, verdict: str) -> None:
     norms = lognormal(10_000)

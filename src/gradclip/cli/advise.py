@@ -72,7 +72,7 @@ def _show(advice: "Advice") -> None:
         say(console, advice.usage)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column("", min_width=len("conservative"))
-        for heading in ("max_norm", "95 % interval", "steps\nclipped", "norm\nremoved"):
+        for heading in ("max_norm", "95 % interval", "recorded\nsteps\nclipped", "recorded\nnorm\ncut off"):
             table.add_column(heading, justify="right", min_width=len("< 0.001 %"))
         for each in advice.suggestions:
             table.add_row(

@@ -35,7 +35,7 @@ class Draft:
         norms: Whether the norm of each parameter was asked for.
     """
 
-    __slots__ = ("_asked", "_each", "_nonfinite", "_numbers", "_policy", "_skipped", "_step", "_time")
+    __slots__ = ("_asked", "_each", "_nonfinite", "_numbers", "_optimizer", "_policy", "_skipped", "_step", "_time")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Draft:
         self._time = time.time()
         self._skipped = result._skipped
         self._policy = policy
+        self._optimizer = None if optimizer is None else type(optimizer).__name__
         self._nonfinite = nonfinite
         after, threshold, coefficient, shrunk = result._outcome()
         withheld = result.withheld or Withheld(step=False, overflow=False)
@@ -102,6 +103,7 @@ class Draft:
             None if loss is None else float(loss),
             self._nonfinite,
             each.by_name() if each is not None and self._asked else None,
+            optimizer=self._optimizer,
         )
 
 

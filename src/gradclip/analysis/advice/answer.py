@@ -5,16 +5,25 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from gradclip.analysis.advice import refusals, verdicts
+from gradclip.analysis.advice.certainty import Grade, certainty
 from gradclip.analysis.advice.dominance import dominating
 from gradclip.analysis.advice.finding import Verdict
 from gradclip.analysis.advice.held_against import recorded_bound
 from gradclip.analysis.advice.judged import Judged, Recorded, judged, series_of
+from gradclip.analysis.advice.optimizers import trained
 from gradclip.analysis.advice.settling import settled
 from gradclip.analysis.advice.signs import signs
 from gradclip.analysis.advice.suggestions import Suggestion, suggest
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
 from gradclip.validation import check_number
+
+CAUTION = (
+    "The table is about the recorded run: at a higher learning rate, or later, far more steps may be clipped. "
+    "Thresholds are in units of its norms: another batch size, number of accumulated batches or loss asks for another "
+    "recording."
+)
+"""What clip rates and thresholds hold for."""
 
 
 @final
@@ -46,6 +55,8 @@ class Advice:
         spikes: How many norms are spikes: above six robust deviations, and three medians.
         recorded_bound: What norms were held against; NaN if it moved, None if there was nothing.
         recorded_share: The share of judged steps above that; None where there was nothing.
+        certainty: How sure the balanced threshold is: `"firm"`, `"fair"` or `"rough"`; None without thresholds.
+        sure: The same in a sentence, with the reasons; empty without thresholds.
         remarks: What a reader should know about how the file was read.
     """
 
@@ -69,6 +80,8 @@ class Advice:
     spikes: int = 0
     recorded_bound: float | None = None
     recorded_share: float | None = None
+    certainty: Grade | None = None
+    sure: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -88,14 +101,15 @@ class Advice:
 
     @property
     def notes(self) -> list[str]:
-        """All that is to be said below the thresholds, a sentence or some in a line."""
+        """All that is to be said after the thresholds, a sentence or some in a line."""
         listed = ", ".join(f"{name} {percent(share)}" for name, share in self.dominating)
         counted = (
             f"Judged: {self.usable:,} of {several(self.steps, 'step')} of {self.source}. Left out: {self.warmup:,} of "
             f"warm-up, {self.nonfinite:,} not finite, {self.zero:,} of norm 0."
         )
         shares = f"Shares of the squared norm: {listed}." if listed else ""
-        return [*self.reasons, *filter(None, [shares]), counted, *self.remarks]
+        caution = CAUTION if self.suggestions else ""
+        return [*filter(None, [self.sure, *self.reasons, shares, caution]), counted, *self.remarks]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name and the code, as JSON holds them: None for what is not known or not finite."""
@@ -104,17 +118,18 @@ class Advice:
     def __str__(self) -> str:
         lines = [self.headline, self.usage]
         if self.suggestions:
-            lines.append(f"{'':<14}{'max_norm':>9}  {'95 % interval':<20}{'clipped':>11}{'removed':>11}")
+            shares = f"{'recorded steps clipped':>22}{'recorded norm cut off':>24}"
+            lines.append(f"{'':<14}{'max_norm':>9}  {'95 % interval':<20}{shares}")
             lines += [
                 f"{each.name:<14}{digits(each.max_norm):>9}  {digits(each.low) + ' to ' + digits(each.high):<20}"
-                f"{percent(each.share_clipped):>11}{percent(each.share_removed):>11}"
+                f"{percent(each.share_clipped):>22}{percent(each.share_removed):>24}"
                 for each in self.suggestions
             ]
         lines += [f"- {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 
 
-def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice:
+def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = None, seed: int = 0) -> Advice:
     """Advise on the threshold to clip the total norm at.
 
     The norms are those before clipping, of a run that trained well: unclipped at a low learning rate, or clipped at any
@@ -125,13 +140,15 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
         run: A series, a file of any kind that is read, or total norms step by step.
         warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, or what it takes
             where norms fall from a high beginning.
+        optimizer: The class of the optimizer, such as `"AdamW"`, where the recording does not say it: what a bound that
+            most steps reach has done depends on it.
         seed: What the resampling of the intervals is drawn with.
 
     Returns:
         The advice. It is also given for recordings from which no threshold should be taken: it then says why.
 
     Raises:
-        TypeError: If `run` is no recording.
+        TypeError: If `run` is no recording, or `optimizer` no name.
         ValueError: If norms are negative, a file cannot be read, or `warmup` is negative.
 
     Example:
@@ -152,6 +169,7 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     seed = int(check_number("advise", "seed", seed, at_least=0, integer=True))
     series = series_of(run)
     chosen = judged(series, warmup)
+    how = trained(series, chosen, optimizer)
     if len(chosen.norms) < refusals.FEWEST:
         verdict, headline, _ = refusals.too_few(series, chosen)
         return Advice(verdict=verdict, headline=headline, **_counts(series, chosen))
@@ -163,10 +181,11 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     bound = recorded_bound(series, chosen)
     shares = dominating(series, int(series.steps[chosen.places[0]]))
     suggestions = suggest(chosen.norms, seed, drifting=verdicts.is_drifting(found)) if refusal is None else ()
-    evidence = verdicts.Evidence(chosen, found, bound, suggestions, shares)
+    evidence = verdicts.Evidence(chosen, found, bound, how, suggestions, shares)
     verdict, headline, reasons = refusal or verdicts.judge(evidence)
     if verdict == "clipping is idle":
         suggestions = ()
+    sure = certainty(series, chosen, found, suggestions[1]) if suggestions else None
     settling = f"The norms had to settle: the first {chosen.warmup:,} steps are left out as warm-up."
     return Advice(
         verdict=verdict,
@@ -183,6 +202,8 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
         spikes=found.spikes,
         recorded_bound=None if bound is None else bound.value,
         recorded_share=None if bound is None else bound.share,
+        certainty=None if sure is None else sure.grade,
+        sure="" if sure is None else sure.words,
         **_counts(series, chosen),
     )
 

@@ -23,6 +23,9 @@ in runs that are well, too."""
 FEW = 0.01
 """The share of norms that may be far off in a healthy run. They stand alone where the rest shows no sign."""
 
+REACH = 3.0
+"""Robust deviations within which norms count in full for how they swing."""
+
 PIECES = 20
 """Medians of consecutive steps that the drift is fitted to."""
 
@@ -44,6 +47,8 @@ class Signs(NamedTuple):
         ends_high: Whether the last norms are spikes.
         early: The share of the largest tenth that the first quarter of the steps has.
         begins_highest: Whether no piece of the run has a higher median than the first.
+        swing: The correlation between the logarithms of norms that are half a block of the bootstrap apart: near 0
+            where blocks are nearly independent.
     """
 
     median: float
@@ -58,6 +63,7 @@ class Signs(NamedTuple):
     ends_high: bool
     early: float
     begins_highest: bool
+    swing: float
 
 
 def signs(norms: Tensor) -> Signs:
@@ -83,6 +89,7 @@ def signs(norms: Tensor) -> Signs:
         ends_high=bool(spiky[-3:].all()),
         early=(order[:top] < quarter).double().mean().item(),
         begins_highest=int(medians.argmax()) == 0,
+        swing=_swing(norms),
     )
 
 
@@ -122,6 +129,14 @@ def _drift(medians: Tensor) -> float:
     rows, columns = torch.triu_indices(PIECES, PIECES, offset=1)
     slopes = (medians[columns] - medians[rows]) / (columns - rows)
     return math.exp((PIECES - 1) * median(slopes).item())
+
+
+def _swing(norms: Tensor) -> float:
+    found, apart = landmarks(norms), round(math.sqrt(len(norms)) / 2.0)
+    reach = REACH * found.deviation
+    logs = norms.log().clamp(found.center - reach, found.center + reach)  # of which no spike is all of the variance
+    correlation = torch.corrcoef(torch.stack([logs[:-apart], logs[apart:]]))[0, 1].item()
+    return 0.0 if math.isnan(correlation) else correlation
 
 
 def _in_tail(norms: Tensor) -> int:

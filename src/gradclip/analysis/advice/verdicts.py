@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 from gradclip.analysis.advice.finding import MOSTLY, Finding, Verdict
 from gradclip.analysis.advice.held_against import Bound
 from gradclip.analysis.advice.judged import Judged
+from gradclip.analysis.advice.optimizers import Trained
 from gradclip.analysis.advice.signs import Signs
 from gradclip.analysis.advice.suggestions import Suggestion
 from gradclip.analysis.advice.thresholds import share_clipped
@@ -29,6 +30,7 @@ class Evidence(NamedTuple):
         chosen: The norms that are judged.
         signs: The signs in them.
         bound: What they were held against.
+        trained: How the run took its steps.
         suggestions: Tight, balanced and conservative.
         shares: The parameters with the largest shares of the squared norm.
     """
@@ -36,6 +38,7 @@ class Evidence(NamedTuple):
     chosen: Judged
     signs: Signs
     bound: Bound | None
+    trained: Trained
     suggestions: tuple[Suggestion, ...]
     shares: tuple[tuple[str, float], ...]
 
@@ -48,17 +51,25 @@ def judge(evidence: Evidence) -> Finding:
 
 def _too_tight(evidence: Evidence) -> Finding | None:
     bound = evidence.bound
-    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY:
+    how = evidence.trained
+    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY or how.follows_scale is False:
         return None
     headline = (
         f"Lower the learning rate instead: {percent(bound.share)} of the steps are above the bound of "
         f"{digits(bound.value)}."
     )
+    rates = "" if how.lr is None else f", {digits(how.lr * bound.coefficient)} and not {digits(how.lr)}"
     reason = (
         f"Gradients were multiplied by {digits(bound.coefficient)} on average. With SGD the learning rate was lower by "
-        "as much: multiply yours by it, and clip at the balanced threshold."
+        f"as much{rates}: multiply yours by it, and clip at the balanced threshold."
     )
-    return Finding("lower the learning rate", headline, (reason,))
+    if how.follows_scale:
+        return Finding("lower the learning rate", headline, (reason,))
+    other = (
+        "Under Adam and its like, whose steps hardly depend on the scale of gradients, steps were not shorter: there "
+        "leave the learning rate, and clip at the balanced threshold. Which optimizer it was is not recorded."
+    )
+    return Finding("lower the learning rate", headline, (reason, other))
 
 
 def is_drifting(signs: Signs) -> bool:
@@ -104,7 +115,7 @@ def _clip(evidence: Evidence) -> Finding:
 
 
 def _remarks(evidence: Evidence) -> list[str]:
-    chosen, signs, bound, suggestions, shares = evidence
+    chosen, signs, bound, how, suggestions, shares = evidence
     lines: list[str] = []
     if signs.spikes:
         lines.append(
@@ -115,7 +126,12 @@ def _remarks(evidence: Evidence) -> list[str]:
         lines.append("The recording ends in spikes: the run may have diverged there.")
     if chosen.nonfinite > MUCH_NONFINITE * (len(chosen.norms) + chosen.nonfinite):
         lines.append(f"Not finite: {several(chosen.nonfinite, 'norm')}. No bound helps against these.")
-    if bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
+    if bound is not None and bound.share > MOSTLY and how.follows_scale is False:
+        lines.append(
+            f"{percent(bound.share)} of the steps are above {bound.words}. Under {how.optimizer} that hardly shortens "
+            "them, but gives all batches the same weight: it is no reason for another learning rate."
+        )
+    elif bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
         lines.append(
             f"{percent(bound.share)} of the steps are above the moving bound: it sets the length of most of them, as "
             "some rules mean to."

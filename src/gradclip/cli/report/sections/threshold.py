@@ -14,8 +14,8 @@ COLUMNS = (
     Column("Threshold", numbers=False),
     Column("max_norm"),
     Column("95 % interval"),
-    Column("Would clip"),
-    Column("Norm removed"),
+    Column("Recorded steps clipped"),
+    Column("Recorded norm cut off"),
 )
 
 LONGEST_NOTE = 600
