@@ -23,9 +23,10 @@ def test_says_the_verdict_first_and_what_to_write(tmp_path: Path, capsys: pytest
     advice = advise(norms)
     assert printed.err == ""
     assert lines[0] == advice.headline
-    assert lines[0].startswith(f"Clip at {advice.max_norm}.")
+    assert lines[0].startswith(f"Clip at {advice.max_norm:g}.")
     assert lines[1] == (
-        f"In code: FixedNorm(max_norm={advice.max_norm}), or clip_grad_norm_(parameters, max_norm={advice.max_norm})"
+        f"In code: FixedNorm(max_norm={advice.max_norm:g}), or "
+        f"clip_grad_norm_(parameters, max_norm={advice.max_norm:g})"
     )
     for each in advice.suggestions:
         row = next(line for line in lines if line.split()[:1] == [each.name])

@@ -157,7 +157,7 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
         >>> norms = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(0.3).exp()
         >>> advice = advise(norms)
         >>> advice.code
-        'FixedNorm(max_norm=2.06)'
+        'FixedNorm(max_norm=1.99)'
         >>> advise(norms[:80]).headline
         'No advice: 60 usable steps, where 100 are needed. Record more of them.'
 
