@@ -52,7 +52,7 @@ NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 
-# The frameworks in which it is tried: the newest, which `make test` has too; with OLD=1, the oldest, in an environment of their own.
+# The frameworks in which it is tried: the newest, which `make test` has too, but for TRL; with OLD=1, the oldest, in an environment of their own.
 OLD_BIN := build/oldest/bin
 integrations: setup
 ifdef OLD
@@ -61,6 +61,7 @@ ifdef OLD
 	$(OLD_BIN)/pip install --quiet --requirement tests/integrations/oldest.txt pytest hypothesis .
 	GRADCLIP_REQUIRE=integrations $(OLD_BIN)/pytest -q tests/integrations
 else
+	$(BIN)/pip install --quiet --constraint constraints.txt trl
 	GRADCLIP_REQUIRE=integrations $(BIN)/pytest -q tests/integrations
 endif
 

@@ -52,6 +52,18 @@ def test_public_names_are_what_all_says() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", gradclip.__version__)
 
 
+def test_how_to_install_it_is_said_in_one_place() -> None:
+    """Elsewhere a hint names another package, which any index has."""
+    folder = Path(inspect.getfile(gradclip)).parent
+    hints = {
+        f"{path.name}: {words}"
+        for path in folder.rglob("*.py")
+        if path.name != "extras.py"
+        for words in re.findall(r"(?:pip|uv|conda) (?:install|add) [^`\"'}]*", path.read_text())
+    }
+    assert hints == {"lightning.py: pip install lightning", "events.py: pip install tensorboard"}
+
+
 def _is_module(value: object) -> bool:
     return type(value).__name__ == "module"
 

@@ -84,11 +84,6 @@ def home(device: torch.device) -> torch.device:
     return CPU if is_narrow(device) else device
 
 
-def is_far(device: torch.device) -> bool:
-    """Whether the numbers of a device stay there, so that the host would wait for one."""
-    return home(device).type != "cpu"
-
-
 def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
     """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
@@ -282,11 +277,6 @@ def isnan(x: Scalar) -> Condition:
 def isfinite(x: Scalar) -> Condition:
     """Whether a number is neither NaN nor infinite."""
     return x.isfinite() if isinstance(x, Tensor) else math.isfinite(x)
-
-
-def is_not_finite(x: Scalar) -> Condition:
-    """Whether a number is NaN or infinite: on a device, in two launches."""
-    return (x - x) != 0.0
 
 
 def bring_down(norm: Scalar, bound: Scalar, eps: float) -> Scalar:

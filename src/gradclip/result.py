@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.numbers import Scalar, on_host
 
 
 @final
@@ -34,10 +34,6 @@ class Status(str, Enum):
     """
 
 
-UNJUDGED = {Status.SKIPPED_NONFINITE, Status.SKIPPED_SCALER}
-"""Of steps that do not happen for these reasons, no norm was held against a bound."""
-
-
 class Outcome(NamedTuple):
     """What came of a clip: the total norm after it, its bound, what it was multiplied by, whether that is below 1."""
 
@@ -45,26 +41,6 @@ class Outcome(NamedTuple):
     threshold: Scalar | None
     coef: Scalar
     shrunk: bool | Tensor
-
-
-class Withheld(NamedTuple):
-    """Whether a step does not happen, where that is on a device.
-
-    Attributes:
-        step: Whether it does not.
-        overflow: Whether that is as a `GradScaler` found an overflow.
-    """
-
-    step: Condition
-    overflow: Condition
-
-    def why(self, total: Scalar) -> Status | None:
-        """Return the reason, if there is one; on another device than the host, this waits."""
-        if not on_host(self.step):
-            return None
-        if on_host(self.overflow):
-            return Status.SKIPPED_SCALER
-        return Status.SKIPPED_SPIKE if math.isfinite(on_host(total)) else Status.SKIPPED_NONFINITE
 
 
 class Each(NamedTuple):
@@ -114,9 +90,10 @@ class ClipResult:
 
     Attributes:
         step: The number of the clip, from 1.
+        skipped: Why the step does not happen, or None.
     """
 
-    __slots__ = ("_each", "_found", "_judge", "_skipped", "_total", "step", "withheld")
+    __slots__ = ("_each", "_found", "_judge", "_total", "skipped", "step")
 
     def __init__(
         self,
@@ -125,12 +102,10 @@ class ClipResult:
         judge: Callable[[], Outcome],
         each: Callable[[], Each | None],
         skipped: Status | None = None,
-        withheld: Withheld | None = None,
     ) -> None:
         """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at."""
         self.step = step
-        self.withheld = withheld
-        self._skipped = skipped
+        self.skipped = skipped
         self._total = total
         self._judge = judge
         self._each = each
@@ -140,11 +115,6 @@ class ClipResult:
         if self._found is None:
             self._found = self._judge()
         return self._found
-
-    @property
-    def skipped(self) -> Status | None:
-        """Why the step does not happen, or None."""
-        return self._skipped if self.withheld is None else self.withheld.why(self._total)
 
     @property
     def total_norm(self) -> float:
@@ -164,7 +134,7 @@ class ClipResult:
     def threshold(self) -> float | None:
         """The bound that the total norm was held against; None where the policy bounds parts and not the total."""
         threshold = self._outcome().threshold
-        return None if threshold is None or self.skipped in UNJUDGED else on_host(threshold)
+        return None if threshold is None else on_host(threshold)
 
     @property
     def coefficient(self) -> float:
@@ -179,8 +149,8 @@ class ClipResult:
     @property
     def status(self) -> Status:
         """How the clip ended."""
-        if (skipped := self.skipped) is not None:
-            return skipped
+        if self.skipped is not None:
+            return self.skipped
         return Status.CLIPPED if self.clipped else Status.OK
 
     @property

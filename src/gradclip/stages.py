@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, is_bad, is_known, is_not_finite, on_host, one_unless_finite, where
+from gradclip.numbers import is_bad, is_known, on_host, one_unless_finite
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import learned_unless, pack, unpack
+from gradclip.policies.state import pack, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -110,7 +110,6 @@ class Done(NamedTuple):
         skipped: Why nothing was done and the step should not happen, or None.
         refusing: What the stage decided that asked for no step.
         sanitized: Whether elements that are not finite were set to 0.
-        withheld: Whether the step should not happen, where that is on a device; None where the host knows.
     """
 
     before: Norms
@@ -119,24 +118,19 @@ class Done(NamedTuple):
     skipped: Status | None = None
     refusing: Decision | None = None
     sanitized: bool = False
-    withheld: Condition | None = None
 
 
-def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite, withheld: Condition | None = None) -> Done:
+def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     """Clip by all stages, or not at all: where a later one wants no step, or fails, nothing is done by any.
 
     Args:
         stages: Of a policy.
         work: What they work on.
         nonfinite: What to do about a total norm that is NaN or infinite.
-        withheld: Where a number on a device can keep the step from happening: whether anything does already. Then no
-            number is read to find out whether to skip; there is one stage.
 
     Raises:
         NonFiniteGradientError: If a total norm is not finite, and that is an error.
     """
-    if withheld is not None:
-        return _run_unread(stages[0], work, withheld)
     learned: list[Any] = []  # before
     steps: list[tuple[Norms, Decision]] = []
     before: Norms | None = None
@@ -180,22 +174,6 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite, withheld: Condi
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")
     return Done(before, steps, asked, None, None, sanitized)
-
-
-def _run_unread(stage: Any, work: Work, withheld: Condition) -> Done:
-    """Clip by one stage, which on a device multiplies by 1, and learns nothing, where the step should not happen."""
-    norms, decides = work.measure(stage)
-    if not decides:
-        return Done(norms, (), None, withheld=withheld)
-    before = stage.state
-    withheld = is_not_finite(norms.total) | withheld
-    decision = stage.decide(norms)
-    stage.state = learned_unless(withheld, stage.state, before)
-    withheld = withheld | decision.skip  # which a policy that skips may learn from
-    coef = where(withheld, 1.0, decision.coef)
-    clamp = None if decision.clamp is None else where(withheld, math.inf, decision.clamp)
-    decision = Decision(coef, decision.threshold, decision.scope, skip=False, clamp=clamp)
-    return Done(norms, [(norms, work.apply(stage, norms, decision))], decision, withheld=withheld)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

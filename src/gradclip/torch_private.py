@@ -284,19 +284,6 @@ def fused_overflow(optimizer: Optimizer) -> Tensor | None:
     return getattr(optimizer, "found_inf", None)
 
 
-def takes_overflow(optimizer: Optimizer) -> bool:
-    """Whether an optimizer does nothing where it is told of an overflow. Without it, no: then the host decides."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-
-
-def set_fused_overflow(optimizer: Any, found: Tensor | None) -> None:
-    """Tell a fused optimizer of an overflow; None for that there is nothing to tell."""
-    if found is not None:
-        optimizer.found_inf = found
-    else:
-        vars(optimizer).pop("found_inf", None)
-
-
 def has_scaled(scaler: GradScaler) -> bool:
     """Tell whether a scaler has scaled any loss yet. Without it, as if it has."""
     return scaler.is_enabled() and getattr(scaler, "_scale", True) is not None

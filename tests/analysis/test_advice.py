@@ -202,6 +202,15 @@ def test_a_run_that_went_on_elsewhere_is_judged_as_one() -> None:
     assert advise(later).dominating == (("late", 1.0),)
 
 
+def test_a_warm_up_is_of_steps_and_not_of_rows() -> None:
+    """Of a run of which every 500th step was recorded, a twentieth is left out, and no 20 rows."""
+    norms = lognormal(119)
+    sparse = Series("run", torch.arange(500, 60_000, 500), norms)
+    assert (advise(sparse).warmup, advise(sparse).verdict) == (5, "clip")
+    assert advise(sparse, warmup=1000).warmup == 2
+    assert advise(norms).warmup == 20
+
+
 def test_accepts_what_people_have() -> None:
     norms = lognormal(300)
     expected = advise(norms)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -130,3 +131,16 @@ def test_help_needs_neither_torch_nor_rich_tables(capsys: pytest.CaptureFixture[
     assert main(["advise", "--help"]) == 0
     assert "Say which threshold to clip at" in capsys.readouterr().out
     assert not {name for name in set(sys.modules) - before if name.startswith(("polars", "matplotlib", "plotly"))}
+
+
+def test_standard_input(tmp_path: Path) -> None:
+    """What a program prints, by a pipe; a refusal names it."""
+    text = "".join(f"step {i} | loss: 0.5 | grad_norm: {1 + i % 7}\n" for i in range(1, 201))
+    (tmp_path / "train.log").write_text(text)
+    command = [sys.executable, "-m", "gradclip", "advise"]
+    piped = subprocess.run([*command, "-"], input=text, capture_output=True, text=True, check=True)
+    named = subprocess.run([*command, str(tmp_path / "train.log")], capture_output=True, text=True, check=True)
+    assert piped.stdout.replace("standard input", str(tmp_path / "train.log")) == named.stdout
+    refused = subprocess.run([*command, "-"], input="no norm\n", capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "standard input: no column has a usual name of the norm" in refused.stderr

@@ -45,6 +45,7 @@ def test_explains_missing_kernels(
     monkeypatch.setattr(registry, "NATIVE_MISSING", missing)
     printed = diagnosis(capsys)
     assert words in printed
+    assert "einstall: pip install --force-reinstall --no-deps . in a clone of gradclip" in printed
     assert "answered by reference" in printed
 
 

@@ -339,3 +339,18 @@ def test_a_scaler_can_be_copied_and_may_have_a_step_of_its_own() -> None:
     clipper.detach()
     assert scaler.step is step
     assert copied.state_dict() == scaler_of().state_dict()
+
+
+def test_a_step_of_a_group_that_was_added_is_no_overflow() -> None:
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer, scaler = torch.optim.SGD([p], lr=0.1), scaler_of()
+    clipper = GradClipper([p, q]).attach(optimizer, scaler)
+    with capture_records(clipper) as records:
+        for step in range(3):
+            if step == 1:
+                optimizer.add_param_group({"params": [q]})
+            optimizer.zero_grad()
+            scaler.scale((p + q).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert [record.status for record in records] == ["clipped"] * 3

@@ -229,6 +229,17 @@ def a_copy_that_is_not_attached() -> None:
     assert clipper.last is None
 
 
+def attached_to_one_that_was_replaced() -> None:
+    """As a framework does that makes its optimizers anew for another training."""
+    net, first, clipper = setup()
+    clipper.attach(first)
+    for optimizer in (first, sgd(net)):
+        for batch in data():
+            optimizer.zero_grad()
+            loss_of(net, batch).backward()
+            optimizer.step()
+
+
 AFTER_STEP = (
     r"found the gradients that `optimizer\.step\(\)` has used already: it runs after the step\. Call it between"
 )
@@ -248,6 +259,7 @@ BY_HAND = (
     r"called by hand on gradients that an attached optimizer clips by itself\. Remove the call, or do not `attach`\."
 )
 NEVER = r"ran on gradients that were not clipped since the step before\. Call `clip\(\)` before every step, or `clipper"
+NEVER_OF_THIS = NEVER + r"\.attach\(optimizer\)` with this optimizer too: the clipper is attached to another, such as"
 
 WRONG: dict[str, tuple[Loop, str]] = {
     "after the step": (after_the_step, AFTER_STEP),
@@ -282,4 +294,5 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "every second step": (every_second_step, NEVER),
     "attached to one of two": (attached_to_one_of_two, NEVER),
     "a copy that is not attached": (a_copy_that_is_not_attached, NEVER),
+    "attached to one that was replaced": (attached_to_one_that_was_replaced, NEVER_OF_THIS),
 }

@@ -1,6 +1,7 @@
 """Accelerate: one clip where gradients are synchronised, in its checkpoints, and never two."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_bad_step_does_not_happen() -> None:
     run.optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(run.net.parameters(), before, strict=True))
     assert run.clipper.last is not None and run.clipper.last.skipped is not None
+
+
+def test_a_loop_that_raises() -> None:
+    """Between micro-batches: gone on with, it clips once a step."""
+    run = Run(0.25, every=2)
+    with suppress(ZeroDivisionError), run.accelerator.accumulate(run.net):
+        run.accelerator.backward(loss_of(run.net, batches()[0]))
+        1 / 0  # noqa: B018
+    run.optimizer.zero_grad(set_to_none=True)
+    with assert_clipped(run.optimizer.optimizer, max_norm=0.25):
+        run.train(0, 7)  # with the one before, whole steps: the engine counts for all loops of the process
+    assert run.clipper.last is not None
+    assert run.clipper.last.step == 4
 
 
 def test_a_warning_is_about_a_line_of_the_users() -> None:

@@ -1,8 +1,11 @@
 """Lightning, by both of its names, and Fabric: one clip a step of each optimizer, logged, and in the checkpoints."""
 
+import builtins
 import importlib
 import math
+import signal
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,29 @@ def test_a_bad_step_does_not_happen(pl: Any, tmp_path: Path) -> None:
     module.poison = 3
     trainer_of(pl, tmp_path, GradClipCallback(0.5)).fit(module)
     assert all(bool(p.isfinite().all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "KeyboardInterrupt", "_TunerExitException"])
+def test_a_fit_that_ends_early(pl: Any, tmp_path: Path, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error, by Ctrl-C, by a tuner: nothing stays attached, and another one clips once a step."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Lightning would have interrupts ignored for good
+    kind = getattr(builtins, error, None) or getattr(pl.utilities.exceptions, error)
+
+    class Failing(pl.Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.global_step == 2:
+                raise kind
+
+    records = Memory()
+    callback = GradClipCallback(0.5, sinks=[records])
+    module = module_of(pl)
+    with suppress(kind, SystemExit):  # as which Lightning passes on an interrupt
+        trainer_of(pl, tmp_path, callback, Failing()).fit(module)
+    assert not callback.clippers[0]._attachments
+    assert len(records.records) == 2
+    trainer_of(pl, tmp_path, callback).fit(module)
+    assert len(records.records) == 2 + STEPS
+    assert not callback.clippers[0]._attachments
 
 
 def test_layers_that_are_unfrozen(pl: Any, tmp_path: Path) -> None:

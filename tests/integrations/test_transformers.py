@@ -6,70 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.records import Memory
 from gradclip.testing import assert_clipped
-from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, needed, network, same, trained
+from integrations.loops import RATE, STEPS, needed, same, trained
 
 transformers, _ = needed("transformers", "accelerate")
 
 from gradclip.integrations.transformers import GradClipCallback, install  # noqa: E402 -- where it is installed
+from integrations.trainers import Model, trainer_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 POLICIES = [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)]
-
-
-class Model(nn.Module):
-    """As a Trainer wants it: it returns its loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        out = self.net(x)
-        return {"loss": nn.functional.mse_loss(out, y), "logits": out}
-
-
-class InOrder(transformers.Trainer):
-    """A trainer that takes the rows in their order."""
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
-def trainer_of(folder: Path, *, callbacks: Any = None, model: nn.Module | None = None, **given: Any) -> Any:
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": BATCH,
-        "max_steps": STEPS,
-        "learning_rate": RATE,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        **given,
-    }
-    model = Model() if model is None else model
-    batches = arguments["max_steps"] * given.get("gradient_accumulation_steps", 1)
-    rows = [{"x": x, "y": y} for x, y in data(batches)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return InOrder(
-        model,
-        transformers.TrainingArguments(**arguments),
-        train_dataset=rows,
-        eval_dataset=rows,
-        callbacks=callbacks,
-        optimizers=(optimizer, scheduler),
-    )
 
 
 @pytest.mark.parametrize("way", ["callback", "install"])
@@ -185,6 +135,38 @@ def test_what_was_installed_is_taken_away(tmp_path: Path) -> None:
     trainer.remove_callback(GradClipCallback)
     with assert_clipped(trainer.optimizer.optimizer, max_norm=0.125):
         trainer.train()
+
+
+@pytest.mark.parametrize("way", ["callback", "added", "install"])
+def test_a_training_that_raises(tmp_path: Path, way: str) -> None:
+    """Leaves nothing behind, in the middle of a step too; the trainer goes on, and clips once a step."""
+    records = Memory()
+    callback = GradClipCallback(0.5, sinks=[records])
+    trainer = trainer_of(tmp_path, callbacks=[callback] if way == "callback" else None, max_steps=3)
+    if way == "added":
+        trainer.add_callback(callback)
+    elif way == "install":
+        callback = install(trainer, 0.5, sinks=[records])
+    backward = trainer.accelerator.backward
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        backward(*args, **kwargs)
+        if trainer.state.global_step == 1:
+            raise RuntimeError("out of memory")
+
+    trainer.accelerator.backward = failing
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert trainer.args.max_grad_norm == 1.0
+    assert callback.clipper is not None and not callback.clipper._attachments
+    assert "clip_grad_norm_" not in vars(trainer.accelerator)
+    trainer.accelerator.backward = backward
+    trainer.train()
+    assert [record.step for record in records.records] == [1, 1, 2, 3]
+    trainer.remove_callback(callback)
+    with assert_clipped(trainer.optimizer.optimizer, max_norm=1.0):  # by itself
+        trainer.train()
+    assert len(records.records) == 4
 
 
 def test_the_best_checkpoint_has_the_state(tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """A recorded run: what is known of each step, whoever wrote it down."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
+
+
+def spacing(steps: Tensor) -> int:
+    """Return how many steps there are from row to row, where they rise: the median."""
+    ahead = steps.diff()
+    ahead = ahead[ahead > 0]
+    return int(ahead.median()) if len(ahead) else 1
 
 
 @final
@@ -64,6 +71,16 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def clipped_at(self, max_norm: float) -> "Series":
+        """Return the run as one that was clipped at a bound which nothing in its file says.
+
+        Args:
+            max_norm: The bound on the total norm, > 0.
+        """
+        bounds = torch.full_like(self.norms, max_norm)
+        after = torch.minimum(self.norms, bounds)
+        return replace(self, thresholds=bounds, norms_after=after, clipped=self.norms > bounds)
 
     @property
     def finite(self) -> Tensor:

@@ -1,7 +1,11 @@
 """The command: which threshold to clip at, from a recorded run."""
 
 import json
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +16,14 @@ if TYPE_CHECKING:
     from gradclip.analysis import Advice
     from gradclip.analysis.series import Series
 
+STANDARD_INPUT, SOURCE = Path("-"), "standard input"
+
 RunFile = Annotated[
-    Path, typer.Argument(metavar="RUN", help="JSON Lines, CSV, trainer_state.json, or TensorBoard events.")
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="JSON Lines, CSV, trainer_state.json, TensorBoard events, or printed text; - for standard input.",
+    ),
 ]
 Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, where it has no usual name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -27,12 +37,24 @@ def advise(
         int | None,
         typer.Option(min=0, metavar="STEPS", help="Steps to leave out at the beginning.", show_default="20 or 5 %"),
     ] = None,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(
+            "--max-norm",
+            "--bound",
+            min=0.0,
+            metavar="X",
+            help="What the run was clipped at, where its file does not say.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which threshold to clip at, or why a recorded run does not tell."""
     from gradclip.analysis import advise as advise_on  # noqa: PLC0415 -- not needed for --help
 
     series = read(run, column)
+    if max_norm is not None:
+        series = series.clipped_at(max_norm)
     try:
         advice = advise_on(series, warmup=warmup)
     except ValueError as error:
@@ -44,13 +66,22 @@ def advise(
 
 
 def read(run: Path, column: str | None) -> "Series":
-    """Read a recorded run.
+    """Read a recorded run, which is on standard input where it is called `-`.
 
     Raises:
         UserError: If it cannot be read.
     """
     from gradclip.analysis.reading import ReadError, read_series  # noqa: PLC0415
 
+    if run == STANDARD_INPUT:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "run")
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            try:
+                return replace(read(path, column), source=SOURCE)
+            except UserError as error:
+                raise UserError(str(error).replace(str(path), SOURCE)) from None
     try:
         return read_series(run, column=column)
     except ReadError as error:

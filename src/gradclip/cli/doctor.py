@@ -3,6 +3,8 @@
 import os
 import platform
 
+from gradclip.extras import how_to_reinstall
+
 
 def doctor() -> None:
     """Say which backend answers here, and why."""
@@ -76,6 +78,6 @@ def _native() -> str:
     if "_native" in registry.NATIVE_MISSING:
         return (
             "not available: gradclip was installed without its compiled kernels. "
-            "Install a C++ compiler (such as g++), then reinstall with `pip install --force-reinstall --no-deps .`"
+            f"Install a C++ compiler (such as g++), then reinstall: {how_to_reinstall()}"
         )
-    return f"not available: {registry.NATIVE_MISSING}. Reinstall with `pip install --force-reinstall --no-deps .`"
+    return f"not available: {registry.NATIVE_MISSING}. Reinstall: {how_to_reinstall()}"

@@ -1,8 +1,13 @@
 """Run a training script as it is, with torch's functions for clipping replaced: record what happens, clip by a rule."""
 
+import atexit
+import os
 import runpy
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,11 +38,12 @@ def run(
         str | None, typer.Option(metavar="SPEC", help=f"Clip by a policy, not by the script's bound; {HELP} explains.")
     ] = None,
     max_norm: Annotated[float | None, typer.Option(metavar="X", help="Clip by a bound, not by the script's.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show norm, threshold and clip rate while it runs.")] = False,
 ) -> Callable[[], int] | None:
     """Run a training script as it is: clip exactly, record its norms, or clip it by a policy.
 
-    Whoever calls torch.nn.utils.clip_grad_norm_ calls gradclip's. With --record, --policy or --max-norm, optimizers
-    that nobody clips for are recorded, or clipped, at every step too.
+    Whoever calls torch.nn.utils.clip_grad_norm_ calls gradclip's. With --record, --watch, --policy or --max-norm,
+    optimizers that nobody clips for are recorded, or clipped, at every step too.
     """
     if policy == HELP:
         typer.echo("\n".join(explanation()))
@@ -50,7 +56,13 @@ def run(
         raise UserError(f"{command[0]}: there is no such script. Write -m where it is a module.")
     spec = policy if max_norm is None else f"fixed:{max_norm}"
     rule = None if spec is None else parse(spec).policy
-    return Script(command, module, _sink(record), rule).run
+    return Script(command, module, _sink(_temporary() if watch and record is None else record), rule, watch).run
+
+
+def _temporary() -> Path:
+    folder = tempfile.mkdtemp(prefix="gradclip-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder) / "run.jsonl"
 
 
 def _sink(record: Path | None) -> "JSONLines | None":
@@ -72,12 +84,14 @@ class Script:
         is_module: Which of both.
         sink: What takes the records, if anything.
         policy: The rule in place of that of the script, if there is one.
+        is_watched: Whether the records are shown meanwhile.
     """
 
     command: list[str]
     is_module: bool
     sink: "JSONLines | None"
     policy: "Policy | None"
+    is_watched: bool
 
     def run(self) -> int:
         """Run it: how it ends, it ends."""
@@ -85,13 +99,22 @@ class Script:
 
         sys.excepthook = _told_by_the_script
         patched = patch(self.policy, sinks=[] if self.sink is None else [self.sink])
-        try:
-            self._run()
-        finally:
-            patched.undo()
-            if self.sink is not None:
-                self.sink.close()
+        with self._view():
+            try:
+                self._run()
+            finally:
+                patched.undo()
+                if self.sink is not None:
+                    self.sink.close()
         return 0
+
+    def _view(self) -> AbstractContextManager[None]:
+        """Return what shows the records: of several ranks, those of the first, which writes them."""
+        if not self.is_watched or self.sink is None or os.environ.get("RANK", "0") != "0":
+            return nullcontext()
+        from gradclip.cli.watch.beside import watched  # noqa: PLC0415 -- for this option alone
+
+        return watched(self.sink.path)
 
     def _run(self) -> None:
         name = self.command[0]

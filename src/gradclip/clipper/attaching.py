@@ -24,15 +24,14 @@ from gradclip.clipper.arguments import (
 )
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip
-from gradclip.clipper.scaling import has_overflow, hear, hear_no_more, stepping_scaler, unscale_
+from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
+from gradclip.clipper.telling import hear, hear_no_more
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
-from gradclip.clipper.withhold import can_withhold
 from gradclip.distributed.replicas import describe
-from gradclip.numbers import Condition, on_host
-from gradclip.result import ClipResult
+from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 
 if TYPE_CHECKING:
@@ -63,22 +62,8 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        withholds: bool = False,
-    ) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
-
-        Where it `withholds`, whether the step happens is left on the device where the norm is.
-        """
-
-    @abstractmethod
-    def _may_withhold(self) -> bool:
-        """Whether it may be left on a device whether a step happens."""
+    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
+        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow."""
 
     @abstractmethod
     def _observe_closure(self, loss: float | Tensor) -> None:
@@ -131,6 +116,7 @@ class Attaching(ABC):
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         if scaler is not None:
             hear(scaler, self)
+        self._trust.is_attached = True
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
@@ -142,11 +128,11 @@ class Attaching(ABC):
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            released = self._attachments.pop(one)
-            release(one, released)
-            scalers = [attachment.scaler for attachment in self._attachments.values()]
-            if released.scaler is not None and not any(scaler is released.scaler for scaler in scalers):
-                hear_no_more(released.scaler, self)
+            attachment = self._attachments.pop(one)
+            release(one, attachment)
+            scaler = attachment.scaler
+            if scaler is not None and all(other.scaler is not scaler for other in self._attachments.values()):
+                hear_no_more(scaler, self)
             self._trust.release(one)
         self._flush()
 
@@ -169,16 +155,14 @@ class Attaching(ABC):
         if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        withholds = can_withhold(optimizer) and self._may_withhold()
         overflow = self._unscale(optimizer)
-        overflow = overflow if withholds else bool(on_host(overflow))
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, withholds=withholds)
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
                 refuse_replaced(optimizer)
-        self._suppression.obey(result, optimizer)
+        self._suppression.obey(result)
         self._judge_replicas()
 
     def _judge_replicas(self) -> None:
@@ -186,13 +170,13 @@ class Attaching(ABC):
         if self._last is not None and self._last.differing is not None:
             self._trust.warn("replicas", describe(self._last.differing))
 
-    def _unscale(self, stepping: Optimizer) -> Condition:
+    def _unscale(self, stepping: Optimizer) -> bool:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
-        overflow: Condition = False
+        overflow = False
         for optimizer, attachment in list(self._attachments.items()):
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
                 unscale_(optimizer, attachment.scaler)
-                overflow = has_overflow(optimizer, attachment.scaler) | overflow
+                overflow = has_overflow(optimizer, attachment.scaler) or overflow
         return overflow
 
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
@@ -227,7 +211,8 @@ class Attaching(ABC):
         self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
         if attached or self._suppression.is_on:
             return
-        if self.last is not None and self.last.skipped is not None and self._trust.is_as_clipped(optimizer):
+        skipped = None if self.last is None else self.last.skipped
+        if skipped not in {None, Status.SKIPPED_SCALER} and self._trust.is_as_clipped(optimizer):
             self._suppression.suppress()
 
     def _step_ends(self, optimizer: Optimizer) -> None:
@@ -239,7 +224,8 @@ class Attaching(ABC):
 
     def _steps_of(self, optimizer: Optimizer) -> int | None:
         """Return how many steps of an attached optimizer there were; None for others."""
-        return self._trust.steps_of(optimizer) if optimizer in self._attachments else None
+        is_own = optimizer in self._attachments and self._trust.owns(optimizer)  # which looks whether it has grown
+        return self._trust.steps_of(optimizer) if is_own else None
 
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         """Hear of a step that a scaler kept from happening, without a call of the optimizer."""
@@ -255,8 +241,7 @@ class Attaching(ABC):
     def _has_just_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients that an optimizer is about to use are as the last clip left them."""
         trust = self._trust
-        is_new = trust.owns(optimizer) and self.last is not None and not trust.has_stepped(optimizer)
-        return is_new and trust.is_as_clipped(optimizer)
+        return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
 
     def _covers(self, parameter: Tensor) -> bool:
         """Whether it would notice that steps of this parameter are not clipped."""

@@ -20,10 +20,9 @@ from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.saved import loaded, saved
 from gradclip.clipper.selection import Source, select
-from gradclip.clipper.withhold import Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar
+from gradclip.numbers import Scalar
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.policy import check_policies
@@ -89,11 +88,8 @@ class GradClipper(Attaching):
         it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
         units, as in `AGC`, of each unit.
 
-        *Host sync:* on another device than the CPU, `"raise"` and `"sanitize"` wait for one number a step. So do
-        `"skip"`, and a policy that skips, but where a step of a fused optimizer is clipped for by attachment and the
-        policy takes one measurement and counts no steps, as `AdaGC`, `warmup` and `schedule` do: such an optimizer
-        reads on the device whether its step happens, as it does for a `GradScaler`. `last.skipped` waits for the
-        answer; records come later, and name what is not finite where `norms_every` has it measured.
+        *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
+        does a policy that skips.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 
@@ -118,7 +114,6 @@ class GradClipper(Attaching):
         check_policies("GradClipper", (self.policy,))
         nonfinite = check_nonfinite_step("GradClipper", nonfinite)
         self._max_skips = check_max_skips(max_consecutive_skips)
-        self._skips = Skips(self._max_skips)
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
         self._compares_every = int(compares)
@@ -133,6 +128,7 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
+        self._skips = 0
         self._start(given)
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
@@ -177,37 +173,21 @@ class GradClipper(Attaching):
         """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        withholds: bool = False,
-    ) -> ClipResult:
+    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step = self._step + 1
         each, count = self._measures_each(step), self._sinks.wanted
-        asked = {"each": each, "count": count, "compare": self._compares}
-        skips = 0
-        if withholds:
-            clip = self._pipeline.run(step, loss, withheld=overflow, **asked)
-        elif overflow:
-            clip = self._pipeline.overflow(step, **asked)
+        compare = self._compares
+        if overflow:
+            clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
-            explain = self._skips.may_be_most  # one more is too many
-            clip = self._pipeline.run(step, loss, explain=explain, **asked)
-        if clip.result.withheld is not None:
-            self._skips.count_withheld(clip.result.withheld)
-        elif not overflow:
-            skips = self._skips.count(skipped=clip.result.skipped is not None)
+            explain = self._skips >= self._max_skips  # one more is too many
+            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
+            self._skips = 0 if clip.result.skipped is None else self._skips + 1
         self._finish(clip, stepping, loss, by_hand=by_hand)
-        if skips > self._max_skips:
-            raise ConsecutiveSkipsError(self._too_many_skips(clip, skips))
+        if self._skips > self._max_skips and not overflow:
+            raise ConsecutiveSkipsError(self._too_many_skips(clip))
         return clip.result
-
-    def _may_withhold(self) -> bool:
-        return self._pipeline.may_withhold and not self._skips.may_be_most
 
     def _observe_closure(self, loss: float | Tensor) -> None:
         if self._loss is None:  # and none was told
@@ -254,10 +234,10 @@ class GradClipper(Attaching):
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
 
-    def _too_many_skips(self, clip: Clip, skips: int) -> str:
+    def _too_many_skips(self, clip: Clip) -> str:
         reason = f" {clip.reason}" if clip.reason else ""
         return (
-            f"{skips} steps in a row were skipped, the last as {clip.result.status.value}, and "
+            f"{self._skips} steps in a row were skipped, the last as {clip.result.status.value}, and "
             f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "
             "back to a checkpoint."
         )
@@ -270,7 +250,7 @@ class GradClipper(Attaching):
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
         self._follow()
-        return saved(self._step, self._skips.read(), self._selection.names, self._pipeline)
+        return saved(self._step, self._skips, self._selection.names, self._pipeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -280,12 +260,10 @@ class GradClipper(Attaching):
                 mean that is NaN. Nothing is changed then.
         """
         self._follow()
-        self._step, skips = loaded(state_dict, self._selection.names, self._pipeline)
-        self._skips = Skips(self._max_skips, skips)
+        self._step, self._skips = loaded(state_dict, self._selection.names, self._pipeline)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
-        return {**kept, "_skips": Skips(self._max_skips, self._skips.read())}
+        return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

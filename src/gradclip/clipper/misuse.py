@@ -23,6 +23,11 @@ NEVER = (
     "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "
     "or `clipper.attach(optimizer)` once."
 )
+NEVER_OF_THIS = (
+    "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "
+    "or `clipper.attach(optimizer)` with this optimizer too: the clipper is attached to another, such as the one it "
+    "replaces."
+)
 EVERY_BATCH = (
     "`clip()` ran {count} times between two steps, while gradients were still being added up. Call it once, after the "
     "last `backward()` and right before `optimizer.step()`."

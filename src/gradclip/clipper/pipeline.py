@@ -11,13 +11,13 @@ from gradclip.clipper.work import ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
-from gradclip.numbers import Condition, Scalar, is_far, on_host, ratio, where
+from gradclip.numbers import Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.policies.state import has_names, overlaid, pack, refuse_state, unpack
-from gradclip.result import ClipResult, Each, Outcome, Status, Withheld
+from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run
 
@@ -73,23 +73,18 @@ class Pipeline:
         count: bool = False,
         explain: bool = False,
         compare: bool = False,
-        withheld: Condition | None = None,
     ) -> Clip:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
         Where `explain` is true, the reason of a skip is put into words, as the gradients are not kept; where `compare`
-        is, all ranks are asked for their norms. Where `withheld` is not None, a number on a device can keep the step
-        from happening, and says so already where a scaler found an overflow.
+        is, all ranks are asked for their norms.
         """
         later = self._stages[1:]
         may_undo = self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later)
         explain = explain and self._nonfinite == "skip"
         undone = bool(later) and may_undo
-        asked: dict[str, Any] = {"each": each, "count": count, "explain": explain, "compare": compare}
-        if withheld is not None:
-            asked["reads"] = False
-        work = self._work(loss, undone=undone, **asked)
-        return _clip(work, _result(step, run(self._stages, work, self._nonfinite, withheld), withheld))
+        work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
+        return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -114,15 +109,8 @@ class Pipeline:
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
         for stage in self._stages:
             stage.follow(self._selection.device)
-        asked = {"reads": self._nonfinite != "propagate", **asked}
-        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
-
-    @property
-    def may_withhold(self) -> bool:
-        """Whether a step may be kept from happening by a number on a device, which nothing here has to know."""
-        policies = [stage.policy for stage in self._stages]
-        is_one = len(policies) == 1 and not policies[0].counts_steps
-        return is_one and self._nonfinite == "skip" and is_far(self._selection.device)
+        reads = self._nonfinite != "propagate"
+        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, reads=reads, **asked)
 
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
@@ -172,20 +160,16 @@ def _clip(work: ClipWork, result: ClipResult) -> Clip:
     return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
 
 
-def _result(step: int, done: Done, overflow: Condition | None) -> ClipResult:
-    withheld = None if done.withheld is None or overflow is None else Withheld(done.withheld, overflow)
+def _result(step: int, done: Done) -> ClipResult:
     if not done.steps:
-        return _untouched(step, done.before, done.refusing, done.skipped, withheld)
-    outcome, each = partial(_outcome_of, done), partial(_each_of, done.before)
-    return ClipResult(step, done.before.total, outcome, each, withheld=withheld)
+        return _untouched(step, done.before, done.refusing, done.skipped)
+    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
 
 
-def _untouched(
-    step: int, norms: Norms, refusing: Decision | None, status: Status | None, withheld: Withheld | None = None
-) -> ClipResult:
+def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
     threshold = refusing.threshold if refusing is not None and refusing.scope == "total" else None
     outcome = Outcome(norms.total, threshold, 1.0, shrunk=False)
-    return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status, withheld)
+    return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
 
 
 def _outcome_of(done: Done) -> Outcome:

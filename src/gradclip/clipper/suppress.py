@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from gradclip.clipper.hooks import on_leaving, running_steps
 from gradclip.clipper.turn import refuse_thread
-from gradclip.clipper.withhold import Withholding, can_withhold
 from gradclip.result import ClipResult
 
 
@@ -27,7 +26,6 @@ class Suppression:
     def __init__(self, owns: Callable[[Optimizer], bool]) -> None:
         self._owns = owns
         self._step: SuppressedStep | None = None
-        self._withheld: list[Withholding] = []
 
     def check_thread(self) -> None:
         """Refuse to clip while another thread is in such a step."""
@@ -45,18 +43,9 @@ class Suppression:
         """Whether there is one, and no gradient has come up in it."""
         return self._step is not None and self._step.is_complete()
 
-    def obey(self, result: ClipResult, optimizer: Optimizer | None = None) -> None:
-        """Keep the running step from happening where a clip says so, and let it happen where the clip does not.
-
-        Args:
-            result: What the clip did.
-            optimizer: Whose step it is, if that is known: a fused one may read on a device whether it happens.
-        """
-        withheld = None if result.withheld is None else result.withheld.step
-        if optimizer is not None and isinstance(withheld, Tensor) and can_withhold(optimizer):
-            self._release([x for x in self._withheld if x.optimizer is optimizer])
-            self._withheld.append(Withholding(optimizer, withheld))
-        elif result.skipped is not None:
+    def obey(self, result: ClipResult) -> None:
+        """Keep the running step from happening where a clip says so, and let it happen where the clip does not."""
+        if result.skipped is not None:
             self.suppress()
         else:
             self._step = None  # where a closure made other gradients than those that were skipped
@@ -71,16 +60,8 @@ class Suppression:
 
     def recover(self, *, within: int = 0) -> None:
         """End a suppressed step that is over; it is not while one of the outer steps."""
-        if self._withheld:
-            running = running_steps()[within:]
-            self._release([x for x in self._withheld if x.optimizer not in running])
         if self._step is not None and self._step.is_here and self._step.optimizer not in running_steps()[within:]:
             self._end(self._step)
-
-    def _release(self, over: list[Withholding]) -> None:
-        for withholding in over:
-            self._withheld.remove(withholding)
-            withholding.end()
 
     def _end(self, step: "SuppressedStep") -> None:
         if self._step is step:  # once

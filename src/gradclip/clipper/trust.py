@@ -61,6 +61,7 @@ class Trust:
 
     def __init__(self, selection: Selection, clipped_elsewhere: Callable[[Tensor], bool], *, quiet: bool) -> None:
         self.quiet = quiet
+        self.is_attached = False  # to any optimizer: whoever forgot another is not told to attach at all
         self._elsewhere = clipped_elsewhere
         self._warned: set[str] = set()
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
@@ -122,6 +123,7 @@ class Trust:
     def release(self, optimizer: Optimizer) -> None:
         """Let an optimizer step without clipping from now on."""
         self._optimizers[optimizer].released = True
+        self.is_attached = False
 
     def is_as_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of an optimizer are as the last clip left them."""
@@ -205,7 +207,7 @@ class Trust:
             self._warn("order", misuse.BEFORE_BACKWARD)
         elif place is not None and self._is_unclipped(known):
             changed = misuse.CHANGED.format(name=self._names[place])
-            self._warn("order", changed if self._by_hand else misuse.NEVER)
+            self._warn("order", changed if self._by_hand else self._never())
 
     def step_ends(self, optimizer: Optimizer, *, attached: bool) -> None:
         """Judge a step after all, and remember which gradients it used."""
@@ -213,7 +215,7 @@ class Trust:
         self._depth -= 1
         clipped = known.ready or not self.has_stepped(optimizer)
         if self._depth == 0 and known.steps and not clipped and not known.released and self._is_unclipped(known):
-            self._warn("order", misuse.NEVER)
+            self._warn("order", self._never())
         known.steps += 1
         known.clip = self.clips
         self._at_step = mark(self._owners)
@@ -260,6 +262,9 @@ class Trust:
     def _is_unclipped(self, known: Known) -> bool:
         owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
         return bool(owners) and not any(map(self._elsewhere, owners))
+
+    def _never(self) -> str:
+        return misuse.NEVER_OF_THIS if self.is_attached else misuse.NEVER
 
     def _judge_coverage(self, optimizer: Optimizer, known: Known) -> None:
         missing = [

@@ -99,7 +99,8 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         self._end()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
-        """Forget a checkpoint that was loaded to validate, and not to train on."""
+        """The same, where a tuner has ended it; forget a checkpoint that was loaded to validate, not to train on."""
+        self._end()
         self._loaded = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Clip in `transformers.Trainer`, and in the trainers that are made of it, as those of TRL."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from gradclip.clipper import GradClipper
 from gradclip.integrations.shared import Latest, clipper_of, policy_of
@@ -37,7 +38,7 @@ class GradClipCallback(TrainerCallback):
         The logs of a step get `gradclip/total_norm` and so on, and `grad_norm`, the norm before clipping. Loggers that
         the trainer has made of `report_to` hear of them by `install` alone, as callbacks come after them. A step that
         is skipped is told to the trainer, which then leaves the learning rate as it is. The state of the clipper is in
-        every checkpoint, and a resumed run goes on from it.
+        every checkpoint, and a resumed run goes on from it. However `train()` ends, the trainer is left as it was.
     """
 
     def __init__(self, policy: Policy | float | None = None, *, sinks: Sequence[Sink] = (), **options: Any) -> None:
@@ -129,6 +130,24 @@ def install(
     trainer.callback_handler.callbacks.insert(1, callback)  # after the one that decides when to save
     callback._accelerator = trainer.accelerator
     return callback
+
+
+def _ending(train: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `Trainer.train`, but that it leaves the trainer as it was where it raises: no event tells callbacks."""
+
+    @functools.wraps(train)
+    def train_and_end(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return train(self, *args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, GradClipCallback):
+                    callback._end(self.args)
+
+    return train_and_end
+
+
+Trainer.train = _ending(Trainer.train)  # type: ignore[method-assign]
 
 
 def _unmeasured(parameters: object, max_norm: float, norm_type: float = 2.0) -> Tensor:  # noqa: ARG001

@@ -85,10 +85,6 @@ class AdaGC(Policy):
     def scope(self) -> Scope:
         return "parameter"
 
-    @property
-    def counts_steps(self) -> bool:
-        return True
-
     def init(self, layout: Layout) -> AdaGCState:
         shape = len(layout.names)
         unknown = torch.full((shape,), math.inf, dtype=torch.float64, device=layout.device)

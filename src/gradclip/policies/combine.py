@@ -98,10 +98,6 @@ class Chain(Policy):
     def skips(self) -> bool:
         return any(link.skips for link in self.links)
 
-    @property
-    def counts_steps(self) -> bool:
-        return any(link.counts_steps for link in self.links)
-
     def init(self, layout: Layout) -> tuple[Any, ...]:
         return tuple(link.init(layout) for link in self.links)
 
@@ -153,11 +149,6 @@ class Led(Policy):
     @property
     def skips(self) -> bool:
         return self.led.skips
-
-    @property
-    @final
-    def counts_steps(self) -> bool:
-        return True
 
     def init(self, layout: Layout) -> Taken:
         return Taken(0.0, self.led.init(layout))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, is_ready
+from gradclip.numbers import Scalar, is_ready
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
 
@@ -101,21 +101,6 @@ class History:
         added = tuple(column.add(x, self.window) for column, x in zip(self.columns, numbers, strict=True))
         return History(self.window, added, holds=self.holds)
 
-    def unless(self, condition: Tensor, before: "History") -> "History":
-        """Return the history without its last norms where a condition on a device holds.
-
-        Args:
-            condition: It.
-            before: The history that these were added to.
-        """
-        if self is before:
-            return self
-        like = torch.zeros_like(condition, dtype=torch.float64) if self.rows is None else self.rows[-1]
-        rows, known = self._as_rows(like), before._as_rows(like)
-        if len(rows) > len(known):  # without a window: NaN counts for nothing
-            known = torch.cat([known, torch.full_like(rows[-1:], math.nan)])
-        return History(self.window, rows=torch.where(condition, known, rows), holds=self.holds)
-
     def count(self) -> Scalar:
         """Return the most norms that a column holds."""
         if self.rows is not None:
@@ -159,7 +144,7 @@ class History:
         """Return what arrived in each column, as plain lists."""
         if self.rows is None:
             return [column.arrived.tolist() for column in self.columns]
-        rows = self.rows.to(CPU).reshape(len(self.rows), -1)
+        rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
     def unpack(self, packed: list[list[float]]) -> "History":

@@ -112,11 +112,6 @@ class Partition(Policy):
     def skips(self) -> bool:
         return any(policy.skips for policy in self.members)
 
-    @property
-    @final
-    def counts_steps(self) -> bool:
-        return any(policy.counts_steps for policy in self.members)
-
     @final
     def init(self, layout: Layout) -> tuple[Part, ...]:
         parts: list[Part] = []

@@ -67,11 +67,6 @@ class Policy(ABC):
         return False
 
     @property
-    def counts_steps(self) -> bool:
-        """Whether decisions follow a count of the steps that happened, which the host then has to know."""
-        return False
-
-    @property
     def stages(self) -> tuple["Policy", ...]:
         """The parts that take one measurement each, in order."""
         return (self,)

@@ -5,7 +5,6 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from gradclip.numbers import Condition, where
 from gradclip.policies.history import History
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
@@ -45,22 +44,6 @@ def has_names(state: object) -> bool:
             return any(map(has_names, state))
         case _:
             return False
-
-
-def learned_unless(condition: Condition, new: Any, before: Any) -> Any:
-    """Return what a policy has learned, or where a condition holds, on a device it may be, what it knew before."""
-    if not isinstance(condition, Tensor):
-        return before if condition else new
-    match new:
-        case Part():
-            return new._replace(state=learned_unless(condition, new.state, before.state))
-        case History():
-            return new.unless(condition, before)
-        case tuple():
-            parts = [learned_unless(condition, *pair) for pair in zip(new, before, strict=True)]
-            return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
-        case _:
-            return new if new is before else where(condition, before, new)
 
 
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:

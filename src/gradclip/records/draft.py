@@ -7,19 +7,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.numbers import Condition, Scalar, is_ready
+from gradclip.numbers import Scalar, is_ready
 from gradclip.records.record import ClipRecord
 from gradclip.records.transfer import Transfer
-from gradclip.result import UNJUDGED, ClipResult, Each, Status, Withheld
+from gradclip.result import ClipResult, Each, Status
 
 WORST = 3
 """How many of the largest norms a record names."""
 
-Numbers: TypeAlias = tuple[
-    Scalar, Scalar, Scalar | None, Scalar, Condition, Scalar | None, Scalar | None, Condition, Condition
-]
-"""The total norm before and after, the threshold, the coefficient, whether it is below 1, learning rate and loss; and
-where that is on a device, whether the step does not happen, and whether that is for an overflow."""
+Numbers: TypeAlias = tuple[Scalar, Scalar, Scalar | None, Scalar, bool | Tensor, Scalar | None, Scalar | None]
+"""The total norm before and after, the threshold, the coefficient, whether it is below 1, learning rate and loss."""
 
 
 @final
@@ -49,14 +46,12 @@ class Draft:
     ) -> None:
         self._step = result.step
         self._time = time.time()
-        self._skipped = result._skipped
+        self._skipped = result.skipped
         self._policy = policy
         self._optimizer = None if optimizer is None else type(optimizer).__name__
         self._nonfinite = nonfinite
         after, threshold, coefficient, shrunk = result._outcome()
-        withheld = result.withheld or Withheld(step=False, overflow=False)
-        left = result._total, after, threshold, coefficient, shrunk
-        self._numbers: Numbers = (*left, _rate_of(optimizer), loss, withheld.step, withheld.overflow)
+        self._numbers: Numbers = (result._total, after, threshold, coefficient, shrunk, _rate_of(optimizer), loss)
         self._each = result._each()
         self._asked = norms
 
@@ -82,11 +77,8 @@ class Draft:
 
     def record(self) -> ClipRecord:
         """Return the record."""
-        total, after, threshold, coefficient, shrunk, lr, loss, withheld, overflow = self._numbers
-        skipped = self._skipped or Withheld(withheld, overflow).why(total)
-        status = skipped or (Status.CLIPPED if shrunk else Status.OK)
-        if skipped in UNJUDGED:
-            threshold = None
+        total, after, threshold, coefficient, shrunk, lr, loss = self._numbers
+        status = self._skipped or (Status.CLIPPED if shrunk else Status.OK)
         each = self._each
         return ClipRecord(
             self._step,

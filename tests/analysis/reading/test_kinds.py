@@ -103,13 +103,30 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_folders_without_a_run_and_with_several(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "there is no event file and no trainer_state.json in the folder. Name a file."
-    for name in ("checkpoint-10", "checkpoint-20"):
+    for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_bytes(STATE)
-        if name == "checkpoint-10":
+        if name == "first":
             assert len(read_series(tmp_path)) == 1
-    message = "there are 2 runs in the folder: 'checkpoint-10', 'checkpoint-20'. Name one of them."
-    assert refusal(tmp_path) == message
+    assert refusal(tmp_path) == "there are 2 runs in the folder: 'first', 'second'. Name one of them."
+
+
+def test_checkpoints_are_one_run(tmp_path: Path) -> None:
+    """The last holds all steps; of two runs with checkpoints, one has to be named."""
+    for name in ("checkpoint-20", "checkpoint-100", "checkpoint-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_bytes(STATE)
+    assert files_of(tmp_path) == ("trainer_state", [tmp_path / "checkpoint-100" / "trainer_state.json"])
+    other = tmp_path / "again" / "checkpoint-1"
+    other.mkdir(parents=True)
+    (other / "trainer_state.json").write_bytes(STATE)
+    assert "there are 4 runs" in refusal(tmp_path)
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    for name in ("events.out.tfevents.1.host.1.0", "run.csv"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 55559\n")
+        assert "pointer of Git LFS" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(("name", "content"), [("run.jsonl", LINE), ("run.csv", TABLE)])

@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, form: str) -> None:
     (tmp_path / "long").unlink()  # pytest would keep it
     assert done.returncode == 0, done.stderr
     steps, last, grown, each = map(int, done.stdout.split())
-    assert (steps, last) == (2002, 2002)
+    assert (steps, last) == (2000 * count + 2,) * 2  # a counter that begins again, each time after as many steps
     assert size > FILE
     assert grown < MOST
-    assert each == (0 if form == "csv" else 20)
+    assert each == (0 if form == "csv" else 20 * count)

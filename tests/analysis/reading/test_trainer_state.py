@@ -35,7 +35,7 @@ def test_what_the_trainer_logs(tmp_path: Path, name: str, indent: int | None) ->
     assert series.losses is not None and series.losses.tolist() == [2.5, 0.0, 2.0]
     assert series.lrs is not None and series.lrs.tolist() == [5e-05, 4e-05, 3e-05]
     assert [(event.step, event.status) for event in series.events] == [(20, "nonfinite")]
-    assert series.remarks == ("2 of 5 rows have no norm and are left out.",)
+    assert series.remarks == (trainer_state.ASKED, "2 of 5 rows have no norm and are left out.")
 
 
 def test_a_list_of_entries_alone(tmp_path: Path) -> None:

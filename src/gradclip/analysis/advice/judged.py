@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, spacing
 from gradclip.validation import check_number, real
 
 Recorded: TypeAlias = Series | str | PathLike[str] | Tensor | Iterable[float]
@@ -25,7 +25,7 @@ class Judged(NamedTuple):
     Attributes:
         norms: Finite norms > 0 in the order of their steps: float64, of shape (n,).
         places: Where they are in the series: int64, of shape (n,).
-        warmup: How many steps at the beginning are left out.
+        warmup: How many rows at the beginning are left out.
         nonfinite: How many norms after that are not finite.
         zero: How many are 0: a step without gradients.
     """
@@ -59,11 +59,13 @@ def series_of(recorded: Recorded) -> Series:
 
 def judged(series: Series, warmup: int | None) -> Judged:
     """Choose the norms to judge; a warm-up of None is 20 steps, or 5 % where that is more."""
+    apart = spacing(series.steps)
     if warmup is None:
-        first = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series)))
+        steps = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series) * apart))
     else:
-        first = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
-    first = min(first, len(series))
+        steps = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
+    over = series.steps - series.steps[:1] + apart
+    first = int((over <= steps).sum())
     norms = series.norms[first:]
     finite = norms.isfinite()
     kept = finite & (norms > 0.0)

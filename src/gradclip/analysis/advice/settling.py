@@ -10,7 +10,7 @@ from gradclip.analysis.advice.judged import Judged, judged
 from gradclip.analysis.advice.refusals import FEWEST, refuse
 from gradclip.analysis.advice.signs import PIECES, Signs, signs
 from gradclip.analysis.advice.thresholds import median
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, spacing
 
 LATER = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 """Shares of the steps that are tried as a longer warm-up."""
@@ -30,7 +30,8 @@ def settled(series: Series, chosen: Judged, found: Signs) -> Judged | None:
     falls = found.early > MOSTLY and found.begins_highest and not course(series, chosen).leap > 1.0
     if not falls or not (found.explosive_tail or found.explosive_spread):
         return None
-    tried = [judged(series, math.ceil(share * len(series))) for share in LATER]
+    steps = len(series) * spacing(series.steps)
+    tried = [judged(series, math.ceil(share * steps)) for share in LATER]
     accepted = [x for x in tried if len(x.norms) >= FEWEST and refuse(series, x, signs(x.norms)) is None]
     return next((x for x in accepted if _is_down(x.norms)), next(iter(accepted), None))
 

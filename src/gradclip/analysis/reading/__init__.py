@@ -5,6 +5,7 @@
 | JSON Lines | an object on the first line | a field |
 | tables: CSV, also as Weights & Biases exports it | text | a column |
 | `trainer_state.json` of transformers | its name; `log_history`; an object over several lines | a field |
+| text as trainers print it | numbers that have names, with a norm among them | a name |
 | TensorBoard event files, and folders of them | their name, or how they begin | a tag |
 
 The norm has one of the usual names, which `names.NORMS` lists, alone or in a folder (`train/grad_norm`), or the name
@@ -21,11 +22,19 @@ from gradclip.analysis.reading.error import ReadError
 from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import files_of
+from gradclip.analysis.reading.printed import read_printed
 from gradclip.analysis.reading.table import read_table
 from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Series
 
 __all__ = ["ReadError", "read_series"]
+
+READERS = {
+    "jsonl": read_jsonl,
+    "table": read_table,
+    "trainer_state": read_trainer_state,
+    "printed": read_printed,
+}
 
 
 def read_series(path: str | PathLike[str], *, column: str | None = None) -> Series:
@@ -64,8 +73,7 @@ def read_series(path: str | PathLike[str], *, column: str | None = None) -> Seri
         kind, files = files_of(where)
         if kind == "events":
             return read_events(files, column, where)
-        reader = {"jsonl": read_jsonl, "table": read_table, "trainer_state": read_trainer_state}[kind]
-        return reader(files[0], column)
+        return READERS[kind](files[0], column)
     except FileNotFoundError as error:
         raise ReadError(where, "there is no such file. Check the path.") from error
     except PermissionError as error:

@@ -90,6 +90,7 @@ def rows_from(frame: pl.DataFrame, fields: Fields, line: int) -> Rows | None:
         statuses=None if statuses is None else statuses.to_torch(),
         policies=_changes(frame[fields["policy"]]) if "policy" in fields else [],
         groups={name or None for name in frame[fields["group"]].unique()} if "group" in fields else set(),
+        runs={str(name) for name in frame[fields["run"]].unique() if name is not None} if "run" in fields else set(),
         left_out=left_out,
     )
 

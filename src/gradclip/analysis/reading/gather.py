@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradclip.analysis.reading.details import Details
 from gradclip.analysis.reading.error import ReadError, listed
-from gradclip.analysis.reading.order import check_one_run, counted
+from gradclip.analysis.reading.order import check_one_run, counted, counted_on, spaced
 from gradclip.analysis.reading.rows import CLIPPED, FOREIGN, NO_STATUS, STATUSES, Rows
 from gradclip.analysis.series import Event, Series
 
@@ -81,6 +81,10 @@ class Gathering:
             self.remarks.append(f"{left_out} of {left_out + len(lines)} rows have no norm and are left out.")
         steps = self._steps(len(lines))
         policies = self._policies()
+        epochs = self._numbers("epochs", slice(None))
+        if (onward := counted_on(steps, epochs)) is not None:
+            steps = onward
+            self.remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         check_one_run(self._path, steps, lines, policies, self._part)
         rows, remarks = counted(steps, lines, self._part, sort=sort)
         steps, lines = steps[rows], lines[rows]
@@ -88,7 +92,7 @@ class Gathering:
         statuses = self._statuses(rows)
         skipped = None if statuses is None else torch.isin(statuses, SKIPPED)
         times = self._numbers("times", rows)
-        self.remarks += remarks
+        self.remarks += [*remarks, *spaced(steps)]
         if len(policies) > 1:
             self.remarks.append(f"The policy changes: {listed([policy for _, policy in policies], 4)}.")
         return Series(
@@ -118,6 +122,10 @@ class Gathering:
         if len(groups) > 1:
             names = listed(sorted(group or "all parameters" for group in groups))
             raise ReadError(self._path, f"the records are of several groups: {names}. Write each to a file of its own.")
+        runs = set[str]().union(*(part.runs for part in self._rows))
+        if len(runs) > 1:
+            names = listed(sorted(runs), 5)
+            raise ReadError(self._path, f"the rows are of {len(runs)} runs: {names}. Write each to a file of its own.")
         return left_out
 
     def _steps(self, count: int) -> Tensor:

@@ -160,7 +160,7 @@ class _Lines:
         return frame if frame.height == piece.count else None  # else lines are empty, and their numbers not known
 
     def _kind(self, role: str, sample: Any) -> Any:
-        if role == "steps" and not isinstance(sample, float):
+        if (role == "steps" and not isinstance(sample, float)) or (role == "run" and isinstance(sample, int)):
             return self._polars.Int64
         return self._polars.Float64 if role in ("norms", "steps", *NUMBERS, *FLAGS) else self._polars.String
 
@@ -169,4 +169,6 @@ def _fits(role: str, sample: Any) -> bool:
     """Say whether a field is what its name promises; the norm and the step have to be."""
     if role in ("norms", "steps") or sample is None:
         return True
+    if role == "run":
+        return isinstance(sample, (int, str))
     return isinstance(sample, (int, float) if role in (*NUMBERS, *FLAGS) else str) and not isinstance(sample, bool)

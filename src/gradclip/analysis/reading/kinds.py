@@ -1,13 +1,15 @@
 """What kind of file it is: told by what it holds, and by its name where that leaves it open."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
+from gradclip.analysis.reading.printed import is_printed
 
-Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table"]
+Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 
 EVENTS = "tfevents"
 """What the names of event files hold."""
@@ -17,8 +19,19 @@ TRAINER_STATE = "trainer_state.json"
 HEAD = 4096
 """Bytes that are looked at."""
 
+PROLOGUE = 2**18
+"""Bytes of text in which a trainer prints its first norm."""
+
 DEPTH = 3
 """How many folders below one that was named are looked into."""
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+"""What a Trainer calls the folders of one run: the last holds all steps."""
+
+LIST = re.compile(rb"\[\s*(?:[\]{]|$)")
+"""How a list of objects begins; a line of text may begin with a bracket too."""
+
+LFS = b"version https://git-lfs"
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
@@ -54,6 +67,9 @@ def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
     runs = [here for here in below if _event_files(here)] or [
         here for here in below if (here / TRAINER_STATE).is_file()
     ]
+    checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
+    if len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
+        runs = [max(checkpoints)[1]]
     if len(runs) == 1:
         return _in_folder(runs[0])
     if runs:
@@ -67,6 +83,8 @@ def _event_files(folder: Path) -> list[Path]:
 
 
 def _kind(path: Path, head: bytes) -> Kind:
+    if head.startswith(LFS):
+        raise ReadError(path, "it is a pointer of Git LFS, not the file. Run `git lfs pull`, and name it again.")
     if EVENTS in path.name or b"brain.Event:" in head:
         return "events"
     if head.startswith(COMPRESSED):
@@ -77,12 +95,15 @@ def _kind(path: Path, head: bytes) -> Kind:
     if not text and len(head) < HEAD:
         raise ReadError(path, "the file is empty. Wait for the first record, or name another file.")
     first = text.partition(b"\n")[0].rstrip()
-    if path.name == TRAINER_STATE or b'"log_history"' in first or text.startswith(b"["):
+    if path.name == TRAINER_STATE or b'"log_history"' in first or LIST.match(text):
         return "trainer_state"
     if not text.startswith(b"{"):
         if b"\0" in head:
             problem = "the file is binary. JSON Lines, tables (CSV), trainer_state.json and event files can be read."
             raise ReadError(path, problem)
-        return "table"
+        with path.open("rb") as file:
+            return "printed" if is_printed(file.read(PROLOGUE).decode(errors="replace")) else "table"
+    if not first.startswith((b'{"', b"{}", b"{ ")) and len(first) > 1:
+        return "printed"
     whole = first.endswith(b"}") or len(first) == len(text)  # a first line that is one object, or longer than the head
     return "jsonl" if whole or path.suffix in (".jsonl", ".ndjson") else "trainer_state"

@@ -32,10 +32,15 @@ OTHERS = {
     "status": ("status",),
     "clipped": ("clipped",),
     "skipped": ("skipped",),
+    "epochs": ("epoch",),
     "policy": ("policy",),
+    "run": ("run", "run_id", "run_name", "seed", "split"),
     "group": ("group",),
 }
 """Usual names of what else is read."""
+
+ONE_TAG = {"wall_time", "step", "value"}
+"""The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""
 
 ANY = None
 """A folder that may have any name. What stands before the last slash of a name is its folder here."""
@@ -68,6 +73,8 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
         ReadError: If no column, or several, may be meant.
     """
     norm = _usual(columns, NORMS_IN_ORDER) if wanted is None else _meant(columns, wanted)
+    if not norm and wanted is None and {_parts(column)[2] for column in columns} == ONE_TAG:
+        norm = _meant(columns, "value")
     advice = f"Name the {kind} of the norm with column= (on the command line: --column)."
     if not norm:
         missing = f"no {kind} has a usual name of the norm" if wanted is None else f"there is no {kind} {shown(wanted)}"

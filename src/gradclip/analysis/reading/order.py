@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.reading.error import ReadError, shown
+from gradclip.analysis.series import spacing
+
+ENOUGH = 10
+"""Rows whose spacing says how often a norm was recorded."""
 
 MOST_SHOWN = 3
 """Places that a remark names."""
@@ -54,6 +58,46 @@ def counted(steps: Tensor, lines: Tensor, part: str, *, sort: bool) -> Counted:
         )
         order = torch.arange(len(steps)) if order is None else order
     return Counted(slice(None) if order is None else order[kept], remarks)
+
+
+def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
+    """Return the steps of a counter that begins again in every epoch as those of the run; None where it does not.
+
+    A run that is resumed goes back in an epoch, or once. A counter goes back where the epoch rises; without epochs, to
+    the same step each time, after as many steps.
+
+    Args:
+        steps: The number of the step of each row.
+        epochs: The number of the epoch of each row, where it is known.
+    """
+    falls, apart = steps.diff() <= 0, spacing(steps)
+    if epochs is None:
+        starts, ends = steps[1:][falls], steps[:-1][falls]
+        alike = len(ends) > 1 and bool((starts == steps[0]).all()) and int(ends.max() - ends.min()) <= apart
+        if not alike:
+            return None
+        epochs = torch.cat([torch.zeros(1), falls.cumsum(0)])
+    else:
+        rises = int((falls & (epochs.diff() > 0)).sum())
+        if not falls.any() or not bool((epochs == epochs.round()).all()) or 2 * rises < int(falls.sum()):
+            return None
+    numbers, places = epochs.unique(return_inverse=True)
+    none = torch.zeros(len(numbers), dtype=steps.dtype)
+    longest = none.scatter_reduce(0, places, steps, "amax", include_self=False) - int(steps.min()) + apart
+    return steps + (longest.cumsum(0) - longest)[places]
+
+
+def spaced(steps: Tensor) -> list[str]:
+    """Return the remark on a run of which one of several steps is recorded."""
+    apart = spacing(steps)
+    if len(steps) < ENOUGH or apart == 1:
+        return []
+    remark = (
+        f"{len(steps):,} norms of {int(steps[-1]):,} steps: one every {apart:,} steps. Record all of them "
+        "(`logging_steps=1` in a Trainer) for firmer advice. Where these norms are averages over the steps between, "
+        "single spikes are hidden: thresholds come out too low, and clip more steps than is told."
+    )
+    return [remark]
 
 
 def check_one_run(

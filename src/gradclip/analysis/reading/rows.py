@@ -25,7 +25,7 @@ NO_STATUS, FOREIGN = -1, -2
 FLAGS = ("clipped", "skipped")
 """Numbers that stand for a status where there is none: 1.0 for yes."""
 
-NUMBERS = ("norms_after", "thresholds", "losses", "lrs", "times")
+NUMBERS = ("norms_after", "thresholds", "losses", "lrs", "times", "epochs")
 """What is read beside the norms where it is a number, and taken for missing where it is none."""
 
 OTHER_COLUMN = "Put it right, or name another column with column= (on the command line: --column)."
@@ -44,6 +44,7 @@ class Rows:
         statuses: The places of their statuses: int8; None where the file has neither these nor `FLAGS`.
         policies: The rows at which the policy is not that of the row before, and the policy.
         groups: What they are about: names of groups of parameters, None for all of them.
+        runs: What the runs are called that they are of, where a column says so.
         left_out: How many rows there were without a norm.
     """
 
@@ -54,6 +55,7 @@ class Rows:
     statuses: Tensor | None = None
     policies: list[tuple[int, str]] = field(default_factory=list)
     groups: set[str | None] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
     left_out: int = 0
 
 
@@ -72,6 +74,7 @@ def rows_of(
     statuses: list[int] = []
     policies: list[tuple[int, str]] = []
     groups: set[str | None] = set()
+    runs: set[str] = set()
     left_out = 0
     knows_status = has_status(fields)
     for line, entry in entries:
@@ -93,6 +96,8 @@ def rows_of(
         if "group" in fields:
             group = entry.get(fields["group"])
             groups.add(plain(group) if isinstance(group, str) and group else None)
+        if isinstance(run := entry.get(fields.get("run", "")), (str, int)):
+            runs.add(plain(str(run)))
         lines.append(line)
         norms.append(math.nan if norm is None else norm)
         statuses.append(status)
@@ -106,6 +111,7 @@ def rows_of(
         statuses=torch.tensor(statuses, dtype=torch.int8) if has_status(fields) else None,
         policies=policies,
         groups=groups,
+        runs=runs,
         left_out=left_out,
     )
 

@@ -20,6 +20,11 @@ LARGEST = 2**29
 
 PART = "log_history entry"
 
+ASKED = (
+    "The file does not say whether the run was clipped. A Trainer clips at 1.0 where its arguments say nothing else: "
+    "if that is so, say it by `--max-norm 1.0` on the command line, by `series.clipped_at(1.0)` in Python."
+)
+
 
 def read_trainer_state(path: Path, column: str | None) -> Series:
     """Read the log of a trainer.
@@ -47,6 +52,8 @@ def read_trainer_state(path: Path, column: str | None) -> Series:
     fields = choose(list(dict.fromkeys(name for entry in history for name in entry)), column, path, "field")
     gathering = Gathering(path, PART)
     gathering.add(rows_of(enumerate(history, 1), fields, path, PART))
+    if "thresholds" not in fields:
+        gathering.remarks.append(ASKED)
     return gathering.series()
 
 

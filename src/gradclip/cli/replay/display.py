@@ -52,7 +52,7 @@ def show(series: Series, played: Sequence[Played]) -> None:
         table.add_column(heading, justify="right", no_wrap=True, min_width=COLUMN - 2)
     if width >= CURVES[0]:
         table.add_column("bound over\nthe steps", no_wrap=True, min_width=width)
-    notes: list[str] = []
+    notes = list(series.remarks)
     for each in played:
         row = row_of(each, series)
         if each.replayed is None:

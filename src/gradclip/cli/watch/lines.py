@@ -14,7 +14,7 @@ from gradclip.analysis.reading.jsonl import SAMPLE, entries
 from gradclip.analysis.reading.names import Fields, choose
 from gradclip.analysis.reading.order import check_one_run
 from gradclip.analysis.reading.pieces import Piece
-from gradclip.analysis.reading.rows import FLAGS, NO_STATUS, NUMBERS, STATUSES, rows_of
+from gradclip.analysis.reading.rows import FLAGS, NO_STATUS, STATUSES, rows_of
 from gradclip.analysis.reading.text import LARGEST_STEP, number, plain
 from gradclip.records import ClipRecord
 
@@ -22,6 +22,9 @@ UNKNOWN = ""
 """The status of a step of which only the norm is known."""
 
 KNOWN = frozenset(STATUSES)
+
+MEASURED = ("norms_after", "thresholds", "losses", "lrs", "times")
+"""What a record takes from a line beside its norm and its coefficient, in this order."""
 
 
 @final
@@ -96,7 +99,7 @@ class Lines:
             return
         self._fields = fields
         self._plain = tuple(fields.get(role, "") for role in ("norms", "steps", "status", "policy", "group"))
-        self._numbers = (*(fields.get(role, "") for role in NUMBERS), "coefficient")
+        self._numbers = (*(fields.get(role, "") for role in MEASURED), "coefficient")
         self._has_status, self._has_flags = "status" in fields, any(flag in fields for flag in FLAGS)
 
     def _usual(self, entry: Mapping[str, Any]) -> ClipRecord | None:

@@ -74,8 +74,8 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
     return found
 
 
-def panel(session: Session, console: Console) -> Panel:
-    """Return the view for a terminal."""
+def panel(session: Session, console: Console, hint: str = "q quits") -> Panel:
+    """Return the view for a terminal, with a hint at its foot."""
     width = min(console.width, WIDEST)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, min_width=LABEL)
@@ -83,7 +83,7 @@ def panel(session: Session, console: Console) -> Panel:
     for row in rows(session, width - FRAME, console.encoding, meanings=True):
         grid.add_row(Text(row.name, style="dim"), Text(_sayable(row.text, console.encoding), style=row.style))
     title = Text(_sayable(shortened(str(session.path), max(8, width - FRAME)), console.encoding))
-    return Panel(grid, title=title, title_align="left", subtitle=Text("q quits"), subtitle_align="right", width=width)
+    return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
 
 
 def plain(session: Session, console: Console) -> str:
