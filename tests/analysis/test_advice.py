@@ -90,7 +90,7 @@ def test_shares_are_those_of_the_recorded_run_and_say_so() -> None:
     assert "recorded steps clipped" in text and "recorded norm cut off" in text
     assert "at a higher learning rate, or later, far more steps may be clipped" in text
     assert "number of accumulated batches" in text
-    assert "recorded" not in str(advise(lognormal(30))).split("Judged")[0]
+    assert "recorded" not in str(advise(lognormal(25))).split("Judged")[0]
 
 
 @pytest.mark.parametrize(("bound", "verdict"), [(0.99, "lower the learning rate"), (1.02, "clip"), (1.5, "clip")])
@@ -283,7 +283,7 @@ def texts() -> Sequence[tuple[str, Advice]]:
     return [
         ("clip", advise(lognormal(1000))),
         ("clipping is idle", advise(bounded)),
-        ("too few steps", advise(lognormal(30))),
+        ("too few steps", advise(lognormal(25))),
         ("exploded", advise(exploded("heavy tail"))),
     ]
 

@@ -79,5 +79,5 @@ def test_what_makes_it_rough_is_said(kind: str) -> None:
 
 
 def test_where_there_is_no_threshold_there_is_nothing_to_be_sure_of() -> None:
-    advice = advise(lognormal(50))
+    advice = advise(lognormal(25))
     assert (advice.certainty, advice.sure) == (None, "")

@@ -8,6 +8,7 @@ import torch
 from analysis.norms import INF, NAN, constant, exploded, lognormal, series
 from gradclip.analysis import advise
 from gradclip.analysis.advice.signs import signs
+from gradclip.analysis.series import Series
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_run_that_broke_after_a_few_steps_is_not_to_record_more() -> None:
     norms = lognormal(34)
     norms[8:] = NAN
     assert advise(norms).headline == (
-        "No advice: 0 usable steps, where 100 are needed. 26 are not finite or 0: find out why first."
+        "No advice: 0 usable steps, where 20 are needed. 26 are not finite or 0: find out why first."
     )
 
 
@@ -230,23 +231,39 @@ def test_a_loss_that_falls_back_but_not_down_does_not_excuse_norms_that_grow() -
     assert advise(series(norms, losses=losses)).verdict == "exploded"
 
 
-@pytest.mark.parametrize("usable", [0, 1, 99])
+@pytest.mark.parametrize("usable", [0, 1, 19])
 def test_too_few_steps_are_an_answer(usable: int) -> None:
     norms = lognormal(20 + usable)
-    advice = advise(norms)
+    advice = advise(norms, warmup=20)
     assert advice.verdict == "too few steps"
     assert advice.headline == (
-        f"No advice: {usable} usable step{'' if usable == 1 else 's'}, where 100 are needed. Record more of them."
+        f"No advice: {usable} usable step{'' if usable == 1 else 's'}, where 20 are needed. Record more."
     )
     assert advice.usable == usable
     assert math.isnan(advice.median)
-    assert advise(lognormal(120)).verdict == "clip"
+
+
+@pytest.mark.parametrize("sd", [0.1, 0.3])
+def test_thirty_rows_are_enough_for_a_rough_answer(sd: float) -> None:
+    advice = advise(lognormal(30, sd))
+    assert (advice.verdict, advice.usable, advice.certainty) == ("clip", 20, "rough")
+    assert advice.sure.startswith("How sure: rough, for 20 steps are few")
+    assert all(each.low < 0.97 * each.max_norm and 1.03 * each.max_norm < each.high for each in advice.suggestions)
+
+
+def test_too_few_rows_of_a_long_run_say_what_to_set() -> None:
+    norms = lognormal(20)
+    advice = advise(Series("run", 500 * torch.arange(1, 21), norms))
+    assert advice.headline == (
+        "No advice: 19 usable steps, where 20 are needed. "
+        "Log every step (`logging_steps=1` in a Trainer), not every 500th."
+    )
 
 
 def test_too_few_because_most_are_not_finite() -> None:
     norms = lognormal(1000)
-    norms[100:] = NAN
-    assert "900 are not finite or 0: find out why first" in advise(norms).headline
+    norms[60:] = NAN
+    assert "940 are not finite or 0: find out why first" in advise(norms).headline
     assert advise([]).headline.startswith("No advice: 0 usable steps")
 
 

@@ -138,7 +138,8 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
 
     Args:
         run: A series, a file of any kind that is read, or total norms step by step.
-        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, or what it takes
+        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, and at most a
+            third, or what it takes
             where norms fall from a high beginning.
         optimizer: The class of the optimizer, such as `"AdamW"`, where the recording does not say it: what a bound that
             most steps reach has done depends on it.
@@ -158,8 +159,8 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
         >>> advice = advise(norms)
         >>> advice.code
         'FixedNorm(max_norm=1.99)'
-        >>> advise(norms[:80]).headline
-        'No advice: 60 usable steps, where 100 are needed. Record more of them.'
+        >>> advise(norms[:25]).headline
+        'No advice: 17 usable steps, where 20 are needed. Record more.'
 
     References:
         Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023: the threshold is just above the

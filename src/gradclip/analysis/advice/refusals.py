@@ -5,10 +5,10 @@ from gradclip.analysis.advice.finding import MOSTLY, Finding
 from gradclip.analysis.advice.judged import Judged
 from gradclip.analysis.advice.signs import LEAST_TAIL_INDEX, MOST_GROWTH, MOST_SPREAD, TAIL, Signs
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, spacing
 
-FEWEST = 100
-"""Steps that are needed: the 99th percentile of fewer is a guess."""
+FEWEST = 20
+"""Norms that are needed besides the warm-up: 30 in all. Of few, intervals are wide, and the advice is graded rough."""
 
 MOST_AT_MAXIMUM, NEAR_MAXIMUM = 0.1, 1e-3
 """The share of norms that may be within this of the largest: more are the norms after clipping."""
@@ -40,7 +40,9 @@ def too_few(series: Series, chosen: Judged) -> Finding:
     """Return the refusal of a recording that is too short, or that broke before it was long enough."""
     lost = int((~series.finite | (series.norms == 0.0)).sum())
     is_broken = lost > MOST_LOST * len(series)
-    remedy = f"{lost:,} are not finite or 0: find out why first." if is_broken else "Record more of them."
+    apart = spacing(series.steps)
+    more = f"Log every step (`logging_steps=1` in a Trainer), not every {apart:,}th." if apart > 1 else "Record more."
+    remedy = f"{lost:,} are not finite or 0: find out why first." if is_broken else more
     usable = several(len(chosen.norms), "usable step")
     return Finding("too few steps", f"No advice: {usable}, where {FEWEST} are needed. {remedy}")
 
