@@ -1,13 +1,12 @@
-"""Train with the thresholds that a pilot's recording suggests, and print what became of it: a Markdown table.
+"""Train with the bounds that a pilot's recording suggests, and with those that people take else, and print who wins.
 
-For each task and seed, a pilot runs at a low learning rate, unclipped, and records its norms (`advice_tasks.py` has the
-tasks). `advise` reads the recording, and the task is trained at four times the learning rate: with each of the
-three thresholds, as `FixedNorm`, and without clipping; where the advice is another policy than a constant, with that
-too. All runs of a seed begin with the same weights and see the same batches.
+For each task and seed (`advice_tasks.py` has five kinds), a pilot runs at a low learning rate, unclipped. `advise`
+reads its norms, and the task is trained at four times the learning rate with each bound of `BOUNDS`. All runs of a seed
+begin with the same weights and see the same batches.
 
-A run trains where its final loss, on examples that no step saw, is finite and at most 10 % above that of the pilot of
-its seed. The network, the noise, the learning rates and the number of steps of `digits` were chosen so that the pilot
-trains and four times its learning rate without clipping does not.
+A run fails where its final loss, on what no step saw, is not finite or more than 10 % above that of the pilot of its
+seed. The table has the median of the final losses over seeds and how many failed; below it is said how the balanced
+threshold stands to the better of 1.0 and the 90th percentile, and how often it failed where another constant did not.
 
     python benchmarks/advice.py
 """
@@ -18,48 +17,77 @@ import math
 import multiprocessing
 import os
 import re
-import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean, median
+from typing import Any
 
 import torch
-from advice_tasks import TASKS, Outcome
+from advice_tasks import TASKS
 
-from gradclip.analysis import advise
+from gradclip import GradClipper
+from gradclip.analysis import Advice, advise
 from gradclip.cli.bench.command import machine
-from gradclip.policies import FixedNorm, MedianClip
-from gradclip.records import JSONLines
+from gradclip.policies import AutoClip, FixedNorm, Policy, ZClip
+from gradclip.records import Memory
 
 MARGIN = 1.1
 """How many times the pilot's final loss a run may end with."""
 
-PILOT, UNCLIPPED, WINDOWED = "pilot", "without clipping", "as advised, MedianClip"
+CLOSE = 1.05
+"""How many times the better of two customs' median the balanced threshold's may be."""
 
-LARGE = 1000.0
-"""Losses above are rounded: their digits say nothing."""
+WARMUP = 20
+"""Steps of the pilot that customs leave out, as advice does."""
 
 RESULTS = Path(__file__).parent / "results"
 
 
-class Job(NamedTuple):
-    """What is to be trained.
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot came to.
 
     Attributes:
-        task: The task.
-        seed: The seed.
-        name: The name of the threshold, or `WINDOWED` or `UNCLIPPED`.
-        max_norm: The threshold, or the ceiling; None without clipping.
-        bar: The loss to reach.
+        final_loss: Its loss at the end.
+        norms: Its finite norms after the warm-up.
+        advice: The advice on all its norms.
     """
 
-    task: str
-    seed: int
-    name: str
-    max_norm: float | None
-    bar: float
+    final_loss: float
+    norms: list[float]
+    advice: Advice
+
+    def suggested(self, place: int) -> float:
+        """Return a suggestion; NaN where advice is refused."""
+        return self.advice.suggestions[place].max_norm if self.advice.suggestions else math.nan
+
+
+CONSTANTS: dict[str, Callable[[Pilot], float]] = {
+    "none": lambda _: math.inf,
+    "tight": lambda pilot: pilot.suggested(0),
+    "balanced": lambda pilot: pilot.suggested(1),
+    "conservative": lambda pilot: pilot.suggested(2),
+    "1.0": lambda _: 1.0,
+    "p90": lambda pilot: torch.tensor(pilot.norms).quantile(0.9).item(),
+    "2 x median": lambda pilot: 2.0 * median(pilot.norms),
+    "5 x mean": lambda pilot: 5.0 * fmean(pilot.norms),
+}
+"""Constants, by what a pilot came to."""
+
+ADAPTIVE: dict[str, Callable[[Pilot], Policy]] = {
+    "ZClip": lambda _: ZClip(math.inf),
+    "AutoClip(p90)": lambda _: AutoClip(math.inf, percentile=90),
+    "ZClip, ceiling": lambda pilot: ZClip(pilot.suggested(2)),
+    "AutoClip(p90), ceiling": lambda pilot: AutoClip(pilot.suggested(2), percentile=90),
+    "AutoClip(p90), 1.0": lambda _: AutoClip(1.0, percentile=90),
+}
+"""Adaptive rules: as published, with the conservative threshold as their ceiling, and without a pilot."""
+
+BOUNDS = (*CONSTANTS, *ADAPTIVE)
 
 
 @dataclass(frozen=True)
@@ -69,85 +97,106 @@ class Row:
     Attributes:
         task: Its task.
         seed: Its seed.
-        name: The name of the threshold, or `PILOT`, `WINDOWED` or `UNCLIPPED`.
-        lr: Its learning rate.
-        max_norm: The threshold, if there was one.
-        final_loss: The loss at the end on unseen examples; NaN where the run was lost.
-        accuracy: On unseen examples, if there are classes.
+        bound: The name of its bound; `pilot` for a pilot.
+        max_norm: The bound, where it is a constant.
+        final_loss: The loss at the end; NaN where the run was lost.
         clipped: The share of steps that were clipped.
-        trained: Whether it trained; of a pilot, whether it was not lost.
+        failed: Whether it failed.
     """
 
     task: str
     seed: int
-    name: str
-    lr: float
+    bound: str
     max_norm: float | None
     final_loss: float
-    accuracy: float | None
     clipped: float
-    trained: bool
+    failed: bool
 
 
-def pilot(job: tuple[str, int]) -> tuple[Row, dict[str, Any]]:
-    """Run the pilot of a task and a seed; return its row and the advice on its recording."""
+def trained(task: str, seed: int, lr: float, policy: Policy | None) -> tuple[float, Memory]:
+    """Train; return the final loss, NaN where the run was lost, and the records."""
+    problem, memory = TASKS[task].make(seed, lr), Memory()
+    measured = FixedNorm(math.inf) if policy is None else policy
+    nonfinite = "propagate" if policy is None else "skip"
+    with GradClipper(problem.model, measured, nonfinite=nonfinite, sinks=[memory]).attach(problem.optimizer):
+        for step in range(1, TASKS[task].steps + 1):
+            problem.optimizer.zero_grad()
+            loss = problem.loss(step)
+            if not loss.isfinite():
+                return math.nan, memory
+            loss.backward()
+            problem.optimizer.step()
+    problem.model.eval()
+    with torch.no_grad():
+        return problem.judge(), memory
+
+
+def seed_of(task: str, seed: int) -> tuple[Advice, list[Row]]:
+    """Run a pilot, and then with each bound; a bound that the pilot does not give is left out."""
     torch.set_num_threads(1)
-    name, seed = job
-    task = TASKS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        sink = JSONLines(Path(folder, "pilot.jsonl"))
-        found = task.train(seed, task.pilot_lr, None, [sink])
-        sink.close()
-        advice = advise(sink.path)
-    return row_of(name, seed, PILOT, task.pilot_lr, None, found, math.inf), advice.to_dict() | {
-        "source": sink.path.name
-    }
+    loss, memory = trained(task, seed, TASKS[task].pilot_lr, None)
+    norms = [record.total_norm for record in memory.records]
+    found = Pilot(loss, [n for n in norms[WARMUP:] if math.isfinite(n)], advise(norms))
+    rows = [Row(task, seed, "pilot", None, loss, 0.0, not math.isfinite(loss))]
+    for name in BOUNDS:
+        bound = CONSTANTS[name](found) if name in CONSTANTS else None
+        if math.isnan(bound or 0.0) or (name in ADAPTIVE and "ceiling" in name and not found.advice.suggestions):
+            continue
+        policy = ADAPTIVE[name](found) if bound is None else FixedNorm(bound)
+        final, memory = trained(task, seed, TASKS[task].lr, None if bound == math.inf else policy)
+        clipped = fmean(record.clipped for record in memory.records)
+        failed = not final <= MARGIN * loss
+        rows.append(Row(task, seed, name, bound, final, clipped, failed))
+    return found.advice, rows
 
 
-def train(job: Job) -> Row:
-    """Train with the policy of a job."""
-    torch.set_num_threads(1)
-    lr = TASKS[job.task].lr
-    make = MedianClip if job.name == WINDOWED else FixedNorm
-    found = TASKS[job.task].train(job.seed, lr, None if job.max_norm is None else make(job.max_norm))
-    return row_of(job.task, job.seed, job.name, lr, job.max_norm, found, job.bar)
+def middle(rows: Sequence[Row]) -> float:
+    """Return the median final loss; a run that was lost is above all others."""
+    return median(math.inf if math.isnan(row.final_loss) else row.final_loss for row in rows)
 
 
-def row_of(task: str, seed: int, name: str, lr: float, max_norm: float | None, found: Outcome, bar: float) -> Row:
-    """Return the row of what came of a run."""
-    trained = math.isfinite(found.final_loss) and found.final_loss <= bar
-    return Row(task, seed, name, lr, max_norm, found.final_loss, found.accuracy, found.clipped, trained)
+def of(rows: Sequence[Row], task: str, bound: str) -> list[Row]:
+    """Return the runs of a task with a bound."""
+    return [row for row in rows if (row.task, row.bound) == (task, bound)]
 
 
-def jobs_of(start: Row, advice: dict[str, Any]) -> list[Job]:
-    """Return what is to be trained after a pilot: with each suggestion and without; a refusal suggests nothing."""
-    bounds: dict[str, float | None] = {each["name"]: each["max_norm"] for each in advice["suggestions"]}
-    if advice["verdict"] == "drifting":
-        bounds[WINDOWED] = advice["max_norm"]
-    bounds[UNCLIPPED] = None
-    return [Job(start.task, start.seed, name, bound, MARGIN * start.final_loss) for name, bound in bounds.items()]
-
-
-def line(row: Row) -> str:
-    """Return the row of the table."""
-    cells = (
-        row.task,
-        str(row.seed),
-        f"{row.name}, lr {row.lr:g}",
-        "none" if row.max_norm is None else f"{row.max_norm:.3g}",
-        shown(row.final_loss),
-        "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
-        f"{100 * row.clipped:.1f} %",
-        "yes" if row.trained else "no",
-    )
-    return f"| {' | '.join(cells)} |"
+def table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    """Return a Markdown table: a line for each bound, the median loss of each task, and how many runs failed."""
+    lines = [f"| bound | {' | '.join(tasks)} | failed |", f"|---|{'---|' * len(tasks)}---|"]
+    for name in ("pilot", *BOUNDS):
+        cells, failures, count = [], 0, 0
+        for task in tasks:
+            runs = of(rows, task, name)
+            failed = sum(row.failed for row in runs)
+            failures, count = failures + failed, count + len(runs)
+            cells.append(f"{shown(middle(runs))}{f' ({failed} failed)' if failed else ''}" if runs else "refused")
+        lines.append(f"| {name} | {' | '.join(cells)} | {failures} of {count} |")
+    return "\n".join(lines)
 
 
 def shown(loss: float) -> str:
     """Return a loss as a cell."""
-    if not math.isfinite(loss):
-        return "not finite"
-    return f"{loss:.3f}" if loss < LARGE else f"{loss:.0e}"
+    return f"{loss:.3g}" if math.isfinite(loss) else "lost"
+
+
+def verdict(rows: Sequence[Row], task: str) -> str:
+    """Return a line: who wins a task, and how the balanced threshold stands."""
+    medians = {name: middle(of(rows, task, name)) for name in BOUNDS if of(rows, task, name)}
+    winner = min(medians, key=lambda name: medians[name])
+    if "balanced" not in medians:
+        return f"{task}: {winner} wins; advice is refused."
+    custom = min(medians["1.0"], medians["p90"])
+    ratio = medians["balanced"] / custom
+    alone = sum(
+        all(row.failed for row in rows if (row.task, row.seed, row.bound) == (task, seed, "balanced"))
+        and any(not row.failed for row in rows if (row.task, row.seed) == (task, seed) and row.bound in CONSTANTS)
+        for seed in {row.seed for row in of(rows, task, "balanced")}
+    )
+    held = "holds" if ratio <= CLOSE and not alone else "does not hold"
+    return (
+        f"{task}: {winner} wins; balanced is {100.0 * (ratio - 1.0):+.1f} % against the better of 1.0 and p90, and "
+        f"failed {alone} times where a constant did not: the goal {held}."
+    )
 
 
 def described() -> dict[str, Any]:
@@ -157,51 +206,42 @@ def described() -> dict[str, Any]:
     return {**facts, "native": native, "cores": os.cpu_count() or 1, "threads": 1}
 
 
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: None for what is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> None:
-    """Run the pilots, then all others, and print a line for each."""
+    """Run the seeds of all tasks, and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which tasks ({', '.join(TASKS)})")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, counted from 0 (3)")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time, of one thread each (2)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, counted from 0 (5)")
+    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, of one thread each (2)")
     parser.add_argument("--out", type=Path, help="the JSON file (results/advice-MACHINE.json)")
     options = parser.parse_args()
     if unknown := set(options.tasks) - set(TASKS):
         parser.error(f"no task {min(unknown)!r}; there are {', '.join(TASKS)}")
+    tasks = options.tasks or list(TASKS)
     facts = described()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']}-{facts['cores']}-cores".lower()).strip("-")
-    out = options.out or RESULTS / f"advice-{slug}.json"
 
     start = time.perf_counter()
-    print("| task | seed | run | threshold | final loss | accuracy | clipped | trains |")
-    print("|---|---|---|---|---|---|---|---|")
     rows: list[Row] = []
+    advice: list[dict[str, Any]] = []
     # Spawned: a forked process inherits the locks of torch's threads.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        starts = [(task, seed) for task in options.tasks or TASKS for seed in range(options.seeds)]
-        pilots = list(pool.map(pilot, starts))
-        jobs = [jobs_of(*found) for found in pilots]
-        later = pool.map(train, [job for some in jobs for job in some])
-        for (row, _), some in zip(pilots, jobs, strict=True):
-            rows.append(row)
-            print(line(row), flush=True)
-            for _ in some:
-                rows.append(next(later))
-                print(line(rows[-1]), flush=True)
-    for row, advice in pilots:
-        print(f"\n{row.task}, seed {row.seed}: {advice['headline']} {' '.join(advice['reasons'])}")
+        for task in tasks:
+            for seed, (given, found) in enumerate(pool.map(seed_of, repeat(task), range(options.seeds))):
+                rows += found
+                advice.append({"task": task, "seed": seed, **given.to_dict()})
+                print(f"{task}, seed {seed}: {given.headline} {given.sure}", flush=True)
+    print(f"\n{table(rows, tasks)}\n")
+    print("\n".join(verdict(rows, task) for task in tasks))
     print(f"\n{time.perf_counter() - start:.0f} seconds on {facts['cores']} cores of {facts['cpu']}.")
-    record = {
-        "machine": facts,
-        "settings": {"margin": MARGIN},
-        "advice": [{"task": row.task, "seed": row.seed, **advice} for row, advice in pilots],
-        "runs": [{name: plain(value) for name, value in asdict(row).items()} for row in rows],
-    }
+    runs = [{name: plain(value) for name, value in asdict(row).items()} for row in rows]
+    record = {"machine": facts, "settings": {"margin": MARGIN, "close": CLOSE}, "advice": advice, "runs": runs}
+    out = options.out or RESULTS / f"advice-{slug}.json"
     out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Return what JSON can hold: None for what is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

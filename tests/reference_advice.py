@@ -22,13 +22,14 @@ def quantile(norms: Sequence[float], q: float) -> float:
 
 
 def thresholds(norms: Sequence[float]) -> list[float]:
-    """Tight, balanced, conservative: none below the one before it."""
+    """Tight, balanced, conservative: none below the one before it, and the last never far above what was seen."""
     logs = [math.log(n) for n in norms]
     median = statistics.median(logs)
     sd = 1.4826 * statistics.median([abs(x - median) for x in logs])
-    tight = quantile(norms, 0.9)
-    balanced = max(tight, min(quantile(norms, 0.99), math.exp(median + 3 * sd)))
-    return [tight, balanced, max(balanced, math.exp(median + 4 * sd))]
+    most = 2 * math.exp(median)
+    tight = min(most, quantile(norms, 0.9))
+    balanced = max(tight, min(quantile(norms, 0.99), math.exp(median + 3 * sd), most))
+    return [tight, balanced, max(balanced, min(math.exp(median + 4 * sd), 2 * max(norms), 3 * balanced))]
 
 
 def share_clipped(norms: Sequence[float], bound: float) -> float:

@@ -40,5 +40,5 @@ def exploded(kind: str) -> Tensor:
     if kind == "many spikes":
         norms[100::12] *= 500.0
     if kind == "growth":
-        norms *= torch.linspace(0.0, 2.0, 400, dtype=torch.float64).exp()
+        norms *= torch.linspace(0.0, 4.0, 400, dtype=torch.float64).exp()
     return norms

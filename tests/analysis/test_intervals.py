@@ -39,7 +39,7 @@ def test_bins_and_cells_of_a_long_series_change_next_to_nothing() -> None:
 def test_intervals_are_as_wide_as_another_recording_asks_for(steps: int, recordings: int) -> None:
     """Of recordings without memory, about 95 % have the threshold of all others within their interval."""
     z90, z99 = 1.2815515655446004, 2.3263478740408408
-    truth = [math.exp(0.3 * z) for z in (z90, z99, 4.0)]
+    truth = [math.exp(0.3 * z90), min(math.exp(0.3 * z99), 2.0), math.exp(0.3 * 4.0)]
     hits, ratios = [0, 0, 0], []
     for seed in range(recordings):
         norms = lognormal(steps, 0.3, seed=seed)
@@ -54,6 +54,34 @@ def test_intervals_are_as_wide_as_another_recording_asks_for(steps: int, recordi
     density = math.exp(-(z90**2) / 2) / math.sqrt(2 * math.pi)
     expected = 2 * 1.96 * 0.3 * math.sqrt(0.09 / steps) / density  # of the logarithm of a quantile of normal numbers
     assert math.log(sum(ratios) / len(ratios)) == pytest.approx(expected, rel=0.15)
+
+
+def test_an_interval_is_about_another_recording() -> None:
+    """Which is further from this one than the truth is."""
+    norms = lognormal(1000)
+    low, high = bootstrap.intervals(norms, 0)
+    tight = advise(norms, warmup=0).suggestions[0]
+    assert tight.low == pytest.approx(tight.max_norm * low[0].item() ** math.sqrt(2))
+    assert tight.high == pytest.approx(tight.max_norm * high[0].item() ** math.sqrt(2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0], ids=["steady", "drifting"])
+def test_at_the_edge_of_the_sample_the_interval_is_not_the_estimate(factor: float) -> None:
+    """No series that is put together from recorded norms has a larger one than the largest."""
+    advice = advise(lognormal(120, 0.2) * factor ** torch.linspace(1.0, 0.0, 120, dtype=torch.float64))
+    edge = [each for each in advice.suggestions if each.share_clipped * advice.usable < 10]
+    assert advice.suggestions[-1] in edge
+    for each in edge:
+        assert each.low < 0.97 * each.max_norm
+        assert each.high > 1.03 * each.max_norm
+        assert each.high >= 0.999 * each.max_norm**2 / each.low
+
+
+def test_a_wide_interval_has_its_remark_whichever_threshold_it_is_of() -> None:
+    suggestions = advise(lognormal(120, 0.5)).suggestions
+    wide = [each.name for each in suggestions if each.high > 1.5 * each.low]
+    assert wide
+    assert f"Wide intervals: {', '.join(wide)}. More steps would narrow them." in advise(lognormal(120, 0.5)).reasons
 
 
 def test_what_one_norm_says_of_the_next_widens_the_interval() -> None:

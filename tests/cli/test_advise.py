@@ -24,9 +24,10 @@ def test_says_the_verdict_first_and_what_to_write(tmp_path: Path, capsys: pytest
     advice = advise(norms)
     assert printed.err == ""
     assert lines[0] == advice.headline
-    assert lines[0].startswith(f"Clip at {advice.max_norm}.")
+    assert lines[0].startswith(f"Clip at {advice.max_norm:g}.")
     assert lines[1] == (
-        f"In code: FixedNorm(max_norm={advice.max_norm}), or clip_grad_norm_(parameters, max_norm={advice.max_norm})"
+        f"In code: FixedNorm(max_norm={advice.max_norm:g}), or "
+        f"clip_grad_norm_(parameters, max_norm={advice.max_norm:g})"
     )
     for each in advice.suggestions:
         row = next(line for line in lines if line.split()[:1] == [each.name])
@@ -51,7 +52,7 @@ def test_json_is_strict_and_holds_everything(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("norms", "words"),
     [
-        (lognormal(50), "No advice: 30 usable steps, where 100 are needed. Record more of them."),
+        (lognormal(25), "No advice: 17 usable steps, where 20 are needed. Record more."),
         ([1.0 / (1.0 - i / 400.0) ** 2 for i in range(400)], "No advice: the recording looks exploded"),
         ([min(1.0, x) for x in lognormal(400)], "of the norms are the same and the largest, 1."),
     ],
@@ -99,6 +100,14 @@ def test_a_terminal_that_is_narrow_loses_nothing(
     for each in advise(norms).suggestions:
         row = next(line for line in printed.splitlines() if each.name in line)
         assert f"{each.max_norm:.3g}" in row and percent(each.share_removed) in row
+
+
+def test_the_optimizer_of_a_run_may_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Most steps are above the bound: a lower learning rate is a remedy under SGD, and none under Adam."""
+    run = write(tmp_path / "run.jsonl", lognormal(1000), bound=0.5)
+    for optimizer, words in (("SGD", "Lower the learning rate instead"), ("AdamW", "Clip at ")):
+        assert main(["advise", str(run), "--optimizer", optimizer]) == 0
+        assert capsys.readouterr().out.startswith(words)
 
 
 @pytest.mark.parametrize(

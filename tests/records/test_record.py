@@ -55,6 +55,14 @@ def test_the_learning_rate_is_that_of_the_step() -> None:
     assert clipper.last is not None and [x.total_norm_after for x in records] == pytest.approx([0.5] * 3, rel=1e-5)
 
 
+def test_the_optimizer_is_named() -> None:
+    """What a bound does depends on it; a clip by hand has none."""
+    _, records = trained(FixedNorm(0.5))
+    assert [x.optimizer for x in records] == ["SGD"] * 3
+    assert records[0].to_dict()["optimizer"] == "SGD"
+    assert record_of(with_gradients([3.0])).optimizer is None
+
+
 RATES: list[tuple[Callable[[Any], torch.optim.Optimizer], float | None]] = [
     (lambda p: torch.optim.SGD([{"params": p[:1], "lr": 0.3}, {"params": p[1:]}], lr=0.1), 0.3),
     (lambda p: torch.optim.Adam(p, lr=torch.tensor(0.25)), 0.25),

@@ -47,6 +47,7 @@ class Series:
         lrs: The learning rate of each step: float64.
         times: When each step was, in seconds since 1970: float64.
         policy: The policy, as it was written.
+        optimizer: The class of the optimizer, as it was written.
         each: The norms of single parameters at some steps: pairs of a step and the norms by name.
         events: The steps that were skipped, or whose norm is not finite, with what is known of them.
         remarks: What a reader should know about how the file was read: a torn last line, resumed runs, and so on.
@@ -63,6 +64,7 @@ class Series:
     lrs: Tensor | None = None
     times: Tensor | None = None
     policy: str | None = None
+    optimizer: str | None = None
     each: tuple[tuple[int, dict[str, float]], ...] = ()
     events: tuple[Event, ...] = ()
     remarks: tuple[str, ...] = ()

@@ -47,6 +47,10 @@ def advise(
             help="What the run was clipped at, where its file does not say.",
         ),
     ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="The class of its optimizer, such as AdamW, where its file does not say."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which threshold to clip at, or why a recorded run does not tell."""
@@ -56,7 +60,7 @@ def advise(
     if max_norm is not None:
         series = series.clipped_at(max_norm)
     try:
-        advice = advise_on(series, warmup=warmup)
+        advice = advise_on(series, warmup=warmup, optimizer=optimizer)
     except ValueError as error:
         raise UserError(f"{run}: {error}") from None
     if as_json:
@@ -103,7 +107,7 @@ def _show(advice: "Advice") -> None:
         say(console, advice.usage)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column("", min_width=len("conservative"))
-        for heading in ("max_norm", "95 % interval", "steps\nclipped", "norm\nremoved"):
+        for heading in ("max_norm", "95 % interval", "recorded\nsteps\nclipped", "recorded\nnorm\ncut off"):
             table.add_column(heading, justify="right", min_width=len("< 0.001 %"))
         for each in advice.suggestions:
             table.add_row(

@@ -32,7 +32,7 @@ class Draft:
         norms: Whether the norm of each parameter was asked for.
     """
 
-    __slots__ = ("_asked", "_each", "_nonfinite", "_numbers", "_policy", "_skipped", "_step", "_time")
+    __slots__ = ("_asked", "_each", "_nonfinite", "_numbers", "_optimizer", "_policy", "_skipped", "_step", "_time")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Draft:
         self._time = time.time()
         self._skipped = result.skipped
         self._policy = policy
+        self._optimizer = None if optimizer is None else type(optimizer).__name__
         self._nonfinite = nonfinite
         after, threshold, coefficient, shrunk = result._outcome()
         self._numbers: Numbers = (result._total, after, threshold, coefficient, shrunk, _rate_of(optimizer), loss)
@@ -94,6 +95,7 @@ class Draft:
             None if loss is None else float(loss),
             self._nonfinite,
             each.by_name() if each is not None and self._asked else None,
+            optimizer=self._optimizer,
         )
 
 

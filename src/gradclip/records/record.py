@@ -1,7 +1,7 @@
 """What is written down about one clip."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, final
 
@@ -28,6 +28,7 @@ class ClipRecord:
             parameter, of the first 100 that have any; else None.
         norms: The norm of each parameter, at the steps that `norms_every` asks for; else None.
         alarms: What went wrong from this step on; see `Alarms`.
+        optimizer: The class of the optimizer whose step it was, by its name; None for a clip by hand.
 
     Example:
         >>> import torch, gradclip
@@ -55,6 +56,7 @@ class ClipRecord:
     nonfinite: dict[str, tuple[int, int]] | None = None
     norms: dict[str, float] | None = None
     alarms: tuple[str, ...] = ()
+    optimizer: str | None = field(default=None, compare=False)  # of the loop, not of what the clip did
 
     @property
     def clipped(self) -> bool:
@@ -98,7 +100,7 @@ class ClipRecord:
         return {tag: number for tag, number in numbers.items() if number is not None and math.isfinite(number)}
 
 
-FIELDS = tuple(field.name for field in fields(ClipRecord))
+FIELDS = tuple(each.name for each in fields(ClipRecord))
 """The names of what a record holds, in order."""
 
 values_of = attrgetter(*FIELDS)

@@ -5,16 +5,25 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from gradclip.analysis.advice import refusals, verdicts
+from gradclip.analysis.advice.certainty import Grade, certainty
 from gradclip.analysis.advice.dominance import dominating
 from gradclip.analysis.advice.finding import Verdict
 from gradclip.analysis.advice.held_against import recorded_bound
 from gradclip.analysis.advice.judged import Judged, Recorded, judged, series_of
+from gradclip.analysis.advice.optimizers import trained
 from gradclip.analysis.advice.settling import settled
 from gradclip.analysis.advice.signs import signs
 from gradclip.analysis.advice.suggestions import Suggestion, suggest
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
 from gradclip.validation import check_number
+
+CAUTION = (
+    "The table is about the recorded run: at a higher learning rate, or later, far more steps may be clipped. "
+    "Thresholds are in units of its norms: another batch size, number of accumulated batches or loss asks for another "
+    "recording."
+)
+"""What clip rates and thresholds hold for."""
 
 
 @final
@@ -30,11 +39,13 @@ class Advice:
         nonfinite: How many after that are left out for a norm that is not finite.
         zero: How many for a norm of 0.
         verdict: `"clip"`, `"drifting"`, `"lower the learning rate"` or `"clipping is idle"`; or a refusal: `"too few
-            steps"`, `"already clipped"` or `"exploded"`.
+            steps"`, `"already clipped"`, `"not finite"`, `"vanished"` or `"exploded"`. It does not depend on a bound
+            that no norm reached.
         headline: The verdict in a sentence.
         reasons: What speaks for it, and what else is worth knowing.
-        suggestions: The thresholds, the tightest first; none where advice is refused.
-        max_norm: The threshold to use, rounded to three digits; None where advice is refused.
+        suggestions: The thresholds, the tightest first; none where advice is refused, or is to do nothing.
+        max_norm: The threshold to use, rounded to three digits; where clipping is idle that to keep, as it was
+            recorded. None where advice is refused, and where what is to be kept is no constant.
         dominating: The parameters with the largest mean shares of the squared norm, where they were recorded.
         median: The median of the judged norms; NaN, as the next four, where too few are usable.
         largest: The largest of them.
@@ -44,6 +55,8 @@ class Advice:
         spikes: How many norms are spikes: above six robust deviations, and three medians.
         recorded_bound: What norms were held against; NaN if it moved, None if there was nothing.
         recorded_share: The share of judged steps above that; None where there was nothing.
+        certainty: How sure the balanced threshold is: `"firm"`, `"fair"` or `"rough"`; None without thresholds.
+        sure: The same in a sentence, with the reasons; empty without thresholds.
         remarks: What a reader should know about how the file was read.
     """
 
@@ -67,32 +80,36 @@ class Advice:
     spikes: int = 0
     recorded_bound: float | None = None
     recorded_share: float | None = None
+    certainty: Grade | None = None
+    sure: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
     def code(self) -> str | None:
-        """The policy to write; None where advice is refused."""
+        """The policy to write, or to keep; None where there is no threshold."""
         if self.max_norm is None:
             return None
-        return f"{'MedianClip' if self.verdict == 'drifting' else 'FixedNorm'}(max_norm={digits(self.max_norm)})"
+        return f"FixedNorm(max_norm={self.max_norm:g})"
 
     @property
     def usage(self) -> str:
-        """The code to write, in a line; empty where advice is refused."""
-        if self.code is None or self.verdict == "drifting":
-            return f"In code: {self.code}" if self.code else ""
-        return f"In code: {self.code}, or clip_grad_norm_(parameters, max_norm={digits(self.max_norm or 0.0)})"
+        """The code to write, or to keep, in a line; empty where there is none."""
+        if self.code is None:
+            return ""
+        what = "Keep" if self.verdict == "clipping is idle" else "In code"
+        return f"{what}: {self.code}, or clip_grad_norm_(parameters, max_norm={self.max_norm:g})"
 
     @property
     def notes(self) -> list[str]:
-        """All that is to be said below the thresholds, a sentence or some in a line."""
+        """All that is to be said after the thresholds, a sentence or some in a line."""
         listed = ", ".join(f"{name} {percent(share)}" for name, share in self.dominating)
         counted = (
             f"Judged: {self.usable:,} of {several(self.steps, 'step')} of {self.source}. Left out: {self.warmup:,} of "
             f"warm-up, {self.nonfinite:,} not finite, {self.zero:,} of norm 0."
         )
         shares = f"Shares of the squared norm: {listed}." if listed else ""
-        return [*self.reasons, *filter(None, [shares]), counted, *self.remarks]
+        caution = CAUTION if self.suggestions else ""
+        return [*filter(None, [self.sure, *self.reasons, shares, caution]), counted, *self.remarks]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name and the code, as JSON holds them: None for what is not known or not finite."""
@@ -101,17 +118,18 @@ class Advice:
     def __str__(self) -> str:
         lines = [self.headline, self.usage]
         if self.suggestions:
-            lines.append(f"{'':<14}{'max_norm':>9}  {'95 % interval':<20}{'clipped':>11}{'removed':>11}")
+            shares = f"{'recorded steps clipped':>22}{'recorded norm cut off':>24}"
+            lines.append(f"{'':<14}{'max_norm':>9}  {'95 % interval':<20}{shares}")
             lines += [
                 f"{each.name:<14}{digits(each.max_norm):>9}  {digits(each.low) + ' to ' + digits(each.high):<20}"
-                f"{percent(each.share_clipped):>11}{percent(each.share_removed):>11}"
+                f"{percent(each.share_clipped):>22}{percent(each.share_removed):>24}"
                 for each in self.suggestions
             ]
         lines += [f"- {note}" for note in self.notes]
         return "\n".join(line for line in lines if line)
 
 
-def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice:
+def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = None, seed: int = 0) -> Advice:
     """Advise on the threshold to clip the total norm at.
 
     The norms are those before clipping, of a run that trained well: unclipped at a low learning rate, or clipped at any
@@ -120,15 +138,18 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
 
     Args:
         run: A series, a file of any kind that is read, or total norms step by step.
-        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, or what it takes
+        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, and at most a
+            third, or what it takes
             where norms fall from a high beginning.
+        optimizer: The class of the optimizer, such as `"AdamW"`, where the recording does not say it: what a bound that
+            most steps reach has done depends on it.
         seed: What the resampling of the intervals is drawn with.
 
     Returns:
         The advice. It is also given for recordings from which no threshold should be taken: it then says why.
 
     Raises:
-        TypeError: If `run` is no recording.
+        TypeError: If `run` is no recording, or `optimizer` no name.
         ValueError: If norms are negative, a file cannot be read, or `warmup` is negative.
 
     Example:
@@ -137,9 +158,9 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
         >>> norms = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(0.3).exp()
         >>> advice = advise(norms)
         >>> advice.code
-        'FixedNorm(max_norm=2.06)'
-        >>> advise(norms[:80]).headline
-        'No advice: 60 usable steps, where 100 are needed. Record more of them.'
+        'FixedNorm(max_norm=1.99)'
+        >>> advise(norms[:25]).headline
+        'No advice: 17 usable steps, where 20 are needed. Record more.'
 
     References:
         Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023: the threshold is just above the
@@ -149,8 +170,9 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     seed = int(check_number("advise", "seed", seed, at_least=0, integer=True))
     series = series_of(run)
     chosen = judged(series, warmup)
+    how = trained(series, chosen, optimizer)
     if len(chosen.norms) < refusals.FEWEST:
-        verdict, headline, _ = refusals.too_few(chosen)
+        verdict, headline, _ = refusals.too_few(series, chosen)
         return Advice(verdict=verdict, headline=headline, **_counts(series, chosen))
     found = signs(chosen.norms)
     refusal = refusals.refuse(series, chosen, found)
@@ -160,15 +182,18 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
     bound = recorded_bound(series, chosen)
     shares = dominating(series, int(series.steps[chosen.places[0]]))
     suggestions = suggest(chosen.norms, seed, drifting=verdicts.is_drifting(found)) if refusal is None else ()
-    evidence = verdicts.Evidence(chosen, found, bound, suggestions, shares)
+    evidence = verdicts.Evidence(chosen, found, bound, how, suggestions, shares)
     verdict, headline, reasons = refusal or verdicts.judge(evidence)
+    if verdict == "clipping is idle":
+        suggestions = ()
+    sure = certainty(series, chosen, found, suggestions[1]) if suggestions else None
     settling = f"The norms had to settle: the first {chosen.warmup:,} steps are left out as warm-up."
     return Advice(
         verdict=verdict,
         headline=headline,
         reasons=(*reasons, *([settling] if late else [])),
         suggestions=suggestions,
-        max_norm=None if refusal else float(digits(suggestions[verdicts.USED[verdict]].max_norm)),
+        max_norm=float(digits(suggestions[1].max_norm)) if suggestions else verdicts.kept(verdict, bound),
         dominating=shares,
         median=found.median,
         largest=found.largest,
@@ -178,6 +203,8 @@ def advise(run: Recorded, *, warmup: int | None = None, seed: int = 0) -> Advice
         spikes=found.spikes,
         recorded_bound=None if bound is None else bound.value,
         recorded_share=None if bound is None else bound.share,
+        certainty=None if sure is None else sure.grade,
+        sure="" if sure is None else sure.words,
         **_counts(series, chosen),
     )
 

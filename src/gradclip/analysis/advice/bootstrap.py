@@ -83,6 +83,7 @@ def resampled(norms: Tensor, starts: Tensor, length: int) -> Tensor:
     return Landmarks(
         p90=_quantile(first, last, drawn, 0.90),
         p99=_quantile(first, last, drawn, 0.99),
+        largest=_quantile(first, last, drawn, 1.0),
         center=center,
         mad=_quantile(distances, distances, drawn.gather(1, order), 0.5),
     ).thresholds()

@@ -22,27 +22,20 @@ class Course(NamedTuple):
         leap: The median of the judged norms, in medians of the first three steps; NaN where these are not known.
         loss_rise: The median loss of the last quarter, in medians of the first three steps; NaN where it is not known,
             or is not positive.
-        loss_falls: Whether the loss in the last quarter is below that in the first quarter, and that of the first
-            three steps; None where it is not known.
     """
 
     leap: float
     loss_rise: float
-    loss_falls: bool | None
 
 
 def course(series: Series, chosen: Judged) -> Course:
     """Return the course of a run."""
     leap = median(chosen.norms).item() / _usual(series.norms[:FIRST])
     if series.losses is None:
-        return Course(leap, loss_rise=math.nan, loss_falls=None)
+        return Course(leap, loss_rise=math.nan)
     losses = series.losses[chosen.places]
-    quarter = len(losses) // 4
-    start, early, late = _usual(series.losses[:FIRST]), _usual(losses[:quarter]), _usual(losses[-quarter:])
-    if math.isnan(early) or math.isnan(late):
-        return Course(leap, loss_rise=math.nan, loss_falls=None)
-    rise = late / start if start > 0.0 < late else math.nan
-    return Course(leap, rise, loss_falls=late < early and not late > start)
+    start, late = _usual(series.losses[:FIRST]), _usual(losses[-(len(losses) // 4) :])
+    return Course(leap, late / start if start > 0.0 < late else math.nan)
 
 
 def _usual(values: Tensor) -> float:

@@ -9,9 +9,12 @@ Verdict: TypeAlias = Literal[
     "clipping is idle",
     "too few steps",
     "already clipped",
+    "not finite",
+    "vanished",
     "exploded",
 ]
-"""`"clip"` and the three after it come with thresholds; the last three are refusals of advice."""
+"""`"clip"` and the two after it come with thresholds, `"clipping is idle"` with what to keep; the others are refusals
+of advice."""
 
 MOSTLY = 0.5
 """The share that most is: more than half."""

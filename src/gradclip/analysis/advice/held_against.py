@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple, final
 
 from gradclip.analysis.advice.judged import Judged
+from gradclip.analysis.amounts import digits
 from gradclip.analysis.series import Series
 
 KNOWN = 0.5
@@ -23,6 +24,11 @@ class Bound(NamedTuple):
     value: float
     share: float
     coefficient: float
+
+    @property
+    def words(self) -> str:
+        """The bound, as a sentence goes on with it."""
+        return "the moving bound" if math.isnan(self.value) else f"the bound of {digits(self.value)}"
 
 
 def recorded_bound(series: Series, chosen: Judged) -> Bound | None:

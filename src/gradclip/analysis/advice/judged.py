@@ -14,8 +14,8 @@ from gradclip.validation import check_number, real
 Recorded: TypeAlias = Series | str | PathLike[str] | Tensor | Iterable[float]
 """A series, a file of one, or total norms step by step: a tensor, or numbers."""
 
-LEAST_WARMUP, SHARE_OF_WARMUP = 20, 0.05
-"""Steps at the beginning that are left out: so many, or this share where it is more."""
+LEAST_WARMUP, SHARE_OF_WARMUP, MOST_WARMUP = 20, 0.05, 1.0 / 3.0
+"""Steps at the beginning that are left out: so many, or the first share where it is more, and at most the last one."""
 
 
 @final
@@ -58,10 +58,11 @@ def series_of(recorded: Recorded) -> Series:
 
 
 def judged(series: Series, warmup: int | None) -> Judged:
-    """Choose the norms to judge; a warm-up of None is 20 steps, or 5 % where that is more."""
+    """Choose the norms to judge; a warm-up of None is 20 steps, or 5 % where that is more, and at most a third."""
     apart = spacing(series.steps)
     if warmup is None:
-        steps = max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * len(series) * apart))
+        recorded = len(series) * apart
+        steps = min(max(LEAST_WARMUP, math.ceil(SHARE_OF_WARMUP * recorded)), int(MOST_WARMUP * recorded))
     else:
         steps = int(check_number("advise", "warmup", warmup, at_least=0, integer=True))
     over = series.steps - series.steps[:1] + apart

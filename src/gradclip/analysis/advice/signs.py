@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from gradclip.analysis.advice.spells import spikes, without_spells
 from gradclip.analysis.advice.thresholds import landmarks, median
 
 TAIL, LEAST_TAIL_INDEX = 0.1, 2.0
@@ -15,14 +16,15 @@ is infinite. Healthy training has 4 and more."""
 MOST_SPREAD = 100.0
 """The largest norm, in medians, of a recording that is not suspected."""
 
-MOST_GROWTH = 3.0
-"""How many times the median of the first quarter that of the last quarter may be."""
+MOST_GROWTH = 10.0
+"""How many times the median of the first quarter that of the last quarter may be, whatever the loss does: norms rise
+in runs that are well, too."""
 
 FEW = 0.01
 """The share of norms that may be far off in a healthy run. They stand alone where the rest shows no sign."""
 
-SPIKE_DEVIATIONS, LEAST_SPIKE = 6.0, 3.0
-"""How far above the median a spike is: in robust deviations of log n, and in medians at least."""
+REACH = 3.0
+"""Robust deviations within which norms count in full for how they swing."""
 
 PIECES = 20
 """Medians of consecutive steps that the drift is fitted to."""
@@ -45,6 +47,8 @@ class Signs(NamedTuple):
         ends_high: Whether the last norms are spikes.
         early: The share of the largest tenth that the first quarter of the steps has.
         begins_highest: Whether no piece of the run has a higher median than the first.
+        swing: The correlation between the logarithms of norms that are half a block of the bootstrap apart: near 0
+            where blocks are nearly independent.
     """
 
     median: float
@@ -59,14 +63,15 @@ class Signs(NamedTuple):
     ends_high: bool
     early: float
     begins_highest: bool
+    swing: float
 
 
 def signs(norms: Tensor) -> Signs:
     """Return the signs in norms > 0 in the order of their steps, of shape (n,), n >= 20."""
     largest_first, order = norms.sort(descending=True)
-    found = landmarks(norms)
-    middle = found.center.exp().item()
-    spiky = norms > max(found.above(SPIKE_DEVIATIONS).item(), LEAST_SPIKE * middle)
+    middle = landmarks(norms).center.exp().item()
+    spiky = spikes(norms)
+    rest = without_spells(norms).sort(descending=True).values
     few = max(1, int(FEW * len(norms)))
     top = _in_tail(norms)
     quarter = len(norms) // 4
@@ -79,11 +84,12 @@ def signs(norms: Tensor) -> Signs:
         growth=(median(norms[-quarter:]) / median(norms[:quarter])).item(),
         drift=_drift(medians),
         spikes=int(spiky.sum()),
-        explosive_tail=_explosive(largest_first, few),
-        explosive_spread=largest_first[few].item() > MOST_SPREAD * middle,
+        explosive_tail=_explosive(rest, few),
+        explosive_spread=rest[few].item() > MOST_SPREAD * middle,
         ends_high=bool(spiky[-3:].all()),
         early=(order[:top] < quarter).double().mean().item(),
         begins_highest=int(medians.argmax()) == 0,
+        swing=_swing(norms),
     )
 
 
@@ -123,6 +129,14 @@ def _drift(medians: Tensor) -> float:
     rows, columns = torch.triu_indices(PIECES, PIECES, offset=1)
     slopes = (medians[columns] - medians[rows]) / (columns - rows)
     return math.exp((PIECES - 1) * median(slopes).item())
+
+
+def _swing(norms: Tensor) -> float:
+    found, apart = landmarks(norms), round(math.sqrt(len(norms)) / 2.0)
+    reach = REACH * found.deviation
+    logs = norms.log().clamp(found.center - reach, found.center + reach)  # of which no spike is all of the variance
+    correlation = torch.corrcoef(torch.stack([logs[:-apart], logs[apart:]]))[0, 1].item()
+    return 0.0 if math.isnan(correlation) else correlation
 
 
 def _in_tail(norms: Tensor) -> int:

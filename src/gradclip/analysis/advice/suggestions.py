@@ -1,12 +1,22 @@
 """Thresholds as they are suggested: with what they would have done, and how certain they are."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from gradclip.analysis.advice.bootstrap import intervals
+from gradclip.analysis.advice.spells import without_spells
 from gradclip.analysis.advice.thresholds import NAMES, landmarks, share_clipped, share_removed
+
+BOTH = math.sqrt(2.0)
+"""How much further two recordings are from each other than one is from the truth, in logarithms."""
+
+EDGE = 10
+"""Norms above a threshold that it takes for resampling to say how far up it may move: no series that is put together
+from recorded norms has a larger one."""
 
 
 @final
@@ -34,13 +44,18 @@ class Suggestion:
 def suggest(norms: Tensor, seed: int, *, drifting: bool) -> tuple[Suggestion, ...]:
     """Return the suggestions for norms > 0 in the order of their steps, the tightest first.
 
-    Where they drift, the deviation holds the drift as well as the noise: none is then above the largest norm.
+    Spikes, and what trails them, make no thresholds where they are few; their steps count in what a threshold clips.
+    Where they drift, the deviation holds the drift as well as the noise: none is then above the largest norm. At the
+    edge of what was recorded, a threshold may move up as far as down.
     """
-    values = landmarks(norms).thresholds()
+    usual = without_spells(norms)
+    values = landmarks(usual).thresholds()
     if drifting:
-        values = values.clamp(max=norms.max())
-    low, high = (values * factor for factor in intervals(norms, seed))
-    rows = zip(NAMES, values.tolist(), low.tolist(), high.tolist(), strict=True)
+        values = values.clamp(max=usual.max())
+    low, high = (factor**BOTH for factor in intervals(usual, seed))
+    few = (usual > values[:, None]).sum(dim=1) < EDGE
+    high = torch.where(few, torch.maximum(high, 1.0 / low), high)
+    rows = zip(NAMES, values.tolist(), (values * low).tolist(), (values * high).tolist(), strict=True)
     return tuple(
         Suggestion(name, value, least, most, share_clipped(norms, value), share_removed(norms, value))
         for name, value, least, most in rows

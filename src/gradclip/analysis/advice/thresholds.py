@@ -2,18 +2,20 @@ r"""Thresholds for a total norm, from recorded norms.
 
 Three bounds, each above more of what is usual than the one before it:
 
-============  ======================================================================
-tight         the 90th percentile
-balanced      the smaller of the 99th percentile and the median times :math:`e^{3 s}`
-conservative  the median times :math:`e^{4 s}`
-============  ======================================================================
+============  ========================================================================================
+tight         the 90th percentile, and at most two medians
+balanced      the smallest of the 99th percentile, the median times :math:`e^{3 s}`, and two medians
+conservative  the median times :math:`e^{4 s}`, and at most twice the largest norm and three times balanced
+============  ========================================================================================
 
 where :math:`s = 1.4826 \cdot \text{MAD}(\log n)` is what the standard deviation of a normal distribution would be:
 norms are close to lognormal, and a few spikes hardly move the median absolute deviation. A bound that would come out
-below the one before it, as where half of the norms are nearly the same, is raised to that.
+below the one before it, as where half of the norms are nearly the same, is raised to that. Norms that are spread wide
+would put four deviations far above all that was ever seen, where a bound holds nothing back.
 
 References:
     Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023 (the 90th percentile).
+    Yao et al., Zipformer, 2023, arXiv:2310.11230 (two medians, of recent norms, in its optimizer ScaledAdam).
     Rousseeuw and Croux, Alternatives to the median absolute deviation, JASA 88, 1993 (the factor 1.4826).
 """
 
@@ -30,6 +32,13 @@ DEVIATIONS_OF_MAD = 1.4826
 BALANCED, CONSERVATIVE = 3.0, 4.0
 """Robust standard deviations of log n above its median."""
 
+MOST_MEDIANS = 2.0
+"""How far the tight and the balanced threshold may be above the median: where norms are spread wide, or their level
+moves, percentiles are far above all that is usual, and trained runs that were lost."""
+
+MOST_LARGEST, MOST_BALANCED = 2.0, 3.0
+"""How far the conservative threshold may be above the largest norm, and above the balanced threshold."""
+
 
 @final
 class Landmarks(NamedTuple):
@@ -38,12 +47,14 @@ class Landmarks(NamedTuple):
     Attributes:
         p90: The 90th percentile of the norms.
         p99: The 99th.
+        largest: The largest norm.
         center: The median of their logarithms.
         mad: The median absolute deviation of their logarithms from it.
     """
 
     p90: Tensor
     p99: Tensor
+    largest: Tensor
     center: Tensor
     mad: Tensor
 
@@ -58,8 +69,12 @@ class Landmarks(NamedTuple):
 
     def thresholds(self) -> Tensor:
         """Return tight, balanced and conservative, in a last dimension of 3."""
-        balanced = torch.maximum(torch.minimum(self.p99, self.above(BALANCED)), self.p90)
-        return torch.stack([self.p90, balanced, torch.maximum(self.above(CONSERVATIVE), balanced)], dim=-1)
+        usual = MOST_MEDIANS * self.center.exp()
+        tight = torch.minimum(self.p90, usual)
+        balanced = torch.maximum(torch.minimum(torch.minimum(self.p99, self.above(BALANCED)), usual), tight)
+        most = torch.minimum(MOST_LARGEST * self.largest, MOST_BALANCED * balanced)
+        conservative = torch.maximum(torch.minimum(self.above(CONSERVATIVE), most), balanced)
+        return torch.stack([tight, balanced, conservative], dim=-1)
 
 
 def landmarks(norms: Tensor) -> Landmarks:
@@ -67,7 +82,8 @@ def landmarks(norms: Tensor) -> Landmarks:
     ordered = norms.sort().values
     logs = ordered.log()
     center = quantile(logs, 0.5)
-    return Landmarks(quantile(ordered, 0.90), quantile(ordered, 0.99), center, median((logs - center).abs()))
+    mad = median((logs - center).abs())
+    return Landmarks(quantile(ordered, 0.90), quantile(ordered, 0.99), ordered[-1], center, mad)
 
 
 def quantile(ordered: Tensor, q: float) -> Tensor:

@@ -6,18 +6,17 @@ from typing import NamedTuple, final
 from gradclip.analysis.advice.finding import MOSTLY, Finding, Verdict
 from gradclip.analysis.advice.held_against import Bound
 from gradclip.analysis.advice.judged import Judged
+from gradclip.analysis.advice.optimizers import Trained
 from gradclip.analysis.advice.signs import Signs
 from gradclip.analysis.advice.suggestions import Suggestion
+from gradclip.analysis.advice.thresholds import share_clipped
 from gradclip.analysis.amounts import digits, percent, several
-
-USED: dict[Verdict, int] = {"clip": 1, "lower the learning rate": 1, "drifting": 2, "clipping is idle": 2}
-"""Which suggestion is to be used after a verdict, by its place: balanced or conservative."""
 
 IDLE = 0.001
 """The share of steps above a bound that clips next to nothing."""
 
 MOST_DRIFT = 3.0
-"""The factor by which the median may move over the run for a constant to fit."""
+"""The factor by which the median may move over the run for a constant to fit all of it."""
 
 MUCH_NONFINITE, WIDE = 0.01, 1.5
 """What is worth a remark: a share of norms that are not finite, and the upper end of an interval in lower ends."""
@@ -31,6 +30,7 @@ class Evidence(NamedTuple):
         chosen: The norms that are judged.
         signs: The signs in them.
         bound: What they were held against.
+        trained: How the run took its steps.
         suggestions: Tight, balanced and conservative.
         shares: The parameters with the largest shares of the squared norm.
     """
@@ -38,6 +38,7 @@ class Evidence(NamedTuple):
     chosen: Judged
     signs: Signs
     bound: Bound | None
+    trained: Trained
     suggestions: tuple[Suggestion, ...]
     shares: tuple[tuple[str, float], ...]
 
@@ -50,21 +51,29 @@ def judge(evidence: Evidence) -> Finding:
 
 def _too_tight(evidence: Evidence) -> Finding | None:
     bound = evidence.bound
-    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY:
+    how = evidence.trained
+    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY or how.follows_scale is False:
         return None
     headline = (
         f"Lower the learning rate instead: {percent(bound.share)} of the steps are above the bound of "
         f"{digits(bound.value)}."
     )
+    rates = "" if how.lr is None else f", {digits(how.lr * bound.coefficient)} and not {digits(how.lr)}"
     reason = (
         f"Gradients were multiplied by {digits(bound.coefficient)} on average. With SGD the learning rate was lower by "
-        "as much: multiply yours by it, and clip at the balanced threshold."
+        f"as much{rates}: multiply yours by it, and clip at the balanced threshold."
     )
-    return Finding("lower the learning rate", headline, (reason,))
+    if how.follows_scale:
+        return Finding("lower the learning rate", headline, (reason,))
+    other = (
+        "Under Adam and its like, whose steps hardly depend on the scale of gradients, steps were not shorter: there "
+        "leave the learning rate, and clip at the balanced threshold. Which optimizer it was is not recorded."
+    )
+    return Finding("lower the learning rate", headline, (reason, other))
 
 
 def is_drifting(signs: Signs) -> bool:
-    """Whether the median moves too far over the run for a constant to fit."""
+    """Whether the median moves too far over the run for a constant to fit all of it."""
     return max(signs.drift, signs.growth, 1.0 / signs.drift) > MOST_DRIFT
 
 
@@ -73,20 +82,31 @@ def _drifting(evidence: Evidence) -> Finding | None:
         return None
     rise, fall = max(evidence.signs.drift, evidence.signs.growth), 1.0 / evidence.signs.drift
     way = f"rises by a factor of {digits(rise)}" if rise > fall else f"falls by a factor of {digits(fall)}"
-    reason = "A windowed rule follows it, or a schedule does. The thresholds below are those of the whole run."
-    return Finding("drifting", f"No constant fits: the median norm {way} over the run.", (reason,))
+    norms, balanced = evidence.chosen.norms, evidence.suggestions[1].max_norm
+    quarter = len(norms) // 4
+    first, last = (percent(share_clipped(part, balanced)) for part in (norms[:quarter], norms[-quarter:]))
+    headline = f"Clip at {digits(balanced)}, and look again later: the median norm {way} over the run."
+    reason = (
+        f"One bound does not fit both ends alike: this one would have clipped {first} of the first quarter of the "
+        f"steps and {last} of the last."
+    )
+    return Finding("drifting", headline, (reason,))
 
 
 def _idle(evidence: Evidence) -> Finding | None:
     bound = evidence.bound
-    if bound is None or bound.share >= IDLE or evidence.signs.spikes:
-        return None
-    what = "the moving bound" if math.isnan(bound.value) else f"the bound of {digits(bound.value)}"
-    headline = f"Clipping is idle: {percent(bound.share)} of the steps are above {what}, and none is a spike."
-    conservative = evidence.suggestions[-1].max_norm
-    passed = f" Spikes up to it would pass: a guard at {digits(conservative)} would not let them."
-    reason = f"Nothing is wrong with that.{passed if bound.value > conservative else ''}"
+    if bound is None or not 0.0 < bound.share < IDLE or evidence.signs.spikes:
+        return None  # a bound that no norm reached says nothing: the answer is that of the norms alone
+    headline = f"Do nothing: {percent(bound.share)} of the steps are above {bound.words}, and none is a spike."
+    reason = "A bound that is hardly ever reached costs next to nothing, and holds what is to come."
     return Finding("clipping is idle", headline, (reason,))
+
+
+def kept(verdict: Verdict, bound: Bound | None) -> float | None:
+    """Return the bound to keep after a verdict; None where there is none, or it moves."""
+    if verdict != "clipping is idle" or bound is None or math.isnan(bound.value):
+        return None
+    return bound.value
 
 
 def _clip(evidence: Evidence) -> Finding:
@@ -95,7 +115,7 @@ def _clip(evidence: Evidence) -> Finding:
 
 
 def _remarks(evidence: Evidence) -> list[str]:
-    chosen, signs, bound, (_, balanced, conservative), shares = evidence
+    chosen, signs, bound, how, suggestions, shares = evidence
     lines: list[str] = []
     if signs.spikes:
         lines.append(
@@ -106,18 +126,26 @@ def _remarks(evidence: Evidence) -> list[str]:
         lines.append("The recording ends in spikes: the run may have diverged there.")
     if chosen.nonfinite > MUCH_NONFINITE * (len(chosen.norms) + chosen.nonfinite):
         lines.append(f"Not finite: {several(chosen.nonfinite, 'norm')}. No bound helps against these.")
-    if bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
+    if bound is not None and bound.share > MOSTLY and how.follows_scale is False:
+        lines.append(
+            f"{percent(bound.share)} of the steps are above {bound.words}. Under {how.optimizer} that hardly shortens "
+            "them, but gives all batches the same weight: it is no reason for another learning rate."
+        )
+    elif bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
         lines.append(
             f"{percent(bound.share)} of the steps are above the moving bound: it sets the length of most of them, as "
             "some rules mean to."
         )
-    if bound is None and conservative.share_clipped < IDLE and not signs.spikes:
-        lines.append("The conservative threshold would have been idle: there is no spike that it is for.")
+    if bound is not None and bound.share == 0.0:
+        lines.append(f"No norm reached {bound.words}. If the run trains well as it is, nothing needs to change.")
+    if suggestions[-1].share_clipped < IDLE and not signs.spikes:
+        lines.append("Hardly a norm is above the conservative threshold: there was no spike that it is for.")
     if shares and shares[0][1] > MOSTLY:
         lines.append(
             f"{shares[0][0]} has {percent(shares[0][1])} of the squared norm, so the total norm is mostly its own. "
             "`by_name` gives it a bound of its own."
         )
-    if balanced.high > WIDE * balanced.low:
-        lines.append("The interval of the balanced threshold is wide: more steps would narrow it.")
+    wide = [each.name for each in suggestions if each.high > WIDE * each.low]
+    if wide:
+        lines.append(f"Wide intervals: {', '.join(wide)}. More steps would narrow them.")
     return lines

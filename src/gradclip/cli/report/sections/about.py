@@ -9,7 +9,7 @@ MEANINGS = (
     ("clipped", "scaled down or limited, in at least one gradient; the share is of all recorded steps"),
     ("skipped", "the optimizer did not step: the norm was not finite, or the policy or the loss scaler said so"),
     ("share of the squared norm", "the square of a tensor's norm, divided by the sum of the squares of all"),
-    ("norm removed", "what a threshold takes away, summed over the steps, as a share of the sum of all norms"),
+    ("recorded norm cut off", "what a threshold takes away, summed over the steps, as a share of the sum of all norms"),
     ("interval", "where the threshold would lie in 95 of 100 recordings of the same training, by resampling"),
 )
 

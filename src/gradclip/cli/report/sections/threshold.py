@@ -14,8 +14,8 @@ COLUMNS = (
     Column("Threshold", numbers=False),
     Column("max_norm"),
     Column("95 % interval"),
-    Column("Would clip"),
-    Column("Norm removed"),
+    Column("Recorded steps clipped"),
+    Column("Recorded norm cut off"),
 )
 
 LONGEST_NOTE = 600
@@ -34,7 +34,7 @@ def threshold(findings: Findings) -> Html:
         rows = [_row(each) for each in advice.suggestions]
         parts.append(table("Suggested thresholds", COLUMNS, rows, chosen=chosen))
     if advice.usage:
-        parts.append(tag("pre", tag("code", text(advice.usage.removeprefix("In code: ")))))
+        parts.append(tag("pre", tag("code", text(advice.usage.partition(": ")[2]))))
     parts.append(
         tag("ul", *(tag("li", text(shortened(note, LONGEST_NOTE))) for note in advice.notes), class_="small quiet")
     )
