@@ -229,10 +229,13 @@ def a_copy_that_is_not_attached() -> None:
     assert clipper.last is None
 
 
-def attached_to_one_that_was_replaced() -> None:
+def attached_to_one_that_was_replaced(*, one_more: bool = False) -> None:
     """As a framework does that makes its optimizers anew for another training."""
     net, first, clipper = setup()
     clipper.attach(first)
+    if one_more:
+        other = sgd(net)
+        clipper.attach(other).detach(other)
     for optimizer in (first, sgd(net)):
         for batch in data():
             optimizer.zero_grad()
@@ -295,4 +298,8 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "attached to one of two": (attached_to_one_of_two, NEVER),
     "a copy that is not attached": (a_copy_that_is_not_attached, NEVER),
     "attached to one that was replaced": (attached_to_one_that_was_replaced, NEVER_OF_THIS),
+    "attached to one still, and it was replaced": (
+        lambda: attached_to_one_that_was_replaced(one_more=True),
+        NEVER_OF_THIS,
+    ),
 }

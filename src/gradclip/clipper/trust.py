@@ -123,7 +123,6 @@ class Trust:
     def release(self, optimizer: Optimizer) -> None:
         """Let an optimizer step without clipping from now on."""
         self._optimizers[optimizer].released = True
-        self.is_attached = False
 
     def is_as_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of an optimizer are as the last clip left them."""
