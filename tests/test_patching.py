@@ -100,6 +100,18 @@ def test_twice_is_once() -> None:
         gradclip.patch(sinks=[1])  # type: ignore[list-item]
 
 
+def test_all_that_hold_are_put_back() -> None:
+    """The last first: each gives back what it found."""
+    for policy in (None, ZClip(1.0), FixedNorm(1.0)):
+        gradclip.patch(policy)
+    gradclip.unpatch()
+    assert {name: getattr(nn.utils, name) for name in TORCHS} == TORCHS
+    p = nn.Parameter(torch.zeros(1))
+    p.grad = torch.full((1,), 9.0)
+    torch.optim.SGD([p], lr=1.0).step()
+    assert p.item() == -9.0
+
+
 def test_what_is_imported_meanwhile_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where somebody has kept our function, it calls torch's afterwards."""
     late = ModuleType("late")

@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CellType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,21 +32,24 @@ def originals() -> dict[str, Function]:
     return {name: getattr(utils, name) for name in NAMES if hasattr(utils, name)}
 
 
-def places_of(function: Function) -> Iterator[Place]:
-    """Yield the names by which modules have a function: torch's own first, then those of whoever imported it."""
+def places_of(functions: Iterable[Function]) -> list[tuple[Place, Function]]:
+    """Return the names by which modules have functions: torch's own first, then those of whoever imported them."""
+    wanted = {id(function) for function in functions}
     modules = {id(module): module for module in (*HOME, *sys.modules.values())}
-    for module in modules.values():
-        if isinstance(module, ModuleType) and not module.__name__.startswith("gradclip."):
-            for name, value in list(vars(module).items()):
-                if value is function:
-                    yield Place(module, name)
+    return [
+        (Place(module, name), value)
+        for module in modules.values()
+        if isinstance(module, ModuleType) and not module.__name__.startswith("gradclip.")
+        for name, value in list(vars(module).items())
+        if id(value) in wanted
+    ]
 
 
-def holders_of(function: Function) -> Iterator[str]:
-    """Say what else holds a function: whatever calls it by that goes on to call torch's."""
+def holders_of(functions: dict[str, Function]) -> Iterator[str]:
+    """Say what else holds functions, but for this dictionary: whatever calls them by that goes on to call torch's."""
     modules = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
-    for holder in gc.get_referrers(function):
-        if id(holder) in modules:
+    for holder in gc.get_referrers(*functions.values()):
+        if id(holder) in modules or holder is functions:
             continue
         if isinstance(holder, CellType):
             yield "a closure"
@@ -61,7 +64,7 @@ def holders_of(function: Function) -> Iterator[str]:
                 yield "an attribute of a class"
                 continue
             owner = next((x for x in owners if getattr(x, "__dict__", None) is holder), None)
-            if owner is not None and owner is not function:
+            if owner is not None and all(owner is not function for function in functions.values()):
                 yield f"an attribute of {getattr(owner, '__name__', type(owner).__name__)}"
         elif hasattr(holder, "func"):
             yield f"a {type(holder).__name__}"

@@ -43,25 +43,19 @@ class Patch:
         self._is_active, self._times = True, 1
         self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
         self._originals = originals()
-        self.unreached = sorted({what for original in self._originals.values() for what in holders_of(original)})
-        self._replaced: list[tuple[Place, Function, Function]] = []
-        for name, original in self._originals.items():
-            own = self._in_place_of(name)
-            for place in list(places_of(original)):
-                setattr(place.module, place.name, own)
-                self._replaced.append((place, original, own))
+        self.unreached = sorted(set(holders_of(self._originals)))
+        self._owns = {original: self._in_place_of(name) for name, original in self._originals.items()}
+        self._replaced = _exchange(self._owns)
         self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._clippers.before_step)
 
     @property
     def places(self) -> list[str]:
         """Where torch's functions were replaced."""
-        return [str(place) for place, _, _ in self._replaced]
+        return [str(place) for place in self._replaced]
 
     def undo(self) -> None:
         """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
-        for original, own in {own: (original, own) for _, original, own in self._replaced}.values():
-            for place in list(places_of(own)):
-                setattr(place.module, place.name, original)
+        _exchange({own: original for original, own in self._owns.items()})
         self._is_active = False
         self._replaced.clear()
         if self._hook is not None:
@@ -214,8 +208,16 @@ def unpatch() -> None:
         >>> torch.nn.utils.clip_grad_norm_ is torchs
         True
     """
-    for made in _CURRENT:
-        made.undo()
+    while _CURRENT:
+        _CURRENT[-1].undo()
+
+
+def _exchange(others: dict[Function, Function]) -> list[Place]:
+    """Put a function in place of another wherever modules have that; return where."""
+    found = places_of(others)
+    for place, function in found:
+        setattr(place.module, place.name, others[function])
+    return [place for place, _ in found]
 
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
