@@ -1,14 +1,15 @@
 """Train with the bounds that a pilot's recording suggests, and with those that people take else, and print who wins.
 
-For each task and seed (`advice_tasks.py` has five kinds), a pilot runs at a low learning rate, unclipped. `advise`
-reads its norms, and the task is trained at four times the learning rate with each bound of `BOUNDS`. All runs of a seed
-begin with the same weights and see the same batches.
+For each task and seed, a pilot runs at a low learning rate, unclipped. `advise` reads its norms, and the task is
+trained at four times the learning rate with each bound of `BOUNDS`. All runs of a seed begin with the same weights and
+see the same batches. `advice_tasks.py` has five kinds of task, `advice_unseen.py` seven by which nothing was chosen.
 
 A run fails where its final loss, on what no step saw, is not finite or more than 10 % above that of the pilot of its
 seed. The table has the median of the final losses over seeds and how many failed; below it is said how the balanced
 threshold stands to the better of 1.0 and the 90th percentile, and how often it failed where another constant did not.
 
     python benchmarks/advice.py
+    python benchmarks/advice.py --unseen --seeds 10
 """
 
 import argparse
@@ -26,8 +27,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import advice_tasks
+import advice_unseen
 import torch
-from advice_tasks import TASKS
 
 from gradclip import GradClipper
 from gradclip.analysis import Advice, advise
@@ -45,6 +47,8 @@ WARMUP = 20
 """Steps of the pilot that customs leave out, as advice does."""
 
 RESULTS = Path(__file__).parent / "results"
+
+TASKS = advice_tasks.TASKS | advice_unseen.TASKS
 
 
 @dataclass(frozen=True)
@@ -215,13 +219,15 @@ def main() -> None:
     """Run the seeds of all tasks, and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which tasks ({', '.join(TASKS)})")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, counted from 0 (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (5)")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="which seed to count from (0)")
     parser.add_argument("--processes", type=int, default=2, help="seeds at a time, of one thread each (2)")
     parser.add_argument("--out", type=Path, help="the JSON file (results/advice-MACHINE.json)")
+    parser.add_argument("--unseen", action="store_true", help="the tasks by which nothing was chosen")
     options = parser.parse_args()
     if unknown := set(options.tasks) - set(TASKS):
         parser.error(f"no task {min(unknown)!r}; there are {', '.join(TASKS)}")
-    tasks = options.tasks or list(TASKS)
+    tasks = options.tasks or list((advice_unseen if options.unseen else advice_tasks).TASKS)
     facts = described()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']}-{facts['cores']}-cores".lower()).strip("-")
 
@@ -231,7 +237,8 @@ def main() -> None:
     # Spawned: a forked process inherits the locks of torch's threads.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         for task in tasks:
-            for seed, (given, found) in enumerate(pool.map(seed_of, repeat(task), range(options.seeds))):
+            seeds = range(options.first, options.first + options.seeds)
+            for seed, (given, found) in zip(seeds, pool.map(seed_of, repeat(task), seeds), strict=True):
                 rows += found
                 advice.append({"task": task, "seed": seed, **given.to_dict()})
                 print(f"{task}, seed {seed}: {given.headline} {given.sure}", flush=True)
@@ -240,7 +247,7 @@ def main() -> None:
     print(f"\n{time.perf_counter() - start:.0f} seconds on {facts['cores']} cores of {facts['cpu']}.")
     runs = [{name: plain(value) for name, value in asdict(row).items()} for row in rows]
     record = {"machine": facts, "settings": {"margin": MARGIN, "close": CLOSE}, "advice": advice, "runs": runs}
-    out = options.out or RESULTS / f"advice-{slug}.json"
+    out = options.out or RESULTS / f"advice-{'unseen-' if options.unseen else ''}{slug}.json"
     out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
