@@ -45,9 +45,9 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
-# else there, and the kernels for GPUs are the same. The last run is the whole suite.
-ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli tests/gpu tests/integrations tests/test_patching.py tests/test_triton.py
+# The operations with the native kernels in every instruction set and both ways to read a tensor; what clips, by plain torch; then the whole suite, in which
+# each test of the operations names its backend.
+CLIPS := tests/clipper tests/policies $(addprefix tests/test_,$(addsuffix .py,exactness functional narrow nonfinite parity waits))
 NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
@@ -72,7 +72,7 @@ unit: setup browser
 	GRADCLIP_ISA=baseline $(EACH_CORE) $(NATIVE) tests/conformance
 	GRADCLIP_ISA=avx2 $(EACH_CORE) $(NATIVE) tests/conformance
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
-	GRADCLIP_BACKEND=reference $(EACH_CORE) -k 'not triton' $(addprefix --ignore=,$(ONCE))
+	GRADCLIP_BACKEND=reference $(EACH_CORE) -k 'not triton' $(CLIPS)
 	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser) $(EACH_CORE)
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
