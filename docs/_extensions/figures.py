@@ -38,7 +38,7 @@ class Drawn(SphinxDirective):
         with mpl.rc_context(SETTINGS | {"svg.hashsalt": " ".join(self.arguments)}):
             FigureCanvasSVG(module.draw(*self.arguments[1:])).print_svg(buffer, metadata={"Date": None})
         svg = buffer.getvalue().replace(INK, "currentColor")
-        label = html.escape(" ".join(self.content), quote=True)
+        label = html.escape(" ".join(self.content).replace("`", ""), quote=True)
         svg = re.sub(r".*?<svg ", f'<svg class="drawn" role="img" aria-label="{label}" ', svg, count=1, flags=re.DOTALL)
         caption = nodes.caption()
         caption += self.parse_inline(" ".join(self.content))[0]

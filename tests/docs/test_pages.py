@@ -49,3 +49,11 @@ def test_external_links_are_well_formed(page: Path) -> None:
         assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
         if parts.netloc == "arxiv.org":
             assert re.fullmatch(r"/abs/\d{4}\.\d{4,5}", parts.path), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "examples/README.md"])
+def test_links_of_pages_beside_the_site_are_there(name: str) -> None:
+    """Those within the site are checked when it is built."""
+    page = DOCS.parent / name
+    for link in re.findall(r"\]\(([^):]+)\)", page.read_text("utf-8")):
+        assert (page.parent / link.partition("#")[0]).exists(), link
