@@ -54,7 +54,7 @@ docs: setup
 
 # With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
 # else there, and the kernels for GPUs are the same. The last run is the whole suite.
-ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/cli tests/gpu tests/integrations tests/test_patching.py tests/test_triton.py
+ONCE := tests/distributed tests/testing tests/examples tests/records tests/analysis tests/docs tests/cli tests/gpu tests/integrations tests/test_patching.py tests/test_triton.py
 NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
