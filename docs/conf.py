@@ -31,6 +31,7 @@ myst_links_external_new_tab = False
 
 default_role = "literal"  # docstrings quote code with one backtick
 add_module_names = False
+highlight_language = "none"  # blocks that name none are what programs print
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
