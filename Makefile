@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: integrations setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
+.PHONY: integrations setup demo test format lint types imports docs unit browser package test-torch bench gpu-wheel gpu doctor clean
 
 setup: $(INSTALLED)
 
@@ -31,7 +31,7 @@ doctor: setup
 	$(BIN)/gradclip doctor
 
 # pytest comes last: its closing line is the verdict that continuous integration reads.
-test: format lint types imports package unit
+test: format lint types imports package docs unit
 
 format: setup
 	$(BIN)/ruff format --check .
@@ -44,6 +44,13 @@ types: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+# The site, of which every reference has to have a target, and the examples of its reference. Nothing is fetched.
+SITE := build/docs
+SPHINX := $(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees
+docs: setup
+	$(SPHINX) --builder html docs $(SITE)/html
+	$(SPHINX) --builder doctest docs $(SITE)/doctest
 
 # The operations with the native kernels in every instruction set and both ways to read a tensor; what clips, by plain torch; then the whole suite, in which
 # each test of the operations names its backend.
