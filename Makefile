@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: integrations setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
+.PHONY: integrations setup demo test format lint types imports unit api browser package test-torch bench gpu-wheel gpu doctor clean
 
 setup: $(INSTALLED)
 
@@ -44,6 +44,10 @@ types: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+# The list of public names and signatures that a test compares: what changes it belongs into CHANGELOG.md.
+api: setup
+	$(BIN)/python tests/public_api.py
 
 # With the native kernels in every instruction set and both ways to read a tensor, then in plain torch; ranks, examples, recordings and commands do nothing
 # else there, and the kernels for GPUs are the same. The last run is the whole suite.
