@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from gradclip.parameters import Parameters
 
@@ -85,7 +85,9 @@ def _signature(made: Any) -> str:
 
 
 def _short(x: Any) -> str:
-    """Return a type or a default without the modules of its names."""
+    """Return a type or a default without the modules of its names, and a union as it is written."""
+    if get_origin(x) in {Union, types.UnionType}:
+        return " | ".join("None" if kind is types.NoneType else _short(kind) for kind in get_args(x))
     is_named = isinstance(x, (type, types.FunctionType)) and get_origin(x) is None
     return re.sub(r"\b([A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", x.__name__ if is_named else repr(x))
 
