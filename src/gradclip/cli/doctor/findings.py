@@ -6,11 +6,11 @@ from pathlib import Path
 from gradclip.cli.doctor import backends, machine, torch_names
 
 FINDINGS: dict[str, Callable[[], str]] = {
-    "gradclip": machine.gradclip,
-    "torch": machine.torch,
-    "Python": machine.python,
-    "packages": machine.packages,
-    "machine": machine.machine,
+    "gradclip": machine.of_gradclip,
+    "torch": machine.of_torch,
+    "Python": machine.of_python,
+    "packages": machine.of_packages,
+    "machine": machine.of_machine,
     "devices": machine.devices,
     "threads": machine.threads,
     "environment": machine.environment,

@@ -6,7 +6,9 @@ import platform
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-import torch as pytorch
+import torch
+
+import gradclip
 
 FRAMEWORKS = (
     "numpy",
@@ -25,28 +27,26 @@ SETTINGS = ("GRADCLIP_", "OMP_", "KMP_", "GOMP_", "MKL_", "TRITON_", "TORCH_", "
 """How the names of environment variables begin that change what happens here."""
 
 
-def gradclip() -> str:
-    """Return the version and where it is."""
-    import gradclip as package  # noqa: PLC0415 -- named as this function is
-
-    return f"{package.__version__} in {Path(package.__file__).parent}"
+def of_gradclip() -> str:
+    """Return its version and where it is."""
+    return f"{gradclip.__version__} in {Path(gradclip.__file__).parent}"
 
 
-def torch() -> str:
+def of_torch() -> str:
     """Return the version of torch and for which accelerators it was built."""
-    built = {"CUDA": pytorch.version.cuda, "ROCm": pytorch.version.hip, "XPU": getattr(pytorch.version, "xpu", None)}
+    built = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip, "XPU": getattr(torch.version, "xpu", None)}
     words = [f"{name} {version}" for name, version in built.items() if version] or ["no CUDA, ROCm or XPU"]
-    ranks = pytorch.distributed
+    ranks = torch.distributed
     groups = [x for x in ("gloo", "nccl", "mpi") if ranks.is_available() and getattr(ranks, f"is_{x}_available")()]
-    return f"{pytorch.__version__}, built for {', '.join(words)}; process groups: {', '.join(groups) or 'none'}"
+    return f"{torch.__version__}, built for {', '.join(words)}; process groups: {', '.join(groups) or 'none'}"
 
 
-def python() -> str:
+def of_python() -> str:
     """Return the version of Python."""
     return f"{platform.python_implementation()} {platform.python_version()}"
 
 
-def packages() -> str:
+def of_packages() -> str:
     """Return the versions of the frameworks that are installed."""
     return ", ".join(f"{name} {version}" for name in FRAMEWORKS if (version := _version(name))) or "none"
 
@@ -58,22 +58,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def machine() -> str:
+def of_machine() -> str:
     """Return the system and what its processors can do."""
-    able = pytorch.backends.cpu.get_cpu_capability()
+    able = torch.backends.cpu.get_cpu_capability()
     return f"{platform.platform()}, {os.cpu_count()} CPUs, {able}"
 
 
 def devices() -> str:
     """Name the accelerators that torch finds."""
-    if not pytorch.accelerator.is_available() or (kind := pytorch.accelerator.current_accelerator()) is None:
+    if not torch.accelerator.is_available() or (kind := torch.accelerator.current_accelerator()) is None:
         return "the CPU alone"
-    return "; ".join(_device(kind.type, i) for i in range(pytorch.accelerator.device_count()))
+    return "; ".join(_device(kind.type, i) for i in range(torch.accelerator.device_count()))
 
 
 def _device(kind: str, index: int) -> str:
     """Name a device, and say what it can do where its kind numbers that."""
-    asked = pytorch.get_device_module(kind)
+    asked = torch.get_device_module(kind)
     words = [
         getattr(asked, name)(index) for name in ("get_device_name", "get_device_capability") if hasattr(asked, name)
     ]
@@ -82,7 +82,7 @@ def _device(kind: str, index: int) -> str:
 
 def threads() -> str:
     """Return how many threads torch works with."""
-    return f"{pytorch.get_num_threads()} inside an operation of torch, {pytorch.get_num_interop_threads()} between them"
+    return f"{torch.get_num_threads()} inside an operation of torch, {torch.get_num_interop_threads()} between them"
 
 
 def openmp() -> str:
