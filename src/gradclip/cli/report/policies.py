@@ -3,20 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from gradclip.analysis import Replay
 from gradclip.analysis.series import Series
 from gradclip.analysis.series_replay import replay_series
-from gradclip.cli.report.columns import axis, column
 from gradclip.cli.report.runs import Run
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, Policy, ZClip
 
 REPLAYED = 50_000
 """Steps at the end of a run that are replayed: seconds of work, as each policy decides step by step."""
-
-FINEST = 5_000
-"""Points of a curve that are kept apart."""
 
 
 @final
@@ -61,17 +57,3 @@ def tried(run: Run, suggested: Sequence[tuple[str, float]]) -> list[Tried]:
     series = run.series
     end = Series(series.source, series.steps[-REPLAYED:], series.norms[-REPLAYED:])
     return [Tried(name, policy, replay_series(policy, end)) for name, policy in candidates(suggested)]
-
-
-def data_of(run: Run, policies: Sequence[Tried]) -> dict[str, Any] | None:
-    """Return the thresholds over the steps for the page."""
-    if not policies:
-        return None
-    steps, norms = run.series.steps[-REPLAYED:], run.series.norms[-REPLAYED:]
-    bucket = -(-len(steps) // FINEST)
-    return {
-        "names": [each.name for each in policies],
-        "dashes": ["dash" if each.fixed else "solid" for each in policies],
-        "curves": {**axis(steps, bucket), "before": column(norms, bucket)},
-        "thresholds": [column(each.replayed.thresholds, bucket) for each in policies],
-    }

@@ -1,0 +1,93 @@
+"""Curves over steps: every point where there is room, and where there is not, all the smallest and largest."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from tsdownsample import MinMaxDownsampler
+
+from gradclip.cli.report.figures.style import plain
+
+MOST_POINTS = 20_000
+"""Points of a curve at most; the page has the others of the norms for whoever looks closer."""
+
+DENSE, MEDIANS = 3_000, 500
+"""Points from which on a curve covers more than it shows, and the medians that it then has over it."""
+
+
+def picked(values: NDArray[Any], most: int) -> NDArray[Any]:
+    """Return the places of so many points at most: the smallest and the largest of every few; NaN where all are."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    return np.unique(MinMaxDownsampler().downsample(values, n_out=most - most % 2)).astype(np.int64)
+
+
+def single(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return float32 numbers: NaN where one is not finite, the nearest that float32 has where it is too large."""
+    limit = np.finfo(np.float32).max
+    return np.where(np.isfinite(values), np.clip(values, -limit, limit), np.nan).astype(np.float32)
+
+
+def curve(
+    steps: NDArray[Any], values: NDArray[Any], *, name: str, meta: dict[str, Any], most: int = MOST_POINTS, **style: Any
+) -> go.Scatter:
+    """Return a curve.
+
+    Args:
+        steps: Where its points are.
+        values: The points; what is not finite becomes a gap.
+        name: What it is called.
+        meta: What the page has to know: `show`, the boxes that it is shown by, and `detail`, where all its points are.
+        most: How many points it may have.
+        style: How it is drawn.
+    """
+    points = single(values)
+    kept = picked(points, most)
+    alone = len(kept) == 1
+    return go.Scatter(
+        x=steps[kept],
+        y=points[kept],
+        name=plain(name),
+        meta=meta,
+        mode="markers" if alone else "lines",
+        hovertemplate="%{y:.4~g}",
+        **style,
+    )
+
+
+def with_medians(
+    steps: NDArray[Any],
+    values: NDArray[Any],
+    *,
+    name: str,
+    meta: dict[str, Any],
+    colour: str,
+    pale: str | None = None,
+    dash: str = "solid",
+    most: int = MOST_POINTS,
+) -> list[go.Scatter]:
+    """Return a curve; where it covers more than it shows, a pale one with its medians over it.
+
+    Args:
+        steps: As for `curve`.
+        values: As for `curve`.
+        name: As for `curve`.
+        meta: As for `curve`.
+        colour: The colour of the line.
+        pale: That of the curve behind it; None to have no medians.
+        dash: How the curve is dashed.
+        most: How many points it may have.
+    """
+    dense = pale is not None and len(steps) > DENSE
+    line = {"width": 1.3, "color": pale if dense else colour, "dash": dash}
+    traces = [curve(steps, values, name=name, meta=meta, most=most, line=line)]
+    if dense:
+        stretches = np.array_split(np.arange(len(values)), MEDIANS)
+        known = [values[own][np.isfinite(values[own])] for own in stretches]
+        found = np.array([np.median(own) if len(own) else np.nan for own in known])
+        middles = steps[[own[len(own) // 2] for own in stretches]]
+        over = f"{name}: median of {len(steps) // MEDIANS:,} steps"
+        line = {"width": 1.6, "color": colour}
+        traces.append(curve(middles, found, name=over, meta={"show": meta["show"]}, line=line))
+    return traces

@@ -1,0 +1,77 @@
+"""The norms of the tensors over the steps, as a map."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
+from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.tensors import MOST_ROWS
+from gradclip.cli.report.words import amount, shortened
+
+MOST_COLUMNS = 1200
+"""Moments in the map; each is the largest norm of the steps it stands for."""
+
+WIDE, NARROW = 34, 16
+"""Characters of a name beside the map on a desktop and on a phone: the last ones."""
+
+
+def heat(findings: Findings) -> go.Figure | None:
+    """Return the map of the tensors with the largest shares, in the order of the model; None of none."""
+    found = findings.tensors
+    if found is None:
+        return None
+    rows = sorted(found.ranking[:MOST_ROWS])
+    starts = np.arange(0, len(found.steps), -(-len(found.steps) // MOST_COLUMNS))
+    positive = np.where(np.isfinite(found.norms) & (found.norms > 0.0), found.norms, np.nan)[:, rows]
+    cells = np.fmax.reduceat(positive, starts).T
+    logs = np.log10(cells)
+    names = [found.names[row] for row in rows]
+    places = np.arange(len(names))
+    known = logs[np.isfinite(logs)]
+    ticks = np.linspace(known.min(), known.max(), 5) if len(known) else known
+    if len(ticks) and np.ptp(ticks) > 2.0:  # noqa: PLR2004 -- then powers of ten
+        ticks = np.unique(ticks.round())
+    trace = go.Heatmap(
+        x=found.steps[starts],
+        y=places,
+        z=logs.astype(np.float32),
+        customdata=cells.astype(np.float32),
+        text=np.tile(np.array([[plain(name)] for name in names]), len(starts)),
+        hovertemplate="%{text}<br>step %{x:,d}: %{customdata:.4~g}<extra></extra>",
+        hoverongaps=False,
+        colorscale="Cividis",
+        meta={"show": []},
+        colorbar={
+            "orientation": "h",
+            "thickness": 10,
+            "len": 0.5,
+            "x": 1,
+            "xanchor": "right",
+            "y": 1,
+            "yanchor": "bottom",
+            "tickvals": ticks,
+            "ticktext": [amount(10.0**tick) for tick in ticks],
+            "tickfont": {"color": QUIET, "size": 11},
+            "outlinewidth": 0,
+        },
+    )
+    return figure(
+        [trace],
+        meta={"steps": findings.span, "narrow": [_end(name, NARROW) for name in names]},
+        hovermode="closest",
+        xaxis=STEPS,
+        yaxis={
+            "tickvals": places,
+            "ticktext": [_end(name, WIDE) for name in names],
+            "tickfont": {"size": 11},
+            "autorange": "reversed",
+            "automargin": True,
+            "showgrid": False,
+        },
+        margin={"t": 30},
+    )
+
+
+def _end(name: str, most: int) -> str:
+    shown = shortened(name)
+    return plain(shown if len(shown) <= most else f"\N{HORIZONTAL ELLIPSIS}{shown[1 - most :]}")
