@@ -84,6 +84,18 @@ def test_dragging_zooms_all_charts_over_steps(opened: Page) -> None:
         assert high == pytest.approx(1 + 1999 * 0.5, abs=8)
 
 
+def test_hovering_says_what_happened_at_a_step(opened: Page) -> None:
+    """All curves there, and a step near by that did not count."""
+    opened.run("document.getElementById('chart-norms').scrollIntoView({ block: 'center' })")
+    box = "document.querySelector('#chart-norms .nsewdrag').getBoundingClientRect()"
+    left, top, width, height = opened.run(f"(({{ left, top, width, height }}) => [left, top, width, height])({box})")
+    opened.move(left + width * 660 / 1999, top + height / 2)
+    opened.wait("document.querySelectorAll('#chart-norms .hoverlayer text').length > 0")
+    said = opened.run("[...document.querySelectorAll('#chart-norms .hoverlayer text')].map((e) => e.textContent)")
+    assert [line.split(" : ")[0] for line in said[1:4]] == ["before clipping", "after clipping", "threshold"]
+    assert said[4] == "step 662 skipped: the norm is not finite"
+
+
 def test_boxes_hide_and_show_curves_and_change_scales(opened: Page) -> None:
     def names() -> set[str]:
         return {trace["name"] for trace in traces(opened, "norms") if "name" in trace}

@@ -140,6 +140,14 @@ def test_what_is_not_recorded_is_not_said(tmp_path: Path) -> None:
     assert charts == ["norms", "histogram", "policies"]
 
 
+def test_what_a_reader_should_know_of_the_file_is_said(tmp_path: Path) -> None:
+    run = write(tmp_path / "run.jsonl", training(50))
+    run.write_text(run.read_text("utf-8") + '{"step": 51, "total_no', "utf-8")
+    remarks = parsed(reported(run, tmp_path / "out.html")).all("footer")[0].all("ul")[0].all("li")
+    (remark,) = remarks
+    assert remark.text.startswith("run.jsonl: ") and "Line 51 is torn" in remark.text
+
+
 def test_the_threshold_in_use_and_the_suggested_ones_are_in_the_histogram(tree: Element, source: str) -> None:
     layout = figure_of(source, "histogram")["layout"]
     lines = [(line["x0"], line["line"]["dash"]) for line in layout["shapes"]]

@@ -38,24 +38,15 @@ async function loadDetail(run) {
   details[run] = { steps, rows: [row(0), row(1), row(2)] };
 }
 
-// The place of the first step that is not below a value.
-function placeOf(steps, value) {
-  let low = 0;
-  for (let high = steps.length; low < high; ) {
-    const middle = (low + high) >> 1;
-    if (steps[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
 // Every point of what is shown, and one on either side, where these are not too many.
 function putDetail(trace, [from, to]) {
-  const { steps, rows } = details[trace.meta.detail[0]];
-  const [first, last] = [Math.max(0, placeOf(steps, from) - 1), placeOf(steps, to) + 2];
-  if (last - first > MOST_POINTS) return;
-  trace.x = steps.subarray(first, last);
-  trace.y = rows[trace.meta.detail[1]].subarray(first, last);
+  const [run, row] = trace.meta.detail;
+  const { steps, rows } = details[run];
+  const first = Math.max(0, steps.findIndex((step) => step >= from) - 1);
+  const end = steps.findLastIndex((step) => step <= to) + 2;
+  if (end - first > MOST_POINTS) return;
+  trace.x = steps.subarray(first, end);
+  trace.y = rows[row].subarray(first, end);
 }
 
 function figureOf(element) {
