@@ -1,6 +1,7 @@
 """Charts before they are drawn: exact where there is room, and no spike lost where there is not."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from cli.report.packed import unpacked
 from gradclip.analysis.series import Series
 from gradclip.cli.report.figures import detail, figures_of
-from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single, with_medians
+from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
 from gradclip.cli.report.figures.detail import details_of, packed
 from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat
 from gradclip.cli.report.figures.histogram import FEWEST, MOST, edges_of, histogram
@@ -20,7 +21,7 @@ from gradclip.cli.report.runs import Run
 from gradclip.cli.report.tensors import MOST_ROWS
 
 NAN, INF = math.nan, math.inf
-META = {"show": []}
+STYLE: dict[str, Any] = {"name": "norm", "meta": {"show": ["before"], "detail": [0, 0]}, "line": {"color": "#000000"}}
 
 
 def run_of(norms: Tensor, name: str = "run", **more: object) -> Run:
@@ -42,7 +43,7 @@ def test_no_spike_is_lost_and_what_is_not_finite_stays_a_gap() -> None:
     values = np.random.default_rng(0).random(100_000) + 0.5
     values[12_345], values[54_321] = 1e6, 1e-6
     values[70_000:90_000] = NAN
-    drawn = curve(np.arange(1, 100_001), values, name="norm", meta=META)
+    (drawn,) = curve(np.arange(1, 100_001), values, **STYLE)
     points = dict(zip(drawn.x.tolist(), drawn.y.tolist(), strict=True))
     assert len(points) <= MOST_POINTS
     assert points[12_346] == 1e6 and points[54_322] == pytest.approx(1e-6)
@@ -52,18 +53,17 @@ def test_no_spike_is_lost_and_what_is_not_finite_stays_a_gap() -> None:
 
 
 def test_a_single_point_is_a_marker() -> None:
-    assert curve(np.array([5]), np.array([1.0]), name="norm", meta=META).mode == "markers"
+    assert curve(np.array([5]), np.array([1.0]), **STYLE)[0].mode == "markers"
 
 
 def test_a_dense_curve_has_its_medians_over_it() -> None:
     values = np.tile([1.0, 2.0, 9.0, NAN], 5 * DENSE)
-    style = {"name": "norm", "meta": {"show": ["before"], "detail": [0, 0]}, "colour": "#000000"}
-    pale, over = with_medians(np.arange(len(values)), values, **style, pale="#ffffff")
+    pale, over = curve(np.arange(len(values)), values, **STYLE, pale="#ffffff")
     assert (pale.line.color, over.line.color, over.name) == ("#ffffff", "#000000", "norm: median of 120 steps")
     assert over.y.tolist() == [2.0] * MEDIANS
     assert over.meta == {"show": ["before"]}
-    assert len(with_medians(np.arange(len(values)), values, **style)) == 1
-    assert len(with_medians(np.arange(DENSE), values[:DENSE], **style, pale="#ffffff")) == 1
+    assert len(curve(np.arange(len(values)), values, **STYLE)) == 1
+    assert len(curve(np.arange(DENSE), values[:DENSE], **STYLE, pale="#ffffff")) == 1
 
 
 def test_numbers_come_back() -> None:

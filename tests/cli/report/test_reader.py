@@ -87,6 +87,14 @@ def test_paper_is_light_and_charts_fit_it(tab: Page, page_file: Path) -> None:
     tab.run("dispatchEvent(new Event('afterprint'))")
     settle(tab)
     assert tab.run("document.getElementById('chart-norms')._fullLayout.paper_bgcolor") == "#14171c"
+    fits = "charts.every((chart) => chart._fullLayout.width === chart.clientWidth && chart.clientWidth > 1000)"
+    assert tab.run(fits)
+
+
+def test_charts_are_as_wide_as_the_window_lets_them(opened: Page) -> None:
+    for width in (700, 1000):
+        opened.size(width, 900)
+        opened.wait(f"charts.every((chart) => chart._fullLayout.width === {width} - 48)")
 
 
 def test_an_old_browser_shows_the_tables_and_says_why_there_are_no_charts(tab: Page, page_file: Path) -> None:

@@ -8,9 +8,8 @@ const figures = {};
 const details = {};
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false };
 const MOST_POINTS = 50_000; // that a curve is drawn with
-const PAPER_WIDTH = 660;
 let shown = page.steps;
-let paper = false;
+let widest = Infinity; // of a chart
 
 async function inflated(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -63,11 +62,11 @@ function figureOf(element) {
   }
   if (log) layout.yaxis.type = boxes[log].checked ? "log" : "linear";
   if (narrow && element.clientWidth < 560) layout.yaxis.ticktext = narrow;
-  if (paper) layout.width = PAPER_WIDTH;
+  layout.width = Math.min(element.clientWidth, widest);
   layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
   for (const trace of data) {
     trace.visible = trace.meta.show.every((name) => boxes[name]?.checked ?? true);
-    if (trace.meta.detail && details[trace.meta.detail[0]]) putDetail(trace, layout.xaxis.range);
+    if (details[trace.meta.detail?.[0]]) putDetail(trace, layout.xaxis.range);
   }
   return { data, layout };
 }

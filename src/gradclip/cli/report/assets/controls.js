@@ -60,12 +60,12 @@ function startTheme() {
   systemIsDark.addEventListener("change", follow);
   // Paper is light, whatever the screen is, and drawn for at once.
   addEventListener("beforeprint", () => {
-    paper = true;
+    widest = 660;
     showTheme("light");
     charts.forEach(draw);
   });
   addEventListener("afterprint", () => {
-    paper = false;
+    widest = Infinity;
     follow();
   });
 }

@@ -30,64 +30,50 @@ def single(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def curve(
-    steps: NDArray[Any], values: NDArray[Any], *, name: str, meta: dict[str, Any], most: int = MOST_POINTS, **style: Any
-) -> go.Scatter:
-    """Return a curve.
+    steps: NDArray[Any],
+    values: NDArray[Any],
+    *,
+    name: str,
+    meta: dict[str, Any],
+    line: dict[str, Any],
+    pale: str | None = None,
+    most: int = MOST_POINTS,
+    **style: Any,
+) -> list[go.Scatter]:
+    """Return a curve; where it covers more than it shows, a pale one with its medians over it.
 
     Args:
         steps: Where its points are.
         values: The points; what is not finite becomes a gap.
         name: What it is called.
         meta: What the page has to know: `show`, the boxes that it is shown by, and `detail`, where all its points are.
+        line: How the line is drawn.
+        pale: The colour of the curve behind its medians; None to have none.
         most: How many points it may have.
-        style: How it is drawn.
+        style: What else there is to say to plotly.
     """
     points = single(values)
     kept = picked(points, most)
-    alone = len(kept) == 1
-    return go.Scatter(
+    drawn = go.Scatter(
         x=steps[kept],
         y=points[kept],
         name=plain(name),
         meta=meta,
-        mode="markers" if alone else "lines",
+        mode="lines" if len(kept) > 1 else "markers",
+        line=line,
         hovertemplate="%{y:.4~g}",
-        **style,
-    )
+    ).update(style)
+    if pale is None or len(steps) <= DENSE:
+        return [drawn]
+    middles, found = medians(steps, points)
+    over = f"{name}: median of {len(steps) // MEDIANS:,} steps"
+    show = {"show": meta["show"]}
+    return [drawn.update(line_color=pale), *curve(middles, found, name=over, meta=show, line={**line, "dash": "solid"})]
 
 
-def with_medians(
-    steps: NDArray[Any],
-    values: NDArray[Any],
-    *,
-    name: str,
-    meta: dict[str, Any],
-    colour: str,
-    pale: str | None = None,
-    dash: str = "solid",
-    most: int = MOST_POINTS,
-) -> list[go.Scatter]:
-    """Return a curve; where it covers more than it shows, a pale one with its medians over it.
-
-    Args:
-        steps: As for `curve`.
-        values: As for `curve`.
-        name: As for `curve`.
-        meta: As for `curve`.
-        colour: The colour of the line.
-        pale: That of the curve behind it; None to have no medians.
-        dash: How the curve is dashed.
-        most: How many points it may have.
-    """
-    dense = pale is not None and len(steps) > DENSE
-    line = {"width": 1.3, "color": pale if dense else colour, "dash": dash}
-    traces = [curve(steps, values, name=name, meta=meta, most=most, line=line)]
-    if dense:
-        stretches = np.array_split(np.arange(len(values)), MEDIANS)
-        known = [values[own][np.isfinite(values[own])] for own in stretches]
-        found = np.array([np.median(own) if len(own) else np.nan for own in known])
-        middles = steps[[own[len(own) // 2] for own in stretches]]
-        over = f"{name}: median of {len(steps) // MEDIANS:,} steps"
-        line = {"width": 1.6, "color": colour}
-        traces.append(curve(middles, found, name=over, meta={"show": meta["show"]}, line=line))
-    return traces
+def medians(steps: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the steps in the middle of stretches, and the medians of the finite values there; NaN of none."""
+    stretches = np.array_split(np.arange(len(values)), MEDIANS)
+    known = [values[own][np.isfinite(values[own])] for own in stretches]
+    found = [np.median(own) if len(own) else np.nan for own in known]
+    return steps[[own[len(own) // 2] for own in stretches]], np.array(found)

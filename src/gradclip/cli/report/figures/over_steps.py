@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from gradclip.cli.report.events import Mark, marks_of
-from gradclip.cli.report.figures.curves import MOST_POINTS, curve, with_medians
+from gradclip.cli.report.figures.curves import MOST_POINTS, curve
 from gradclip.cli.report.figures.detail import ROWS
 from gradclip.cli.report.figures.style import BAD, CUT, INK, PALE, STEPS, figure, plain, run_colour
 from gradclip.cli.report.findings import Finding, Findings
@@ -34,27 +34,27 @@ def norms(findings: Findings) -> go.Figure:
 def _norms(findings: Findings, place: int) -> list[go.Scatter]:
     run = findings.runs[place]
     series, many = run.series, findings.many
-    steps, colour = series.steps.numpy(), run_colour(place)
-    pale = run_colour(place, clear=True) if many else PALE
+    colour, pale = run_colour(place), run_colour(place, clear=True) if many else PALE
 
-    def known(values: Tensor | None, row: int, name: str, **style: Any) -> list[go.Scatter]:
+    def known(row: int, values: Tensor | None, name: str, colour: str, dash: str, pale: str | None) -> list[go.Scatter]:
         if values is None or not values.isfinite().any():
             return []
-        meta: dict[str, Any] = {"show": [ROWS[row], f"runs.{place}"]}
-        if len(series) > MOST_POINTS:
-            meta["detail"] = [place, row]
-        label = f"{run.name}: {name}" if many else name
-        return with_medians(steps, values.numpy(), name=label, meta=meta, **style)
+        return curve(
+            series.steps.numpy(),
+            values.numpy(),
+            name=f"{run.name}: {name}" if many else name,
+            meta={"show": [ROWS[row], f"runs.{place}"], "detail": [place, row]},
+            line={"width": 1.3, "color": colour, "dash": dash},
+            pale=pale,
+        )
 
-    dash = "dot" if many else "solid"
-    after = known(series.norms_after, 1, "after clipping", colour=colour, pale=pale, dash=dash)
-    # Without a norm after clipping, that before is all there is, and has the colour of the run.
-    before = {"colour": CUT} if after and not many else {"colour": colour, "pale": pale}
-    return [
-        *known(series.norms, 0, "before clipping" if many or after else "norm", **before),
-        *after,
-        *known(series.thresholds, 2, "threshold", colour=colour if many else INK, dash="dash"),
-    ]
+    after = known(1, series.norms_after, "after clipping", colour, "dot" if many else "solid", pale)
+    # Where there is a norm after clipping, that lies over the norm before, which then needs no medians.
+    if after and not many:
+        before = known(0, series.norms, "before clipping", CUT, "solid", None)
+    else:
+        before = known(0, series.norms, "before clipping" if many else "norm", colour, "solid", pale)
+    return [*before, *after, *known(2, series.thresholds, "threshold", colour if many else INK, "dash", None)]
 
 
 def _marks(finding: Finding, place: int, colour: str) -> go.Scatter:
@@ -82,16 +82,18 @@ def _said(mark: Mark) -> str:
 def rate(findings: Findings) -> go.Figure | None:
     """Return the share of the last steps that were clipped; None where that is not known of any run."""
     traces = [
-        curve(
+        trace
+        for place, finding in enumerate(findings.each)
+        if finding.rates is not None
+        for trace in curve(
             finding.run.series.steps.numpy(),
             100.0 * finding.rates,
             name=finding.run.name if findings.many else "steps clipped",
             meta={"show": [f"runs.{place}"]},
-            most=FEW_POINTS,
             line={"width": 1.5, "color": run_colour(place)},
-        ).update(hovertemplate="%{y:.3~g} %")
-        for place, finding in enumerate(findings.each)
-        if finding.rates is not None
+            most=FEW_POINTS,
+            hovertemplate="%{y:.3~g} %",
+        )
     ]
     axis = {"title": {"text": "steps clipped"}, "range": [0, 102], "dtick": 25, "ticksuffix": " %"}
     return _over_steps(findings, traces, yaxis=axis) if traces else None
@@ -103,12 +105,12 @@ def loss(findings: Findings) -> go.Figure | None:
         trace
         for place, run in enumerate(findings.runs)
         if (losses := run.series.losses) is not None and losses.isfinite().any()
-        for trace in with_medians(
+        for trace in curve(
             run.series.steps.numpy(),
             losses.numpy(),
             name=run.name if findings.many else "loss",
             meta={"show": [f"runs.{place}"]},
-            colour=run_colour(place),
+            line={"width": 1.3, "color": run_colour(place)},
             pale=run_colour(place, clear=True) if findings.many else PALE,
             most=2 * MOST_POINTS,
         )
@@ -122,21 +124,17 @@ def policies(findings: Findings) -> go.Figure:
     replayed = len(findings.tried[0].replayed.thresholds)
     steps = series.steps[-replayed:].numpy()
     recorded = {"width": 1, "color": "var(--quiet-clear)"}
-    traces = [
-        curve(steps, series.norms[-replayed:].numpy(), name="recorded norm", meta={"show": []}, line=recorded),
-        *(
-            curve(
-                steps,
-                each.replayed.thresholds.numpy(),
-                name=each.name,
-                meta={"show": [f"policies.{place}"]},
-                most=FEW_POINTS,
-                line={"width": 1.8, "color": run_colour(place), "dash": "dash" if each.fixed else "solid"},
-                connectgaps=True,
-            )
-            for place, each in enumerate(findings.tried)
-        ),
-    ]
+    traces = curve(steps, series.norms[-replayed:].numpy(), name="recorded norm", meta={"show": []}, line=recorded)
+    for place, each in enumerate(findings.tried):
+        traces += curve(
+            steps,
+            each.replayed.thresholds.numpy(),
+            name=each.name,
+            meta={"show": [f"policies.{place}"]},
+            line={"width": 1.8, "color": run_colour(place), "dash": "dash" if each.fixed else "solid"},
+            most=FEW_POINTS,
+            connectgaps=True,
+        )
     span = [int(steps[0]), max(int(steps[0]) + 1, int(steps[-1]))]
     axis = {"title": {"text": "threshold"}, "type": "log"}
     return figure(traces, meta={"steps": span}, hovermode="x unified", xaxis=STEPS, yaxis=axis)
