@@ -13,7 +13,7 @@ from gradclip.analysis.series import Series
 from gradclip.cli.report.figures import detail, figures_of
 from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
 from gradclip.cli.report.figures.detail import details_of, packed
-from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat
+from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat, ticks_of
 from gradclip.cli.report.figures.histogram import FEWEST, MOST, edges_of, histogram
 from gradclip.cli.report.findings import find
 from gradclip.cli.report.rate import rates_of, window_of
@@ -181,3 +181,17 @@ def test_a_tensor_without_norms_is_an_empty_row() -> None:
     assert found is not None
     assert np.isnan(found.data[0].z).all()
     assert len(found.data[0].colorbar.tickvals) == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.03, 30.0, [0.1, 1.0, 10.0]),
+        (0.9, 10.0, [1.0, 2.0, 5.0, 10.0]),
+        (1.1, 1.9, [1.1, 1.9]),
+        (3.0, 3.0, [3.0, 3.0]),
+        (1e-10, 1e10, [1e-10, 1e-7, 1e-4, 1e-1, 1e2, 1e5, 1e8]),
+    ],
+)
+def test_the_scale_of_colours_has_a_few_round_numbers(low: float, high: float, shown: list[float]) -> None:
+    assert (10.0 ** ticks_of(np.log10([low, high]))).tolist() == pytest.approx(shown)

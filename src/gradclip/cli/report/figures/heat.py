@@ -2,6 +2,7 @@
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
 from gradclip.cli.report.findings import Findings
@@ -27,10 +28,7 @@ def heat(findings: Findings) -> go.Figure | None:
     logs = np.log10(cells)
     names = [found.names[row] for row in rows]
     places = np.arange(len(names))
-    known = logs[np.isfinite(logs)]
-    ticks = np.linspace(known.min(), known.max(), 5) if len(known) else known
-    if len(ticks) and np.ptp(ticks) > 2.0:  # noqa: PLR2004 -- then powers of ten
-        ticks = np.unique(ticks.round())
+    ticks = ticks_of(logs[np.isfinite(logs)])
     trace = go.Heatmap(
         x=found.steps[starts],
         y=places,
@@ -51,6 +49,7 @@ def heat(findings: Findings) -> go.Figure | None:
             "yanchor": "bottom",
             "tickvals": ticks,
             "ticktext": [amount(10.0**tick) for tick in ticks],
+            "tickangle": 0,
             "tickfont": {"color": QUIET, "size": 11},
             "outlinewidth": 0,
         },
@@ -70,6 +69,17 @@ def heat(findings: Findings) -> go.Figure | None:
         },
         margin={"t": 30},
     )
+
+
+def ticks_of(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of round numbers among others: a few powers of ten, or 1, 2 and 5 times them."""
+    if not len(logs):
+        return logs
+    low, high = logs.min(), logs.max()
+    parts = np.log10((1, 2, 5) if high - low < 2.0 else (1,))  # noqa: PLR2004
+    round_ones = np.add.outer(np.arange(np.floor(low), np.ceil(high) + 1), parts).ravel()
+    found = round_ones[(low <= round_ones) & (round_ones <= high)]
+    return found[:: 1 + len(found) // 8] if len(found) > 1 else np.array([low, high])
 
 
 def _end(name: str, most: int) -> str:
