@@ -45,6 +45,17 @@ def test_zoomed_in_it_shows_every_number_of_the_file(opened: Page, records: list
     assert losses == pytest.approx({step: record["loss"] for step, record in wanted.items()}, rel=1e-6)
 
 
+@pytest.mark.parametrize("chart", ["norms", "loss"])
+def test_zoomed_in_the_axis_fits_what_is_seen(opened: Page, chart: str) -> None:
+    """And not spikes that are elsewhere."""
+    axis = f"document.getElementById('chart-{chart}')._fullLayout.yaxis"
+    before = opened.run(f"{axis}.range[1] - {axis}.range[0]")
+    opened.run("(document.getElementById('from').value = 900, document.getElementById('to').value = 1100, 0)")
+    opened.run("document.getElementById('to').dispatchEvent(new Event('change'))")
+    settle(opened)
+    assert opened.run(f"{axis}.range[1] - {axis}.range[0]") < before / 2
+
+
 def test_buttons_zoom_and_move(opened: Page) -> None:
     def ends() -> tuple[float, float]:
         low, high = opened.run("document.getElementById('chart-norms').layout.xaxis.range")

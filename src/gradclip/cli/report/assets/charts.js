@@ -37,15 +37,26 @@ async function loadDetail(run) {
   details[run] = { steps, rows: [row(0), row(1), row(2)] };
 }
 
-// Every point of what is shown, and one on either side, where these are not too many.
-function putDetail(trace, [from, to]) {
-  const [run, row] = trace.meta.detail;
-  const { steps, rows } = details[run];
-  const first = Math.max(0, steps.findIndex((step) => step >= from) - 1);
-  const end = steps.findLastIndex((step) => step <= to) + 2;
-  if (end - first > MOST_POINTS) return;
-  trace.x = steps.subarray(first, end);
-  trace.y = rows[row].subarray(first, end);
+// Numbers as plotly's Python writes them.
+function numbers({ dtype, bdata }) {
+  const { buffer } = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0));
+  return dtype === "f4" ? new Float32Array(buffer) : new Float64Array(buffer);
+}
+
+// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are not
+// too many.
+function cut(trace, [from, to]) {
+  const [run, row] = trace.meta.detail ?? [];
+  const all = details[run] ? [[details[run].steps, details[run].rows[row]]] : [];
+  for (const [x, y] of [...all, [numbers(trace.x), numbers(trace.y)]]) {
+    const first = Math.max(0, x.findLastIndex((step) => step < from));
+    const beyond = x.findIndex((step) => step > to);
+    const end = beyond < 0 ? x.length : beyond + 1;
+    if (end - first > MOST_POINTS) continue;
+    trace.x = x.subarray(first, end);
+    trace.y = y.subarray(first, end);
+    return;
+  }
 }
 
 function figureOf(element) {
@@ -66,7 +77,7 @@ function figureOf(element) {
   layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
   for (const trace of data) {
     trace.visible = trace.meta.show.every((name) => boxes[name]?.checked ?? true);
-    if (details[trace.meta.detail?.[0]]) putDetail(trace, layout.xaxis.range);
+    if (trace.type === "scatter" && trace.x.bdata) cut(trace, layout.xaxis.range);
   }
   return { data, layout };
 }

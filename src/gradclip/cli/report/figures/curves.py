@@ -55,7 +55,7 @@ def curve(
     points = single(values)
     kept = picked(points, most)
     drawn = go.Scatter(
-        x=steps[kept],
+        x=steps[kept].astype(np.float64),
         y=points[kept],
         name=plain(name),
         meta=meta,

@@ -41,7 +41,13 @@ def histogram(findings: Findings) -> go.Figure | None:
             "range": [low - pad, high + pad],
             "fixedrange": True,
         },
-        yaxis={"title": {"text": "steps"}, "ticksuffix": " %", "rangemode": "tozero", "nticks": 5},
+        yaxis={
+            "title": {"text": "steps"},
+            "ticksuffix": " %",
+            "exponentformat": "none",
+            "rangemode": "tozero",
+            "nticks": 5,
+        },
         margin={"t": 12 + 17 * len(marked)},
     )
     for place, (name, log) in enumerate(marked.items()):
