@@ -176,6 +176,13 @@ def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
     assert np.sort(trace.customdata, axis=None)[-2] == 50.0
 
 
+def test_a_norm_beyond_float32_is_the_largest_of_the_map() -> None:
+    found = heat(find([run_of(torch.ones(1), each=((1, {"a": 1e300, "b": 1.0}),))]))
+    assert found is not None
+    assert found.data[0].customdata[:, 0].tolist() == pytest.approx([3.4028235e38, 1.0])
+    assert found.data[0].z[:, 0].tolist() == pytest.approx([300.0, 0.0])
+
+
 def test_a_tensor_without_norms_is_an_empty_row() -> None:
     found = heat(find([run_of(torch.ones(1), each=((1, {"a": NAN, "b": 0.0}), (2, {"a": NAN, "b": INF})))]))
     assert found is not None

@@ -4,6 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from gradclip.cli.report.figures.curves import single
 from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
 from gradclip.cli.report.findings import Findings
 from gradclip.cli.report.tensors import MOST_ROWS
@@ -33,7 +34,7 @@ def heat(findings: Findings) -> go.Figure | None:
         x=found.steps[starts],
         y=places,
         z=logs.astype(np.float32),
-        customdata=cells.astype(np.float32),
+        customdata=single(cells),
         text=np.tile(np.array([[plain(name)] for name in names]), len(starts)),
         hovertemplate="%{text}<br>step %{x:,d}: %{customdata:.4~g}<extra></extra>",
         hoverongaps=False,
