@@ -200,7 +200,7 @@ def test_tensors_are_listed_by_their_share() -> None:
 
 
 def test_candidates_are_fixed_at_suggestions_and_adaptive_below_the_largest() -> None:
-    found = candidates([("tight", 1.0), ("conservative", 3.0)])
+    found = candidates({"tight": 1.0, "conservative": 3.0})
     assert [policy for _, policy in found] == [
         FixedNorm(1.0),
         FixedNorm(3.0),
@@ -208,14 +208,14 @@ def test_candidates_are_fixed_at_suggestions_and_adaptive_below_the_largest() ->
         AutoClip(3.0, percentile=90.0),
         MedianClip(3.0),
     ]
-    assert [type(policy) for _, policy in candidates([])] == [ZClip, AutoClip, MedianClip]
+    assert [type(policy) for _, policy in candidates({})] == [ZClip, AutoClip, MedianClip]
 
 
 def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = [9.0] * 100 + [0.5, 2.0] * 50
     monkeypatch.setattr("gradclip.cli.report.policies.REPLAYED", 100)
     run = Run("run", series(norms))
-    found = tried(run, [("tight", 1.0)])
+    found = tried(run, {"tight": 1.0})
     assert found[0].replayed.share_clipped == 0.5
     assert [each.fixed for each in found] == [True, False, False, False]
     assert [len(each.replayed.thresholds) for each in found] == [100] * 4

@@ -30,11 +30,6 @@ class Raised(NamedTuple):
     first_step: int
     times: int
 
-    @property
-    def meaning(self) -> str:
-        """What it means, and what to do."""
-        return MEANINGS[self.name]
-
 
 def alarms_of(run: Run) -> list[Raised]:
     """Return the alarms of a run in the order in which they first began."""

@@ -45,6 +45,11 @@ class Finding:
     rates: NDArray[np.float64] | None
 
     @property
+    def suggested(self) -> dict[str, float]:
+        """The thresholds that are advised, by name, as they are written down: with three digits."""
+        return {each.name: float(digits(each.max_norm)) for each in self.advice.suggestions}
+
+    @property
     def highest_rate(self) -> float:
         """The largest share of the last steps that were clipped; 0 where none is known."""
         return 0.0 if self.rates is None else float(np.nanmax(self.rates))
@@ -99,28 +104,17 @@ class Findings:
         return first, max(first + 1, *(finding.facts.last for finding in self.each))
 
     @property
-    def suggested(self) -> dict[str, float]:
-        """The thresholds that are advised for the first run, by name."""
-        return {each.name: rounded(each.max_norm) for each in self.first.advice.suggestions}
-
-    @property
     def thresholds(self) -> dict[str, float]:
-        """The same, and the one in use."""
+        """The thresholds that are advised for the first run, and the one in use, by name."""
         used = self.first.run.threshold
-        return self.suggested if used is None else {**self.suggested, "in use": used}
+        return self.first.suggested if used is None else {**self.first.suggested, "in use": used}
 
 
 def find(runs: Sequence[Run]) -> Findings:
     """Find out what a report over runs says."""
     window = window_of(runs)
     each = [_find(run, window) for run in runs]
-    suggested = [(suggestion.name, rounded(suggestion.max_norm)) for suggestion in each[0].advice.suggestions]
-    return Findings(each, tensors_of(runs[0].series), tried(runs[0], suggested), window)
-
-
-def rounded(threshold: float) -> float:
-    """Return a threshold as it is written down: with three digits."""
-    return float(digits(threshold))
+    return Findings(each, tensors_of(runs[0].series), tried(runs[0], each[0].suggested), window)
 
 
 def _find(run: Run, window: int) -> Finding:

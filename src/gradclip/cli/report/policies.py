@@ -1,7 +1,7 @@
 """What a handful of policies would have done to the recorded norms, by the code that runs in training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -36,14 +36,14 @@ class Tried:
         return isinstance(self.policy, FixedNorm)
 
 
-def candidates(suggested: Sequence[tuple[str, float]]) -> list[tuple[str, Policy]]:
+def candidates(suggested: Mapping[str, float]) -> list[tuple[str, Policy]]:
     """Return the policies to try, by name: fixed at each suggested threshold, and adaptive ones below the largest.
 
     Args:
-        suggested: The names and values of suggested thresholds; there may be none.
+        suggested: The suggested thresholds by name; there may be none.
     """
-    ceiling = max((value for _, value in suggested), default=math.inf)
-    fixed: list[tuple[str, Policy]] = [(f"fixed, {name}", FixedNorm(value)) for name, value in suggested]
+    ceiling = max(suggested.values(), default=math.inf)
+    fixed: list[tuple[str, Policy]] = [(f"fixed, {name}", FixedNorm(value)) for name, value in suggested.items()]
     return [
         *fixed,
         ("zclip", ZClip(ceiling)),
@@ -52,7 +52,7 @@ def candidates(suggested: Sequence[tuple[str, float]]) -> list[tuple[str, Policy
     ]
 
 
-def tried(run: Run, suggested: Sequence[tuple[str, float]]) -> list[Tried]:
+def tried(run: Run, suggested: Mapping[str, float]) -> list[Tried]:
     """Replay the candidates over the last steps of a run."""
     series = run.series
     end = Series(series.source, series.steps[-REPLAYED:], series.norms[-REPLAYED:])
