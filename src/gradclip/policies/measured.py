@@ -151,16 +151,19 @@ class Norms(NamedTuple):
         """Return the norms of the units of the parameters themselves, of shape (U,)."""
         return _known(self.weights)
 
-    def subset(self, part: "Subset", has: frozenset[int] | None) -> "Norms":
+    def subset(self, part: "Subset", has: frozenset[int] | None = None) -> "Norms":
         """Return the norms of some parameters; the norm of each must be known.
 
         Args:
             part: The parameters.
-            has: What is `present`, made for all parts once.
+            has: What is `present`, where it was made for several parts once.
         """
         if not self.complete:
             refuse_parts()
-        present = None if has is None else [i for i, place in enumerate(part.listed) if place in has]
+        present = self.present
+        if present is not None:
+            has = frozenset(present) if has is None else has
+            present = [i for i, place in enumerate(part.listed) if place in has]
         rows = None if self.units is None else self.units[part.units]
         weights = None if self.weights is None else self.weights[part.units]
         some = self._replace(layout=part.layout, present=present, units=rows, weights=weights)
