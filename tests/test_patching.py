@@ -16,7 +16,8 @@ from torch.nn.utils import clip_grad
 
 import gradclip
 import rank_functions
-from gradclip.policies import FixedNorm, ZClip
+from gradclip.patching.clippers import IDLE
+from gradclip.policies import FixedNorm, MedianClip, ZClip
 from gradclip.records import Memory
 from gradclip.testing import RankPool
 
@@ -333,6 +334,77 @@ def test_parameters_one_by_one() -> None:
                 p.grad = torch.ones(2)
                 nn.utils.clip_grad_norm_(p, 0.5)
     assert [record.step for record in records.records] == [step for step in (1, 2, 3, 4) for _ in parameters]
+
+
+@pytest.mark.parametrize("begins", [0, 4, 20], ids=["calls", "both", "steps"])
+def test_a_rule_goes_on_whether_the_script_clips_a_step_or_not(begins: int) -> None:
+    """It has learned from the steps before: a spike does not begin anew, and steps are counted as one run."""
+    records = Memory()
+    p = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    with gradclip.patch(MedianClip(math.inf, warmup=3), sinks=[records]):
+        for step in range(10):
+            p.grad = torch.full((1,), 1000.0 if step == 7 else 1.0)
+            if step >= begins:
+                nn.utils.clip_grad_norm_([p], 1e9)
+            optimizer.step()
+            assert p.grad.item() <= 2.0
+    assert [(x.step, x.group) for x in records.records] == [(step, None) for step in range(1, 11)]
+
+
+def test_parameters_that_come_and_go_are_of_one_run() -> None:
+    """As where a caller lists those that have a gradient, and heads are trained in turn."""
+    trunk, heads = nn.Linear(3, 3), [nn.Linear(3, 1) for _ in range(3)]
+    parameters = [*trunk.parameters(), *(p for head in heads for p in head.parameters())]
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    records, norms = Memory(), []
+    with gradclip.patch(sinks=[records]):
+        for step in range(7):
+            optimizer.zero_grad()
+            heads[step % 3](trunk(torch.ones(1, 3))).sum().backward()
+            having = [p for p in parameters if p.grad is not None]
+            norms.append(norm_of([p.grad for p in having]))
+            if step != 4:
+                nn.utils.clip_grad_norm_(having, 1e9)
+            optimizer.step()
+    assert [(x.step, x.group) for x in records.records] == [(step, None) for step in range(1, 8)]
+    assert [x.total_norm for x in records.records] == pytest.approx(norms)
+
+
+def test_a_call_about_some_of_those_that_have_a_gradient_is_about_these_alone() -> None:
+    """The others stay as they are."""
+    p, q = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([p, q], lr=0.0)
+    with gradclip.patch(sinks=[Memory()]):
+        for _ in range(3):
+            p.grad, q.grad = torch.full((1,), 3.0), torch.full((1,), 4.0)
+            nn.utils.clip_grad_norm_([p, q], 2.5)
+            assert (p.grad.item(), q.grad.item()) == pytest.approx((1.5, 2.0))
+            nn.utils.clip_grad_norm_([p], 0.5)
+            assert (p.grad.item(), q.grad.item()) == pytest.approx((0.5, 2.0))
+            optimizer.step()
+
+
+def test_models_that_calls_clipped_are_let_go() -> None:
+    """With their optimizers; and those that no optimizer stepped with, after many other calls."""
+    gone = []
+    with gradclip.patch(sinks=[Memory()]):
+        for steps in (True, True, False):
+            p = nn.Parameter(torch.ones(2))
+            p.grad = torch.ones(2)
+            nn.utils.clip_grad_norm_([p], 1.0)
+            if steps:
+                torch.optim.SGD([p], lr=0.1).step()
+            gone.append(weakref.ref(p))
+        del p
+        gc.collect()
+        assert [reference() is None for reference in gone] == [True, True, False]
+        other = nn.Parameter(torch.ones(1))
+        other.grad = torch.ones(1)
+        for _ in range(2 * IDLE):
+            nn.utils.clip_grad_norm_([other], 1.0)
+        gc.collect()
+        assert gone[2]() is None
 
 
 def test_models_that_are_gone_are_let_go() -> None:

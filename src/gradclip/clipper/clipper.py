@@ -19,7 +19,7 @@ from gradclip.clipper.arguments import (
 from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.saved import loaded, saved
-from gradclip.clipper.selection import Source, select
+from gradclip.clipper.selection import Selection, Source, select
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Scalar
@@ -202,10 +202,14 @@ class GradClipper(Attaching):
 
     def _follow(self) -> None:
         if self._source is not None and (grown := self._source.grown()) is not None:
-            self._pipeline = self._pipeline.with_selection(grown)
-            self._selection = grown
-            self._trust.follow(grown)
+            self._work_on(grown)
             self._source.take_up()
+
+    def _work_on(self, selection: Selection) -> None:
+        """Go on with more parameters, those of the same name as before."""
+        self._pipeline = self._pipeline.with_selection(selection)
+        self._selection = selection
+        self._trust.follow(selection)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
