@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from analysis.reading.files import record, refusal, write_lines
-from gradclip.analysis.reading import read_series
+from gradclip.analysis.reading import ReadError, read_series
 
 
 def rows(*epochs: tuple[int, list[int]], **more: Any) -> list[dict[str, Any]]:
@@ -57,15 +57,27 @@ def test_runs_in_one_table(tmp_path: Path, name: str, form: str) -> None:
 
     def written(values: list[int]) -> Path:
         if form == "jsonl":
-            entries = [{"step": i, "grad_norm": 1.5, name: value} for value in values for i in range(1, 4)]
+            entries = [{"step": i, "grad_norm": value + i / 2 - 0.5, name: value} for value in values for i in (1, 2, 3)]
             return write_lines(tmp_path / "run.jsonl", [*entries, {"step": 9, name: 5}])
-        lines = [f"{i},1.5,{value}" for value in values for i in range(1, 4)]
+        lines = [f"{i},{value + i / 2 - 0.5},{value}" for value in values for i in (1, 2, 3)]
         (tmp_path / "run.csv").write_text("\n".join([f"step,grad_norm,{name}", *lines, "9,,5"]) + "\n")
         return tmp_path / "run.csv"
 
     assert len(read_series(written([7]))) == 3
-    message = "the rows are of 2 runs: '7', '8'. Write each to a file of its own."
-    assert refusal(written([7, 8])) == message
+    way_out = "Name one with run= (on the command line: --run), or write each to a file of its own."
+    assert refusal(written([7, 8])) == f"the rows are of 2 runs: '7', '8'. {way_out}"
+    series = read_series(written([7, 8]), run="8")
+    assert series.steps.tolist() == [1, 2, 3]
+    assert series.norms.tolist() == [8.0, 8.5, 9.0]
+    assert series.remarks == ()
+    with pytest.raises(ReadError, match="there is no run '5'; there are: '7', '8'."):
+        read_series(written([7, 8]), run="5")
+
+
+def test_a_run_of_a_table_without_names_of_runs(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "run.jsonl", [record(1)])
+    with pytest.raises(ReadError, match="there is no run 'a'; no column says of which run a row is."):
+        read_series(path, run="a")
 
 
 def test_a_run_of_which_some_steps_are_recorded(tmp_path: Path) -> None:

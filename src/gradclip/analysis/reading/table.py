@@ -12,115 +12,79 @@
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import final
 
-from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.frames import from_text, polars, rows_from
-from gradclip.analysis.reading.gather import Gathering, torn_lines
-from gradclip.analysis.reading.names import choose
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Rows, rows_of
+from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
+from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import number
-from gradclip.analysis.series import Series
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
 
 AT_ONCE = 10_000
-"""Rows that the slow way reads at once."""
+"""Rows with cells over several lines that are read at once."""
 
 
-def read_table(path: Path, column: str | None) -> Series:
-    """Read a table.
-
-    Args:
-        path: The file.
-        column: The column of the norm; None for a usual name.
-
-    Returns:
-        The run.
+def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+    """Return the rows of a table, piece by piece.
 
     Raises:
-        ReadError: If it holds none.
+        ReadError: If a row cannot be read, or no column is that of the norm.
     """
-    polars(path)
-    gathering = Gathering(path)
-    with path.open("rb") as file:
-        rest = pieces(file, path)
-        first = next(rest, Piece(1, b""))
-        table = _Table(path, first, column)
-        for rows in table.rows(chain([table.below(first)], rest)):
-            gathering.add(rows)
-    if table.torn:
-        gathering.remarks.append(torn_lines(table.torn))
-    return gathering.series(sort=True)
-
-
-@final
-class _Row(NamedTuple):
-    """A row: the line that it begins on, the one below it, whether nothing ends it, and its cells."""
-
-    line: int
-    below: int
-    open: bool
-    cells: list[str]
+    source.any_order = True
+    with files[0].open("rb") as file:
+        rest = pieces(file, source.path)
+        table = _Table(next(rest, Piece(1, b"")), source)
+        yield from table.chunks(chain([table.below], rest))
 
 
 @final
 class _Table:
-    """A table: with polars, and row by row where cells are not what is usual there.
+    """A table, of which the names in the first piece are read at once.
 
-    Args:
-        path: The file.
-        first: Its first piece, with the names of the columns.
-        column: The column of the norm.
+    Attributes:
+        below: What comes below the names in this piece.
     """
 
-    def __init__(self, path: Path, first: Piece, column: str | None) -> None:
-        self._polars: Any = polars(path)
-        self._path = path
+    def __init__(self, first: Piece, source: Source) -> None:
+        self._source = source
         text = first.data.strip().partition(b"\n")[0].decode(errors="replace")
         self._separator = max(SEPARATORS, key=text.count)
         names: list[str] = []
-        self._below = first.line
-        for row in self._cells([first]):
-            self._below = row.below
-            if any(names := [cell.strip() for cell in row.cells]):
+        below = first.line
+        for _, below, cells in self._rows([first]):
+            if any(names := [cell.strip() for cell in cells]):
                 break
         if names and all(map(_is_number, names)):
-            problem = "the first line must name the columns, and holds numbers. Write their names above it."
-            raise ReadError(path, problem, line=self._below - 1)
-        self._fields = choose(names, column, path)
+            source.refuse(
+                "the first line must name the columns, and holds numbers. Write their names above it.", below - 1
+            )
+        source.choose(dict.fromkeys(names), "column")
         self._width = len(names)
-        self._places = {name: names.index(name) for name in self._fields.values()}
-        self.torn: list[int] = []
-        """Lines that are torn."""
+        self._places = {name: names.index(name) for name in source.fields.values()}
+        above = sum(len(text) for line, text in first.lines() if line < below)
+        self.below = Piece(below, first.data[above:], open=first.open)
 
-    def below(self, first: Piece) -> Piece:
-        """Return what comes below the names in the first piece."""
-        above = sum(len(text) for line, text in first.lines() if line < self._below)
-        return Piece(self._below, first.data[above:], open=first.open)
-
-    def rows(self, rest: Iterator[Piece]) -> Iterator[Rows]:
-        """Return the rows of pieces."""
+    def chunks(self, rest: Iterator[Piece]) -> Iterator[Chunk]:
+        """Return the rows of pieces: by polars where every line is one row, by Python where cells have several."""
         for piece in rest:
-            quick = None if piece.open else self._quick(piece)
-            if quick is not None:
-                yield quick
-            elif b'"' in piece.data:  # where a cell may go on in the next piece
-                yield from self._slow(chain([piece], rest))
-            else:
-                yield from self._slow([piece])
+            if chunk := self._parsed(piece):
+                yield chunk
+                continue
+            some = chain([piece], rest) if b'"' in piece.data else [piece]  # a cell may go on in the next piece
+            entries = self._entries(some)
+            while batch := list(islice(entries, AT_ONCE)):
+                yield chunk_of(batch, self._source)
 
-    def _quick(self, piece: Piece) -> Rows | None:
-        """Return the rows of a piece; None where rows are not lines, or a number is none."""
-        errors = self._polars.exceptions
+    def _parsed(self, piece: Piece) -> Chunk | None:
+        pl = polars(self._source)
         header = self._separator.join(map(str, range(self._width))).encode() + b"\n"
         try:
-            cells = self._polars.read_csv(
+            cells = pl.read_csv(
                 header + piece.data,
                 separator=self._separator,
                 columns=[str(place) for place in self._places.values()],
@@ -128,47 +92,48 @@ class _Table:
                 truncate_ragged_lines=True,
                 encoding="utf8-lossy",
             )
-        except (errors.PolarsError, errors.PanicException):
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             return None
-        if cells.height != piece.count:
+        if piece.open or cells.height != piece.count:
             return None
-        named = cells.select(self._polars.col(str(place)).alias(name) for name, place in self._places.items())
-        numbers = from_text(named, self._fields)
-        return None if numbers is None else rows_from(numbers, self._fields, piece.line)
-
-    def _slow(self, some: Iterable[Piece]) -> Iterator[Rows]:
-        entries = self._entries(some)
-        while batch := list(islice(entries, AT_ONCE)):
-            yield rows_of(batch, self._fields, self._path)
+        fields = self._source.fields
+        frame = cells.select(pl.col(str(self._places[name])).alias(role) for role, name in fields.items())
+        lines = range(piece.line, piece.line + piece.count)
+        return Chunk(lines, frame, lambda row, name: cells[row, str(self._places[name])] or "")
 
     def _entries(self, some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, str]]]:
-        for row in self._cells(some):
-            if row.open and 0 < len(row.cells) < self._width:
-                self.torn.append(row.line)
-            elif row.cells:
-                cells = {name: row.cells[place] for name, place in self._places.items() if place < len(row.cells)}
-                yield row.line, cells
+        is_open = False
 
-    def _cells(self, some: Iterable[Piece]) -> Iterator[_Row]:
-        last, start = False, 0
+        def noticed() -> Iterator[Piece]:
+            nonlocal is_open
+            for piece in some:
+                is_open = piece.open
+                yield piece
+
+        for line, _, cells in self._rows(noticed()):
+            if is_open and 0 < len(cells) < self._width:
+                self._source.torn.append(line)
+            elif cells:
+                yield line, {name: cells[place] for name, place in self._places.items() if place < len(cells)}
+
+    def _rows(self, some: Iterable[Piece]) -> Iterator[tuple[int, int, list[str]]]:
+        """Return the line on which each row begins, the one below it, and its cells."""
+        start, begin = 0, 0
 
         def lines() -> Iterator[str]:
-            nonlocal last, start
+            nonlocal start
             for piece in some:
                 start = start or piece.line
-                for _, text in piece.lines():
-                    last = piece.open
-                    yield text.decode(errors="replace")
+                yield from (text.decode(errors="replace") for _, text in piece.lines())
 
         reader = csv.reader(lines(), delimiter=self._separator)
-        begin = 0
         try:
             for cells in reader:
-                yield _Row(start + begin, start + reader.line_num, last, cells)
+                yield start + begin, start + reader.line_num, cells
                 begin = reader.line_num
         except csv.Error as error:
             problem = f"the row cannot be read ({error}). Is a quote not closed? Correct or delete it."
-            raise ReadError(self._path, problem, line=start + begin) from error
+            self._source.refuse(problem, start + begin)
 
 
 def _is_number(cell: str) -> bool:

@@ -9,12 +9,12 @@ import torch
 
 from gradclip.analysis.reading import ReadError
 from gradclip.analysis.reading.error import listed
-from gradclip.analysis.reading.gather import Gathering
 from gradclip.analysis.reading.jsonl import SAMPLE, entries
-from gradclip.analysis.reading.names import Fields, choose
+from gradclip.analysis.reading.names import FLAGS, NO_STATUS, STATUSES, Fields, choose
 from gradclip.analysis.reading.order import check_one_run
 from gradclip.analysis.reading.pieces import Piece
-from gradclip.analysis.reading.rows import FLAGS, NO_STATUS, STATUSES, rows_of
+from gradclip.analysis.reading.rows import chunk_of, rows_of
+from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import LARGEST_STEP, number, plain
 from gradclip.records import ClipRecord
 
@@ -116,24 +116,24 @@ class Lines:
 
     def _checked(self, line: int, entry: dict[str, Any]) -> ClipRecord | None:
         """Return the record of any entry, as the readers take it; None where it has no norm."""
-        rows = rows_of([(line, entry)], self._fields or {}, self._path)
-        Gathering(self._path).add(rows)  # which refuses negative norms
-        if not len(rows.lines):
+        source = Source(self._path, fields=self._fields or {})
+        row = rows_of(chunk_of([(line, entry)], source), source).row(0, named=True)
+        if row["norms"] is None:
             return None
-        step = self._last_step + 1 if rows.steps is None else int(rows.steps)
-        self._check_group(rows.groups)
-        for _, policy in rows.policies:
+        step = row.get("steps", self._last_step + 1)
+        self._check_group(row.get("group") or None)
+        if (policy := row.get("policy")) not in (None, self._policy):
             self._change_policy(policy, step, line)
-        code = NO_STATUS if rows.statuses is None else int(rows.statuses)
-        return self._record(entry.get, step, rows.norms.item(), STATUSES[code] if code >= 0 else UNKNOWN)
+        code = row.get("status", NO_STATUS)
+        return self._record(entry.get, step, row["norms"], STATUSES[code] if code >= 0 else UNKNOWN)
 
-    def _check_group(self, groups: set[str | None]) -> None:
-        self._groups |= groups
+    def _check_group(self, group: str | None) -> None:
+        self._groups.add(group)
         if len(self._groups) > 1:
             names = listed(sorted(group or "all parameters" for group in self._groups))
             problem = f"the records are of several groups: {names}. Write each to a file of its own."
             raise ReadError(self._path, problem)
-        self._group = next(iter(groups), None)
+        self._group = group
 
     def _change_policy(self, policy: str, step: int, line: int) -> None:
         if self._policy is not None and self._least_step is not None:
