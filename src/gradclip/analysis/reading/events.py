@@ -53,7 +53,7 @@ def read_events(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
             source.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
     source.choose(dict.fromkeys(scalars), "tag")
     rows = _rows({role: columns for role, tag in source.fields.items() if (columns := scalars[tag])}, source)
-    yield Chunk(rows["place"], rows.drop("place"), lambda row, name: None)
+    yield Chunk(rows["place"], rows.drop("place"))
 
 
 def _rows(scalars: Mapping[str, tuple[array[int], array[float]]], source: Source) -> pl.DataFrame:

@@ -50,7 +50,7 @@ def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
         remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
     steps, lines = frame["steps"].to_torch(), frame["line"].to_torch()
-    if (onward := counted_on(steps, _numbers(frame, "epochs"))) is not None:
+    if (onward := counted_on(steps, _numbers(frame, "epochs"), _numbers(frame, "lrs"))) is not None:
         steps = onward
         remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(pl.Series("steps", steps.numpy()))

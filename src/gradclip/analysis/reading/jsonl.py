@@ -49,7 +49,10 @@ def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         for piece in pieces(file, source.path):
             if not source.fields:
                 source.choose(_samples(piece, source), "field")
-            yield _parsed(piece, source) or chunk_of(list(entries(piece, source.path, source.torn)), source)
+            if chunk := _parsed(piece, source):
+                yield chunk
+            elif found := list(entries(piece, source.path, source.torn)):
+                yield chunk_of([line for line, _ in found], [entry for _, entry in found], source)
             source.details.look(piece.data, piece.line)
 
 
@@ -98,7 +101,11 @@ def _parsed(piece: Piece, source: Source) -> Chunk | None:
         lines = [line for line, text in piece.lines() if text.strip(EMPTY)]
     if frame is None or frame.height != len(lines):
         return None
-    return Chunk(lines, frame, lambda row, name: _value(piece, lines[row], name))
+
+    def entry(row: int) -> dict[str, Any]:
+        return json.loads(next(text for line, text in piece.lines() if line == lines[row]))
+
+    return Chunk(lines, frame, entry)
 
 
 def _frame(piece: Piece, source: Source) -> "pl.DataFrame | None":
@@ -112,8 +119,3 @@ def _frame(piece: Piece, source: Source) -> "pl.DataFrame | None":
             frame = pl.read_ndjson(data, schema=schema)
             return frame.rename({name: role for role, name in source.fields.items()})
     return None
-
-
-def _value(piece: Piece, line: int, name: str) -> Any:
-    text = next(text for number, text in piece.lines() if number == line)
-    return json.loads(text).get(name)

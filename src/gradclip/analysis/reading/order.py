@@ -60,21 +60,22 @@ def counted(steps: Tensor, lines: Tensor, part: str, *, sort: bool) -> Counted:
     return Counted(slice(None) if order is None else order[kept], remarks)
 
 
-def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
+def counted_on(steps: Tensor, epochs: Tensor | None, lrs: Tensor | None) -> Tensor | None:
     """Return the steps of a counter that begins again in every epoch as those of the run; None where it does not.
 
     A run that is resumed goes back in an epoch, or once. A counter goes back where the epoch rises; without epochs, to
-    the same step each time, after as many steps.
+    the same step each time, after as many steps. A run that is begun anew does so too, and its schedule with it.
 
     Args:
         steps: The number of the step of each row.
         epochs: The number of the epoch of each row, where it is known.
+        lrs: The learning rate of each row, where it is known.
     """
     falls, apart = steps.diff() <= 0, spacing(steps)
     if epochs is None:
         starts, ends = steps[1:][falls], steps[:-1][falls]
         alike = len(ends) > 1 and bool((starts == steps[0]).all()) and int(ends.max() - ends.min()) <= apart
-        if not alike:
+        if not alike or (lrs is not None and _begins_again(lrs, steps)):
             return None
         epochs = torch.cat([torch.zeros(1), falls.cumsum(0)])
     else:
@@ -85,6 +86,16 @@ def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
     none = torch.zeros(len(numbers), dtype=steps.dtype)
     longest = none.scatter_reduce(0, places, steps, "amax", include_self=False) - int(steps.min()) + apart
     return steps + (longest.cumsum(0) - longest)[places]
+
+
+def _begins_again(lrs: Tensor, steps: Tensor) -> bool:
+    """Say whether the learning rate changes, but is the same at a step whenever that comes."""
+    numbers, places = steps.unique(return_inverse=True)
+    least, most = (
+        torch.zeros(len(numbers), dtype=lrs.dtype).scatter_reduce(0, places, lrs, how, include_self=False)
+        for how in ("amin", "amax")
+    )
+    return bool((least == most).all() and (lrs != lrs[0]).any())
 
 
 def spaced(steps: Tensor) -> list[str]:

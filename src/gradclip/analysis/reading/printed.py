@@ -68,7 +68,7 @@ def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         norm, step = source.fields["norms"], source.fields.get("steps", source.fields["norms"])
         told = (found for found in chain(first, entries) if norm in found[1] and step in found[1])
         while batch := list(islice(told, AT_ONCE)):
-            yield chunk_of(batch, source)
+            yield chunk_of([line for line, _ in batch], [entry for _, entry in batch], source)
 
 
 def is_printed(head: str) -> bool:

@@ -28,12 +28,13 @@ class Chunk(NamedTuple):
     Attributes:
         lines: Where each is in the file.
         frame: What is read, by role: columns of numbers or of text, null for nothing.
-        value: From a row and the name of a column in the file to what stands there, for messages.
+        entry: From a row to its values as they are written, by the names of columns, for messages; None where the
+            frame holds their text.
     """
 
     lines: Sequence[int] | pl.Series
     frame: pl.DataFrame
-    value: Callable[[int, str], Any]
+    entry: Callable[[int], Mapping[str, Any]] | None = None
 
 
 def polars(source: Source) -> Any:
@@ -45,15 +46,15 @@ def polars(source: Source) -> Any:
     return pl
 
 
-def chunk_of(entries: Sequence[tuple[int, Mapping[str, Any]]], source: Source) -> Chunk:
-    """Return the rows of entries: pairs of a place in the file and values by the names of columns."""
+def chunk_of(lines: Sequence[int], entries: Sequence[Mapping[str, Any]], source: Source) -> Chunk:
+    """Return the rows of entries: values by the names of columns, and the places of these in the file."""
     pl = polars(source)
     columns = [
         pl.Series(role, values, dtype=kind)
         for role, name in source.fields.items()
-        for values, kind in [_alike(role, [entry.get(name) for _, entry in entries])]
+        for values, kind in [_alike(role, [entry.get(name) for entry in entries])]
     ]
-    return Chunk([line for line, _ in entries], pl.DataFrame(columns), lambda row, name: entries[row][1].get(name))
+    return Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
 
 
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
@@ -71,7 +72,8 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
         if refused.any():
             row = refused.fill_null(False).arg_max() or 0  # noqa: FBT003
             name = source.fields[role]
-            words = problem.format(name=shown(name), value=shown(chunk.value(row, name)), norm=norms[row])
+            value = chunk.entry(row).get(name) if chunk.entry else raw[row, role] or ""
+            words = problem.format(name=shown(name), value=shown(value), norm=norms[row])
             source.refuse(words, int(chunk.lines[row]))
 
     missing = norms.is_null()

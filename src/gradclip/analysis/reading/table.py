@@ -15,7 +15,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
@@ -38,102 +38,102 @@ def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
     source.any_order = True
     with files[0].open("rb") as file:
         rest = pieces(file, source.path)
-        table = _Table(next(rest, Piece(1, b"")), source)
-        yield from table.chunks(chain([table.below], rest))
+        first = next(rest, Piece(1, b""))
+        head = _head(first, source)
+        above = sum(len(text) for line, text in first.lines() if line < head.below)
+        rest = chain([Piece(head.below, first.data[above:], open=first.open)], rest)
+        for piece in rest:
+            if chunk := _parsed(piece, head, source):
+                yield chunk
+            else:  # a cell over several lines may go on in the next piece
+                rows = _rows(chain([piece], rest) if b'"' in piece.data else [piece], head.separator, source)
+                entries = _entries(rows, head, source)
+                while batch := list(islice(entries, AT_ONCE)):
+                    yield chunk_of([line for line, _ in batch], [entry for _, entry in batch], source)
 
 
 @final
-class _Table:
-    """A table, of which the names in the first piece are read at once.
+class _Head(NamedTuple):
+    """What stands between cells, the names of columns, and the line below them."""
 
-    Attributes:
-        below: What comes below the names in this piece.
-    """
+    separator: str
+    names: list[str]
+    below: int
 
-    def __init__(self, first: Piece, source: Source) -> None:
-        self._source = source
-        text = first.data.strip().partition(b"\n")[0].decode(errors="replace")
-        self._separator = max(SEPARATORS, key=text.count)
-        names: list[str] = []
-        below = first.line
-        for _, below, cells in self._rows([first]):
-            if any(names := [cell.strip() for cell in cells]):
-                break
-        if names and all(map(_is_number, names)):
-            source.refuse(
-                "the first line must name the columns, and holds numbers. Write their names above it.", below - 1
-            )
-        source.choose(dict.fromkeys(names), "column")
-        self._width = len(names)
-        self._places = {name: names.index(name) for name in source.fields.values()}
-        above = sum(len(text) for line, text in first.lines() if line < below)
-        self.below = Piece(below, first.data[above:], open=first.open)
 
-    def chunks(self, rest: Iterator[Piece]) -> Iterator[Chunk]:
-        """Return the rows of pieces: by polars where every line is one row, by Python where cells have several."""
-        for piece in rest:
-            if chunk := self._parsed(piece):
-                yield chunk
-                continue
-            some = chain([piece], rest) if b'"' in piece.data else [piece]  # a cell may go on in the next piece
-            entries = self._entries(some)
-            while batch := list(islice(entries, AT_ONCE)):
-                yield chunk_of(batch, self._source)
+@final
+class _Row(NamedTuple):
+    """The line on which a row begins, the one below it, whether nothing ends it, and its cells."""
 
-    def _parsed(self, piece: Piece) -> Chunk | None:
-        pl = polars(self._source)
-        header = self._separator.join(map(str, range(self._width))).encode() + b"\n"
-        try:
-            cells = pl.read_csv(
-                header + piece.data,
-                separator=self._separator,
-                columns=[str(place) for place in self._places.values()],
-                infer_schema=False,
-                truncate_ragged_lines=True,
-                encoding="utf8-lossy",
-            )
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            return None
-        if piece.open or cells.height != piece.count:
-            return None
-        fields = self._source.fields
-        frame = cells.select(pl.col(str(self._places[name])).alias(role) for role, name in fields.items())
-        lines = range(piece.line, piece.line + piece.count)
-        return Chunk(lines, frame, lambda row, name: cells[row, str(self._places[name])] or "")
+    line: int
+    below: int
+    open: bool
+    cells: list[str]
 
-    def _entries(self, some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, str]]]:
-        is_open = False
 
-        def noticed() -> Iterator[Piece]:
-            nonlocal is_open
-            for piece in some:
-                is_open = piece.open
-                yield piece
+def _head(first: Piece, source: Source) -> _Head:
+    text = first.data.strip().partition(b"\n")[0].decode(errors="replace")
+    separator = max(SEPARATORS, key=text.count)
+    filled = (row for row in _rows([first], separator, source) if any(map(str.strip, row.cells)))
+    row = next(filled, _Row(1, 1 + first.count, first.open, []))
+    head = _Head(separator, [cell.strip() for cell in row.cells], row.below)
+    if head.names and all(map(_is_number, head.names)):
+        problem = "the first line must name the columns, and holds numbers. Write their names above it."
+        source.refuse(problem, head.below - 1)
+    source.choose(dict.fromkeys(head.names), "column")
+    return head
 
-        for line, _, cells in self._rows(noticed()):
-            if is_open and 0 < len(cells) < self._width:
-                self._source.torn.append(line)
-            elif cells:
-                yield line, {name: cells[place] for name, place in self._places.items() if place < len(cells)}
 
-    def _rows(self, some: Iterable[Piece]) -> Iterator[tuple[int, int, list[str]]]:
-        """Return the line on which each row begins, the one below it, and its cells."""
-        start, begin = 0, 0
+def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
+    """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
+    pl = polars(source)
+    places = {role: str(head.names.index(name)) for role, name in source.fields.items()}
+    numbered = head.separator.join(map(str, range(len(head.names)))).encode() + b"\n"
+    try:
+        cells = pl.read_csv(
+            numbered + piece.data,
+            separator=head.separator,
+            columns=list(places.values()),
+            infer_schema=False,
+            truncate_ragged_lines=True,
+            encoding="utf8-lossy",
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return None
+    if piece.open or cells.height != piece.count:
+        return None
+    frame = cells.select(pl.col(place).alias(role) for role, place in places.items())
+    return Chunk(range(piece.line, piece.line + piece.count), frame)
 
-        def lines() -> Iterator[str]:
-            nonlocal start
-            for piece in some:
-                start = start or piece.line
-                yield from (text.decode(errors="replace") for _, text in piece.lines())
 
-        reader = csv.reader(lines(), delimiter=self._separator)
-        try:
-            for cells in reader:
-                yield start + begin, start + reader.line_num, cells
-                begin = reader.line_num
-        except csv.Error as error:
-            problem = f"the row cannot be read ({error}). Is a quote not closed? Correct or delete it."
-            self._source.refuse(problem, start + begin)
+def _entries(rows: Iterable[_Row], head: _Head, source: Source) -> Iterator[tuple[int, dict[str, str]]]:
+    for row in rows:
+        if row.open and 0 < len(row.cells) < len(head.names):
+            source.torn.append(row.line)
+        elif row.cells:
+            cells = list(zip(head.names, row.cells, strict=False))
+            yield row.line, dict(reversed(cells))  # of two columns of one name the first counts
+
+
+def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[_Row]:
+    """Return the rows of pieces, whose cells may have several lines."""
+    last, start = b"", 0
+
+    def lines() -> Iterator[str]:
+        nonlocal last, start
+        for piece in some:
+            start = start or piece.line
+            for _, last in piece.lines():
+                yield last.decode(errors="replace")
+
+    reader, begin = csv.reader(lines(), delimiter=separator), 0
+    try:
+        for cells in reader:
+            yield _Row(start + begin, start + reader.line_num, not last.endswith(b"\n"), cells)
+            begin = reader.line_num
+    except csv.Error as error:
+        problem = f"the row cannot be read ({error}). Is a quote not closed? Correct or delete it."
+        source.refuse(problem, start + begin)
 
 
 def _is_number(cell: str) -> bool:

@@ -43,7 +43,7 @@ def read_trainer_state(files: Sequence[Path], source: Source) -> Iterator[Chunk]
     source.choose(samples, "field")
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
-    yield chunk_of(list(enumerate(history, 1)), source)
+    yield chunk_of(range(1, len(history) + 1), history, source)
 
 
 def _parsed(path: Path, source: Source) -> Any:

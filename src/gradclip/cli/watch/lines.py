@@ -117,12 +117,13 @@ class Lines:
     def _checked(self, line: int, entry: dict[str, Any]) -> ClipRecord | None:
         """Return the record of any entry, as the readers take it; None where it has no norm."""
         source = Source(self._path, fields=self._fields or {})
-        row = rows_of(chunk_of([(line, entry)], source), source).row(0, named=True)
+        row = rows_of(chunk_of([line], [entry], source), source).row(0, named=True)
         if row["norms"] is None:
             return None
         step = row.get("steps", self._last_step + 1)
         self._check_group(row.get("group") or None)
-        if (policy := row.get("policy")) not in (None, self._policy):
+        policy = row.get("policy")
+        if policy is not None and policy != self._policy:
             self._change_policy(policy, step, line)
         code = row.get("status", NO_STATUS)
         return self._record(entry.get, step, row["norms"], STATUSES[code] if code >= 0 else UNKNOWN)
