@@ -59,6 +59,14 @@ def test_epochs_of_mmcv(tmp_path: Path) -> None:
     assert (series.steps.tolist(), series.norms.tolist()) == ([50, 100, 150, 200], [51.0, 101.0, 52.0, 102.0])
 
 
+def test_counters_on_other_lines_are_not_missed(tmp_path: Path) -> None:
+    lines = [f"evaluating, step {i}\n" + str({"loss": 0.5, "grad_norm": f"{i}.5"}) for i in (1, 2, 3)]
+    (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3], [1.5, 2.5, 3.5])
+    assert series.remarks == ("There are no numbers of steps: the rows are counted from 1.",)
+
+
 def test_a_long_prologue(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("loading weights, shard 1 of 9\n" * 3000 + "step: 1 grad_norm: 2.5\n")
     assert read_series(tmp_path / "train.log").norms.tolist() == [2.5]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import NAMES, choose
+from gradclip.analysis.reading.names import NAMES
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
 from gradclip.analysis.reading.source import Source
@@ -48,7 +48,10 @@ def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
     with files[0].open("rb") as file:
         for piece in pieces(file, source.path):
             if not source.fields:
-                source.choose(_samples(piece, source), "field")
+                samples = source.sample((entry for _, entry in entries(piece, source.path, [])), SAMPLE)
+                if not samples:
+                    source.refuse("there is no whole record in it. Wait for the first, or name another file.")
+                source.choose(samples, "field")
             if chunk := _parsed(piece, source):
                 yield chunk
             elif found := list(entries(piece, source.path, source.torn)):
@@ -75,22 +78,6 @@ def entries(piece: Piece, path: str | PathLike[str], torn: list[int]) -> Iterato
         if not isinstance(found, dict):
             raise ReadError(path, "the line is no JSON object. Delete it, or name another file.", line=line)
         yield line, found
-
-
-def _samples(piece: Piece, source: Source) -> dict[str, Any]:
-    """Return the fields of the first lines, with a value each; of more lines where the norm is not among them."""
-    samples: dict[str, Any] = {}
-    for count, (_, entry) in enumerate(entries(piece, source.path, torn=[]), 1):
-        samples |= {name: value for name, value in entry.items() if samples.get(name) is None}
-        if count == SAMPLE:
-            try:
-                choose(list(samples), source.column, source.path)
-            except ReadError:
-                continue
-            break
-    if not samples:
-        source.refuse("there is no whole record in it. Wait for the first, or name another file.")
-    return samples
 
 
 def _parsed(piece: Piece, source: Source) -> Chunk | None:

@@ -15,7 +15,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from gradclip.analysis.reading.rows import Chunk, chunk_of
 from gradclip.analysis.reading.source import Source
 
 AT_ONCE = 10_000
-"""Lines with numbers that are read at once; the names of the first of them are those that there are."""
+"""Lines with numbers that are read at once, and among whose names that of the norm is looked for."""
 
 END = re.compile(r"[\r\n]+")
 
@@ -55,26 +55,24 @@ def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         ReadError: If no number is named as the norm.
     """
     with files[0].open("rb") as file:
-        entries = _entries(pieces(file, source.path))
-        first: list[tuple[int, dict[str, Any]]] = []
-        while not source.fields:
-            more = list(islice(entries, AT_ONCE))
-            first += more
-            try:
-                source.choose(_samples(entry for _, entry in first), "number")
-            except ReadError:
-                if not more:
-                    raise
-        norm, step = source.fields["norms"], source.fields.get("steps", source.fields["norms"])
-        told = (found for found in chain(first, entries) if norm in found[1] and step in found[1])
-        while batch := list(islice(told, AT_ONCE)):
-            yield chunk_of([line for line, _ in batch], [entry for _, entry in batch], source)
+        entries, ahead = tee(_entries(pieces(file, source.path)))
+        source.choose(source.sample((entry for _, entry in ahead), AT_ONCE), "number")
+        del ahead
+        norm = source.fields["norms"]
+        told = (found for found in entries if norm in found[1])
+        batch = list(islice(told, AT_ONCE))
+        source.choose(source.sample((entry for _, entry in batch), AT_ONCE + 1), "number")  # what is told beside it
+        step = source.fields.get("steps", norm)
+        while batch:
+            kept = [found for found in batch if step in found[1]]
+            yield chunk_of([line for line, _ in kept], [entry for _, entry in kept], source)
+            batch = list(islice(told, AT_ONCE))
 
 
 def is_printed(head: str) -> bool:
     """Say whether text begins like that of a trainer, with a norm that has a name beside it."""
     try:
-        choose(list(_samples(map(entry_of, END.split(head)))), None, "")
+        choose(list({name: None for line in END.split(head) for name in entry_of(line)}), None, "")
     except ReadError:
         return False
     return True
@@ -114,8 +112,3 @@ def _entries(some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
             for part in END.split(data.decode(errors="replace")):
                 if entry := entry_of(part):
                     yield number, entry
-
-
-def _samples(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the names of the numbers in lines, in the order in which they come, with a value each."""
-    return {name: value for entry in entries for name, value in entry.items()}

@@ -1,9 +1,9 @@
 """What is asked of a recorded run, and what is noticed while it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any, NoReturn, final
 
 from gradclip.analysis.reading.details import Details
@@ -38,18 +38,29 @@ class Source:
     torn: list[int] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def choose(self, samples: Mapping[str, Any], kind: str) -> None:
-        """Choose the columns to read, from their names with a value each; one that is no name is not read as one."""
+    def sample(self, entries: Iterable[Mapping[str, Any]], enough: int) -> dict[str, Any]:
+        """Return the names in the first entries, with a value each; in more where the norm is not among so many."""
+        samples: dict[str, Any] = {}
+        for count, entry in enumerate(entries, 1):
+            samples |= {name: value for name, value in entry.items() if samples.get(name) is None}
+            if count % enough == 0:
+                with suppress(ReadError):
+                    self.choose(samples)
+                    break
+        return samples
+
+    def choose(self, samples: Mapping[str, Any], kind: str = "column") -> None:
+        """Choose the columns to read from their names, with a value each: what is no name is not read as one."""
+        words = {"policy": str, "group": str, "run": (str, int)}
         fields = choose(list(samples), self.column, self.path, kind)
-        named = {"policy": (str,), "group": (str,), "run": (str, int)}
         self.fields = {
             role: name
             for role, name in fields.items()
-            if role not in named or type(samples[name]) in (*named[role], NoneType)
+            if samples[name] is None or isinstance(samples[name], words.get(role, object))
         }
 
     def refuse(self, problem: str, line: int | None = None) -> NoReturn:
-        """Raise a `ReadError` about a line, or about the whole."""
+        """Raise a `ReadError` about a line, or about the file."""
         raise ReadError(self.path, problem, line=line, part=self.part)
 
     def noticed(self) -> list[str]:

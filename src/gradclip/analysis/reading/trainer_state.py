@@ -35,12 +35,10 @@ def read_trainer_state(files: Sequence[Path], source: Source) -> Iterator[Chunk]
             "there is no list log_history in it. Name a trainer_state.json, or write one record a line (JSON Lines)."
         )
     source.part = "log_history entry"
-    samples: dict[str, Any] = {}
     for place, entry in enumerate(history, 1):
         if not isinstance(entry, dict):
             source.refuse("the entry is no object. Delete it.", place)
-        samples |= entry
-    source.choose(samples, "field")
+    source.choose(source.sample(history, 1 + len(history)), "field")
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
     yield chunk_of(range(1, len(history) + 1), history, source)
