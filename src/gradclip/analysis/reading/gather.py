@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradclip.analysis.reading.error import listed
 from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES
-from gradclip.analysis.reading.order import check_one_run, counted, counted_on, spaced
+from gradclip.analysis.reading.order import check_one_run, counted_on, spaced, that_count
 from gradclip.analysis.reading.rows import polars
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.series import Event, Series
@@ -49,23 +49,19 @@ def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
     if "steps" not in frame:
         remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
-    steps, lines = frame["steps"].to_torch(), frame["line"].to_torch()
-    if (onward := counted_on(steps, _numbers(frame, "epochs"), _numbers(frame, "lrs"))) is not None:
-        steps = onward
+    if (onward := counted_on(frame)) is not None:
         remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
-        frame = frame.with_columns(pl.Series("steps", steps.numpy()))
-    check_one_run(source.path, steps, lines, policies, source.part)
-    order, dropped = counted(steps, lines, source.part, sort=source.any_order)
-    if isinstance(order, Tensor):
-        frame = frame[order.numpy()]
-    steps, norms, times = frame["steps"].to_torch(), frame["norms"].to_torch(), _numbers(frame, "times")
+        frame = frame.with_columns(steps=onward)
+    check_one_run(source.path, frame["steps"], frame["line"], policies, source.part)
+    frame, dropped = that_count(frame, source)
+    steps, times = frame["steps"].to_torch(), _numbers(frame, "times")
     remarks += [*dropped, *spaced(steps)]
     if len(policies) > 1:
         remarks.append(f"The policy changes: {listed([policy for _, policy in policies], 4)}.")
     return Series(
         source=fspath(source.path),
         steps=steps,
-        norms=norms,
+        norms=frame["norms"].to_torch(),
         norms_after=_numbers(frame, "norms_after"),
         thresholds=_numbers(frame, "thresholds"),
         clipped=(frame["status"] == CLIPPED).to_torch() if "status" in frame else None,

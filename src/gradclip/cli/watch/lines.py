@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from gradclip.analysis.reading import ReadError
 from gradclip.analysis.reading.error import listed
 from gradclip.analysis.reading.jsonl import SAMPLE, entries
@@ -138,9 +136,8 @@ class Lines:
 
     def _change_policy(self, policy: str, step: int, line: int) -> None:
         if self._policy is not None and self._least_step is not None:
-            steps = torch.tensor([self._least_step, self._last_step, step])
-            lines = torch.tensor([0, 0, line])
-            check_one_run(self._path, steps, lines, [(0, self._policy), (2, policy)], "line")
+            steps = (self._least_step, self._last_step, step)
+            check_one_run(self._path, steps, (0, 0, line), [(0, self._policy), (2, policy)])
         self._policy = policy
 
     def _record(self, get: Callable[[str], Any], step: int, norm: float, status: str) -> ClipRecord:
