@@ -66,36 +66,37 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     Raises:
         ReadError: If a norm or a step is not what it should be.
     """
-    raw, norms = chunk.frame, _numbers(chunk.frame["norms"])
-
-    def check(refused: pl.Series, role: str, problem: str) -> None:
-        if refused.any():
-            row = refused.fill_null(False).arg_max() or 0  # noqa: FBT003
-            name = source.fields[role]
-            value = chunk.entry(row).get(name) if chunk.entry else raw[row, role] or ""
-            words = problem.format(name=shown(name), value=shown(value), norm=norms[row])
-            source.refuse(words, int(chunk.lines[row]))
-
-    missing = norms.is_null()
+    pl, raw = polars(source), chunk.frame
+    norms = _numbers(raw["norms"])
+    columns = [pl.Series("line", chunk.lines, dtype=int)]
+    kept = norms.is_not_null()
+    refused = {f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}": ("norms", norms < 0.0)}
     if not raw["norms"].dtype.is_numeric():
         said_so = raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
-        check(missing & ~said_so, "norms", f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}")
-    check(norms < 0.0, "norms", f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}")
-    pl = polars(source)
-    columns = [pl.Series("line", chunk.lines, dtype=int)]
-    kept = ~missing
+        refused[f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"] = ("norms", ~kept & ~said_so)
     if any(role in raw for role in ("status", *FLAGS)):
-        status = _statuses(raw, source)
-        kept |= status >= 0
-        columns.append(status.alias("status"))
+        columns.append(_statuses(raw, source).alias("status"))
+        kept |= columns[-1] >= 0
     if "steps" in raw:
-        steps = _whole(raw["steps"])
-        check(kept & steps.is_null(), "steps", "{name} must be the whole number of a step, got {value}. Put it right.")
-        columns.append(steps)
-    columns.append(norms.set(kept & missing, float("nan")))
+        columns.append(_whole(raw["steps"]))
+        problem = "{name} must be the whole number of a step, got {value}. Put it right."
+        refused[problem] = ("steps", kept & columns[-1].is_null())
+    _check(refused, chunk, source)
+    columns.append(norms.set(kept & norms.is_null(), float("nan")))
     columns += [_numbers(raw[role]) for role in NUMBERS if role in raw]
     columns += [raw[role].cast(pl.Categorical) for role in NAMES if role in raw]
     return raw.select(columns)
+
+
+def _check(refused: Mapping[str, tuple[str, pl.Series]], chunk: Chunk, source: Source) -> None:
+    """Raise for the first row that is refused, if one is: by problem, the column that has it, and in which rows."""
+    first = [(rows.arg_max() or 0, role, problem) for problem, (role, rows) in refused.items() if rows.any()]
+    if first:
+        row, role, problem = min(first)
+        name = source.fields[role]
+        value = chunk.entry(row).get(name) if chunk.entry else chunk.frame[row, role] or ""
+        norm = _numbers(chunk.frame["norms"])[row]
+        source.refuse(problem.format(name=shown(name), value=shown(value), norm=norm), int(chunk.lines[row]))
 
 
 def _alike(role: str, values: list[Any]) -> tuple[list[Any], type]:
