@@ -65,8 +65,13 @@ class Lines:
         self._learn(found)
         if self._fields is None:
             return
-        for line, entry in found:
-            if (record := self._usual(entry) or self._checked(line, entry)) is not None:
+        rows: list[dict[str, Any]] = []
+        for place, (line, entry) in enumerate(found):
+            record = self._usual(entry)
+            if record is None:
+                rows = rows or self._rows(found)
+                record = self._checked(rows[place], line, entry)
+            if record is not None:
                 if self._least_step is None or record.step < self._least_step:
                     self._least_step = record.step
                 self._last_step = record.step
@@ -112,10 +117,14 @@ class Lines:
             return self._record(get, step, norm, status)
         return None if self._has_status else self._record(get, step, norm, UNKNOWN)
 
-    def _checked(self, line: int, entry: dict[str, Any]) -> ClipRecord | None:
-        """Return the record of any entry, as the readers take it; None where it has no norm."""
+    def _rows(self, entries: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Return the rows of entries as the readers take them: all at once, as one costs nearly as much."""
         source = Source(self._path, fields=self._fields or {})
-        row = rows_of(chunk_of([line], [entry], source), source).row(0, named=True)
+        lines, objects = [line for line, _ in entries], [entry for _, entry in entries]
+        return rows_of(chunk_of(lines, objects, source), source).rows(named=True)
+
+    def _checked(self, row: dict[str, Any], line: int, entry: dict[str, Any]) -> ClipRecord | None:
+        """Return the record of any entry, of which the row is known; None where it has no norm."""
         if row["norms"] is None:
             return None
         step = row.get("steps", self._last_step + 1)
