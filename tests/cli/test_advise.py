@@ -162,3 +162,18 @@ def test_one_of_several_runs_in_a_table(command: str, tmp_path: Path, capsys: py
     )
     assert main([command, str(tmp_path / "runs.csv"), "--run", "b", "--json"]) == 0
     assert '"steps": 200' in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_said_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    norms = lognormal(300)
+    steps = [*range(1, 201), *range(151, 251)]
+    rows = [f"{step},{norm}\n" for step, norm in zip(steps, norms, strict=True)]
+    (tmp_path / "run.csv").write_text("step,grad_norm\n" + "".join(rows))
+    left_out = (
+        "50 of 300 rows are left out: the run goes back to step 151 (line 202), and later rows count from there on."
+    )
+    for command in ("advise", "replay"):
+        assert main([command, str(tmp_path / "run.csv")]) == 0
+        assert left_out in capsys.readouterr().out
+        assert main([command, str(tmp_path / "run.csv"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["remarks"] == [left_out]

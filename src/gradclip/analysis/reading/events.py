@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import FLAGS, may_be_of_use
+from gradclip.analysis.reading.names import FLAGS, NUMBERS, may_be_of_use
 from gradclip.analysis.reading.rows import Chunk, polars
 from gradclip.analysis.reading.source import Source
 
@@ -71,8 +71,8 @@ def _rows(scalars: Mapping[str, tuple[array[int], array[float]]], source: Source
             alone = points(flag).join(rows, on="steps", how="anti")
             rows = pl.concat([rows, alone.drop(flag)], how="diagonal")
     rows = rows.sort("place")
-    for role in scalars:
-        if role not in rows.columns:
+    for role in (*FLAGS, *NUMBERS):
+        if role in scalars and role not in rows.columns:
             last = points(role).unique("steps", keep="last", maintain_order=True).select("steps", role)
             rows = rows.join(last, on="steps", how="left", maintain_order="left")
     return rows

@@ -60,7 +60,7 @@ def replay(
     if as_json:
         found = {"source": series.source, "steps": len(series), "largest": rows.largest(series)}
         policies = [asdict(rows.row_of(each, series)) for each in played]
-        typer.echo(json.dumps({**found, "policies": policies}, allow_nan=False))
+        typer.echo(json.dumps({**found, "policies": policies, "remarks": series.remarks}, allow_nan=False))
     else:
         display.show(series, played)
 
