@@ -1,4 +1,9 @@
-"""Readers of recorded runs, whoever wrote them: one module a format.
+"""Readers of recorded runs, whoever wrote them.
+
+    file ─► kind ─► chunks ─► rows ─► a frame ─► the rows that count ─► Series
+            kinds   a format  rows    gather     order                  gather
+
+A format is one module: it finds rows and columns of text or numbers. What follows is the same for all.
 
 | format | told by | the norm is in |
 |---|---|---|
