@@ -8,6 +8,7 @@ import pytest
 
 from analysis.reading.files import refusal
 from gradclip.analysis.reading import read_series
+from gradclip.analysis.reading.printed import entry_of
 
 Line = Callable[[int, float], str]
 
@@ -76,3 +77,9 @@ def test_another_name(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("step: 1 | gradient size: 2.5 | grad_norm: 1.0\n")
     assert read_series(tmp_path / "train.log", column="gradient size").norms.tolist() == [2.5]
     assert "there is no number 'size of it'; there are: " in refusal(tmp_path / "train.log", column="size of it")
+
+
+def test_names_are_short_and_begin_where_a_word_does() -> None:
+    """So that text of any kind is looked through in a time that grows with its length, not with its square."""
+    assert entry_of("x" * 1_000_000) == {}
+    assert entry_of("after all of this prose, which may be as long as it likes, saved loss: 0.5")["loss"] == "0.5"

@@ -34,8 +34,8 @@ DICT = re.compile(r"\{.*\}")
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 
-PAIR = re.compile(rf"([a-z_][\w/.@\- ]*?)\s*[:=]\s*({NUMBER})(?=[\s,;|)\]%]|$)", re.IGNORECASE)
-"""Words, and a number that they name."""
+PAIR = re.compile(rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*[:=]\s*({NUMBER})(?=[\s,;|)\]%]|$)", re.IGNORECASE)
+"""Words, and a number that they name. What they are looked for in may be any text, of any length."""
 
 COUNTER = re.compile(
     r"\b(step|iter|iteration|update|epoch)s?\b[\s:=]*\[?\s*(\d+)\b(?:\]\s*\[\s*(\d+)\b)?", re.IGNORECASE
