@@ -100,12 +100,19 @@ def history(steps: int) -> Iterator[str]:
     yield "\n]}\n"
 
 
+def printed(steps: int) -> Iterator[str]:
+    """Lines as a trainer prints them."""
+    for step, norm in enumerate(norms(steps), 1):
+        yield f"step {step:5d} | loss: 2.500000 | lr 1.0000e-03 | norm: {norm!r} | dt: 1.25ms | tok/sec: 9.5\n"
+
+
 FORMATS: dict[str, tuple[str, Callable[[int], Iterable[str]]]] = {
     "JSON Lines of ours, norms of parameters every 100 steps": ("ours.jsonl", lambda steps: records(steps, 100)),
     "JSON Lines of ours, norms of parameters every 4 steps": ("each.jsonl", lambda steps: records(steps, 4)),
     "JSON Lines of others": ("others.jsonl", foreign),
     "CSV of Weights & Biases": ("export.csv", exported),
     "trainer_state.json": ("trainer_state.json", history),
+    "text": ("train.log", printed),
 }
 
 

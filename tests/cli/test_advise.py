@@ -152,3 +152,37 @@ def test_standard_input(tmp_path: Path) -> None:
     refused = subprocess.run([*command, "-"], input="no norm\n", capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "standard input: no column has a usual name of the norm" in refused.stderr
+
+
+@pytest.mark.parametrize("bound", ["0", "-1", "nan"])
+def test_a_bound_that_none_is(bound: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write(tmp_path / "run.jsonl", lognormal(200))
+    assert main(["advise", str(run), f"--max-norm={bound}"]) == 2
+    assert f"--max-norm must be > 0, got {bound}. Leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["advise", "replay"])
+def test_one_of_several_runs_in_a_table(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{step},{norm},{name}\n" for name in ("a", "b") for step, norm in enumerate(lognormal(200), 1)]
+    (tmp_path / "runs.csv").write_text("step,grad_norm,run\n" + "".join(rows))
+    assert main([command, str(tmp_path / "runs.csv")]) == 2
+    assert (
+        "the rows are of 2 runs: 'a', 'b'. Name one with run= (on the command line: --run)" in capsys.readouterr().err
+    )
+    assert main([command, str(tmp_path / "runs.csv"), "--run", "b", "--json"]) == 0
+    assert '"steps": 200' in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_said_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    norms = lognormal(300)
+    steps = [*range(1, 201), *range(151, 251)]
+    rows = [f"{step},{norm}\n" for step, norm in zip(steps, norms, strict=True)]
+    (tmp_path / "run.csv").write_text("step,grad_norm\n" + "".join(rows))
+    left_out = (
+        "50 of 300 rows are left out: the run goes back to step 151 (line 202), and later rows count from there on."
+    )
+    for command in ("advise", "replay"):
+        assert main([command, str(tmp_path / "run.csv")]) == 0
+        assert left_out in capsys.readouterr().out
+        assert main([command, str(tmp_path / "run.csv"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["remarks"] == [left_out]

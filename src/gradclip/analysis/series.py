@@ -6,6 +6,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from gradclip.validation import check_number
+
 
 def spacing(steps: Tensor) -> int:
     """Return how many steps there are from row to row, where they rise: the median."""
@@ -77,8 +79,14 @@ class Series:
 
         Args:
             max_norm: The bound on the total norm, > 0.
+
+        Raises:
+            TypeError: If it is no number.
+            ValueError: If it is not > 0.
         """
-        bounds = torch.full_like(self.norms, max_norm)
+        way_out = "Take the run as it is where nothing was clipped."
+        bound = check_number("Series.clipped_at", "max_norm", max_norm, above=0.0, advice=way_out)
+        bounds = torch.full_like(self.norms, bound)
         after = torch.minimum(self.norms, bounds)
         return replace(self, thresholds=bounds, norms_after=after, clipped=self.norms > bounds)
 

@@ -26,12 +26,16 @@ RunFile = Annotated[
     ),
 ]
 Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, where it has no usual name.")]
+RunName = Annotated[
+    str | None, typer.Option("--run", metavar="NAME", help="The run, where the rows of several stand in one table.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def advise(
     run: RunFile,
     column: Column = None,
+    name: RunName = None,
     *,
     warmup: Annotated[
         int | None,
@@ -42,7 +46,6 @@ def advise(
         typer.Option(
             "--max-norm",
             "--bound",
-            min=0.0,
             metavar="X",
             help="What the run was clipped at, where its file does not say.",
         ),
@@ -56,7 +59,9 @@ def advise(
     """Say which threshold to clip at, or why a recorded run does not tell."""
     from gradclip.analysis import advise as advise_on  # noqa: PLC0415 -- not needed for --help
 
-    series = read(run, column)
+    if max_norm is not None and not max_norm > 0.0:
+        raise UserError(f"--max-norm must be > 0, got {max_norm:g}. Leave it out where nothing was clipped.")
+    series = read(run, column, name)
     if max_norm is not None:
         series = series.clipped_at(max_norm)
     try:
@@ -69,7 +74,7 @@ def advise(
         _show(advice)
 
 
-def read(run: Path, column: str | None) -> "Series":
+def read(run: Path, column: str | None, name: str | None = None) -> "Series":
     """Read a recorded run, which is on standard input where it is called `-`.
 
     Raises:
@@ -83,11 +88,11 @@ def read(run: Path, column: str | None) -> "Series":
             with path.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             try:
-                return replace(read(path, column), source=SOURCE)
+                return replace(read(path, column, name), source=SOURCE)
             except UserError as error:
                 raise UserError(str(error).replace(str(path), SOURCE)) from None
     try:
-        return read_series(run, column=column)
+        return read_series(run, column=column, run=name)
     except ReadError as error:
         raise UserError(str(error)) from None
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from analysis.reading.files import record, refusal, write_lines
-from gradclip.analysis.reading import read_series
+from gradclip.analysis.reading import ReadError, read_series
 
 
 def rows(*epochs: tuple[int, list[int]], **more: Any) -> list[dict[str, Any]]:
@@ -45,6 +45,22 @@ def test_without_epochs(tmp_path: Path) -> None:
     assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("lrs", "steps"),
+    [
+        ([0.1, 0.2, 0.3] * 3, [1, 2, 3]),  # a schedule that begins again: the run was begun anew
+        ([0.1 * i for i in range(9)], list(range(1, 10))),
+        ([0.1] * 9, list(range(1, 10))),  # which tells nothing
+        ([0.1, None, 0.3] * 3, list(range(1, 10))),
+    ],
+)
+def test_a_schedule_tells_a_run_begun_anew_from_a_counter(
+    tmp_path: Path, lrs: list[float | None], steps: list[int]
+) -> None:
+    entries = [{"step": 1 + i % 3, "grad_norm": 1.0, "lr": lr} for i, lr in enumerate(lrs)]
+    assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == steps
+
+
 def test_fractions_of_epochs_count_nothing(tmp_path: Path) -> None:
     entries = [{"step": step, "epoch": step / 3, "grad_norm": 1.0} for step in (1, 2, 3, 2, 3, 4)]
     assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == [1, 2, 3, 4]
@@ -57,15 +73,29 @@ def test_runs_in_one_table(tmp_path: Path, name: str, form: str) -> None:
 
     def written(values: list[int]) -> Path:
         if form == "jsonl":
-            entries = [{"step": i, "grad_norm": 1.5, name: value} for value in values for i in range(1, 4)]
+            entries = [
+                {"step": i, "grad_norm": value + i / 2 - 0.5, name: value} for value in values for i in (1, 2, 3)
+            ]
             return write_lines(tmp_path / "run.jsonl", [*entries, {"step": 9, name: 5}])
-        lines = [f"{i},1.5,{value}" for value in values for i in range(1, 4)]
+        lines = [f"{i},{value + i / 2 - 0.5},{value}" for value in values for i in (1, 2, 3)]
         (tmp_path / "run.csv").write_text("\n".join([f"step,grad_norm,{name}", *lines, "9,,5"]) + "\n")
         return tmp_path / "run.csv"
 
     assert len(read_series(written([7]))) == 3
-    message = "the rows are of 2 runs: '7', '8'. Write each to a file of its own."
-    assert refusal(written([7, 8])) == message
+    way_out = "Name one with run= (on the command line: --run), or write each to a file of its own."
+    assert refusal(written([7, 8])) == f"the rows are of 2 runs: '7', '8'. {way_out}"
+    series = read_series(written([7, 8]), run="8")
+    assert series.steps.tolist() == [1, 2, 3]
+    assert series.norms.tolist() == [8.0, 8.5, 9.0]
+    assert series.remarks == ()
+    with pytest.raises(ReadError, match="there is no run '5'; there are: '7', '8'."):
+        read_series(written([7, 8]), run="5")
+
+
+def test_a_run_of_a_table_without_names_of_runs(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "run.jsonl", [record(1)])
+    with pytest.raises(ReadError, match="there is no run 'a'; no column says of which run a row is."):
+        read_series(path, run="a")
 
 
 def test_a_run_of_which_some_steps_are_recorded(tmp_path: Path) -> None:
@@ -88,3 +118,10 @@ def test_a_bound_that_the_file_does_not_say(tmp_path: Path) -> None:
     assert series.clipped is not None and series.clipped.tolist() == [False, True]
     assert series.norms_after is not None and series.norms_after.tolist() == [0.5, 2.0]
     assert series.thresholds is not None and series.thresholds.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])
+def test_no_run_was_clipped_at_such_a_bound(tmp_path: Path, bound: float) -> None:
+    series = read_series(write_lines(tmp_path / "run.jsonl", [{"grad_norm": 0.5}]))
+    with pytest.raises(ValueError, match=r"`Series.clipped_at\(max_norm=...\)` must be > 0, got .* as it is where"):
+        series.clipped_at(bound)

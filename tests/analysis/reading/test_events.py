@@ -110,6 +110,14 @@ def test_another_tag(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith("no tag has a usual name of the norm; there are: 'a/x', 'b/x', 'a/y'.")
 
 
+def test_scalars_named_like_what_is_text_elsewhere(tmp_path: Path) -> None:
+    names = ("grad_norm", "status", "policy", "run", "group", "step", "time", "epoch")
+    write(tmp_path, {name: {1: 1.0, 2: 2.0} for name in names})
+    series = read_series(tmp_path)
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [1.0, 2.0])
+    assert series.policy is None and series.clipped is None
+
+
 def test_a_folder_with_runs_in_it(tmp_path: Path) -> None:
     write(tmp_path / "logs" / "version_0", {"grad_norm": {1: 1.0}})
     assert read_series(tmp_path).norms.tolist() == [1.0]

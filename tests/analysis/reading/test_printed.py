@@ -8,6 +8,7 @@ import pytest
 
 from analysis.reading.files import refusal
 from gradclip.analysis.reading import read_series
+from gradclip.analysis.reading.printed import entry_of
 
 Line = Callable[[int, float], str]
 
@@ -59,6 +60,14 @@ def test_epochs_of_mmcv(tmp_path: Path) -> None:
     assert (series.steps.tolist(), series.norms.tolist()) == ([50, 100, 150, 200], [51.0, 101.0, 52.0, 102.0])
 
 
+def test_counters_on_other_lines_are_not_missed(tmp_path: Path) -> None:
+    lines = [f"evaluating, step {i}\n" + str({"loss": 0.5, "grad_norm": f"{i}.5"}) for i in (1, 2, 3)]
+    (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3], [1.5, 2.5, 3.5])
+    assert series.remarks == ("There are no numbers of steps: the rows are counted from 1.",)
+
+
 def test_a_long_prologue(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("loading weights, shard 1 of 9\n" * 3000 + "step: 1 grad_norm: 2.5\n")
     assert read_series(tmp_path / "train.log").norms.tolist() == [2.5]
@@ -68,3 +77,9 @@ def test_another_name(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("step: 1 | gradient size: 2.5 | grad_norm: 1.0\n")
     assert read_series(tmp_path / "train.log", column="gradient size").norms.tolist() == [2.5]
     assert "there is no number 'size of it'; there are: " in refusal(tmp_path / "train.log", column="size of it")
+
+
+def test_names_are_short_and_begin_where_a_word_does() -> None:
+    """So that text of any kind is looked through in a time that grows with its length, not with its square."""
+    assert entry_of("x" * 1_000_000) == {}
+    assert entry_of("after all of this prose, which may be as long as it likes, saved loss: 0.5")["loss"] == "0.5"

@@ -1,4 +1,9 @@
-"""Readers of recorded runs, whoever wrote them: one module a format.
+"""Readers of recorded runs, whoever wrote them.
+
+    file ─► kind ─► chunks ─► rows ─► a frame ─► the rows that count ─► Series
+            kinds   a format  rows    gather     order                  gather
+
+A format is one module: it finds rows and columns of text or numbers. What follows is the same for all.
 
 | format | told by | the norm is in |
 |---|---|---|
@@ -20,24 +25,28 @@ from pathlib import Path
 
 from gradclip.analysis.reading.error import ReadError
 from gradclip.analysis.reading.events import read_events
+from gradclip.analysis.reading.gather import series_of
 from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import files_of
 from gradclip.analysis.reading.printed import read_printed
+from gradclip.analysis.reading.rows import rows_of
+from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.table import read_table
 from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Series
 
 __all__ = ["ReadError", "read_series"]
 
-READERS = {
+FORMATS = {
     "jsonl": read_jsonl,
     "table": read_table,
     "trainer_state": read_trainer_state,
     "printed": read_printed,
+    "events": read_events,
 }
 
 
-def read_series(path: str | PathLike[str], *, column: str | None = None) -> Series:
+def read_series(path: str | PathLike[str], *, column: str | None = None, run: str | None = None) -> Series:
     r"""Read a recorded run.
 
     A file of any size is read in pieces: only the columns that are returned, and norms of single parameters at no more
@@ -48,6 +57,7 @@ def read_series(path: str | PathLike[str], *, column: str | None = None) -> Seri
             two.
         column: The column, field or tag of the norm, where it has no usual name, or several have. The folder, the run
             of Weights & Biases, and case may be left out where it is clear without them.
+        run: The run, where a table holds several, one under another.
 
     Returns:
         The run: its steps rise, and `remarks` say what was left out.
@@ -66,17 +76,15 @@ def read_series(path: str | PathLike[str], *, column: str | None = None) -> Seri
         >>> series.norms, series.events[0].step
         (tensor([2.5000,    nan], dtype=torch.float64), 2)
     """
-    where = Path(path)
+    source = Source(Path(path), column, run)
     try:
-        if "\0" in str(where):
+        if "\0" in str(source.path):
             raise FileNotFoundError  # as for any other name that no file can have
-        kind, files = files_of(where)
-        if kind == "events":
-            return read_events(files, column, where)
-        return READERS[kind](files[0], column)
-    except FileNotFoundError as error:
-        raise ReadError(where, "there is no such file. Check the path.") from error
-    except PermissionError as error:
-        raise ReadError(where, "it may not be read. Ask for the permission, or copy it.") from error
+        kind, files = files_of(source.path)
+        return series_of((rows_of(chunk, source) for chunk in FORMATS[kind](files, source)), source)
+    except FileNotFoundError:
+        source.refuse("there is no such file. Check the path.")
+    except PermissionError:
+        source.refuse("it may not be read. Ask for the permission, or copy it.")
     except OSError as error:
-        raise ReadError(where, f"it cannot be read ({error.strerror}). Check the path and the disk.") from error
+        source.refuse(f"it cannot be read ({error.strerror}). Check the path and the disk.")

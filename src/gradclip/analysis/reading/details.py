@@ -6,6 +6,7 @@ These lines are found by their text and read one by one, so that all the others 
 import json
 import math
 import re
+import sys
 from typing import Any, final
 
 from gradclip.analysis.reading.text import number, plain
@@ -24,14 +25,13 @@ class Details:
     """What has been found so far.
 
     Attributes:
-        each: Lines and the norms there by parameter, every k-th of them where they are too many.
+        each: By line, the norms there by parameter: every k-th of these lines where they are too many.
         nonfinite: By line, the counts of NaN and of infinite elements by parameter.
     """
 
     def __init__(self) -> None:
-        self.each: list[tuple[int, dict[str, float]]] = []
+        self.each: dict[int, dict[str, float]] = {}
         self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
-        self._names: dict[str, str] = {}
         self._stride = 1
         self._seen = 0
         self._kept = 0
@@ -60,34 +60,27 @@ class Details:
             entry: Any = json.loads(text)
         except (ValueError, RecursionError):
             return  # which is for the reader of the lines to say
-        if not isinstance(entry, dict):
-            return
-        counts = entry.get("nonfinite")
+        counts, norms = (entry.get(name) if isinstance(entry, dict) else None for name in ("nonfinite", "norms"))
         if isinstance(counts, dict) and counts and len(self.nonfinite) < MOST_COUNTS:
-            self.nonfinite[line] = {self._name(name): pair for name, given in counts.items() if (pair := _pair(given))}
-        norms = entry.get("norms")
+            self.nonfinite[line] = {_name(name): pair for name, given in counts.items() if (pair := _pair(given))}
         if isinstance(norms, dict) and norms:
             self._seen += 1
             if (self._seen - 1) % self._stride == 0:
-                self._keep(
-                    line,
-                    {self._name(name): norm for name, given in norms.items() if (norm := _norm(given)) is not None},
-                )
+                self.each[line] = {
+                    _name(name): norm for name, given in norms.items() if (norm := _norm(given)) is not None
+                }
+                self._thin(len(self.each[line]))
 
-    def _keep(self, line: int, norms: dict[str, float]) -> None:
-        self.each.append((line, norms))
-        self._kept += len(norms)
+    def _thin(self, new: int) -> None:
+        self._kept += new
         if self._kept > MOST_NORMS and len(self.each) > 1:
-            self.each = self.each[::2]
+            self.each = dict(list(self.each.items())[::2])
             self._stride *= 2
-            self._kept = sum(len(norms) for _, norms in self.each)
+            self._kept = sum(map(len, self.each.values()))
 
-    def _name(self, name: str) -> str:
-        # One text for all lines, which name the same parameters.
-        found = self._names.get(name)
-        if found is None:
-            found = self._names[name] = plain(name)
-        return found
+
+def _name(name: str) -> str:
+    return sys.intern(plain(name))  # one text for all lines, which name the same parameters
 
 
 def _pair(given: Any) -> tuple[int, int] | None:
@@ -99,10 +92,7 @@ def _pair(given: Any) -> tuple[int, int] | None:
 
 def _norm(given: Any) -> float | None:
     """Return a norm; NaN for null, which is how a norm that is not finite is written; None for what is no norm."""
-    if type(given) is float:
-        return given
     try:
-        found = number(given)
+        return math.nan if (found := number(given)) is None else found
     except ValueError:
         return None
-    return math.nan if found is None else found

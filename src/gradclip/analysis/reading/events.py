@@ -5,37 +5,34 @@ what stands at the same steps. The files of a folder are read in the order of th
 that was written again counts as it was written last.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.gather import Gathering
-from gradclip.analysis.reading.names import choose, may_be_of_use
-from gradclip.analysis.reading.scalars import Track, rows_of_tags
-from gradclip.analysis.series import Series
+from gradclip.analysis.reading.names import FLAGS, NUMBERS, may_be_of_use
+from gradclip.analysis.reading.rows import Chunk, polars
+from gradclip.analysis.reading.source import Source
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FRAME = 16
 """Bytes around each record of an event file: its length and two checksums."""
 
 
-def read_events(files: Sequence[Path], column: str | None, source: Path) -> Series:
-    """Read event files.
-
-    Args:
-        files: The files of one run, in the order of time.
-        column: The tag of the norm; None for a usual name.
-        source: The file or folder that was asked for.
-
-    Returns:
-        The run.
+def read_events(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+    """Return a row for each norm in event files: those of one run, in the order of time.
 
     Raises:
         ReadError: If they hold none, or tensorboard is not installed.
     """
-    gathering = Gathering(source, "scalar")
-    tracks: dict[str, Track | None] = {}
+    source.part = "scalar"
+    scalars: dict[str, tuple[array[int], array[float]] | None] = {}
     place = 0
     for file in files:
         size, read = file.stat().st_size, 0
@@ -45,17 +42,40 @@ def read_events(files: Sequence[Path], column: str | None, source: Path) -> Seri
                 place += 1
                 if (number := _scalar(value)) is None:
                     continue
-                if value.tag not in tracks:
-                    tracks[value.tag] = Track() if may_be_of_use(value.tag, column) else None
-                if (track := tracks[value.tag]) is not None:
-                    track.add(place, event.step, number, event.wall_time)
+                if value.tag not in scalars:
+                    scalars[value.tag] = (array("q"), array("d")) if may_be_of_use(value.tag, source.column) else None
+                if (columns := scalars[value.tag]) is not None:
+                    columns[0].extend((place, event.step))
+                    columns[1].extend((number, event.wall_time))
         if size and not read:
             raise ReadError(file, "it is no event file, or damaged from its beginning. Leave it out, or copy it again.")
         if read < size:
-            gathering.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
-    fields = choose(list(tracks), column, source, "tag")
-    gathering.add(rows_of_tags({role: track for role, tag in fields.items() if (track := tracks[tag]) is not None}))
-    return gathering.series()
+            source.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
+    source.choose(dict.fromkeys(scalars), "tag")
+    rows = _rows({role: columns for role, tag in source.fields.items() if (columns := scalars[tag])}, source)
+    yield Chunk(rows["place"], rows.drop("place"))
+
+
+def _rows(scalars: Mapping[str, tuple[array[int], array[float]]], source: Source) -> pl.DataFrame:
+    """Return a row for each norm, and for each flag at a step without one: a norm that was not finite is not logged."""
+    pl = polars(source)
+
+    def points(role: str) -> pl.DataFrame:
+        whole, real = scalars[role]
+        columns = {"place": whole[::2], "steps": whole[1::2], role: real[::2], "times": real[1::2]}
+        return pl.DataFrame({name: pl.Series(name, memoryview(column)) for name, column in columns.items()})
+
+    rows = points("norms")
+    for flag in FLAGS:
+        if flag in scalars:
+            alone = points(flag).join(rows, on="steps", how="anti")
+            rows = pl.concat([rows, alone.drop(flag)], how="diagonal")
+    rows = rows.sort("place")
+    for role in (*FLAGS, *NUMBERS):
+        if role in scalars and role not in rows.columns:
+            last = points(role).unique("steps", keep="last", maintain_order=True).select("steps", role)
+            rows = rows.join(last, on="steps", how="left", maintain_order="left")
+    return rows
 
 
 def _events(file: Path) -> Iterator[tuple[int, Any]]:

@@ -14,26 +14,23 @@ Ours are the fields of `ClipRecord.to_dict()`. From others the norm, and what ha
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.frames import from_text, polars, rows_from
-from gradclip.analysis.reading.gather import Gathering, torn_lines
-from gradclip.analysis.reading.names import Fields, choose
+from gradclip.analysis.reading.names import NAMES
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import FLAGS, NUMBERS, Rows, rows_of
-from gradclip.analysis.series import Series
+from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
+from gradclip.analysis.reading.source import Source
 
 if TYPE_CHECKING:
     import polars as pl
 
 SAMPLE = 100
 """Lines whose keys are the columns, if one of them is that of the norm."""
-
-FEW = 2**16
-"""Bytes of lines that are not worth a second look for the few that need the slow way."""
 
 NOT_FINITE = re.compile(rb"(?<=[:,\[\s])(-?(?:NaN|Infinity))(?=[,}\]\s])")
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
@@ -42,53 +39,27 @@ EMPTY = b" \t\r\n\0"
 """Characters of lines with nothing on them; a disk that was cut off leaves zeros."""
 
 
-def read_jsonl(path: Path, column: str | None) -> Series:
-    """Read JSON Lines.
-
-    Args:
-        path: The file.
-        column: The field of the norm; None for a usual name.
-
-    Returns:
-        The run.
+def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+    """Return the lines of a file, piece by piece.
 
     Raises:
-        ReadError: If it holds none.
+        ReadError: If it holds no record, or a line that is none.
     """
-    polars(path)
-    gathering = Gathering(path)
-    torn: list[int] = []
-    lines: _Lines | None = None
-    with path.open("rb") as file:
-        for piece in pieces(file, path):
-            if lines is None:
-                samples = _samples(piece, path, column)
-                lines = _Lines(path, choose(list(samples), column, path, "field"), samples, torn)
-            for rows in lines.rows(piece):
-                gathering.add(rows)
-            gathering.details.look(piece.data, piece.line)
-    if torn:
-        gathering.remarks.append(torn_lines(torn))
-    return gathering.series()
+    with files[0].open("rb") as file:
+        for piece in pieces(file, source.path):
+            if not source.fields:
+                samples = source.sample((entry for _, entry in entries(piece, source.path, [])), SAMPLE)
+                if not samples:
+                    source.refuse("there is no whole record in it. Wait for the first, or name another file.")
+                source.choose(samples, "field")
+            if chunk := _parsed(piece, source):
+                yield chunk
+            elif found := list(entries(piece, source.path, source.torn)):
+                yield chunk_of([line for line, _ in found], [entry for _, entry in found], source)
+            source.details.look(piece.data, piece.line)
 
 
-def _samples(piece: Piece, path: Path, column: str | None) -> dict[str, Any]:
-    """Return the fields of the first lines, with a value each; of more lines where the norm is not among them."""
-    samples: dict[str, Any] = {}
-    for count, (_, entry) in enumerate(entries(piece, path, torn=[]), 1):
-        samples |= {name: value for name, value in entry.items() if samples.get(name) is None}
-        if count == SAMPLE:
-            try:
-                choose(list(samples), column, path)
-            except ReadError:
-                continue
-            break
-    if not samples:
-        raise ReadError(path, "there is no whole record in it. Wait for the first, or name another file.")
-    return samples
-
-
-def entries(piece: Piece, path: Path, torn: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def entries(piece: Piece, path: str | PathLike[str], torn: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Return the objects of lines and the numbers of these; those of torn lines go into a list."""
     for line, text in piece.lines():
         if not (text := text.strip(EMPTY)):
@@ -109,66 +80,29 @@ def entries(piece: Piece, path: Path, torn: list[int]) -> Iterator[tuple[int, di
         yield line, found
 
 
-@final
-class _Lines:
-    """The lines of a file: with polars, and one by one where a piece holds what it does not take.
+def _parsed(piece: Piece, source: Source) -> Chunk | None:
+    """Return the lines as polars reads them; None where one is torn, no JSON, or nothing but zeros."""
+    frame = _frame(piece, source)
+    lines: Sequence[int] = range(piece.line, piece.line + piece.count)
+    if frame is not None and frame.height != len(lines):
+        lines = [line for line, text in piece.lines() if text.strip(EMPTY)]
+    if frame is None or frame.height != len(lines):
+        return None
 
-    Args:
-        path: The file.
-        fields: What is read.
-        samples: A value of each field.
-        torn: Where the numbers of torn lines go.
-    """
+    def entry(row: int) -> dict[str, Any]:
+        return json.loads(next(text for line, text in piece.lines() if line == lines[row]))
 
-    def __init__(self, path: Path, fields: Fields, samples: dict[str, Any], torn: list[int]) -> None:
-        self._polars: Any = polars(path)
-        self._path = path
-        self._torn = torn
-        self._fields = {role: name for role, name in fields.items() if _fits(role, samples[name])}
-        self._schema = {name: self._kind(role, samples[name]) for role, name in self._fields.items()}
-
-    def rows(self, piece: Piece) -> Iterator[Rows]:
-        """Return the rows of a piece."""
-        quick = self._quick(piece)
-        yield from self._halved(piece) if quick is None else (quick,)
-
-    def _halved(self, piece: Piece) -> Iterator[Rows]:
-        """Go the quick way with as much as possible of a piece that it did not take as a whole."""
-        halves = piece.halves() if len(piece.data) > FEW else None
-        quick = [None if halves is None else self._quick(half) for half in halves or ()]
-        if halves is None or quick == [None, None]:
-            yield rows_of(entries(piece, self._path, self._torn), self._fields, self._path)
-            return
-        for half, rows in zip(halves, quick, strict=True):
-            yield from self._halved(half) if rows is None else (rows,)
-
-    def _quick(self, piece: Piece) -> Rows | None:
-        """Return the rows of a piece; None where a line is not what is usual there."""
-        frame = self._frame(piece, piece.data, self._schema)
-        if frame is None:  # as where a number is NaN, or in quotes: then all numbers are read as text
-            schema = dict.fromkeys(self._schema, self._polars.String)
-            text = self._frame(piece, NOT_FINITE.sub(rb'"\1"', piece.data), schema)
-            frame = None if text is None else from_text(text, self._fields)
-        return None if frame is None else rows_from(frame, self._fields, piece.line)
-
-    def _frame(self, piece: Piece, data: bytes, schema: dict[str, Any]) -> "pl.DataFrame | None":
-        errors = self._polars.exceptions
-        try:
-            frame: pl.DataFrame = self._polars.read_ndjson(data, schema=schema)
-        except (errors.PolarsError, errors.PanicException):
-            return None
-        return frame if frame.height == piece.count else None  # else lines are empty, and their numbers not known
-
-    def _kind(self, role: str, sample: Any) -> Any:
-        if (role == "steps" and not isinstance(sample, float)) or (role == "run" and isinstance(sample, int)):
-            return self._polars.Int64
-        return self._polars.Float64 if role in ("norms", "steps", *NUMBERS, *FLAGS) else self._polars.String
+    return Chunk(lines, frame, entry)
 
 
-def _fits(role: str, sample: Any) -> bool:
-    """Say whether a field is what its name promises; the norm and the step have to be."""
-    if role in ("norms", "steps") or sample is None:
-        return True
-    if role == "run":
-        return isinstance(sample, (int, str))
-    return isinstance(sample, (int, float) if role in (*NUMBERS, *FLAGS) else str) and not isinstance(sample, bool)
+def _frame(piece: Piece, source: Source) -> "pl.DataFrame | None":
+    pl = polars(source)
+    for steps, numbers in ((pl.Int64, pl.Float64), (pl.Float64, pl.Float64), (pl.String, pl.String)):
+        kinds = dict.fromkeys(source.fields, numbers) | dict.fromkeys(("status", *NAMES), pl.String) | {"steps": steps}
+        schema = {name: kinds[role] for role, name in source.fields.items()}
+        # As text a number may be in quotes, as all must be that are not finite.
+        data = NOT_FINITE.sub(rb'"\1"', piece.data) if numbers is pl.String else piece.data
+        with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            frame = pl.read_ndjson(data, schema=schema)
+            return frame.rename({name: role for role, name in source.fields.items()})
+    return None

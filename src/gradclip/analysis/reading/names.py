@@ -5,6 +5,7 @@ from os import PathLike
 from typing import TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed, shown
+from gradclip.result import Status
 
 Fields: TypeAlias = dict[str, str]
 """The names of columns by what is read from them: `"norms"`, and what is there of `OTHERS`."""
@@ -34,10 +35,28 @@ OTHERS = {
     "skipped": ("skipped",),
     "epochs": ("epoch",),
     "policy": ("policy",),
+    "optimizer": ("optimizer", "optim"),
     "run": ("run", "run_id", "run_name", "seed", "split"),
     "group": ("group",),
 }
 """Usual names of what else is read."""
+
+NUMBERS = ("norms_after", "thresholds", "losses", "lrs", "times", "epochs")
+"""What is read beside the norms where it is a number, and taken for missing where it is none."""
+
+FLAGS = ("clipped", "skipped")
+"""Numbers that stand for a status where there is none: 1.0 for yes."""
+
+NAMES = ("policy", "optimizer", "group", "run")
+"""What is read as text."""
+
+STATUSES = (*(status.value for status in Status), "skipped")
+"""What a status may be; a row holds its place here. The last is that of a logger that keeps numbers alone."""
+
+OK, CLIPPED, SKIPPED = map(STATUSES.index, ("ok", "clipped", "skipped"))
+
+NO_STATUS, FOREIGN = -1, -2
+"""Instead of the place of a status: none is given, or one that is not ours, such as `"running"`."""
 
 ONE_TAG = {"wall_time", "step", "value"}
 """The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""

@@ -1,14 +1,20 @@
 """Which rows of a file count, where steps come more than once."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from itertools import pairwise
 from os import PathLike
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from gradclip.analysis.reading.error import ReadError, shown
+from gradclip.analysis.reading.source import Source
 from gradclip.analysis.series import spacing
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ENOUGH = 10
 """Rows whose spacing says how often a norm was recorded."""
@@ -17,74 +23,62 @@ MOST_SHOWN = 3
 """Places that a remark names."""
 
 
-@final
-class Counted(NamedTuple):
-    """The rows that count, in the order of their steps, which rise (a slice of all where all do); and the remarks."""
-
-    rows: Tensor | slice
-    remarks: list[str]
-
-
-def counted(steps: Tensor, lines: Tensor, part: str, *, sort: bool) -> Counted:
-    """Return the rows that count.
+def that_count(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
+    """Return the rows that count, their steps rising, and what is to be said of the others.
 
     A run that is resumed goes back to a step that it was at before: from there on the later rows count, and of the
     earlier ones only those of steps before it. A table whose rows are in no order, or in the reverse one, is sorted
     by step, and of rows of one step the last counts.
-
-    Args:
-        steps: The number of the step of each row: int64, of shape (n,).
-        lines: Where each row is in the file.
-        part: What the lines count.
-        sort: Whether the rows may be in no order.
     """
     remarks: list[str] = []
-    order = None
-    back = int((steps.diff() < 0).sum())
-    if sort and back > 1 and 4 * back > len(steps):  # a run does not go back every few steps
+    back = (frame["steps"].diff() < 0).sum()
+    if source.any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
         remarks.append("The rows were not in the order of their steps and are sorted.")
-        order = torch.argsort(steps, stable=True)
-        steps, lines = steps[order], lines[order]
-    least_ahead = steps.flip(0).cummin(0).values.flip(0)[1:]
-    kept = torch.cat([steps[:-1] < least_ahead, torch.ones(1, dtype=torch.bool)])
-    dropped = int((~kept).sum())
-    if dropped:
-        places = (steps.diff() <= 0).nonzero().flatten() + 1
-        first = ", ".join(f"{int(steps[row])} ({part} {int(lines[row])})" for row in places[:MOST_SHOWN])
-        more = f" and {len(places) - MOST_SHOWN} more" if len(places) > MOST_SHOWN else ""
+        frame = frame.sort("steps", maintain_order=True)
+    steps = frame["steps"]
+    least_ahead = steps.reverse().cum_min().reverse().shift(-1)
+    rows = frame.filter(least_ahead.is_null() | (steps < least_ahead))
+    if rows.height < frame.height:
+        again = frame.filter(steps.diff() <= 0).select("steps", "line")
+        first = ", ".join(f"{step} ({source.part} {line})" for step, line in again.head(MOST_SHOWN).rows())
+        more = f" and {again.height - MOST_SHOWN} more" if again.height > MOST_SHOWN else ""
         remarks.append(
-            f"{dropped} of {len(steps)} rows are left out: the run goes back to step {first}{more}, and later rows "
-            "count from there on."
+            f"{frame.height - rows.height} of {frame.height} rows are left out: the run goes back to step {first}"
+            f"{more}, and later rows count from there on."
         )
-        order = torch.arange(len(steps)) if order is None else order
-    return Counted(slice(None) if order is None else order[kept], remarks)
+    return rows, remarks
 
 
-def counted_on(steps: Tensor, epochs: Tensor | None) -> Tensor | None:
+def counted_on(frame: pl.DataFrame) -> pl.Series | None:
     """Return the steps of a counter that begins again in every epoch as those of the run; None where it does not.
 
     A run that is resumed goes back in an epoch, or once. A counter goes back where the epoch rises; without epochs, to
-    the same step each time, after as many steps.
-
-    Args:
-        steps: The number of the step of each row.
-        epochs: The number of the epoch of each row, where it is known.
+    the same step each time, after as many steps. A run that is begun anew does so too, and its schedule with it.
     """
-    falls, apart = steps.diff() <= 0, spacing(steps)
-    if epochs is None:
-        starts, ends = steps[1:][falls], steps[:-1][falls]
-        alike = len(ends) > 1 and bool((starts == steps[0]).all()) and int(ends.max() - ends.min()) <= apart
-        if not alike:
+    steps, apart = frame["steps"], spacing(frame["steps"].to_torch())
+    falls = (steps.diff() <= 0).fill_null(value=False)
+    if "epochs" in frame and frame["epochs"].is_not_nan().any():
+        epochs = frame["epochs"]
+        rises = (falls & (epochs.diff() > 0.0)).sum()
+        if not falls.any() or not (epochs % 1.0 == 0.0).all(ignore_nulls=False) or 2 * rises < falls.sum():
             return None
-        epochs = torch.cat([torch.zeros(1), falls.cumsum(0)])
     else:
-        rises = int((falls & (epochs.diff() > 0)).sum())
-        if not falls.any() or not bool((epochs == epochs.round()).all()) or 2 * rises < int(falls.sum()):
+        epochs = falls.cum_sum().alias("epochs")
+        starts, ends = steps.filter(falls), steps.filter(falls.shift(-1, fill_value=False))
+        alike = len(ends) > 1 and (starts == steps[0]).all() and ends.max() - ends.min() <= apart
+        if not alike or _begins_again(frame):
             return None
-    numbers, places = epochs.unique(return_inverse=True)
-    none = torch.zeros(len(numbers), dtype=steps.dtype)
-    longest = none.scatter_reduce(0, places, steps, "amax", include_self=False) - int(steps.min()) + apart
-    return steps + (longest.cumsum(0) - longest)[places]
+    longest = frame.select(epochs, "steps").group_by("epochs").max().sort("epochs")
+    lengths = longest["steps"] - steps.min() + apart
+    before = longest.select("epochs", before=lengths.cum_sum() - lengths)
+    return steps + frame.select(epochs).join(before, on="epochs", how="left", maintain_order="left")["before"]
+
+
+def _begins_again(frame: pl.DataFrame) -> bool:
+    """Say whether the learning rate changes, but is the same at a step whenever that comes."""
+    if "lrs" not in frame or frame["lrs"].null_count() or frame["lrs"].n_unique() == 1:
+        return False
+    return frame.select("steps", "lrs").n_unique() == frame["steps"].n_unique()
 
 
 def spaced(steps: Tensor) -> list[str]:
@@ -101,7 +95,11 @@ def spaced(steps: Tensor) -> list[str]:
 
 
 def check_one_run(
-    path: str | PathLike[str], steps: Tensor, lines: Tensor, policies: list[tuple[int, str]], part: str
+    path: str | PathLike[str],
+    steps: Sequence[int] | pl.Series,
+    lines: Sequence[int] | pl.Series,
+    policies: list[tuple[int, str]],
+    part: str = "line",
 ) -> None:
     """Check that no second run begins in the file: one with another policy, from the first step again.
 
@@ -115,11 +113,11 @@ def check_one_run(
     Raises:
         ReadError: If one does.
     """
+    least = min(steps) if len(policies) > 1 else None
     for (_, before), (row, policy) in pairwise(policies):
-        step = int(steps[row])
-        if step <= int(steps[row - 1]) and step <= int(steps.min()):
+        if steps[row] == least:
             problem = (
-                f"another run begins here, at step {step} again and with {shown(policy)} after {shown(before)}. "
+                f"another run begins here, at step {steps[row]} again and with {shown(policy)} after {shown(before)}. "
                 "Split the file here: one run a file."
             )
-            raise ReadError(path, problem, line=int(lines[row]), part=part)
+            raise ReadError(path, problem, line=lines[row], part=part)

@@ -32,8 +32,8 @@ class Piece:
 
     @cached_property
     def count(self) -> int:
-        """How many lines have an end."""
-        return self.data.count(b"\n")
+        """How many lines there are."""
+        return self.data.count(b"\n") + self.open
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Return the lines with their numbers, one by one."""
@@ -43,23 +43,9 @@ class Piece:
             yield number, self.data[start:end]
             start, number = end, number + 1
 
-    def halves(self) -> "tuple[Piece, Piece] | None":
-        """Return two pieces of about the same size; None for one line."""
-        cut = self.data.find(b"\n", len(self.data) // 2) + 1
-        if cut in (0, len(self.data)):
-            cut = self.data.rfind(b"\n", 0, len(self.data) // 2) + 1
-        if cut == 0:
-            return None
-        first = self.data[:cut]
-        return Piece(self.line, first), Piece(self.line + first.count(b"\n"), self.data[cut:], open=self.open)
-
 
 def pieces(file: BinaryIO, path: str | PathLike[str]) -> Iterator[Piece]:
     """Return the pieces of a file from where it is read next, without a byte order mark.
-
-    Args:
-        file: The file.
-        path: Its path, for messages.
 
     Raises:
         ReadError: If a line has no end for too long.

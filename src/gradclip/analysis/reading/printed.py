@@ -14,20 +14,19 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.gather import Gathering
 from gradclip.analysis.reading.names import choose
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import rows_of
-from gradclip.analysis.series import Series
+from gradclip.analysis.reading.rows import Chunk, chunk_of
+from gradclip.analysis.reading.source import Source
 
 AT_ONCE = 10_000
-"""Lines that are read at once."""
+"""Lines with numbers that are read at once, and among whose names that of the norm is looked for."""
 
 END = re.compile(r"[\r\n]+")
 
@@ -35,8 +34,8 @@ DICT = re.compile(r"\{.*\}")
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 
-PAIR = re.compile(rf"([a-z_][\w/.@\- ]*?)\s*[:=]\s*({NUMBER})(?=[\s,;|)\]%]|$)", re.IGNORECASE)
-"""Words, and a number that they name."""
+PAIR = re.compile(rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*[:=]\s*({NUMBER})(?=[\s,;|)\]%]|$)", re.IGNORECASE)
+"""Words, and a number that they name. What they are looked for in may be any text, of any length."""
 
 COUNTER = re.compile(
     r"\b(step|iter|iteration|update|epoch)s?\b[\s:=]*\[?\s*(\d+)\b(?:\]\s*\[\s*(\d+)\b)?", re.IGNORECASE
@@ -49,36 +48,31 @@ BARE = re.compile(r"(?<=[:\s])(-?(?:nan|inf))(?=[,}\s])")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-def read_printed(path: Path, column: str | None) -> Series:
-    """Read what a trainer printed.
-
-    Args:
-        path: The file.
-        column: The name of the norm; None for a usual one.
-
-    Returns:
-        The run.
+def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+    """Return what a trainer printed, some lines at a time.
 
     Raises:
-        ReadError: If it holds none.
+        ReadError: If no number is named as the norm.
     """
-    with path.open("rb") as file:
-        names = _names(entry for _, entry in _entries(pieces(file, path)))
-    fields = choose(names, column, path, "number")
-    gathering = Gathering(path)
-    with path.open("rb") as file:
-        found = ((line, entry) for line, entry in _entries(pieces(file, path)) if fields["norms"] in entry)
-        while batch := list(islice(found, AT_ONCE)):
-            if "steps" in fields:
-                batch = [(line, entry) for line, entry in batch if fields["steps"] in entry]
-            gathering.add(rows_of(batch, fields, path))
-    return gathering.series()
+    with files[0].open("rb") as file:
+        entries, ahead = tee(_entries(pieces(file, source.path)))
+        source.choose(source.sample((entry for _, entry in ahead), AT_ONCE), "number")
+        del ahead
+        norm = source.fields["norms"]
+        told = (found for found in entries if norm in found[1])
+        batch = list(islice(told, AT_ONCE))
+        source.choose(source.sample((entry for _, entry in batch), AT_ONCE + 1), "number")  # what is told beside it
+        step = source.fields.get("steps", norm)
+        while batch:
+            kept = [found for found in batch if step in found[1]]
+            yield chunk_of([line for line, _ in kept], [entry for _, entry in kept], source)
+            batch = list(islice(told, AT_ONCE))
 
 
 def is_printed(head: str) -> bool:
     """Say whether text begins like that of a trainer, with a norm that has a name beside it."""
     try:
-        choose(_names(map(entry_of, END.split(head))), None, "")
+        choose(list({name: None for line in END.split(head) for name in entry_of(line)}), None, "")
     except ReadError:
         return False
     return True
@@ -112,14 +106,9 @@ def _dict_of(text: str) -> dict[str, Any]:
     return {}
 
 
-def _entries(some: Iterator[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
     for piece in some:
         for number, data in piece.lines():
             for part in END.split(data.decode(errors="replace")):
                 if entry := entry_of(part):
                     yield number, entry
-
-
-def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the names of the numbers in all lines, in the order in which they come."""
-    return list(dict.fromkeys(name for entry in entries for name in entry))

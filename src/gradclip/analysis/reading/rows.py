@@ -1,150 +1,154 @@
-"""Some rows of a recorded run as columns of numbers, and how they are made from entries."""
+"""From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any, final
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from gradclip.analysis.reading.error import ReadError, shown
-from gradclip.analysis.reading.names import Fields
-from gradclip.analysis.reading.text import number, plain, whole
-from gradclip.result import Status
+from gradclip.analysis.reading.names import CLIPPED, FLAGS, FOREIGN, NAMES, NO_STATUS, NUMBERS, OK, SKIPPED, STATUSES
+from gradclip.analysis.reading.source import Source
+from gradclip.analysis.reading.text import LARGEST_STEP, MISSING, plain
+from gradclip.extras import how_to_install
 
-STATUSES = (*(status.value for status in Status), "skipped")
-"""What a status may be; a row holds its place here. The last is that of a logger that keeps numbers alone."""
+if TYPE_CHECKING:
+    import polars as pl
 
-OK, CLIPPED, SKIPPED = map(STATUSES.index, ("ok", "clipped", "skipped"))
+PUT_RIGHT = "Put it right, or name another column with column= (on the command line: --column)."
 
-NO_STATUS, FOREIGN = -1, -2
-"""Instead of the place of a status: none is given, or one that is not ours, such as `"running"`."""
-
-FLAGS = ("clipped", "skipped")
-"""Numbers that stand for a status where there is none: 1.0 for yes."""
-
-NUMBERS = ("norms_after", "thresholds", "losses", "lrs", "times", "epochs")
-"""What is read beside the norms where it is a number, and taken for missing where it is none."""
-
-OTHER_COLUMN = "Put it right, or name another column with column= (on the command line: --column)."
+NOT_LOGARITHM = "Name the column of the norm with column= (on the command line: --column), not that of its logarithm."
 
 
 @final
-@dataclass
-class Rows:
-    """Some rows, those without a norm left out.
+class Chunk(NamedTuple):
+    """Some rows as a format finds them.
 
     Attributes:
-        lines: Where each is in the file: int64, of shape (n,), and rising.
-        norms: The norms: float64, of shape (n,).
-        steps: The numbers of the steps: int64; None where the file has none.
-        numbers: What there is of `NUMBERS`: float64, NaN where there is no number.
-        statuses: The places of their statuses: int8; None where the file has neither these nor `FLAGS`.
-        policies: The rows at which the policy is not that of the row before, and the policy.
-        groups: What they are about: names of groups of parameters, None for all of them.
-        runs: What the runs are called that they are of, where a column says so.
-        left_out: How many rows there were without a norm.
+        lines: Where each is in the file.
+        frame: What is read, by role: columns of numbers or of text, null for nothing.
+        entry: From a row to its values as they are written, by the names of columns, for messages; None where the
+            frame holds their text.
     """
 
-    lines: Tensor
-    norms: Tensor
-    steps: Tensor | None = None
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    statuses: Tensor | None = None
-    policies: list[tuple[int, str]] = field(default_factory=list)
-    groups: set[str | None] = field(default_factory=set)
-    runs: set[str] = field(default_factory=set)
-    left_out: int = 0
+    lines: Sequence[int] | pl.Series
+    frame: pl.DataFrame
+    entry: Callable[[int], Mapping[str, Any]] | None = None
 
 
-def rows_of(
-    entries: Iterable[tuple[int, Mapping[str, Any]]], fields: Fields, path: str | PathLike[str], part: str = "line"
-) -> Rows:
-    """Return the rows of entries: pairs of a place in the file and values by the names of columns.
+def polars(source: Source) -> Any:
+    """Return the package, or raise a `ReadError` where it is not installed."""
+    try:
+        import polars as pl  # noqa: PLC0415 -- gradclip needs torch alone
+    except ImportError as error:
+        raise ReadError(source.path, f"reading it needs polars: {how_to_install('report')}") from error
+    return pl
+
+
+def chunk_of(lines: Sequence[int], entries: Sequence[Mapping[str, Any]], source: Source) -> Chunk:
+    """Return the rows of entries: values by the names of columns, and the places of these in the file."""
+    pl = polars(source)
+    columns = [
+        pl.Series(role, values, dtype=kind)
+        for role, name in source.fields.items()
+        for values, kind in [_alike(role, [entry.get(name) for entry in entries])]
+    ]
+    return Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
+
+
+def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
+    """Return the columns of a run: `line` and `norms`; and by what there is, `steps`, `status`, `NUMBERS` and `NAMES`.
+
+    A norm is null where there is none, and NaN where a status says that there was one; a status is a place in
+    `STATUSES`, `NO_STATUS` or `FOREIGN`.
 
     Raises:
         ReadError: If a norm or a step is not what it should be.
     """
-    lines: list[int] = []
-    norms: list[float] = []
-    steps: list[int] = []
-    numbers: dict[str, list[float]] = {role: [] for role in NUMBERS if role in fields}
-    statuses: list[int] = []
-    policies: list[tuple[int, str]] = []
-    groups: set[str | None] = set()
-    runs: set[str] = set()
-    left_out = 0
-    knows_status = has_status(fields)
-    for line, entry in entries:
-        found = entry.get(fields["norms"])
-        try:
-            norm = number(found)
-        except ValueError as error:
-            problem = f"{shown(fields['norms'])} must be a number, got {shown(found)}. {OTHER_COLUMN}"
-            raise ReadError(path, problem, line=line, part=part) from error
-        status = _status(entry, fields) if knows_status else NO_STATUS
-        if norm is None and status < 0:
-            left_out += 1
-            continue
-        if "steps" in fields:
-            steps.append(_step(entry.get(fields["steps"]), fields, path, line, part))
-        policy = entry.get(fields.get("policy", ""))
-        if isinstance(policy, str) and not (policies and policies[-1][1] == plain(policy)):
-            policies.append((len(lines), plain(policy)))
-        if "group" in fields:
-            group = entry.get(fields["group"])
-            groups.add(plain(group) if isinstance(group, str) and group else None)
-        if isinstance(run := entry.get(fields.get("run", "")), (str, int)):
-            runs.add(plain(str(run)))
-        lines.append(line)
-        norms.append(math.nan if norm is None else norm)
-        statuses.append(status)
-        for role, column in numbers.items():
-            column.append(_lenient(entry.get(fields[role])))
-    return Rows(
-        lines=torch.tensor(lines, dtype=torch.int64),
-        norms=torch.tensor(norms, dtype=torch.float64),
-        steps=torch.tensor(steps, dtype=torch.int64) if "steps" in fields else None,
-        numbers={role: torch.tensor(column, dtype=torch.float64) for role, column in numbers.items()},
-        statuses=torch.tensor(statuses, dtype=torch.int8) if has_status(fields) else None,
-        policies=policies,
-        groups=groups,
-        runs=runs,
-        left_out=left_out,
-    )
+    pl, raw = polars(source), chunk.frame
+    norms = _numbers(raw["norms"])
+    columns = [pl.Series("line", chunk.lines, dtype=int)]
+    kept = norms.is_not_null()
+    refused = {f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}": ("norms", norms < 0.0)}
+    if not raw["norms"].dtype.is_numeric():
+        said_so = raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
+        refused[f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"] = ("norms", ~kept & ~said_so)
+    if any(role in raw for role in ("status", *FLAGS)):
+        columns.append(_statuses(raw, source).alias("status"))
+        kept |= columns[-1] >= 0
+    if "steps" in raw:
+        columns.append(_whole(raw["steps"]))
+        problem = "{name} must be the whole number of a step, got {value}. Put it right."
+        refused[problem] = ("steps", kept & columns[-1].is_null())
+    _check(refused, chunk, source)
+    columns.append(norms.set(kept & norms.is_null(), float("nan")))
+    columns += [_numbers(raw[role]) for role in NUMBERS if role in raw]
+    columns += [raw[role].cast(pl.Categorical) for role in NAMES if role in raw]
+    return raw.select(columns)
 
 
-def _step(value: Any, fields: Fields, path: str | PathLike[str], line: int, part: str) -> int:
+def _check(refused: Mapping[str, tuple[str, pl.Series]], chunk: Chunk, source: Source) -> None:
+    """Raise for the first row that is refused, if one is: by problem, the column that has it, and in which rows."""
+    first = [(rows.arg_max() or 0, role, problem) for problem, (role, rows) in refused.items() if rows.any()]
+    if first:
+        row, role, problem = min(first)
+        name = source.fields[role]
+        value = chunk.entry(row).get(name) if chunk.entry else chunk.frame[row, role] or ""
+        norm = _numbers(chunk.frame["norms"])[row]
+        source.refuse(problem.format(name=shown(name), value=shown(value), norm=norm), int(chunk.lines[row]))
+
+
+def _alike(role: str, values: list[Any]) -> tuple[list[Any], type]:
+    """Return values of any kind as numbers, where all are, or as text; and which of both."""
+    if role in NAMES:
+        kept = (str, int) if role == "run" else (str,)
+        return [plain(str(value)) if type(value) in kept else None for value in values], str
+    kinds = set(map(type, values)) - {NoneType}
+    if role == "steps" and kinds == {int} and all(value is None or abs(value) <= LARGEST_STEP for value in values):
+        return values, int
+    if role not in ("steps", "status") and kinds <= {int, float}:
+        with suppress(OverflowError):
+            return [None if value is None else float(value) for value in values], float
+    return list(map(_text, values)), str
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else plain(value)
     try:
-        step = whole(value)
-    except ValueError:
-        step = None
-    if step is None:
-        problem = f"{shown(fields['steps'])} must be the whole number of a step, got {shown(value)}. Put it right."
-        raise ReadError(path, problem, line=line, part=part)
-    return step
+        return repr(value if isinstance(value, int) and abs(value) <= LARGEST_STEP else float(value))
+    except (TypeError, OverflowError):
+        return "neither text nor a number"
 
 
-def has_status(fields: Fields) -> bool:
-    """Say whether there is something to tell statuses from."""
-    return any(role in fields for role in ("status", *FLAGS))
+def _numbers(column: pl.Series) -> pl.Series:
+    """Return numbers, null for what is none."""
+    found = column.cast(float, strict=False)
+    if found.null_count() > column.null_count():
+        found = column.str.strip_chars().cast(float, strict=False)
+    return found
 
 
-def _status(entry: Mapping[str, Any], fields: Fields) -> int:
-    if "status" in fields:
-        value = entry.get(fields["status"])
-        return NO_STATUS if value in (None, "") else STATUSES.index(value) if value in STATUSES else FOREIGN
-    clipped, skipped = (_lenient(entry.get(fields.get(role, ""))) for role in FLAGS)
-    if skipped > 0.0:
-        return SKIPPED
-    return CLIPPED if clipped > 0.0 else NO_STATUS if math.isnan(clipped) and math.isnan(skipped) else OK
+def _whole(column: pl.Series) -> pl.Series:
+    """Return whole numbers of 64 bits, whether they are written so or like 3.0; null for others."""
+    if not column.dtype.is_numeric():
+        column = column.str.strip_chars()
+    exact = column.cast(int, strict=False)
+    if column.dtype.is_float() or exact.null_count():
+        real = column.cast(float, strict=False)
+        whole = real.set(real != real.floor(), None).cast(int, strict=False)
+        exact = whole if column.dtype.is_float() else exact.fill_null(whole)
+    return exact
 
 
-def _lenient(value: Any) -> float:
-    try:
-        found = number(value)
-    except ValueError:
-        found = None
-    return math.nan if found is None else found
+def _statuses(raw: pl.DataFrame, source: Source) -> pl.Series:
+    pl = polars(source)
+    if "status" in raw:
+        codes = {status: code for code, status in enumerate(STATUSES)} | {"": NO_STATUS, None: NO_STATUS}
+        return raw["status"].replace_strict(codes, default=FOREIGN, return_dtype=pl.Int8)
+    flags = raw.select(_numbers(raw[flag]).fill_nan(None) for flag in FLAGS if flag in raw)
+    clipped, skipped = (pl.col(flag) if flag in raw else pl.lit(None, pl.Float64) for flag in FLAGS)
+    code = pl.when(skipped > 0.0).then(SKIPPED).when(clipped > 0.0).then(CLIPPED)
+    code = code.when(clipped.is_null() & skipped.is_null()).then(NO_STATUS).otherwise(OK)
+    return flags.select(code.cast(pl.Int8)).to_series()

@@ -1,6 +1,5 @@
 """What people write for numbers, and for none."""
 
-from contextlib import suppress
 from typing import Any
 
 MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
@@ -36,28 +35,6 @@ def number(value: Any) -> float | None:
         return float(value)
     except OverflowError as error:
         raise ValueError(value) from error
-
-
-def whole(value: Any) -> int | None:
-    """Return the number of a step, None for none.
-
-    Raises:
-        ValueError: If it is no whole number, or not one of 64 bits.
-    """
-    exact = value
-    if isinstance(value, str) and "_" not in value:
-        with suppress(ValueError):
-            exact = int(value)  # all digits of it
-    if not isinstance(exact, int) or isinstance(exact, bool):
-        found = number(exact)
-        if found is None:
-            return None
-        if not found.is_integer():
-            raise ValueError(value)
-        exact = int(found)
-    if not -LARGEST_STEP <= exact <= LARGEST_STEP:
-        raise ValueError(value)
-    return exact
 
 
 def plain(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import target
-from gradclip.cli.advise import AsJson, Column, RunFile, read
+from gradclip.cli.advise import AsJson, Column, RunFile, RunName, read
 
 if TYPE_CHECKING:
     from gradclip.cli.replay.rows import Played
@@ -33,6 +33,7 @@ def replay(
         ),
     ] = None,
     column: Column = None,
+    name: RunName = None,
     *,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write each step into a table.")] = None,
@@ -49,7 +50,7 @@ def replay(
 
     if out is not None:
         target.check("--csv", out, sources=[run], source="the recording itself", force=force)
-    series = read(run, column)
+    series = read(run, column, name)
     played: list[Played] = []
     with _progress(len(series), [named.name for named in chosen]) as watch:
         for i, named in enumerate(chosen):
@@ -59,7 +60,7 @@ def replay(
     if as_json:
         found = {"source": series.source, "steps": len(series), "largest": rows.largest(series)}
         policies = [asdict(rows.row_of(each, series)) for each in played]
-        typer.echo(json.dumps({**found, "policies": policies}, allow_nan=False))
+        typer.echo(json.dumps({**found, "policies": policies, "remarks": series.remarks}, allow_nan=False))
     else:
         display.show(series, played)
 

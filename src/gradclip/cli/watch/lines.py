@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from gradclip.analysis.reading import ReadError
 from gradclip.analysis.reading.error import listed
-from gradclip.analysis.reading.gather import Gathering
 from gradclip.analysis.reading.jsonl import SAMPLE, entries
-from gradclip.analysis.reading.names import Fields, choose
+from gradclip.analysis.reading.names import FLAGS, NO_STATUS, STATUSES, Fields, choose
 from gradclip.analysis.reading.order import check_one_run
 from gradclip.analysis.reading.pieces import Piece
-from gradclip.analysis.reading.rows import FLAGS, NO_STATUS, STATUSES, rows_of
+from gradclip.analysis.reading.rows import chunk_of, rows_of
+from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import LARGEST_STEP, number, plain
 from gradclip.records import ClipRecord
 
@@ -67,8 +65,13 @@ class Lines:
         self._learn(found)
         if self._fields is None:
             return
-        for line, entry in found:
-            if (record := self._usual(entry) or self._checked(line, entry)) is not None:
+        rows: list[dict[str, Any]] = []
+        for place, (line, entry) in enumerate(found):
+            record = self._usual(entry)
+            if record is None:
+                rows = rows or self._rows(found)
+                record = self._checked(rows[place], line, entry)
+            if record is not None:
                 if self._least_step is None or record.step < self._least_step:
                     self._least_step = record.step
                 self._last_step = record.step
@@ -114,32 +117,36 @@ class Lines:
             return self._record(get, step, norm, status)
         return None if self._has_status else self._record(get, step, norm, UNKNOWN)
 
-    def _checked(self, line: int, entry: dict[str, Any]) -> ClipRecord | None:
-        """Return the record of any entry, as the readers take it; None where it has no norm."""
-        rows = rows_of([(line, entry)], self._fields or {}, self._path)
-        Gathering(self._path).add(rows)  # which refuses negative norms
-        if not len(rows.lines):
-            return None
-        step = self._last_step + 1 if rows.steps is None else int(rows.steps)
-        self._check_group(rows.groups)
-        for _, policy in rows.policies:
-            self._change_policy(policy, step, line)
-        code = NO_STATUS if rows.statuses is None else int(rows.statuses)
-        return self._record(entry.get, step, rows.norms.item(), STATUSES[code] if code >= 0 else UNKNOWN)
+    def _rows(self, entries: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Return the rows of entries as the readers take them: all at once, as one costs nearly as much."""
+        source = Source(self._path, fields=self._fields or {})
+        lines, objects = [line for line, _ in entries], [entry for _, entry in entries]
+        return rows_of(chunk_of(lines, objects, source), source).rows(named=True)
 
-    def _check_group(self, groups: set[str | None]) -> None:
-        self._groups |= groups
+    def _checked(self, row: dict[str, Any], line: int, entry: dict[str, Any]) -> ClipRecord | None:
+        """Return the record of any entry, of which the row is known; None where it has no norm."""
+        if row["norms"] is None:
+            return None
+        step = row.get("steps", self._last_step + 1)
+        self._check_group(row.get("group") or None)
+        policy = row.get("policy")
+        if policy is not None and policy != self._policy:
+            self._change_policy(policy, step, line)
+        code = row.get("status", NO_STATUS)
+        return self._record(entry.get, step, row["norms"], STATUSES[code] if code >= 0 else UNKNOWN)
+
+    def _check_group(self, group: str | None) -> None:
+        self._groups.add(group)
         if len(self._groups) > 1:
             names = listed(sorted(group or "all parameters" for group in self._groups))
             problem = f"the records are of several groups: {names}. Write each to a file of its own."
             raise ReadError(self._path, problem)
-        self._group = next(iter(groups), None)
+        self._group = group
 
     def _change_policy(self, policy: str, step: int, line: int) -> None:
         if self._policy is not None and self._least_step is not None:
-            steps = torch.tensor([self._least_step, self._last_step, step])
-            lines = torch.tensor([0, 0, line])
-            check_one_run(self._path, steps, lines, [(0, self._policy), (2, policy)], "line")
+            steps = (self._least_step, self._last_step, step)
+            check_one_run(self._path, steps, (0, 0, line), [(0, self._policy), (2, policy)])
         self._policy = policy
 
     def _record(self, get: Callable[[str], Any], step: int, norm: float, status: str) -> ClipRecord:
