@@ -46,7 +46,7 @@ def test_a_kind_is_told_by_what_is_in_the_file(tmp_path: Path, name: str, conten
     ("content", "message"),
     [
         (b"", "the file is empty. Wait for the first record, or name another file."),
-        (gzip.compress(LINE), "the file is compressed. Unpack it first."),
+        (gzip.compress(LINE, mtime=0), "the file is compressed. Unpack it first."),
         (b"PK\x03\x04" + b"\0" * 50, "the file is compressed. Unpack it first."),
         (LINE.decode().encode("utf-16"), "line 1: the file is UTF-16. Save it as UTF-8."),
         (b"\x7fELF\x02\x01\x01" + bytes(range(256)), "the file is binary. JSON Lines, tables (CSV), "),
