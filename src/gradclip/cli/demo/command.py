@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.demo.presets import BY_NAME, DEFAULT, PRESETS
+from gradclip.cli.presets import BY_NAME, DEFAULT, PRESETS
 
 LARGEST = 1e38
 """A float32 holds three times as much; torch refuses a learning rate that it does not hold."""

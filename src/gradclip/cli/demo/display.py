@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gradclip.cli.demo.outcome import LAST, TEMPERATURE, Outcome
 from gradclip.cli.demo.training import StepRecord
+from gradclip.cli.say import say
 
 PLAIN_LINES = 4
 """Progress lines a run where there is no terminal to draw a bar on."""
@@ -26,19 +27,6 @@ SAMPLE_LENGTH = 100
 
 Watch: TypeAlias = Callable[[str, StepRecord], None]
 """Called after each step with the name of its run."""
-
-
-def say(console: Console, line: str, *, wrap: bool = True) -> None:
-    """Print a line as it is, without markup.
-
-    Args:
-        console: Where to.
-        line: The text. What a terminal would obey and what the encoding lacks is replaced: it may quote any file.
-        wrap: Whether a terminal too narrow for the line breaks it between words. Piped, it stays whole.
-    """
-    shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in line)
-    shown = shown.encode(console.encoding, "replace").decode(console.encoding)
-    console.print(Text(shown), soft_wrap=not (wrap and console.is_terminal))
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from rich.console import Console
 from gradclip.cli import INTERRUPTED, UserError, target
 from gradclip.cli.demo import display
 from gradclip.cli.demo.outcome import Outcome
-from gradclip.cli.demo.presets import DEFAULT, Preset
 from gradclip.cli.demo.records import file_of, missing, write_records, write_report
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.steps import write_steps
 from gradclip.cli.demo.text import Corpus, load
 from gradclip.cli.demo.training import one_thread
+from gradclip.cli.presets import DEFAULT, Preset
+from gradclip.cli.say import say
 from gradclip.extras import how_to_install
 
 WRITTEN = 1000
@@ -69,20 +70,18 @@ def run(settings: Settings) -> int:
     for file in ("steps.csv", "demo.png", "report.html", *map(file_of, names)):
         target.check("--out", settings.out / file, force=True)
     size = f"{len(corpus.characters):,} characters, {len(corpus.symbols):,} symbols"
-    display.say(console, f"Training on {corpus.source}: {size}.")
+    say(console, f"Training on {corpus.source}: {size}.")
     with one_thread():
         runs = [Run(names[0], None, corpus, settings.seed)]
         for name, preset in zip(names[1:], settings.presets, strict=True):
             runs.append(Run(name, preset.policy(settings.max_norm), corpus, settings.seed))
         if not settings.plain:
             for clipped in runs[1:]:
-                display.say(console, f"{clipped.name} is {clipped.policy}.")
+                say(console, f"{clipped.name} is {clipped.policy}.")
         finished = _train(console, runs, settings)
         outcomes = [run.judge(characters=0 if settings.many else WRITTEN) for run in runs if run.records]
     if not finished:
-        display.say(
-            console, "Interrupted. This is what there is:" if outcomes else "Interrupted before the first step."
-        )
+        say(console, "Interrupted. This is what there is:" if outcomes else "Interrupted before the first step.")
     if outcomes:
         _show(console, outcomes, corpus, settings)
         _save(console, outcomes, corpus, settings)
@@ -128,12 +127,12 @@ def _save(console: Console, outcomes: list[Outcome], corpus: Corpus, settings: S
     write_steps(outcomes, settings.out / files[0])
     records = write_records(outcomes, settings.out)
     if find_spec("matplotlib") is None:
-        display.say(console, f"No picture without matplotlib: {how_to_install('report')}")
+        say(console, f"No picture without matplotlib: {how_to_install('report')}")
     else:
         _draw(outcomes, corpus, settings)
         files.append("demo.png")
     if (package := missing()) is not None:
-        display.say(console, f"No report without {package}: {how_to_install('report')}")
+        say(console, f"No report without {package}: {how_to_install('report')}")
     else:
         write_report(records, settings.out / "report.html")
         files.append("report.html")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.advise import Column
+from gradclip.cli.recorded import Column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +71,7 @@ def _live(console: "Console", session: "Session", interval: float) -> None:
 
 def _lines(console: "Console", session: "Session", interval: float) -> None:
     """Print a line now and then."""
-    from gradclip.cli.demo.display import say  # noqa: PLC0415
+    from gradclip.cli.say import say  # noqa: PLC0415
     from gradclip.cli.watch.keys import keys  # noqa: PLC0415
     from gradclip.cli.watch.view import line  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ def _catch_up(session: "Session", interval: float, wait: "Wait") -> bool:
 
 
 def _show(console: "Console", session: "Session") -> None:
-    from gradclip.cli.demo.display import say  # noqa: PLC0415
+    from gradclip.cli.say import say  # noqa: PLC0415
     from gradclip.cli.watch.view import panel, plain  # noqa: PLC0415
 
     if console.is_terminal:

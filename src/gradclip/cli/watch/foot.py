@@ -8,7 +8,7 @@ from typing import final
 from rich.console import Console
 
 from gradclip.analysis.reading import ReadError
-from gradclip.cli.demo.display import say
+from gradclip.cli.say import say
 from gradclip.cli.watch.keys import keys
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel

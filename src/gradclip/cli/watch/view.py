@@ -11,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.cli.report.alarms import MEANINGS
-from gradclip.cli.report.words import amount, printable, shortened
 from gradclip.cli.sparkline import sparkline
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.state import Rates
+from gradclip.cli.words import amount, printable, shortened
 from gradclip.records import ClipRecord
-from gradclip.records.alarms import WINDOW
+from gradclip.records.alarms import MEANINGS, WINDOW
 
 LABEL = 10
 """Columns of the names of rows."""
