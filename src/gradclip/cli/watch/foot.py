@@ -73,14 +73,13 @@ def show(run: Path) -> None:
             ended = False
             while not ended:
                 ended = os.getppid() != parent or wait(INTERVAL_S)
-                while session.look():
-                    pass
+                session.look()
                 foot.draw(_lines(session, console))
     except ReadError as error:
         problem = f"gradclip: {error}"
     finally:
         foot.clear()
-    if session.state.last is not None:
+    if session.file.run is not None:
         console.print(panel(session, console, hint=""))
     if problem:
         say(console, problem)
