@@ -166,6 +166,23 @@ def test_a_run_that_goes_back_is_what_the_readers_say_it_is(path: Path, file: Gr
     assert file.run is not None and "the run goes back to step 3 (line 5)" in file.run.remarks[0]
 
 
+def test_a_torn_line_among_the_new_ones_is_told(path: Path, file: Growing) -> None:
+    write(path, lines_of(1, 2))
+    look(file)
+    write(path, b'{"step": 3, "ti\n' + lines_of(4))
+    look(file)
+    assert_same(file.run, read_series(path))
+    assert file.run is not None and file.run.remarks[0].startswith("Line 3 is torn")
+
+
+def test_a_line_without_end_is_refused(path: Path, file: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "LONGEST_LINE", 1000)
+    write(path, lines_of(1) + b"{" * 2000)
+    look(file)
+    with pytest.raises(ReadError, match="its last line is longer than 64 MiB"):
+        look(file)
+
+
 ONE = {"step": 1, "total_norm": 1.0, "status": "ok", "policy": "FixedNorm(max_norm=1.0)"}
 
 

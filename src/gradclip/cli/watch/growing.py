@@ -16,6 +16,7 @@ from gradclip.analysis.reading import ReadError, read_series
 from gradclip.analysis.reading.error import printable
 from gradclip.analysis.reading.kinds import PROLOGUE, files_of
 from gradclip.analysis.reading.order import spaced
+from gradclip.analysis.reading.pieces import LONGEST_LINE
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.rows import joined, rows_from
 
@@ -57,7 +58,7 @@ class Growing:
 
     def __init__(self, path: Path, column: str | None, name: str) -> None:
         self.run: Series | None = None
-        self.why_none = self.absent = self.anew = ""
+        self.why_none, self.absent, self.anew = "reading", "", ""
         self.modified = 0.0
         self._path, self._column, self._name = path, column, name
         self._identity: tuple[int, int] | None = None
@@ -148,6 +149,8 @@ class Growing:
             self._check_kind()
         new = _copy(file, self._reached, copy, self._head)
         if not new:
+            if found.st_size - self._reached > LONGEST_LINE:
+                self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
             return None
         rows = self._onward(copy) if self._head else None
         if rows is not None and self.run is not None:
@@ -171,7 +174,7 @@ class Growing:
         except ReadError:
             return None
         known, last = len(self._first), int(self.run.steps[-1])
-        if not found.steps[:known].equal(self._first):
+        if not found.steps[:known].equal(self._first) or any(" torn" in remark for remark in found.remarks):
             return None
         rows = rows_from(found, known)
         if any("counted from 1" in remark for remark in found.remarks):  # where the lines do not number their steps
