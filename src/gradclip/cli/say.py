@@ -12,6 +12,10 @@ def say(console: Console, line: str, *, wrap: bool = True) -> None:
         line: The text. What a terminal would obey and what the encoding lacks is replaced: it may quote any file.
         wrap: Whether a terminal too narrow for the line breaks it between words. Piped, it stays whole.
     """
-    shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in line)
-    shown = shown.encode(console.encoding, "replace").decode(console.encoding)
-    console.print(Text(shown), soft_wrap=not (wrap and console.is_terminal))
+    console.print(Text(sayable(line, console.encoding)), soft_wrap=not (wrap and console.is_terminal))
+
+
+def sayable(text: str, encoding: str) -> str:
+    """Return a text as a terminal can show it, and obeys none of it."""
+    shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in text)
+    return shown.encode(encoding, "replace").decode(encoding)

@@ -52,7 +52,7 @@ def watch(
                 session.finish()
                 _show(console, session)
             elif is_screen:
-                _live(console, session, interval, wait)
+                _live(console, session, interval, wait, hint="" if run == STANDARD_INPUT else "q quits")
             else:
                 _lines(console, session, interval, wait)
     except ReadError as error:
@@ -74,16 +74,16 @@ def _opened(run: Path, column: str | None) -> "Iterator[tuple[Session, Wait]]":
             yield Session(run, column), wait
 
 
-def _live(console: "Console", session: "Session", interval: float, wait: "Wait") -> None:
+def _live(console: "Console", session: "Session", interval: float, wait: "Wait", hint: str) -> None:
     """Draw the view over and over, on a screen of its own, and leave the last one behind."""
     from rich.live import Live  # noqa: PLC0415
 
     from gradclip.cli.watch.view import panel  # noqa: PLC0415
 
     try:
-        with Live(panel(session, console), console=console, screen=True, auto_refresh=False) as screen:
+        with Live(panel(session, console, hint), console=console, screen=True, auto_refresh=False) as screen:
             for _ in _views(session, interval, wait):
-                screen.update(panel(session, console), refresh=True)
+                screen.update(panel(session, console, hint), refresh=True)
     finally:
         if session.file.run is not None:
             with suppress(OSError):  # the terminal may have been closed

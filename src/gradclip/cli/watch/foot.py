@@ -80,7 +80,7 @@ def show(run: Path) -> None:
     finally:
         foot.clear()
     if session.file.run is not None:
-        console.print(panel(session, console, hint=""))
+        console.print(panel(session, console))
     if problem:
         say(console, problem)
 
@@ -89,7 +89,7 @@ def _lines(session: Session, console: Console) -> list[str]:
     """Return the view, where it takes no more than half of the terminal, or else one line."""
     console.size = os.get_terminal_size(sys.stdout.fileno())  # by no variable of the environment
     with console.capture() as drawn:
-        console.print(panel(session, console, hint=""))
+        console.print(panel(session, console))
     found = drawn.get().splitlines()
     return found if 2 * len(found) <= console.height else [line(session)[: console.width]]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Event, Series
+from gradclip.cli.say import sayable
 from gradclip.cli.sparkline import sparkline
 from gradclip.cli.watch.session import Session
 from gradclip.cli.words import amount, printable, shortened
@@ -73,15 +74,15 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
     return found if session.alarms else [*found, Row("alarms", "none", "green")]
 
 
-def panel(session: Session, console: Console, hint: str = "q quits") -> Panel:
-    """Return the view for a terminal, with a hint at its foot."""
+def panel(session: Session, console: Console, hint: str = "") -> Panel:
+    """Return the view for a terminal, perhaps with a hint at its foot."""
     width = min(console.width, WIDEST)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, min_width=LABEL)
     grid.add_column(overflow="fold")
     for row in rows(session, width - FRAME, console.encoding, meanings=True):
-        grid.add_row(Text(row.name, style="dim"), Text(_sayable(row.text, console.encoding), style=row.style))
-    title = Text(_sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
+        grid.add_row(Text(row.name, style="dim"), Text(sayable(row.text, console.encoding), style=row.style))
+    title = Text(sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
     return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
 
 
@@ -220,9 +221,3 @@ def _age(session: Session) -> str:
         if seconds >= 2 * size:
             return f"last line {seconds / size:.0f} {unit} ago"
     return f"last line {seconds:.0f} s ago"
-
-
-def _sayable(text: str, encoding: str) -> str:
-    """Return a text as a terminal can show it, and obeys none of it."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown.encode(encoding, "replace").decode(encoding)
