@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: integrations setup demo test format lint types imports unit browser package test-torch bench gpu-wheel gpu doctor clean
+.PHONY: help integrations setup demo test format lint types imports docs unit api browser package test-torch bench gpu-wheel gpu doctor clean
 
-setup: $(INSTALLED)
+setup: $(INSTALLED)  ## the virtual environment .venv with everything in it
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 $(VENV)/.created: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,26 +27,38 @@ $(INSTALLED): $(VENV)/.tools $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	touch $@
 
-demo: setup
+demo: setup  ## train the two networks of the README
 	$(BIN)/gradclip demo
 
-doctor: setup
+doctor: setup  ## which backend answers here and why, and all that a bug report needs
 	$(BIN)/gradclip doctor
 
 # pytest comes last: its closing line is the verdict that continuous integration reads.
-test: format lint types imports package unit
+test: format lint types imports package docs unit  ## format, lint, types, import rules, packages, the site, all tests
 
 format: setup
 	$(BIN)/ruff format --check .
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
 
 types: setup
 	$(BIN)/pyrefly check
 
 imports: setup
 	$(BIN)/lint-imports
+
+# The site, of which every reference has to have a target, and the examples of its reference. Nothing is fetched.
+SITE := build/docs
+SPHINX := $(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees
+docs: setup  ## the site, in build/docs/html
+	$(SPHINX) --builder html docs $(SITE)/html
+	$(SPHINX) --builder doctest docs $(SITE)/doctest
+
+# The list of public names and signatures that a test compares: what changes it belongs into CHANGELOG.md.
+api: setup  ## write the list of public names and signatures anew
+	$(BIN)/python tests/public_api.py
 
 # The operations with the native kernels in every instruction set and both ways to read a tensor; what clips, by plain torch; then the whole suite, in which
 # each test of the operations names its backend.
@@ -54,7 +69,7 @@ BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 
 # The frameworks in which it is tried: the newest, which `make test` has too, but for TRL; with OLD=1, the oldest, in an environment of their own.
 OLD_BIN := build/oldest/bin
-integrations: setup
+integrations: setup  ## the frameworks; OLD=1, the oldest versions in an environment of their own
 ifdef OLD
 	$(PYTHON) -m venv build/oldest
 	$(OLD_BIN)/pip install --quiet --constraint constraints.txt torch
@@ -68,7 +83,7 @@ endif
 # One process a core, of one thread; the third run has one process, whose kernels have all cores.
 WORKERS ?= auto
 EACH_CORE := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses=$(WORKERS) --dist=worksteal
-unit: setup browser
+unit: setup browser  ## the tests alone
 	GRADCLIP_ISA=baseline $(EACH_CORE) $(NATIVE) tests/conformance
 	GRADCLIP_ISA=avx2 $(EACH_CORE) $(NATIVE) tests/conformance
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
@@ -82,12 +97,12 @@ browser: setup
 	  && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install chromium fonts-liberation; } \
 	  || echo "There is no Chromium and it cannot be installed: the tests that need it are skipped."
 
-package: setup
+package: setup  ## build the packages, and use them in fresh environments
 	$(BIN)/python tests/packaging/check_wheels.py
 
 # The core on another torch, by hand, before the range that the package declares is changed: each takes a few GB.
 OTHER := .venv-torch-$(TORCH)
-test-torch:
+test-torch:  ## the core on another torch: make test-torch TORCH=2.6.0, a few GB
 	@test -n "$(TORCH)" || { echo "Say which one: make test-torch TORCH=2.6.0"; exit 2; }
 	$(PYTHON) -m venv $(OTHER)
 	echo "torch==$(TORCH)" > $(OTHER)/constraints.txt
@@ -97,19 +112,19 @@ test-torch:
 	$(OTHER)/bin/pytest -q -p no:cacheprovider --ignore=tests/cli --ignore=tests/analysis --ignore=tests/examples
 
 # What travels to a machine with a GPU, where nothing can be installed from; and what is done there, with its torch.
-gpu-wheel: setup
+gpu-wheel: setup  ## what travels to a machine with a GPU
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/gpu/wheel .
 
 GPU_OUT ?= build/gpu/result.json
-gpu:
+gpu:  ## there: its tests and its benchmark
 	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/gpu/site build/gpu/wheel/*.whl
 	PYTHONPATH=build/gpu/site GRADCLIP_REQUIRE=native,triton,cuda $(PYTHON) -m pytest -q -p no:cacheprovider tests/gpu
 	PYTHONPATH=build/gpu/site GRADCLIP_REQUIRE=native,triton $(PYTHON) -m pytest -q -p no:cacheprovider -k triton tests/conformance
 	PYTHONPATH=build/gpu/site $(PYTHON) benchmarks/gpu.py --compiled --out $(GPU_OUT)
 
-bench: setup
+bench: setup  ## measure, and store one JSON file in benchmarks/results/
 	$(BIN)/gradclip bench --dtype float32 --dtype bfloat16 --seconds 8 --threads 2 \
 	  --out benchmarks/results/$$(date -u +%Y-%m-%dT%H%M%S)-$$(git rev-parse --short HEAD).json
 
-clean:
+clean:  ## remove all that this makes
 	rm -rf $(VENV) .venv-torch-* build dist

@@ -155,7 +155,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="below a minute: fewer ranks, DTensors and rounds")
     options.add_argument("--seconds", type=float, help="for each of the cases that are timed (10; quick: 0.4)")
     options.add_argument("--out", type=Path, help="the JSON file (results/distributed-TIME-COMMIT.json; quick: none)")
-    options.add_argument("--plot", type=Path, help="the picture (docs/distributed.png; quick: none)")
+    options.add_argument("--plot", type=Path, help="the picture (docs/benchmarks/distributed.png; quick: none)")
     given = options.parse_args()
     plan = QUICK if given.quick else FULL
     seconds = given.seconds or plan["seconds"]
@@ -183,7 +183,7 @@ def main() -> None:
     out, plot = given.out, given.plot
     if not given.quick:
         out = out or HOME / "results" / f"distributed-{stamp}-{facts['commit']}.json"
-        plot = plot or HOME.parent / "docs" / "distributed.png"
+        plot = plot or HOME.parent / "docs" / "benchmarks" / "distributed.png"
     if out is not None:
         tables = {"fsdp2": fsdp, "small": over, "layouts": matrix, "jobs": jobs}
         write(out, {"machine": facts, "us_per_dtensor_on_1_rank": per_dtensor}, tables)

@@ -297,4 +297,4 @@ def mapped(rule: Callable[..., tuple[Scalar, ...]], *vectors: Tensor) -> tuple[T
     if not 0 < size <= FEW or vectors[0].device != CPU or is_traced():
         return rule(*vectors)  # pyrefly: ignore[bad-return] -- of tensors, tensors
     numbers = [rule(*each) for each in zip(*(vector.tolist() for vector in vectors), strict=True)]
-    return torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64).unbind()
+    return torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=CPU).unbind()

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,21 @@ from torch import nn
 import gradclip
 from clipper.training import same_bits
 from gradclip import ConsecutiveSkipsError, GradClipper
-from gradclip.policies import AdaGC, AutoClip, FixedNorm, FixedValue, Policy, ZClip, by_group, by_name, chain, schedule
+from gradclip.policies import (
+    AdaGC,
+    AutoClip,
+    Decision,
+    FixedNorm,
+    FixedValue,
+    Layout,
+    Norms,
+    Policy,
+    ZClip,
+    by_group,
+    by_name,
+    chain,
+    schedule,
+)
 from policies.cases import CASES
 
 HISTORY = 24
@@ -331,3 +346,41 @@ def test_the_version_of_the_package_is_no_part_of_it() -> None:
     run = Run(LEARNING).train(0, 5)
     assert pickle.dumps(run.clipper.state_dict()) == pickle.dumps(run.clipper.state_dict())
     assert gradclip.__version__ not in json.dumps(run.clipper.state_dict())
+
+
+@dataclass(frozen=True)
+class Learning(Policy):
+    """A rule whose state is whatever it is told."""
+
+    begin: Any
+    scope: Any = "unit"
+
+    def init(self, layout: Layout) -> Any:
+        return self.begin(layout) if callable(self.begin) else self.begin
+
+    def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
+        return Decision(), (norms.of_units(),) if callable(self.begin) else state
+
+
+@pytest.mark.parametrize("state", [None, [1.0], {"a": 1.0}, True, "x", (1.0, None), torch.zeros(3, 2), torch.zeros(9)])
+def test_a_state_that_could_not_be_loaded_is_refused_before_it_is_learned(state: Any) -> None:
+    with pytest.raises(TypeError, match=r"`Learning\.init` must return numbers, tensors of one number for each"):
+        GradClipper(nn.Linear(2, 3), Learning(state))
+
+
+def test_a_number_for_each_unit_is_saved_by_the_name_of_its_parameter() -> None:
+    policy = Learning(lambda layout: (torch.zeros(sum(layout.units), dtype=torch.float64),))
+    model = nn.Linear(2, 3)
+    clipper = GradClipper(model, policy)
+    model(torch.ones(1, 2)).sum().backward()
+    clipper.clip()
+    saved = json.loads(json.dumps(clipper.state_dict()))
+    found = saved["stages"][0]["state"]["0"]
+    assert {name: len(numbers) for name, numbers in found.items()} == {"weight": 3, "bias": 1}
+    assert found["weight"] == pytest.approx([math.sqrt(2.0)] * 3)
+    other = GradClipper([("bias", model.bias), ("weight", model.weight)], policy)
+    other.load_state_dict(saved)
+    assert other.state_dict()["stages"] == saved["stages"]
+    found["weight"].pop()
+    with pytest.raises(ValueError, match="must have lists of"):
+        GradClipper(model, policy).load_state_dict(saved)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "distributed.md"
+PAGE = ROOT / "docs" / "how-to" / "distributed.md"
 
 TIMEOUT_S = 240
 

@@ -1,23 +1,31 @@
 """Policies one after the other, or for a time."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 
+from gradclip import GradClipper
 from gradclip.policies import (
     AGC,
     AdaGC,
     AutoClip,
     BlockRMS,
+    Decision,
     FixedNorm,
     FixedValue,
+    Layout,
+    MedianClip,
     Normalize,
     Norms,
     Policy,
     SmoothNorm,
     SpikeSkip,
     ZClip,
+    by_group,
+    by_name,
     chain,
     schedule,
     warmup,
@@ -149,3 +157,74 @@ def test_a_step_that_is_skipped_teaches_no_link(learner: Policy) -> None:
 def test_growing_is_passed_on() -> None:
     """A coefficient above 1 reaches the next link as a larger norm."""
     assert coefs(chain(Normalize(1e-9), FixedNorm(0.5, eps=0.0)), [0.01])[0] == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("make", [lambda x: by_name({"*": x}), by_group, lambda x: chain(x, by_name({"*": x}))])
+def test_a_schedule_moves_the_bounds_of_parts(make: Any) -> None:
+    """Whatever the policies of each step are made of."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    clipper = GradClipper([{"params": [parameter]}], schedule(lambda step: make(FixedNorm(1.0 + step, eps=0.0))))
+    for bound in (1.0, 2.0, 3.0):
+        parameter.grad = torch.tensor([50.0])
+        clipper.clip()
+        assert parameter.grad.item() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        lambda step: chain(FixedNorm(9.0), FixedNorm(1.0, norm_type=2.0 + step)),
+        lambda step: chain(FixedNorm(9.0), ZClip(1.0) if step else FixedNorm(1.0)),
+        lambda step: chain(*[FixedNorm(9.0)] * (2 + step)),
+        lambda step: by_name({"a": FixedNorm(1.0), "b" if step else "*": FixedNorm(1.0)}),
+        lambda step: warmup(5, ZClip(1.0) if step else FixedNorm(1.0)),
+        lambda step: MedianClip(9.0, window=10 + step, warmup=1),
+    ],
+)
+def test_a_schedule_of_another_kind_is_refused(at: Any) -> None:
+    """What was learned could not go on: not of links, parts, or a window of another length."""
+    parameters = [("a", torch.nn.Parameter(torch.ones(1))), ("b", torch.nn.Parameter(torch.ones(1)))]
+    clipper = GradClipper(parameters, schedule(at))
+    for _, p in parameters:
+        p.grad = torch.ones(1)
+    clipper.clip()
+    with pytest.raises(ValueError, match=r"`schedule\(policy_of=...\)` must give policies of one type"):
+        clipper.clip()
+
+
+@pytest.mark.parametrize("order", [lambda x, skip: (x, skip), lambda x, skip: (skip, x)], ids=["before", "after"])
+def test_a_step_that_is_skipped_teaches_no_link_before_either(order: Any) -> None:
+    """It is as if the step had not been, wherever the rule stands that skips, and no warm-up counts it."""
+    skip, large = SpikeSkip(math.inf, window=16, warmup=8, sigmas=1000.0), 1e6
+    for other in (MedianClip(1e9, window=10, warmup=2), warmup(14, FixedNorm(0.5))):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=0.0)
+        clipper = GradClipper([parameter], chain(*order(other, skip))).attach(optimizer)
+        found = []
+        for norm, loss in [(0.5, 1.0), (1.5, 1.1)] * 5 + [(50.0, large)] * 8 + [(50.0, 1.0)]:
+            parameter.grad = torch.tensor([norm])
+            clipper.observe_loss(loss)
+            optimizer.step()
+            assert clipper.last is not None
+            found.append(clipper.last)
+        assert [x.status for x in found[10:18]] == ["skipped_spike"] * 8
+        assert found[18].status == "clipped"
+        assert found[18].total_norm_after == pytest.approx(2.0 if isinstance(other, MedianClip) else 0.5, rel=1e-5)
+
+
+def test_a_limit_that_is_not_declared_is_refused() -> None:
+    """What follows it would not know the norms, and multiply by NaN."""
+
+    @dataclass(frozen=True)
+    class Limit(Policy):
+        def init(self, layout: Layout) -> tuple[()]:
+            return ()
+
+        def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+            return Decision(clamp=1.0), state
+
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([5.0, 5.0])
+    with pytest.raises(ValueError, match=r"Limit decided on a `clamp`, and its property `clamps` is False"):
+        GradClipper([parameter], chain(Limit(), FixedNorm(1.0))).clip()
+    assert parameter.grad.tolist() == [5.0, 5.0]

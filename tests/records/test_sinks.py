@@ -101,7 +101,7 @@ def test_a_sink_that_fails_stops_nothing(tmp_path: Path) -> None:
 # One line for each logger, with a stand-in and with the real thing where it is installed.
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "records.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "records.md"
 
 RECIPES = dict(
     re.findall(r"`(?:import (?=\w+`)|(?=run = ))(\w+)[^`]*` \| `(lambda .*)` \|", PAGE.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import has_names, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run
@@ -63,6 +63,8 @@ class Pipeline:
         self._nonfinite: NonFiniteStep = nonfinite
         at_least = "total" if selection.scaled is None else "parameter"  # each has a coefficient of its own then
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
+        for stage in self._stages:
+            check_state(stage.policy, stage.state, stage.layout)
 
     def run(
         self,

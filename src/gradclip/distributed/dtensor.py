@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from gradclip.numbers import CPU
 from gradclip.torch_private import LOCALIZED, LOCALIZER, local_of_dtensor, spec_of_dtensor, split_by
 from gradclip.units import Units
 
@@ -94,7 +95,7 @@ def local_rows(spec: Spec, units: Units) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _rows_at(spec: Spec, units: Units, coordinate: tuple[int, ...]) -> Tensor:  # noqa: ARG001 -- another in another world
-    rows = torch.zeros(1, dtype=torch.int64)
+    rows = torch.zeros(1, dtype=torch.int64, device=CPU)
     for dim in units.kept(len(spec.shape)):
         rows = (rows[:, None] * spec.shape[dim] + _held(spec, dim)).flatten()
     return rows
@@ -102,7 +103,7 @@ def _rows_at(spec: Spec, units: Units, coordinate: tuple[int, ...]) -> Tensor:  
 
 def _held(spec: Spec, dim: int) -> Tensor:
     """Return the indices of a dimension that are held here: split as the elements are, by the placements in order."""
-    held = torch.arange(spec.shape[dim])
+    held = torch.arange(spec.shape[dim], device=CPU)
     shape = [1] * dim + [-1]
     coordinate = spec.mesh.get_coordinate() or [0] * spec.mesh.ndim
     for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):

@@ -66,8 +66,6 @@ def clip_grad_norm_(
         TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
         ValueError: If `max_norm` or `eps` is negative or NaN, or another argument has no meaning.
 
-        On every error, all gradients are as they were.
-
     Example:
         >>> import torch, gradclip
         >>> w = torch.nn.Parameter(torch.zeros(2))
@@ -78,6 +76,8 @@ def clip_grad_norm_(
         tensor([0.6000, 0.8000])
 
     Note:
+        *Errors:* whatever is raised, all gradients are as they were.
+
         *Distributed:* where a parameter is a DTensor, belongs to FSDP1 or was declared, all ranks that hold it have to
         call this, and the norm is that of the whole model, the same bits on each: one collective for each mesh.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gradclip import numbers
 from gradclip.gradients.gradient_set import GradientSet, Parts
 from gradclip.gradients.norms import norm_of, norms_of, unit_partials_of
-from gradclip.numbers import Scalar
+from gradclip.numbers import CPU, Scalar
 from gradclip.ops.registry import open_
 from gradclip.sending import indices
 from gradclip.units import Units
@@ -53,7 +53,11 @@ class Here(GradientSet):
         return Parts(whole, self._places)
 
     def _rows(self, columns: list[Tensor]) -> Tensor:
-        return torch.cat([columns[place] for place in self.places]) if self.gradients else torch.zeros(0).long()
+        return (
+            torch.cat([columns[place] for place in self.places])
+            if self.gradients
+            else torch.zeros(0, dtype=torch.int64, device=CPU)
+        )
 
     def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:  # noqa: ARG002
         return coefs if self._places is None else coefs[self._rows(columns)]

@@ -85,7 +85,7 @@ class NativeBatch(Batch):
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         if factors is not None:
             pairs = zip(self.tensors, factors.tolist(), strict=True)
-            return torch.tensor([_native.measure([x], order, own) for x, own in pairs], dtype=torch.float64)
+            return torch.tensor([_native.measure([x], order, own) for x, own in pairs], dtype=torch.float64, device=CPU)
         out = torch.empty(len(self.tensors), dtype=torch.float64, device=CPU)
         _native.measure_each(self.tensors, order, out)
         return out
@@ -125,8 +125,8 @@ class NativeBatch(Batch):
                 ReferenceBatch([self.tensors[i]]).scale_units_(own[i])
         changed = coefs != 1.0
         if bool(changed.any()):
-            counts = torch.tensor(self.unit_counts())
-            owners = torch.arange(len(self.tensors)).repeat_interleave(counts)[changed].unique()
+            counts = torch.tensor(self.unit_counts(), device=CPU)
+            owners = torch.arange(len(self.tensors), device=CPU).repeat_interleave(counts)[changed].unique()
             increment_version([self.tensors[i] for i in owners.tolist()])
 
     def clamp_(self, bound: Scalar) -> None:

@@ -27,9 +27,9 @@ def overlaps(x: Tensor) -> bool:
 
 
 def _share_places(x: Tensor) -> bool:
-    places = torch.zeros(1, dtype=torch.int64)
+    places = torch.zeros(1, dtype=torch.int64, device="cpu")
     for size, stride in zip(x.shape, x.stride(), strict=True):
-        places = (places[:, None] + stride * torch.arange(size)).flatten()
+        places = (places[:, None] + stride * torch.arange(size, device="cpu")).flatten()
     return places.unique().numel() < x.numel()
 
 

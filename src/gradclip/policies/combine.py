@@ -4,13 +4,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, NoReturn, final
 
 from gradclip.numbers import Scalar, as_float64, is_one, minimum
 from gradclip.policies import effect
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import Layout, Norms, Scope, finest
-from gradclip.policies.policy import Decision, Policy, check_policies
+from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
 from gradclip.units import Units
 from gradclip.validation import check_number
 
@@ -98,21 +98,32 @@ class Chain(Policy):
     def skips(self) -> bool:
         return any(link.skips for link in self.links)
 
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (Chain, *(link.state_kind for link in self.links))
+
     def init(self, layout: Layout) -> tuple[Any, ...]:
         return tuple(link.init(layout) for link in self.links)
 
     def decide(self, norms: Norms, state: tuple[Any, ...]) -> tuple[Decision, tuple[Any, ...]]:
         together = Decision()
+        decisions: list[Decision] = []
         states: list[Any] = []
         for link, before in zip(self.links, state, strict=True):
             decision, learned = link.decide(norms, before)
             states.append(learned)
-            together = decision if len(states) == 1 else _both(together, decision, norms.layout)
+            together = _both(together, decision, norms.layout) if decisions else decision
+            decisions.append(decision)
+            if len(decisions) == len(self.links):
+                break
+            if decision.clamp is not None and not link.clamps:
+                refuse_clamp(link)
             left = effect.after(norms, decision)
-            if decision.skip is False and link is not self.links[-1]:
+            if decision.skip is False:
                 left.total_after(norms)
             norms = left
-        return together, tuple(states)
+        together = known_skip(together)
+        return together, taught(decisions, state, states) if together.skip else tuple(states)
 
 
 class Taken(NamedTuple):
@@ -120,6 +131,10 @@ class Taken(NamedTuple):
 
     steps: Annotated[float, COUNT]
     inner: Any
+
+    def and_one(self, decision: Decision, inner: Any) -> "Taken":
+        """Return it with one step more, unless that does not happen."""
+        return Taken(self.steps if decision.skip else self.steps + 1.0, inner)
 
 
 class Led(Policy):
@@ -167,6 +182,10 @@ class Warmup(Led):
         return self.policy
 
     @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (Warmup, self.policy.state_kind)
+
+    @property
     def stages(self) -> tuple[Policy, ...]:
         stages = self.policy.stages
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
@@ -175,7 +194,8 @@ class Warmup(Led):
         if state.steps >= self.steps:
             return Decision(), state
         decision, inner = self.policy.decide(norms, state.inner)
-        return decision, Taken(state.steps + 1.0, inner)
+        decision = known_skip(decision)
+        return decision, state.and_one(decision, inner)
 
 
 @final
@@ -189,12 +209,17 @@ class Schedule(Led):
     def led(self) -> Policy:
         return self.policy_of(0)
 
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (Schedule, self.led.state_kind)
+
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(state.steps)
         policy = self.policy_of(step)
         check_same_kind(step, policy, self.led)
         decision, inner = policy.decide(norms, state.inner)
-        return decision, Taken(state.steps + 1.0, inner)
+        decision = known_skip(decision)
+        return decision, state.and_one(decision, inner)
 
 
 def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
@@ -227,12 +252,21 @@ def check_schedule(policy_of: object) -> None:
         raise TypeError(msg)
 
 
-def check_same_kind(step: int, policy: Any, first: Any) -> None:
+def check_same_kind(step: int, policy: Policy, first: Policy) -> None:
     """Check that the policy of a step can go on from what that of step 0 began."""
-    traits = [(type(x), x.norm_type, x.scope, x.units, x.clamps) for x in (policy, first)]
-    if traits[0] != traits[1]:
+    if policy.state_kind != first.state_kind:
         msg = (
             f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at step "
-            f"{step} and {first!r} at step 0. To change the rule, make a `chain` of `warmup`."
+            f"{step} and {first!r} at step 0: the windows, and all that they are made of, must be of one kind too, as "
+            "what was learned goes on. To change the rule, make a `chain` of `warmup`."
         )
         raise ValueError(msg)
+
+
+def refuse_clamp(policy: Policy) -> NoReturn:
+    """Raise for a policy that limits elements, and does not say so to what comes after it in a chain."""
+    msg = (
+        f"`chain(...)` must know of policies that limit elements: {type(policy).__name__} decided on a `clamp`, and "
+        "its property `clamps` is False. Let it return True: gradients are then measured again for the next policy."
+    )
+    raise ValueError(msg)

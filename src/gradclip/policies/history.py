@@ -113,7 +113,7 @@ class History:
             return self.columns[0].quantile(q)
         if not self._is_elsewhere(like):
             found = [column.quantile(q) for column in self.columns]
-            return torch.tensor(found, dtype=torch.float64).reshape(like.shape)
+            return torch.tensor(found, dtype=torch.float64, device=like.device).reshape(like.shape)
         rows = self._as_rows(like)
         finite = torch.cat([rows.masked_fill(~rows.isfinite(), math.nan), torch.full_like(like, math.nan)[None]])
         return torch.nanquantile(finite, q, dim=0).nan_to_num(nan=math.inf)

@@ -151,12 +151,16 @@ class Norms(NamedTuple):
         """Return the norms of the units of the parameters themselves, of shape (U,)."""
         return _known(self.weights)
 
-    def subset(self, part: "Subset") -> "Norms":
-        """Return the norms of some parameters; the norm of each must be known."""
+    def subset(self, part: "Subset", has: frozenset[int] | None) -> "Norms":
+        """Return the norms of some parameters; the norm of each must be known.
+
+        Args:
+            part: The parameters.
+            has: What is `present`, made for all parts once.
+        """
         if not self.complete:
             refuse_parts()
-        known = set(self.present or ())
-        present = None if self.present is None else [i for i, place in enumerate(part.listed) if place in known]
+        present = None if has is None else [i for i, place in enumerate(part.listed) if place in has]
         rows = None if self.units is None else self.units[part.units]
         weights = None if self.weights is None else self.weights[part.units]
         some = self._replace(layout=part.layout, present=present, units=rows, weights=weights)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, NoReturn, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, as_float64, on_host
+from gradclip.numbers import Scalar, as_float64
 from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import Layout, Norms, Scope, Subset, finest
-from gradclip.policies.policy import Decision, Policy, check_policies
+from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
 from gradclip.units import Units
 
 
@@ -61,10 +61,17 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
 
 
 class Part(NamedTuple):
-    """Some of the parameters, their policy, and what it has learned."""
+    """Some of the parameters, and what their policy has learned.
+
+    Attributes:
+        name: What it is called.
+        member: Which of the policies is its own.
+        subset: The parameters.
+        state: What the policy has learned.
+    """
 
     name: str
-    policy: Policy
+    member: int
     subset: Subset
     state: Any
 
@@ -78,8 +85,12 @@ class Partition(Policy):
         """All policies."""
 
     @abstractmethod
-    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
-        """Return the parts: a name, the policy, and the places of the parameters."""
+    def member(self, index: int) -> Policy:
+        """Return one of the policies."""
+
+    @abstractmethod
+    def split(self, layout: Layout) -> list[tuple[str, int, list[int]]]:
+        """Return the parts: a name, which policy it has, and the places of the parameters."""
 
     @property
     @final
@@ -115,29 +126,25 @@ class Partition(Policy):
     @final
     def init(self, layout: Layout) -> tuple[Part, ...]:
         parts: list[Part] = []
-        for name, policy, places in self.split(layout):
+        for name, member, places in self.split(layout):
             subset = layout.subset(places)
-            parts.append(Part(name, policy, subset, policy.init(subset.layout)))
+            parts.append(Part(name, member, subset, self.member(member).init(subset.layout)))
         return tuple(parts)
 
     @final
     def decide(self, norms: Norms, state: tuple[Part, ...]) -> tuple[Decision, tuple[Part, ...]]:
         decisions: list[Decision] = []
         parts: list[Part] = []
+        present = None if norms.present is None else frozenset(norms.present)
         for part in state:
-            own = norms.subset(part.subset)
+            own = norms.subset(part.subset, present)
             decision, after = Decision(), part.state
             if own.present is None or own.present:  # a part without a gradient has nothing to learn from
-                decision, after = part.policy.decide(own, part.state)
+                decision, after = self.member(part.member).decide(own, part.state)
             decisions.append(decision)
             parts.append(part._replace(state=after))
-        together = _merged(decisions, parts, norms)
-        if together.skip is not False and (skip := bool(on_host(together.skip))):
-            # A step that does not happen teaches only those who asked for that.
-            together = together._replace(skip=skip)
-            pairs = zip(decisions, parts, state, strict=True)
-            parts = [after if on_host(decision.skip) else before for decision, after, before in pairs]
-        return together, tuple(parts)
+        together = known_skip(_merged(decisions, parts, norms))
+        return together, taught(decisions, state, parts) if together.skip else tuple(parts)
 
 
 @final
@@ -152,7 +159,17 @@ class ByName(Partition):
     def members(self) -> tuple[Policy, ...]:
         return (*(policy for _, policy in self.patterns), *(() if self.default is None else (self.default,)))
 
-    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        default = None if self.default is None else self.default.state_kind
+        return (ByName, default, *((pattern, policy.state_kind) for pattern, policy in self.patterns))
+
+    def member(self, index: int) -> Policy:
+        if index < len(self.patterns):
+            return self.patterns[index][1]
+        return FixedNorm(math.inf) if self.default is None else self.default
+
+    def split(self, layout: Layout) -> list[tuple[str, int, list[int]]]:
         places: dict[str, list[int]] = {pattern: [] for pattern, _ in self.patterns}
         rest: list[int] = []
         for place, name in enumerate(layout.names):
@@ -161,9 +178,8 @@ class ByName(Partition):
         for pattern, found in places.items():
             if not found:
                 refuse_pattern("by_name", pattern, layout.names)
-        parts = [(pattern, policy, places[pattern]) for pattern, policy in self.patterns]
-        default = FixedNorm(math.inf) if self.default is None else self.default
-        return [*parts, ("(default)", default, rest)] if rest else parts
+        parts = [(pattern, i, places[pattern]) for i, (pattern, _) in enumerate(self.patterns)]
+        return [*parts, ("(default)", len(parts), rest)] if rest else parts
 
 
 @final
@@ -178,13 +194,19 @@ class ByGroup(Partition):
     def members(self) -> tuple[Policy, ...]:
         return self.policies
 
-    def split(self, layout: Layout) -> list[tuple[str, Policy, list[int]]]:
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (ByGroup, self.alike, *(policy.state_kind for policy in self.policies))
+
+    def member(self, index: int) -> Policy:
+        return self.policies[0 if self.alike else index]
+
+    def split(self, layout: Layout) -> list[tuple[str, int, list[int]]]:
         count = layout.group_count
         if layout.groups is None or (not self.alike and count != len(self.policies)):
             refuse_groups(count, len(self.policies))
-        policies = self.policies * count if self.alike else self.policies
         places = [[i for i, group in enumerate(layout.groups) if group == g] for g in range(count)]
-        return [(f"group {g}", policies[g], found) for g, found in enumerate(places) if found]
+        return [(f"group {g}", g, found) for g, found in enumerate(places) if found]
 
 
 def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decision:

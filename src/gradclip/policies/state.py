@@ -1,6 +1,7 @@
 """The state of a policy as plain data, and back: numbers, and numbers by the names of parameters."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -15,7 +16,8 @@ from gradclip.sending import sent
 def pack(state: Any, layout: Layout) -> Any:
     """Return a state as dicts, lists and numbers, which JSON and `torch.load(weights_only=True)` take.
 
-    A vector of one number a parameter becomes a dict by name, so that it survives another order of the parameters.
+    A vector of one number a parameter becomes a dict by name, so that it survives another order of the parameters; one
+    of a number a unit, a dict of lists.
     """
     match state:
         case Part():
@@ -23,12 +25,37 @@ def pack(state: Any, layout: Layout) -> Any:
         case History():
             columns = state.pack()
             return dict(zip(layout.names, columns, strict=True)) if len(columns) > 1 else columns
+        case Tensor() if state.ndim == 0:
+            return state.item()
         case Tensor():
-            return state.item() if state.ndim == 0 else dict(zip(layout.names, state.tolist(), strict=True))
+            found = state.tolist() if len(state) == len(layout.names) else _by_unit(state.tolist(), layout)
+            return dict(zip(layout.names, found, strict=True))
         case tuple():
             return {key: pack(value, layout) for key, value in _items(state)}
         case _:
             return state
+
+
+def check_state(policy: object, state: Any, layout: Layout) -> None:
+    """Check that what a policy learns can be saved and loaded, before it has learned anything.
+
+    Raises:
+        TypeError: If it is made of something else than numbers, tensors of these, histories and tuples.
+    """
+    match state:
+        case Part():
+            check_state(policy, state.state, state.subset.layout)
+        case Tensor() if state.ndim == 0 or tuple(state.shape) in {(len(layout.names),), (sum(layout.units),)}:
+            pass
+        case tuple():
+            for value in state:
+                check_state(policy, value, layout)
+        case bool():
+            refuse_form(policy, state)
+        case History() | int() | float():
+            pass
+        case _:
+            refuse_form(policy, state)
 
 
 def has_names(state: object) -> bool:
@@ -80,8 +107,14 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
             pairs = zip(paths, columns, strict=True)
             return template.unpack([_numbers(at, column, template.holds) for at, column in pairs])
         case Tensor() if template.ndim:
-            named = zip(layout.names, _in_order(packed, layout, path), strict=True)
-            numbers = [_number(f"{path}[{name!r}]", x, holds) for name, x in named]
+            named = list(zip(layout.names, _in_order(packed, layout, path), strict=True))
+            if len(template) == len(layout.names):
+                numbers = [_number(f"{path}[{name!r}]", x, holds) for name, x in named]
+            else:
+                rows = [_numbers(f"{path}[{name!r}]", x, holds) for name, x in named]
+                if [len(row) for row in rows] != list(layout.units):
+                    refuse_number(path, f"lists of {layout.units} numbers", packed)
+                numbers = [x for row in rows for x in row]
             return sent(numbers, template.device, template.dtype)
         case tuple():
             expected = dict(_items(template))
@@ -92,6 +125,11 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
             return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
         case _:
             return _number(path, packed, holds)
+
+
+def _by_unit(numbers: list[float], layout: Layout) -> list[list[float]]:
+    left = iter(numbers)
+    return [list(islice(left, count)) for count in layout.units]
 
 
 def _numbers(path: str, packed: object, holds: Within) -> list[float]:
@@ -116,6 +154,17 @@ def _in_order(packed: Any, layout: Layout, path: str) -> list[Any]:
     if not isinstance(packed, Mapping) or set(packed) != set(layout.names):
         refuse_state(path, layout.names, packed)
     return [packed[name] for name in layout.names]
+
+
+def refuse_form(policy: object, state: object) -> NoReturn:
+    """Raise for a policy whose state could not be saved."""
+    shape = f" of shape {tuple(state.shape)}" if isinstance(state, Tensor) else ""
+    msg = (
+        f"`{type(policy).__name__}.init` must return numbers, tensors of one number for each parameter or unit, "
+        f"histories, and tuples of these, so that they can be saved; got {state!r:.60} "
+        f"({type(state).__name__}{shape}). Where there is nothing to learn, return `()`; for a truth value, 0.0 or 1.0."
+    )
+    raise TypeError(msg)
 
 
 def refuse_number(path: str, expected: str, given: object) -> NoReturn:

@@ -119,6 +119,10 @@ class Page:
         listed = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=listed)
 
+    def move(self, x: float, y: float) -> None:
+        """Move the mouse somewhere."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def drag(self, x0: float, x1: float, y: float) -> None:
         """Drag the mouse from left to right."""
         mouse = {"button": "left", "clickCount": 1}

@@ -9,8 +9,12 @@ CHARTS = ["norms", "rate", "loss", "histogram", "policies", "heat"]
 
 def traces(tab: Page, chart: str) -> list[dict[str, Any]]:
     """What a chart shows: the named curves, by name."""
-    expression = f"""document.getElementById("chart-{chart}").data.map(
-      ({{ name, x, y, z, line, yaxis }}) => ({{ name, x, y, z, line, yaxis }}))"""
+    expression = f"""(({{ data, _fullData }}) => data.flatMap(({{ name, line, fill }}, i) => {{
+      const {{ x, y, z, text, visible }} = _fullData[i];
+      const [xs, ys] = [x, y].map((values) => visible && Array.from(values));
+      const cells = z && z.map((row) => Array.from(row));
+      return visible ? [{{ name, line, fill, text, x: xs, y: ys, z: cells }}] : [];
+    }}))(document.getElementById("chart-{chart}"))"""
     return tab.run(expression)
 
 

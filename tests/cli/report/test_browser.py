@@ -1,5 +1,6 @@
 """The page in a browser: it opens, draws, answers, and asks the network for nothing."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from cli.report.browser import Page
 from cli.report.looking import CHARTS, click, curve, settle, traces
-from cli.report.made import SPIKES, TENSORS, reported, training, write
+from cli.report.made import SPIKES, TENSORS, norms_of, reported, training, write
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(opened: Page, page_file: Path) -> None:
@@ -42,6 +43,17 @@ def test_zoomed_in_it_shows_every_number_of_the_file(opened: Page, records: list
         assert {step: y for step, y in shown.items() if step != 662} == pytest.approx(expected, rel=1e-6)
     losses = {step: y for step, y in curve(opened, "loss", "loss").items() if 600 <= step <= 800}
     assert losses == pytest.approx({step: record["loss"] for step, record in wanted.items()}, rel=1e-6)
+
+
+@pytest.mark.parametrize("chart", ["norms", "loss"])
+def test_zoomed_in_the_axis_fits_what_is_seen(opened: Page, chart: str) -> None:
+    """And not spikes that are elsewhere."""
+    axis = f"document.getElementById('chart-{chart}')._fullLayout.yaxis"
+    before = opened.run(f"{axis}.range[1] - {axis}.range[0]")
+    opened.run("(document.getElementById('from').value = 900, document.getElementById('to').value = 1100, 0)")
+    opened.run("document.getElementById('to').dispatchEvent(new Event('change'))")
+    settle(opened)
+    assert opened.run(f"{axis}.range[1] - {axis}.range[0]") < before / 2
 
 
 def test_buttons_zoom_and_move(opened: Page) -> None:
@@ -83,6 +95,18 @@ def test_dragging_zooms_all_charts_over_steps(opened: Page) -> None:
         assert high == pytest.approx(1 + 1999 * 0.5, abs=8)
 
 
+def test_hovering_says_what_happened_at_a_step(opened: Page) -> None:
+    """All curves there, and a step near by that did not count."""
+    opened.run("document.getElementById('chart-norms').scrollIntoView({ block: 'center' })")
+    box = "document.querySelector('#chart-norms .nsewdrag').getBoundingClientRect()"
+    left, top, width, height = opened.run(f"(({{ left, top, width, height }}) => [left, top, width, height])({box})")
+    opened.move(left + width * 660 / 1999, top + height / 2)
+    opened.wait("document.querySelectorAll('#chart-norms .hoverlayer text').length > 0")
+    said = opened.run("[...document.querySelectorAll('#chart-norms .hoverlayer text')].map((e) => e.textContent)")
+    assert [line.split(" : ")[0] for line in said[1:4]] == ["before clipping", "after clipping", "threshold"]
+    assert said[4] == "step 662 skipped: the norm is not finite"
+
+
 def test_boxes_hide_and_show_curves_and_change_scales(opened: Page) -> None:
     def names() -> set[str]:
         return {trace["name"] for trace in traces(opened, "norms") if "name" in trace}
@@ -103,22 +127,20 @@ def test_boxes_hide_and_show_curves_and_change_scales(opened: Page) -> None:
 
 
 def test_the_histogram_counts_every_norm_once(opened: Page, records: list[dict[str, Any]]) -> None:
-    edges, (counts,), (total,) = opened.run(
-        "(({ edges, counts, totals }) => [edges, counts, totals])"
-        "(JSON.parse(document.getElementById('data').textContent).histogram)"
-    )
-    logs = sorted(math.log10(record["total_norm"]) for record in records if record["total_norm"] is not None)
-    assert total == len(logs) == sum(counts)
-    middle = len(edges) // 8
-    assert sum(counts[:middle]) == sum(log < edges[middle] for log in logs)
-    shown = next(trace for trace in traces(opened, "histogram") if trace.get("name") == "steps")["y"]
-    assert shown[:-2] == pytest.approx([100 * count / total for count in counts])
+    (shown,) = traces(opened, "histogram")
+    edges, shares = shown["x"][:-1], shown["y"][:-2]
+    norms = norms_of(records)
+    counts = [sum(low <= norm < high for norm in norms) for low, high in itertools.pairwise(edges)]
+    counts[-1] += 1  # the largest
+    assert sum(counts) == len(norms)
+    assert shares == pytest.approx([100 * count / len(norms) for count in counts])
+    assert [text.split(": ")[1] for text in shown["text"][:-2]] == [f"{n} of {len(norms):,} steps" for n in counts]
 
 
 def test_the_heat_map_has_the_norms_of_the_tensors(opened: Page, records: list[dict[str, Any]]) -> None:
     (heat,) = traces(opened, "heat")
     each = {record["step"]: record["norms"] for record in records if record["norms"] is not None}
-    assert heat["x"][:-1] == list(each)  # the last is the edge of the last cell
+    assert heat["x"] == list(each)
     for row, name in zip(heat["z"], TENSORS, strict=True):
         assert row == pytest.approx([math.log10(norms[name]) for norms in each.values()], abs=1e-6)
 
@@ -140,13 +162,13 @@ def test_compared_runs_keep_their_colours(tab: Page, tmp_path: Path) -> None:
         assert not any("b.jsonl" in trace.get("name", "") for trace in traces(tab, chart))
 
 
-def test_spikes_stay_in_a_chart_that_has_not_a_pixel_for_each_step(opened: Page) -> None:
-    """2000 steps on a phone, where one pixel stands for several."""
+def test_spikes_stay_on_a_phone(opened: Page) -> None:
+    """Where one pixel stands for several steps."""
     opened.size(390, 844, phone=True)
-    opened.wait("document.getElementById('chart-norms').layout.width < 390")
+    opened.wait("document.getElementById('chart-norms')._fullLayout.width < 390")
     settle(opened)
-    points = curve(opened, "norms", "before clipping")
-    assert len(points) < 400
-    band = next(trace for trace in traces(opened, "norms") if "name" not in trace)
-    assert max(y for y in band["y"] if y is not None) == pytest.approx(SPIKES[1500], rel=1e-6)
-    assert min(y for y in band["y"] if y is not None) > 0
+    assert max(y for y in curve(opened, "norms", "before clipping").values() if y is not None) == SPIKES[1500]
+    tallest = (
+        """Math.max(...[...document.querySelectorAll('#chart-norms path.js-line')].map((e) => e.getBBox().height))"""
+    )
+    assert opened.run(tallest) > 0.6 * opened.run("document.querySelector('#chart-norms .nsewdrag').getBBox().height")

@@ -71,10 +71,15 @@ def test_a_disk_that_is_full_is_said_in_a_line(run: Path, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
 
 
-def test_names_the_extra_where_plotly_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(UserError, match=r'needs plotly: pip install "\.\[report\]" in a clone'):
+@pytest.mark.parametrize("module", ["plotly.offline", "jinja2", "tsdownsample"])
+def test_names_the_extra_where_a_package_is_missing(
+    module: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    package = module.removesuffix(".offline")
+    with pytest.raises(UserError, match=rf'needs {package}: pip install "\.\[report\]" in a clone') as raised:
         report(run, out=tmp_path / "page.html")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_run_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from cli.report.browser import Page
-from cli.report.looking import curve, settle, traces
+from cli.report.looking import curve, settle
 from gradclip.analysis.series import Series
 from gradclip.cli.report import findings, policies
 from gradclip.cli.report.build import build
+from gradclip.cli.report.figures.curves import MOST_POINTS
 from gradclip.cli.report.runs import Run
 
 STEPS = 1_000_000
@@ -43,14 +44,12 @@ def test_it_is_small_enough_to_send_around(page: Path) -> None:
 
 
 def test_the_spike_is_seen_from_far_and_from_near(tab: Page, page: Path, norms: torch.Tensor) -> None:
-    """A chart has some thousand points at most; zoomed in, they are the steps themselves."""
+    """Of a million points, a chart has some thousand at most; zoomed in, they are the steps themselves."""
     tab.open(page)
     assert tab.complaints() == []
-    shown = traces(tab, "norms")
-    assert max(len(trace["x"]) for trace in shown) < 5000
-    band = next(trace for trace in shown if "name" not in trace)
-    top = max((y, x) for x, y in zip(band["x"], band["y"], strict=True) if y is not None)
-    assert top == (5e4, pytest.approx(SPIKE + 1, abs=1000))
+    far = curve(tab, "norms", "before clipping")
+    assert len(far) <= MOST_POINTS
+    assert max((y, x) for x, y in far.items()) == (5e4, SPIKE + 1)
 
     tab.run(f"(document.getElementById('from').value = {SPIKE - 99}, 0)")
     tab.run(f"(document.getElementById('to').value = {SPIKE + 101}, 0)")
@@ -59,5 +58,11 @@ def test_the_spike_is_seen_from_far_and_from_near(tab: Page, page: Path, norms: 
     points = curve(tab, "norms", "before clipping")
     steps = range(SPIKE - 99, SPIKE + 102)
     assert [points[step] for step in steps] == pytest.approx(norms[SPIKE - 100 : SPIKE + 101].tolist(), rel=1e-6)
-    after = curve(tab, "norms", "after clipping")
-    assert [after[step] for step in steps] == pytest.approx([min(points[step], 2.0) for step in steps], rel=1e-6)
+    for name, value in (("after clipping", lambda step: min(points[step], 2.0)), ("threshold", lambda step: 2.0)):
+        near = curve(tab, "norms", name)
+        assert [near[step] for step in steps] == pytest.approx([value(step) for step in steps], rel=1e-6)
+    # The replayed steps are others: their chart shows all of them, and not a tick for each.
+    low, high, tick = tab.run(
+        "(({ range, dtick }) => [...range, dtick])(document.getElementById('chart-policies')._fullLayout.xaxis)"
+    )
+    assert (low, high) == (STEPS - 999, STEPS) and tick >= 50

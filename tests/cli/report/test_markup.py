@@ -6,7 +6,6 @@ import re
 import pytest
 
 from cli.report.markup import Element, by_id, parsed
-from gradclip.cli.report.html import embedded, exact, tag, text
 from gradclip.cli.report.words import amount, moment, printable, shortened
 
 
@@ -66,22 +65,6 @@ def test_tables_say_what_they_hold_and_keep_their_meaning_on_a_phone(tree: Eleme
         for row in table.all("tbody")[0].all("tr"):
             assert [cell.attributes["role"] for cell in row.children] == ["rowheader"] + ["cell"] * (len(heads) - 1)
             assert [cell.attributes["data-label"] for cell in row.children[1:]] == heads[1:]
-
-
-def test_text_becomes_markup_that_shows_it() -> None:
-    assert text("<b>&\"'") == "&lt;b&gt;&amp;&quot;&#x27;"
-    assert tag("p", text("a"), class_="x", aria_label='"y"', hidden=True, id=False) == (
-        '<p class="x" aria-label="&quot;y&quot;" hidden>a</p>'
-    )
-    assert tag("br") == "<br>"
-    assert exact(0.1, "0.10 <", id="n") == '<data value="0.1" id="n">0.10 &lt;</data>'
-
-
-def test_data_cannot_end_its_element() -> None:
-    written = embedded({"</script><!--": "&\u2028\ud800é"})
-    assert written == '{"\\u003c/script\\u003e\\u003c!--":"\\u0026\\u2028\\ud800\\u00e9"}'
-    with pytest.raises(ValueError, match="JSON"):
-        embedded([float("nan")])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The numbers on the page are those of the file: computed anew here, from the records."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 
 from cli.report.made import BOUND, SPIKES, TENSORS, middle, norms_of, reported, training, write
 from cli.report.markup import Element, by_id, parsed
+from cli.report.packed import figure_of
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +140,22 @@ def test_what_is_not_recorded_is_not_said(tmp_path: Path) -> None:
     assert charts == ["norms", "histogram", "policies"]
 
 
-def test_the_threshold_in_use_and_the_suggested_ones_are_in_the_histogram(tree: Element) -> None:
-    marks = json.loads(by_id(tree, "data").text)["suggested"]
-    assert [(mark["name"], mark["used"]) for mark in marks] == [
-        ("tight", False),
-        ("balanced", False),
-        ("conservative", False),
-        ("in use", True),
+def test_what_a_reader_should_know_of_the_file_is_said(tmp_path: Path) -> None:
+    run = write(tmp_path / "run.jsonl", training(50))
+    run.write_text(run.read_text("utf-8") + '{"step": 51, "total_no', "utf-8")
+    remarks = parsed(reported(run, tmp_path / "out.html")).all("footer")[0].all("ul")[0].all("li")
+    (remark,) = remarks
+    assert remark.text.startswith("run.jsonl: ") and "Line 51 is torn" in remark.text
+
+
+def test_the_threshold_in_use_and_the_suggested_ones_are_in_the_histogram(tree: Element, source: str) -> None:
+    layout = figure_of(source, "histogram")["layout"]
+    lines = [(line["x0"], line["line"]["dash"]) for line in layout["shapes"]]
+    names = [name["text"] for name in layout["annotations"]]
+    suggested = [float(f"{number(tree, f'advice-{name}'):.3g}") for name in ("tight", "balanced", "conservative")]
+    assert lines == [*((value, "solid") for value in suggested), (BOUND, "dash")]
+    assert names == [
+        *(f"{name} {value}" for name, value in zip(("tight", "balanced", "conservative"), suggested, strict=True)),
+        "in use 1",
     ]
-    assert marks[-1]["value"] == BOUND
-    for mark in marks[:3]:
-        assert mark["value"] == pytest.approx(number(tree, f"advice-{mark['name']}"), rel=5e-3)
+    assert [name["x"] for name in layout["annotations"]] == pytest.approx([math.log10(x) for x, _ in lines])

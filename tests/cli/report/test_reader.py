@@ -16,7 +16,7 @@ def test_the_theme_is_that_of_the_system_until_another_is_chosen(tab: Page, page
 
     def seen() -> str:
         settle(tab)
-        chart = tab.run("document.getElementById('chart-norms').layout.paper_bgcolor")
+        chart = tab.run("document.getElementById('chart-norms')._fullLayout.paper_bgcolor")
         page = tab.run("getComputedStyle(document.documentElement).backgroundColor")
         (name,) = (name for name, value in pages.items() if value == page)
         assert chart == {"light": "#ffffff", "dark": "#14171c"}[name]
@@ -81,12 +81,20 @@ def test_paper_is_light_and_charts_fit_it(tab: Page, page_file: Path) -> None:
     tab.prefer(color_scheme="dark")
     tab.open(page_file)
     tab.run("dispatchEvent(new Event('beforeprint'))")
-    assert tab.run("document.getElementById('chart-norms').layout.paper_bgcolor") == "#ffffff"
+    assert tab.run("document.getElementById('chart-norms')._fullLayout.paper_bgcolor") == "#ffffff"
     widths = tab.run("[...document.querySelectorAll('[data-chart]')].map((e) => e.layout.width)")
     assert widths == [660] * len(CHARTS)
     tab.run("dispatchEvent(new Event('afterprint'))")
     settle(tab)
-    assert tab.run("document.getElementById('chart-norms').layout.paper_bgcolor") == "#14171c"
+    assert tab.run("document.getElementById('chart-norms')._fullLayout.paper_bgcolor") == "#14171c"
+    fits = "charts.every((chart) => chart._fullLayout.width === chart.clientWidth && chart.clientWidth > 1000)"
+    assert tab.run(fits)
+
+
+def test_charts_are_as_wide_as_the_window_lets_them(opened: Page) -> None:
+    for width in (700, 1000):
+        opened.size(width, 900)
+        opened.wait(f"charts.every((chart) => chart._fullLayout.width === {width} - 48)")
 
 
 def test_an_old_browser_shows_the_tables_and_says_why_there_are_no_charts(tab: Page, page_file: Path) -> None:

@@ -57,8 +57,15 @@ def load(path: Path | None) -> Corpus:
     Raises:
         UserError: If there is no such text, or it cannot be trained on.
     """
-    if path is not None:
-        return encode(_read(path), str(path))
+    return encode(documentation(), "Python's own documentation") if path is None else encode(_read(path), str(path))
+
+
+def documentation() -> str:
+    """Return the help on Python's language, which is part of its standard library.
+
+    Raises:
+        UserError: If this Python comes without it.
+    """
     try:
         from pydoc_data.topics import topics  # noqa: PLC0415 -- some distributions leave it out
     except ImportError:
@@ -67,7 +74,7 @@ def load(path: Path | None) -> Corpus:
             f"Give a plain UTF-8 text of {FEWEST:,} characters or more, such as a book: --text FILE."
         )
         raise UserError(message) from None
-    return encode("\n\n".join(topics.values()), "Python's own documentation")
+    return "\n\n".join(topics.values())
 
 
 def encode(text: str, source: str) -> Corpus:

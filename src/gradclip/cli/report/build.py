@@ -1,14 +1,11 @@
 """A report from runs that are there already, as `gradclip report` and other commands write it."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import gradclip
 from gradclip.cli import target
 from gradclip.cli.report.findings import find
-from gradclip.cli.report.install import library
-from gradclip.cli.report.page import page
+from gradclip.cli.report.install import check_packages
 from gradclip.cli.report.runs import Run
 
 
@@ -24,8 +21,11 @@ def build(runs: Sequence[Run], out: Path, *, force: bool = False) -> int:
         Its size in bytes.
 
     Raises:
-        UserError: If plotly is missing, or the file cannot be written.
+        UserError: If a package is missing, or the file cannot be written.
     """
-    written = page(find(runs), library=library(), written=time.time(), version=gradclip.__version__).encode()
-    target.write("--out", out, written, force=force)
-    return len(written)
+    check_packages()
+    from gradclip.cli.report.page import page_of  # noqa: PLC0415 -- only now is it known that it can be imported
+
+    page = page_of(find(runs)).encode()
+    target.write("--out", out, page, force=force)
+    return len(page)

@@ -10,7 +10,7 @@ import typer
 
 from gradclip.cli import UserError, target
 from gradclip.cli.recorded import Column, RunFile, read
-from gradclip.cli.report.install import library
+from gradclip.cli.report.install import check_packages
 
 if TYPE_CHECKING:
     from gradclip.cli.report.runs import Run
@@ -35,7 +35,7 @@ def report(
     if len(paths) > MOST_RUNS:
         raise UserError(f"--compare must be given at most {MOST_RUNS - 1} times, got {len(paths) - 1}. Leave some out.")
     target.check("--out", out, sources=paths, source="one of the runs", force=force)
-    library()  # before the work, not after it
+    check_packages()  # before the work, not after it
     with _busy():
         runs = _read(paths, column)
         from gradclip.cli.report.build import build  # noqa: PLC0415

@@ -1,7 +1,6 @@
 """The steps that did not count: those that were skipped, and those whose norm is not finite."""
 
-from collections import Counter
-from typing import Any
+from typing import NamedTuple, final
 
 import torch
 
@@ -19,6 +18,16 @@ WORDS = {
     "nonfinite": "norm not finite",
 }
 """What happened, by status; another status is shown as it is."""
+
+
+@final
+class Mark(NamedTuple):
+    """A mark in the chart: the first and the last step it stands for, how many, and what happened at the first."""
+
+    first: int
+    last: int
+    count: int
+    what: str
 
 
 def events_of(run: Run) -> list[Event]:
@@ -40,16 +49,8 @@ def described(event: Event) -> str:
     return WORDS.get(event.status, event.status)
 
 
-def culprits(events: list[Event]) -> list[tuple[str, int]]:
-    """Return the parameters that were not finite and at how many steps, the most frequent first."""
-    return Counter(name for event in events for name in event.nonfinite).most_common()
-
-
-def marks_of(events: list[Event]) -> list[dict[str, Any]]:
-    """Return the events for the chart: the first and the last step of each mark, and how many it stands for."""
+def marks_of(events: list[Event]) -> list[Mark]:
+    """Return the events for the chart, several in a mark where there are too many."""
     together = -(-len(events) // MOST_MARKS) or 1
     groups = (events[i : i + together] for i in range(0, len(events), together))
-    return [
-        {"from": group[0].step, "to": group[-1].step, "count": len(group), "what": described(group[0])}
-        for group in groups
-    ]
+    return [Mark(group[0].step, group[-1].step, len(group), described(group[0])) for group in groups]

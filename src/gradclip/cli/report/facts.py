@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from gradclip.cli.report.runs import Run
+
+PERCENTILES = (1, 10, 50, 90, 99, 99.9, 100)
 
 
 @final
@@ -25,7 +26,7 @@ class Facts:
         median: The median of the finite norms; NaN of none.
         p99: Their 99th percentile.
         largest: The largest of them.
-        largest_step: The step of the largest.
+        largest_step: The step of the largest; 0 of none.
         largest_after: The largest known norm after clipping; NaN where none is known.
     """
 
@@ -50,34 +51,26 @@ class Facts:
 def facts_of(run: Run) -> Facts:
     """Return the numbers of a run."""
     series = run.series
-    finite = series.finite
-    norms = series.norms[finite]
-    ordered = norms.sort().values
-    place = int(norms.argmax()) if len(norms) else -1
+    steps, finite = series.steps.numpy(), series.finite.numpy()
+    norms = run.finite_norms.numpy()
     after = None if series.norms_after is None else series.norms_after[series.norms_after.isfinite()]
+    median, p99, largest = np.quantile(norms, (0.5, 0.99, 1.0)).tolist() if len(norms) else (math.nan,) * 3
     return Facts(
         steps=len(series),
-        first=int(series.steps[0]) if len(series) else 0,
-        last=int(series.steps[-1]) if len(series) else 0,
+        first=int(steps[0]) if len(steps) else 0,
+        last=int(steps[-1]) if len(steps) else 0,
         clipped=None if run.clipped is None else int(run.clipped.sum()),
         skipped=None if run.skipped is None else int(run.skipped.sum()),
         nonfinite=int((~finite).sum()),
-        median=quantile(ordered, 0.5),
-        p99=quantile(ordered, 0.99),
-        largest=norms[place].item() if len(norms) else math.nan,
-        largest_step=int(series.steps[finite][place]) if len(norms) else 0,
+        median=median,
+        p99=p99,
+        largest=largest,
+        largest_step=int(steps[finite][norms.argmax()]) if len(norms) else 0,
         largest_after=after.max().item() if after is not None and len(after) else math.nan,
     )
 
 
-def quantile(ordered: Tensor, q: float) -> float:
-    """Return a quantile of numbers in order of size, interpolated linearly; NaN of none.
-
-    `torch.quantile` refuses more than 16 million numbers.
-    """
-    if not len(ordered):
-        return math.nan
-    place = (len(ordered) - 1) * q
-    low = math.floor(place)
-    pair = ordered[low : low + 2].to(torch.float64)
-    return (pair[0] + (pair[-1] - pair[0]) * (place - low)).item()
+def percentiles_of(run: Run) -> dict[str, float]:
+    """Return percentiles of the finite norms of a run, of which there is one at least."""
+    found = np.percentile(run.finite_norms.numpy(), PERCENTILES).tolist() if len(run.finite_norms) else []
+    return {f"{percentile:g}": norm for percentile, norm in zip(PERCENTILES, found, strict=False)}

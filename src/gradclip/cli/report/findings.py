@@ -1,8 +1,12 @@
 """All that a report says, found out once, before any of it is written."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradclip.analysis import Advice, advise
 from gradclip.analysis.amounts import digits
@@ -10,8 +14,8 @@ from gradclip.analysis.series import Event
 from gradclip.cli.report.alarms import Raised, alarms_of
 from gradclip.cli.report.events import events_of
 from gradclip.cli.report.facts import Facts, facts_of
-from gradclip.cli.report.histogram import Histogram, histogram_of
 from gradclip.cli.report.policies import Tried, tried
+from gradclip.cli.report.rate import rates_of, window_of
 from gradclip.cli.report.runs import Run
 from gradclip.cli.report.tensors import Tensors, tensors_of
 from gradclip.cli.report.verdict import Verdict, verdict_of
@@ -29,6 +33,7 @@ class Finding:
         verdict: What it says, in a sentence.
         events: The steps that did not count.
         alarms: What went wrong.
+        rates: The share of the last steps that were clipped, at each step; None where it is not known.
     """
 
     run: Run
@@ -37,6 +42,22 @@ class Finding:
     verdict: Verdict
     events: list[Event]
     alarms: list[Raised]
+    rates: NDArray[np.float64] | None
+
+    @property
+    def suggested(self) -> dict[str, float]:
+        """The thresholds that are advised, by name, as they are written down: with three digits."""
+        return {each.name: float(digits(each.max_norm)) for each in self.advice.suggestions}
+
+    @property
+    def highest_rate(self) -> float:
+        """The largest share of the last steps that were clipped; 0 where none is known."""
+        return 0.0 if self.rates is None else float(np.nanmax(self.rates))
+
+    @property
+    def culprits(self) -> list[tuple[str, int]]:
+        """The parameters that were not finite and at how many steps, the most frequent first."""
+        return Counter(name for event in self.events for name in event.nonfinite).most_common()
 
 
 @final
@@ -48,13 +69,13 @@ class Findings:
         each: What is said of each run; the first is the one that the report is about.
         tensors: The norms of its tensors; None where they were not recorded.
         tried: What policies would have done to it.
-        histogram: How the norms of all are spread; None where no norm is positive and finite.
+        window: The steps that the rates look back on.
     """
 
     each: list[Finding]
     tensors: Tensors | None
     tried: list[Tried]
-    histogram: Histogram | None
+    window: int
 
     @property
     def first(self) -> Finding:
@@ -76,24 +97,27 @@ class Findings:
         """Whether runs are compared."""
         return len(self.each) > 1
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last step of all runs."""
+        first = min(finding.facts.first for finding in self.each)
+        return first, max(first + 1, *(finding.facts.last for finding in self.each))
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds that are advised for the first run, and the one in use, by name."""
+        used = self.first.run.threshold
+        return self.first.suggested if used is None else {**self.first.suggested, "in use": used}
+
 
 def find(runs: Sequence[Run]) -> Findings:
     """Find out what a report over runs says."""
-    each = [_find(run) for run in runs]
-    suggested = [(suggestion.name, rounded(suggestion.max_norm)) for suggestion in each[0].advice.suggestions]
-    return Findings(
-        each=each,
-        tensors=tensors_of(runs[0].series),
-        tried=tried(runs[0], suggested),
-        histogram=histogram_of(list(runs)),
-    )
+    window = window_of(runs)
+    each = [_find(run, window) for run in runs]
+    return Findings(each, tensors_of(runs[0].series), tried(runs[0], each[0].suggested), window)
 
 
-def rounded(threshold: float) -> float:
-    """Return a threshold as it is written down: with three digits."""
-    return float(digits(threshold))
-
-
-def _find(run: Run) -> Finding:
+def _find(run: Run, window: int) -> Finding:
     facts, advice, alarms = facts_of(run), advise(run.series), alarms_of(run)
-    return Finding(run, facts, advice, verdict_of(facts, advice, alarms), events_of(run), alarms)
+    verdict = verdict_of(facts, advice, alarms)
+    return Finding(run, facts, advice, verdict, events_of(run), alarms, rates_of(run, window))

@@ -1,18 +1,22 @@
 """What the report needs beside the core."""
 
+from importlib import import_module
+
 from gradclip.cli import UserError
 from gradclip.extras import how_to_install
 
+MODULES = ("plotly.offline", "jinja2", "tsdownsample")
 
-def library() -> str:
-    """Return the source of plotly.js, which the package plotly ships.
+
+def check_packages() -> None:
+    """Say before any work is done which package is missing.
 
     Raises:
-        UserError: If plotly is missing.
+        UserError: If one is.
     """
     try:
-        from plotly.offline import get_plotlyjs  # noqa: PLC0415 -- plotly may be missing
-    except ImportError:
-        raise UserError(f"the report needs plotly: {how_to_install('report')}") from None
-    source: str = get_plotlyjs()
-    return source
+        for module in MODULES:
+            import_module(module)
+    except ImportError as error:
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"the report needs {package}: {how_to_install('report')}") from None

@@ -1,95 +1,66 @@
-"""The page: findings in, one file of HTML out."""
+"""The page: findings in, one file of HTML out that needs no other."""
 
+import time
+from collections.abc import Callable
 from importlib.resources import files
-from string import Template
-from typing import Any
 
-from gradclip.cli.report.columns import columns_of
-from gradclip.cli.report.events import marks_of
-from gradclip.cli.report.findings import Findings, rounded
-from gradclip.cli.report.html import Html, embedded, join, tag, text
-from gradclip.cli.report.pack import deflated
-from gradclip.cli.report.policies import data_of
-from gradclip.cli.report.rate import rate_of, window_of
-from gradclip.cli.report.sections import about, alarms, compare, events, norms, policies, tensors, threshold, top
-from gradclip.cli.report.tensors import heat_of
-from gradclip.cli.report.words import shortened
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
-STYLES = ("colours", "type", "page", "charts", "tables", "narrow", "print")
-SCRIPTS = ("unpack", "view", "theme", "frame", "curves", "maps", "controls", "main")
+import gradclip
+from gradclip.analysis.amounts import digits, percent, several
+from gradclip.cli.report.alarms import MEANINGS
+from gradclip.cli.report.events import described
+from gradclip.cli.report.facts import percentiles_of
+from gradclip.cli.report.figures import figures_of
+from gradclip.cli.report.figures.detail import deflated, details_of
+from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.stretches import stretches_of
+from gradclip.cli.report.words import amount, count, moment, printable, shortened
 
-
-def page(findings: Findings, *, library: str, written: float, version: str) -> str:
-    """Return the page.
-
-    Args:
-        findings: What it says.
-        library: The source of plotly.js. It goes in deflated: a third of its size.
-        written: When the report is written, in seconds since 1970.
-        version: That of gradclip.
-    """
-    assets = files("gradclip.cli.report").joinpath("assets")
-
-    def read(*names: str) -> str:
-        return "\n".join(assets.joinpath(name).read_text("utf-8") for name in names)
-
-    return Template(read("page.html")).substitute(
-        title=text(f"{findings.first.run.name}: gradient clipping report"),
-        version=text(version),
-        style=read(*(f"{name}.css" for name in STYLES)),
-        scheme=read("scheme.js"),
-        body=body(findings, written, version),
-        data=embedded(data(findings)),
-        library=deflated(library.encode()),
-        script=read(*(f"{name}.js" for name in SCRIPTS)),
-    )
+FILTERS: tuple[Callable[..., str], ...] = (amount, count, described, digits, moment, percent, several, shortened)
 
 
-def body(findings: Findings, written: float, version: str) -> Html:
-    """Return what is seen of the page."""
-    main = tag(
-        "main",
-        top.verdict(findings.first),
-        top.facts(findings.first.facts),
-        compare.compare(findings),
-        alarms.alarms(findings),
-        norms.norms(findings),
-        threshold.threshold(findings),
-        policies.policies(findings),
-        tensors.tensors(findings),
-        events.events(findings),
-        id="main",
-        tabindex="-1",
-    )
-    missing = tag("noscript", tag("p", text("The charts need JavaScript; the tables do without.")))
-    return join([top.top(findings, written, version), missing, main, about.about(findings)])
-
-
-def data(findings: Findings) -> dict[str, Any]:
-    """Return what the charts are drawn from."""
-    window = window_of(findings.runs)
-    runs = [
-        {
-            "name": shortened(finding.run.name),
-            "curves": curves,
-            "rate": rate_of(finding.run, window),
-            "marks": marks_of(finding.events),
-        }
-        for finding, curves in zip(findings.each, columns_of(findings.runs), strict=True)
-    ]
-    return {
-        "runs": runs,
-        "histogram": None if findings.histogram is None else findings.histogram.data(),
-        "suggested": _thresholds(findings),
-        "policies": data_of(findings.first.run, findings.tried),
-        "heat": None if findings.tensors is None else heat_of(findings.tensors),
+def page_of(findings: Findings) -> str:
+    """Return the page: its text, its charts, and the source of plotly.js, deflated to a third of its size."""
+    charts = figures_of(findings)
+    data = {
+        "steps": findings.span,
+        "figures": {name: deflated(chart.to_json().encode()) for name, chart in charts.items()},
+        "details": details_of(findings.runs),
+        "plotly": deflated(get_plotlyjs().encode()),
     }
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            charts=charts,
+            data=data,
+            findings=findings,
+            meanings=MEANINGS,
+            percentiles=percentiles_of(findings.first.run),
+            stretches=stretches_of(findings.first.run),
+            version=gradclip.__version__,
+            written=time.time(),
+            zeros=any(bool((run.series.norms == 0.0).any()) for run in findings.runs),
+        )
+    )
 
 
-def _thresholds(findings: Findings) -> list[dict[str, Any]]:
-    suggested = [
-        {"name": each.name, "value": rounded(each.max_norm), "used": False}
-        for each in findings.first.advice.suggestions
-    ]
-    used = findings.first.run.threshold
-    return suggested if used is None else [*suggested, {"name": "in use", "value": used, "used": True}]
+def _environment() -> Environment:
+    """Return the templates, into which no text gets but escaped, and without characters that nobody would see."""
+    assets = files("gradclip.cli.report").joinpath("assets")
+    environment = Environment(
+        autoescape=True,
+        finalize=_spelled_out,
+        loader=FunctionLoader(lambda name: assets.joinpath(name).read_text("utf-8")),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update({function.__name__: function for function in FILTERS})
+    return environment
+
+
+def _spelled_out(value: object) -> object:
+    return printable(value) if type(value) is str else value  # not of markup, which is made here

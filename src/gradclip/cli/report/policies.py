@@ -1,22 +1,18 @@
 """What a handful of policies would have done to the recorded norms, by the code that runs in training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from gradclip.analysis import Replay
 from gradclip.analysis.series import Series
 from gradclip.analysis.series_replay import replay_series
-from gradclip.cli.report.columns import axis, column
 from gradclip.cli.report.runs import Run
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, Policy, ZClip
 
 REPLAYED = 50_000
 """Steps at the end of a run that are replayed: seconds of work, as each policy decides step by step."""
-
-FINEST = 5_000
-"""Points of a curve that are kept apart."""
 
 
 @final
@@ -40,14 +36,14 @@ class Tried:
         return isinstance(self.policy, FixedNorm)
 
 
-def candidates(suggested: Sequence[tuple[str, float]]) -> list[tuple[str, Policy]]:
+def candidates(suggested: Mapping[str, float]) -> list[tuple[str, Policy]]:
     """Return the policies to try, by name: fixed at each suggested threshold, and adaptive ones below the largest.
 
     Args:
-        suggested: The names and values of suggested thresholds; there may be none.
+        suggested: The suggested thresholds by name; there may be none.
     """
-    ceiling = max((value for _, value in suggested), default=math.inf)
-    fixed: list[tuple[str, Policy]] = [(f"fixed, {name}", FixedNorm(value)) for name, value in suggested]
+    ceiling = max(suggested.values(), default=math.inf)
+    fixed: list[tuple[str, Policy]] = [(f"fixed, {name}", FixedNorm(value)) for name, value in suggested.items()]
     return [
         *fixed,
         ("zclip", ZClip(ceiling)),
@@ -56,22 +52,8 @@ def candidates(suggested: Sequence[tuple[str, float]]) -> list[tuple[str, Policy
     ]
 
 
-def tried(run: Run, suggested: Sequence[tuple[str, float]]) -> list[Tried]:
+def tried(run: Run, suggested: Mapping[str, float]) -> list[Tried]:
     """Replay the candidates over the last steps of a run."""
     series = run.series
     end = Series(series.source, series.steps[-REPLAYED:], series.norms[-REPLAYED:])
     return [Tried(name, policy, replay_series(policy, end)) for name, policy in candidates(suggested)]
-
-
-def data_of(run: Run, policies: Sequence[Tried]) -> dict[str, Any] | None:
-    """Return the thresholds over the steps for the page."""
-    if not policies:
-        return None
-    steps, norms = run.series.steps[-REPLAYED:], run.series.norms[-REPLAYED:]
-    bucket = -(-len(steps) // FINEST)
-    return {
-        "names": [each.name for each in policies],
-        "dashes": ["dash" if each.fixed else "solid" for each in policies],
-        "curves": {**axis(steps, bucket), "before": column(norms, bucket)},
-        "thresholds": [column(each.replayed.thresholds, bucket) for each in policies],
-    }

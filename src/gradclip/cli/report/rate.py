@@ -1,20 +1,14 @@
 """How often a run is clipped, in a window that moves along."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from gradclip.cli.report.columns import axis, column
 from gradclip.cli.report.runs import Run
 
 LARGEST_WINDOW = 500
 """Steps that the alarm about too much clipping looks back on."""
-
-FINEST = 20_000
-"""Points that are kept apart."""
 
 
 def window_of(runs: Sequence[Run]) -> int:
@@ -23,19 +17,12 @@ def window_of(runs: Sequence[Run]) -> int:
     return max(1, min(steps, LARGEST_WINDOW, max(20, steps // 20)))
 
 
-def rates(clipped: Tensor, window: int) -> Tensor:
-    """Return the share of the last `window` steps that were clipped, at each step; NaN while there are fewer."""
-    total = torch.cat([torch.zeros(1, dtype=torch.int64), clipped.to(torch.int64).cumsum(0)])
-    shares = (total[window:] - total[:-window]).to(torch.float64) / window
-    return torch.cat([shares.new_full((window - 1,), math.nan), shares])
+def rates_of(run: Run, window: int) -> NDArray[np.float64] | None:
+    """Return the share of the last `window` steps that were clipped, at each step; NaN while there are fewer.
 
-
-def rate_of(run: Run, window: int) -> dict[str, Any] | None:
-    """Return the curve for the page, in per cent; None where clipping is not recorded."""
+    None where it is not known what was clipped.
+    """
     if run.clipped is None:
         return None
-    bucket = -(-len(run.series) // FINEST)
-    return {
-        **axis(run.series.steps, bucket),
-        "rate": column(100.0 * rates(run.clipped, window), bucket),
-    }
+    total = np.cumsum(np.concatenate([[0], run.clipped.numpy()]))
+    return np.concatenate([np.full(window - 1, np.nan), (total[window:] - total[:-window]) / window])

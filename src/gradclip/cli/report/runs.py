@@ -48,6 +48,15 @@ class Run:
         return self.series.norms[self.series.finite]
 
     @property
+    def times(self) -> tuple[float, float] | None:
+        """The first and the last known moment, in seconds since 1970."""
+        times = self.series.times
+        if times is None or not times.isfinite().any():
+            return None
+        known = times[times.isfinite()]
+        return known.min().item(), known.max().item()
+
+    @property
     def threshold(self) -> float | None:
         """The threshold, where one finite number was that of all steps."""
         thresholds = self.series.thresholds

@@ -3,9 +3,8 @@
 import math
 from typing import NamedTuple, final
 
-import torch
+import numpy as np
 
-from gradclip.cli.report.facts import quantile
 from gradclip.cli.report.runs import Run
 
 STRETCHES = 10
@@ -24,13 +23,11 @@ class Stretch(NamedTuple):
 
 def stretches_of(run: Run) -> list[Stretch]:
     """Return the stretches of a run, each with as many steps."""
-    places = torch.arange(len(run.series)).tensor_split(min(STRETCHES, max(1, len(run.series))))
+    steps, norms = run.series.steps.numpy(), run.series.norms.numpy()
     found: list[Stretch] = []
-    for own in places:
-        norms = run.series.norms[own]
-        known = norms[norms.isfinite()].sort().values
-        clipped = None if run.clipped is None else run.clipped[own].double().mean().item()
-        largest = known[-1].item() if len(known) else math.nan
-        first, last = int(run.series.steps[own[0]]), int(run.series.steps[own[-1]])
-        found.append(Stretch(first, last, quantile(known, 0.5), largest, clipped))
+    for own in np.array_split(np.arange(len(steps)), min(STRETCHES, len(steps))):
+        known = norms[own][np.isfinite(norms[own])]
+        median, largest = (float(np.median(known)), float(known.max())) if len(known) else (math.nan, math.nan)
+        clipped = None if run.clipped is None else float(run.clipped.numpy()[own].mean())
+        found.append(Stretch(int(steps[own[0]]), int(steps[own[-1]]), median, largest, clipped))
     return found

@@ -25,6 +25,11 @@ class Verdict(NamedTuple):
     tone: Tone
     sentence: str
 
+    @property
+    def word(self) -> str:
+        """The tone in words."""
+        return WORDS[self.tone]
+
 
 def verdict_of(facts: Facts, advice: Advice, alarms: Sequence[Raised] = ()) -> Verdict:
     """Return what a run says: the first that applies. A run with an alarm, but for being idle, is not in order."""

@@ -1,87 +1,90 @@
-// What is shown: the range of steps, scales and curves. Everything is a button, a box or a field, so keys reach it.
+// What is shown is chosen by buttons, boxes and fields, so that keys reach it; and by dragging over a chart.
+const fields = ["from", "to"].map((id) => document.getElementById(id));
+const [first, last] = page.steps;
 
-function stateOf(page) {
-  const firsts = page.runs.filter((run) => run.curves.count).map((run) => run.curves.steps[0]);
-  const lasts = page.runs.filter((run) => run.curves.count).map((run) => run.curves.last);
-  const first = firsts.length ? Math.min(...firsts) : 0;
-  const last = Math.max(first + 1, ...lasts);
-  return {
-    first,
-    last,
-    from: first,
-    to: last,
-    log: true,
-    logCounts: false,
-    before: true,
-    after: page.runs.length === 1,
-    threshold: true,
-    runs: page.runs.map(() => true),
-    policies: page.policies ? page.policies.names.map(() => true) : [],
-  };
+// At least two steps, within the run; a range that hits an end keeps its width.
+function show(from, to) {
+  const width = Math.min(Math.max(to - from, 2), last - first);
+  const start = Math.min(Math.max(from, first), last - width);
+  shown = [start, start + width];
+  showFields();
+  redraw(charts.filter((element) => element.layout.meta.steps));
 }
 
-// Which charts a choice changes.
-const OVER_STEPS = ["norms", "rate", "loss", "policies", "heat"];
-const CHANGES = { log: ["norms"], before: ["norms"], after: ["norms"], threshold: ["norms"], logCounts: ["histogram"] };
-CHANGES.runs = ["norms", "rate", "loss", "histogram"];
-CHANGES.policies = ["policies"];
+function showFields() {
+  fields.forEach((field, end) => { field.value = Math.round(shown[end]); });
+  document.getElementById("all").disabled = shown[0] === first && shown[1] === last;
+}
 
-function startControls(page, state, redraw) {
-  const fields = { from: document.getElementById("from"), to: document.getElementById("to") };
-  const show = () => {
-    fields.from.value = Math.round(state.from);
-    fields.to.value = Math.round(state.to);
-    document.getElementById("all").disabled = state.from === state.first && state.to === state.last;
-  };
-  // At least two steps, within the run; a range that hits an end keeps its width.
-  const setRange = (from, to) => {
-    const width = Math.max(2, Math.min(to - from, state.last - state.first));
-    state.from = Math.min(Math.max(from, state.first), state.last - width);
-    if (state.from < state.first) state.from = state.first;
-    state.to = Math.min(state.from + width, state.last);
-    show();
-    return redraw(OVER_STEPS);
-  };
-  const zoom = (factor) => {
-    const middle = (state.from + state.to) / 2;
-    const half = ((state.to - state.from) * factor) / 2;
-    return setRange(middle - half, middle + half);
-  };
-  const move = (share) => {
-    const by = (state.to - state.from) * share;
-    return setRange(state.from + by, state.to + by);
-  };
-  const actions = {
-    closer: () => zoom(0.5),
-    wider: () => zoom(2),
-    earlier: () => move(-0.5),
-    later: () => move(0.5),
-    all: () => setRange(state.first, state.last),
-  };
-  for (const [id, action] of Object.entries(actions)) document.getElementById(id).addEventListener("click", action);
-  for (const field of Object.values(fields)) {
+function zoom(factor, by) {
+  const width = shown[1] - shown[0];
+  const middle = (shown[0] + shown[1]) / 2 + by * width;
+  show(middle - (width * factor) / 2, middle + (width * factor) / 2);
+}
+
+function startControls() {
+  const buttons = { closer: [0.5, 0], wider: [2, 0], earlier: [1, -0.5], later: [1, 0.5], all: [Infinity, 0] };
+  for (const [id, by] of Object.entries(buttons)) document.getElementById(id).addEventListener("click", () => zoom(...by));
+  for (const field of fields) {
     field.addEventListener("change", () => {
-      const [from, to] = [Number(fields.from.value), Number(fields.to.value)];
-      if (Number.isFinite(from) && Number.isFinite(to) && to > from) setRange(from, to);
-      else show();
+      const [from, to] = fields.map((each) => each.valueAsNumber);
+      if (to > from) show(from, to);
+      else showFields();
     });
   }
-  for (const box of document.querySelectorAll("input[data-state]")) {
-    const [name, place] = box.dataset.state.split(".");
-    box.checked = place === undefined ? state[name] : state[name][place];
-    box.addEventListener("change", () => {
-      if (place === undefined) state[name] = box.checked;
-      else state[name][place] = box.checked;
-      redraw(CHANGES[name]);
-    });
+  for (const [name, box] of Object.entries(boxes)) {
+    const changed = charts.filter((each) => name.startsWith("runs.") || each.closest("section") === box.closest("section"));
+    box.addEventListener("change", () => redraw(changed));
   }
-  // Dragging over one chart zooms all that share its steps; a double click shows all again.
-  for (const element of document.querySelectorAll("[data-chart]")) {
+  for (const element of charts) {
     element.on("plotly_relayout", (change) => {
-      const [from, to] = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-      if (from !== undefined && to !== undefined) setRange(Number(from), Number(to));
+      if ("xaxis.range[0]" in change) show(change["xaxis.range[0]"], change["xaxis.range[1]"]);
     });
-    element.on("plotly_doubleclick", () => setRange(state.first, state.last));
+    element.on("plotly_doubleclick", () => show(first, last));
   }
-  show();
+  showFields();
 }
+
+function startTheme() {
+  const follow = () => {
+    showTheme(theme());
+    redraw();
+  };
+  for (const input of document.querySelectorAll("input[name=theme]")) {
+    input.checked = input.value === theme();
+    input.addEventListener("change", () => {
+      theme(input.value);
+      follow();
+    });
+  }
+  systemIsDark.addEventListener("change", follow);
+  // Paper is light, whatever the screen is, and drawn for at once.
+  addEventListener("beforeprint", () => {
+    widest = 660;
+    showTheme("light");
+    charts.forEach(draw);
+  });
+  addEventListener("afterprint", () => {
+    widest = Infinity;
+    follow();
+  });
+}
+
+async function start() {
+  const script = document.createElement("script");
+  script.textContent = await (await inflated(page.plotly)).text();
+  document.head.append(script);
+  for (const [name, text] of Object.entries(page.figures)) figures[name] = await (await inflated(text)).text();
+  startTheme();
+  await redraw();
+  startControls();
+  root.dataset.charts = "drawn";
+}
+
+start().catch((error) => {
+  root.dataset.charts = "failed";
+  for (const element of charts) {
+    element.textContent = "This browser cannot draw the charts. The tables hold the main numbers.";
+  }
+  console.error(error);
+});

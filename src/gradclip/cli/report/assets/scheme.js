@@ -1,27 +1,21 @@
 // Before anything is painted: light or dark, as was chosen here before or else as the system says.
-
-const THEME_KEPT = "gradclip-report-theme";
+"use strict";
+const KEPT = "gradclip-report-theme";
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
 
-function keptTheme() {
+// A page opened from a file may have no storage; then the theme is chosen anew next time.
+function theme(chosen) {
   try {
-    return localStorage.getItem(THEME_KEPT) || "auto";
+    if (chosen) localStorage.setItem(KEPT, chosen);
+    return localStorage.getItem(KEPT) || "auto";
   } catch {
-    return "auto"; // a page opened from a file may have no storage
+    return chosen || "auto";
   }
 }
 
-function keepTheme(theme) {
-  try {
-    localStorage.setItem(THEME_KEPT, theme);
-  } catch {
-    // then it is chosen anew next time
-  }
-}
-
-function showTheme(theme) {
-  const dark = theme === "dark" || (theme === "auto" && systemIsDark.matches);
+function showTheme(shown) {
+  const dark = shown === "dark" || (shown === "auto" && systemIsDark.matches);
   document.documentElement.dataset.scheme = dark ? "dark" : "light";
 }
 
-showTheme(keptTheme());
+showTheme(theme());

@@ -1,0 +1,1 @@
+"""What the figures of the site are drawn by, when it is built."""

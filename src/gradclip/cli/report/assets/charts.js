@@ -1,0 +1,110 @@
+// The charts: figures of plotly, drawn with the colours, the range and the boxes as they are now.
+"use strict";
+const root = document.documentElement;
+const page = JSON.parse(document.getElementById("data").textContent);
+const charts = [...document.querySelectorAll("[data-chart]")];
+const boxes = Object.fromEntries([...document.querySelectorAll("[data-state]")].map((box) => [box.dataset.state, box]));
+const figures = {};
+const details = {};
+const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false };
+const MOST_POINTS = 50_000; // that a curve is drawn with
+let shown = page.steps;
+let widest = Infinity; // of a chart
+
+async function inflated(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")));
+}
+
+// Numbers come with the first bytes of all together, then the second bytes, and so on.
+async function unpacked(text, Kind) {
+  const planes = new Uint8Array(await (await inflated(text)).arrayBuffer());
+  const size = Kind.BYTES_PER_ELEMENT;
+  const count = planes.length / size;
+  const bytes = new Uint8Array(planes.length);
+  for (let i = 0; i < planes.length; i++) bytes[(i % count) * size + Math.floor(i / count)] = planes[i];
+  return new Kind(bytes.buffer);
+}
+
+// All norms of a run: steps as distances, and rows of which the second is the bits in which it is not the first.
+async function loadDetail(run) {
+  const steps = await unpacked(page.details[run].steps, Float64Array);
+  const bits = await unpacked(page.details[run].rows, Uint32Array);
+  const count = steps.length;
+  for (let i = 1; i < count; i++) steps[i] += steps[i - 1];
+  for (let i = 0; i < count; i++) bits[count + i] ^= bits[i];
+  const row = (place) => new Float32Array(bits.buffer, 4 * count * place, count);
+  details[run] = { steps, rows: [row(0), row(1), row(2)] };
+}
+
+// Numbers as plotly's Python writes them.
+function numbers({ dtype, bdata }) {
+  const { buffer } = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0));
+  return dtype === "f4" ? new Float32Array(buffer) : new Float64Array(buffer);
+}
+
+// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are not
+// too many.
+function cut(trace, [from, to]) {
+  const [run, row] = trace.meta.detail ?? [];
+  const all = details[run] ? [[details[run].steps, details[run].rows[row]]] : [];
+  for (const [x, y] of [...all, [numbers(trace.x), numbers(trace.y)]]) {
+    const first = Math.max(0, x.findLastIndex((step) => step < from));
+    const beyond = x.findIndex((step) => step > to);
+    const end = beyond < 0 ? x.length : beyond + 1;
+    if (end - first > MOST_POINTS) continue;
+    trace.x = x.subarray(first, end);
+    trace.y = y.subarray(first, end);
+    return;
+  }
+}
+
+function figureOf(element) {
+  const style = getComputedStyle(root);
+  const coloured = (key, value) =>
+    /color$/.test(key) && String(value).startsWith("var(") ? style.getPropertyValue(value.slice(4, -1)) : value;
+  const { data, layout } = JSON.parse(figures[element.dataset.chart], coloured);
+  const { steps, log, narrow } = layout.meta;
+  if (steps) {
+    const both = [Math.max(shown[0], steps[0]), Math.min(shown[1], steps[1])];
+    const range = both[0] < both[1] ? both : steps;
+    layout.xaxis.range = range;
+    if (range[1] - range[0] < 8) layout.xaxis.dtick = 1;
+  }
+  if (log) layout.yaxis.type = boxes[log].checked ? "log" : "linear";
+  if (narrow && element.clientWidth < 560) layout.yaxis.ticktext = narrow;
+  layout.width = Math.min(element.clientWidth, widest);
+  layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
+  for (const trace of data) {
+    trace.visible = trace.meta.show.every((name) => boxes[name]?.checked ?? true);
+    if (trace.type === "scatter" && trace.x.bdata) cut(trace, layout.xaxis.range);
+  }
+  return { data, layout };
+}
+
+function draw(element) {
+  const { data, layout } = figureOf(element);
+  return Plotly.react(element, data, layout, CONFIG);
+}
+
+// They are drawn one after the other, the uppermost first, and the page is the reader's in between.
+const stale = new Set();
+let drawing = null;
+
+function redraw(wanted = charts) {
+  for (const element of wanted) stale.add(element);
+  root.dataset.busy = "";
+  drawing ??= drawStale().finally(() => { drawing = null; });
+  return drawing;
+}
+
+async function drawStale() {
+  const wanted = page.details.flatMap((packed, run) => (packed && !details[run] && shown !== page.steps ? [run] : []));
+  await Promise.all(wanted.map(loadDetail));
+  for (let next; (next = charts.find((element) => stale.has(element))); ) {
+    stale.delete(next);
+    await draw(next);
+    await new Promise((done) => setTimeout(done));
+  }
+  delete root.dataset.busy;
+}

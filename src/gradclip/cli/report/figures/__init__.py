@@ -1,0 +1,23 @@
+"""The charts of the report, each a figure of plotly; the page draws them."""
+
+from plotly.graph_objects import Figure
+
+from gradclip.cli.report.figures.heat import heat
+from gradclip.cli.report.figures.histogram import histogram
+from gradclip.cli.report.figures.over_steps import loss, norms, policies, rate
+from gradclip.cli.report.findings import Findings
+
+__all__ = ["figures_of"]
+
+
+def figures_of(findings: Findings) -> dict[str, Figure]:
+    """Return the charts by name, without those that there are no numbers for."""
+    made = {
+        "norms": norms(findings),
+        "rate": rate(findings),
+        "loss": loss(findings),
+        "histogram": histogram(findings),
+        "policies": policies(findings),
+        "heat": heat(findings),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}

@@ -1,0 +1,50 @@
+"""All norms of a run that has more of them than its chart has points, for whoever looks closer: small, and exact."""
+
+import base64
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradclip.cli.report.figures.curves import MOST_POINTS, picked, single
+from gradclip.cli.report.runs import Run
+
+MOST_STEPS = 1_500_000
+"""Steps whose norms are kept, in all runs together: about 10 MB. Of more, the smallest and the largest of every few."""
+
+ROWS = ("before", "after", "threshold")
+"""What is kept of each step."""
+
+
+def details_of(runs: Sequence[Run]) -> list[dict[str, str] | None]:
+    """Return the norms of each run for the page; None where its chart has all of them."""
+    return [_detail(run, MOST_STEPS // len(runs)) if len(run.series) > MOST_POINTS else None for run in runs]
+
+
+def deflated(data: bytes) -> str:
+    """Return bytes as text that a page can hold: deflated, in base64."""
+    return base64.b64encode(zlib.compress(data)).decode("ascii")
+
+
+def packed(values: NDArray[Any]) -> str:
+    """Return numbers as text: the first bytes of all, little-endian, then the second bytes and so on, deflated.
+
+    Neighbours are alike in sign and exponent and so compress well when these bytes stand together.
+    """
+    flat = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1)
+    return deflated(flat.view(np.uint8).reshape(-1, flat.itemsize).T.tobytes())
+
+
+def _detail(run: Run, most: int) -> dict[str, str]:
+    """Return the steps as distances, and the rows: the second as the bits in which it is not the first."""
+    series = run.series
+    before = single(series.norms.numpy())
+    after = before if series.norms_after is None else single(series.norms_after.numpy())
+    threshold = np.full_like(before, np.nan) if series.thresholds is None else single(series.thresholds.numpy())
+    kept = picked(before, most)
+    rows = np.stack([before, after, threshold])[:, kept].view(np.uint32)
+    rows[1] ^= rows[0]
+    steps = series.steps.numpy()[kept].astype(np.float64)
+    return {"steps": packed(np.diff(steps, prepend=0.0)), "rows": packed(rows)}

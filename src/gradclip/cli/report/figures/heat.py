@@ -1,0 +1,88 @@
+"""The norms of the tensors over the steps, as a map."""
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from gradclip.cli.report.figures.curves import single
+from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
+from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.tensors import MOST_ROWS
+from gradclip.cli.report.words import amount, shortened
+
+MOST_COLUMNS = 1200
+"""Moments in the map; each is the largest norm of the steps it stands for."""
+
+WIDE, NARROW = 34, 16
+"""Characters of a name beside the map on a desktop and on a phone: the last ones."""
+
+
+def heat(findings: Findings) -> go.Figure | None:
+    """Return the map of the tensors with the largest shares, in the order of the model; None of none."""
+    found = findings.tensors
+    if found is None:
+        return None
+    rows = sorted(found.ranking[:MOST_ROWS])
+    starts = np.arange(0, len(found.steps), -(-len(found.steps) // MOST_COLUMNS))
+    positive = np.where(np.isfinite(found.norms) & (found.norms > 0.0), found.norms, np.nan)[:, rows]
+    cells = np.fmax.reduceat(positive, starts).T
+    logs = np.log10(cells)
+    names = [found.names[row] for row in rows]
+    places = np.arange(len(names))
+    ticks = ticks_of(logs[np.isfinite(logs)])
+    trace = go.Heatmap(
+        x=found.steps[starts],
+        y=places,
+        z=logs.astype(np.float32),
+        customdata=single(cells),
+        text=np.tile(np.array([[plain(name)] for name in names]), len(starts)),
+        hovertemplate="%{text}<br>step %{x:,d}: %{customdata:.4~g}<extra></extra>",
+        hoverongaps=False,
+        colorscale="Cividis",
+        meta={"show": []},
+        colorbar={
+            "orientation": "h",
+            "thickness": 10,
+            "len": 0.5,
+            "x": 1,
+            "xanchor": "right",
+            "y": 1,
+            "yanchor": "bottom",
+            "tickvals": ticks,
+            "ticktext": [amount(10.0**tick) for tick in ticks],
+            "tickangle": 0,
+            "tickfont": {"color": QUIET, "size": 11},
+            "outlinewidth": 0,
+        },
+    )
+    return figure(
+        [trace],
+        meta={"steps": findings.span, "narrow": [_end(name, NARROW) for name in names]},
+        hovermode="closest",
+        xaxis=STEPS,
+        yaxis={
+            "tickvals": places,
+            "ticktext": [_end(name, WIDE) for name in names],
+            "tickfont": {"size": 11},
+            "autorange": "reversed",
+            "automargin": True,
+            "showgrid": False,
+        },
+        margin={"t": 30},
+    )
+
+
+def ticks_of(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of round numbers among others: a few powers of ten, or 1, 2 and 5 times them."""
+    if not len(logs):
+        return logs
+    low, high = logs.min(), logs.max()
+    parts = np.log10((1, 2, 5) if high - low < 2.0 else (1,))  # noqa: PLR2004
+    round_ones = np.add.outer(np.arange(np.floor(low), np.ceil(high) + 1), parts).ravel()
+    found = round_ones[(low <= round_ones) & (round_ones <= high)]
+    return found[:: 1 + len(found) // 8] if len(found) > 1 else np.array([low, high])
+
+
+def _end(name: str, most: int) -> str:
+    shown = shortened(name)
+    return plain(shown if len(shown) <= most else f"\N{HORIZONTAL ELLIPSIS}{shown[1 - most :]}")

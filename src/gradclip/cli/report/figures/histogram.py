@@ -1,0 +1,101 @@
+"""How the norms are spread, on a logarithmic scale, and where thresholds lie among them."""
+
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from gradclip.analysis.amounts import several
+from gradclip.cli.report.figures.style import INK, figure, plain, run_colour
+from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.words import amount
+
+FEWEST, MOST = 24, 160
+"""How many bins there are."""
+
+
+def histogram(findings: Findings) -> go.Figure | None:
+    """Return the histogram of all runs in common bins; None where no norm is positive and finite."""
+    found = [run.finite_norms.numpy() for run in findings.runs]
+    logs = [np.log10(norms[norms > 0.0]) for norms in found]
+    known = np.concatenate(logs)
+    if not len(known):
+        return None
+    edges = edges_of(known)
+    traces = [
+        _steps(edges, np.histogram(values, edges)[0], findings.runs[place].name if findings.many else "steps", place)
+        for place, values in enumerate(logs)
+        if len(values)
+    ]
+    marked = {name: math.log10(value) for name, value in findings.thresholds.items() if value > 0.0}
+    low, high = min([edges[0], *marked.values()]), max([edges[-1], *marked.values()])
+    pad = 0.02 * (high - low)
+    chart = figure(
+        traces,
+        meta={"log": "logCounts"},
+        hovermode="closest",
+        xaxis={
+            "title": {"text": "gradient norm before clipping"},
+            "type": "log",
+            "range": [low - pad, high + pad],
+            "fixedrange": True,
+        },
+        yaxis={
+            "title": {"text": "steps"},
+            "ticksuffix": " %",
+            "exponentformat": "none",
+            "rangemode": "tozero",
+            "nticks": 5,
+        },
+        margin={"t": 12 + 17 * len(marked)},
+    )
+    for place, (name, log) in enumerate(marked.items()):
+        value = findings.thresholds[name]
+        line = {"color": INK, "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
+        chart.add_shape(type="line", x0=value, x1=value, y0=0, y1=1, yref="paper", line=line)
+        # Each name in a row of its own, so that near ones do not cover each other.
+        chart.add_annotation(
+            x=log,
+            y=1,
+            yref="paper",
+            yshift=4 + 17 * (len(marked) - 1 - place),
+            yanchor="bottom",
+            xanchor="right" if log > low + 0.7 * (high - low) else "left",
+            showarrow=False,
+            text=plain(f"{name} {amount(value)}"),
+        )
+    return chart
+
+
+def edges_of(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the edges of bins that show the shape: by the rule of Freedman and Diaconis, within reason."""
+    low, high = logs.min(), logs.max()
+    if high - low < 1e-6:  # noqa: PLR2004 -- all alike: bins of some width all the same
+        low, high = low - 0.05, high + 0.05
+    middle = np.subtract(*np.quantile(logs, (0.75, 0.25)))
+    wanted = (high - low) * len(logs) ** (1 / 3) / (2 * middle) if middle > 0.0 else FEWEST
+    return np.linspace(low, high, 1 + int(np.clip(np.ceil(wanted), FEWEST, MOST)))
+
+
+def _steps(edges: NDArray[np.float64], counts: NDArray[np.int64], name: str, place: int) -> go.Scatter:
+    total = int(counts.sum())
+    shares = 100.0 * counts / total
+    norms = 10.0**edges
+    said = [
+        f"norm {amount(low)} to {amount(high)}: {count:,} of {several(total, 'step')}"
+        for low, high, count in zip(norms[:-1], norms[1:], counts, strict=True)
+    ]
+    # The last bin ends at its edge, and at the foot.
+    return go.Scatter(
+        x=[*norms, norms[-1]],
+        y=[*shares, shares[-1], 0.0],
+        text=[*said, "", ""],
+        hovertemplate="%{text}<extra></extra>",
+        name=plain(name),
+        meta={"show": [f"runs.{place}"]},
+        mode="lines",
+        line={"shape": "hv", "color": run_colour(place), "width": 1.4},
+        fill="tozeroy",
+        fillcolor=run_colour(place, clear=True),
+    )
