@@ -118,6 +118,14 @@ def test_waits_for_the_first_norm_and_for_the_rest_of_a_line(path: Path, file: G
     assert file.run is not None and file.run.norms.tolist() == [2.5, 3.5]
 
 
+def test_a_first_norm_far_into_a_file_is_found(path: Path, file: Growing) -> None:
+    write(path, b'{"note": "none yet"}\n' * 20_000 + lines_of(1))
+    assert look(file) == [1]
+    write(path, lines_of(2))
+    assert look(file) == [1, 2]  # as a whole: there are no few lines that say what kind of file it is
+    assert_same(file.run, read_series(path))
+
+
 def test_a_fragment_that_a_resumed_run_removes_is_no_new_file(path: Path, file: Growing) -> None:
     write(path, lines_of(1) + b'{"step": 17, "tim')
     assert look(file) == [1]

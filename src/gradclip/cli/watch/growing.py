@@ -182,7 +182,7 @@ class Growing:
         return rows if not len(rows) or int(rows.steps[0]) > last else None
 
     def _find_head(self, copy: Path) -> bool:
-        """Find the first lines that are a run by themselves."""
+        """Find the first lines that are a run by themselves; say whether there is something to be read."""
         with copy.open("rb") as file:
             lines = [file.readline(), *file.readlines(PROLOGUE)]
         few = copy.with_stem("head")
@@ -192,20 +192,13 @@ class Growing:
             try:
                 first = read_series(few, column=self._column)
             except ReadError as error:
-                if count >= len(lines):
-                    return self._wait(error, few, len(head))
+                if count >= len(lines):  # it is about something else so far, or the readers are to say what is wrong
+                    self.why_none = f"no norm yet in {len(head):,} bytes"
+                    return error.line is not None or len(head) >= PROLOGUE
                 count *= 2
             else:
                 self._head, self._first = head, first.steps
                 return True
-
-    def _wait(self, error: ReadError, few: Path, seen: int) -> bool:
-        """Wait where the first lines are about something else; raise where they cannot be read."""
-        if error.line is not None or seen >= PROLOGUE:
-            error.args = (str(error).replace(printable(str(few)), printable(self._name)),)
-            raise error
-        self.why_none = f"no norm yet in {seen:,} bytes"
-        return False
 
     def _other(self, file: BinaryIO, found: os.stat_result) -> str:
         """Return why this is not the file of the last look, or nothing."""
