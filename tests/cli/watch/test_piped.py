@@ -91,3 +91,21 @@ def test_standard_input_without_a_norm_is_refused() -> None:
     _, errors = process.communicate("nothing of the kind\n", timeout=PATIENCE_S)
     assert process.returncode == 2
     assert errors.startswith("gradclip: standard input: no column has a usual name of the norm")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
+def test_a_signal_leaves_nothing_of_standard_input_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("-", "--interval", "0.1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment(TMPDIR=str(tmp_path)),
+    )
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline().startswith("standard input: waiting: ")
+    assert list(tmp_path.glob("gradclip-*"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("gradclip-*"))

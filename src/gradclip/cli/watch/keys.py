@@ -26,7 +26,7 @@ def keys() -> Generator[Wait]:
     The settings of a terminal are put back however the block ends: also where another process ends this one politely.
     Keys are not read where the output goes elsewhere: what runs in the background must not touch the terminal.
     """
-    with _polite_end():
+    with polite_end():
         if os.isatty(0) and os.isatty(1):
             if find_spec("blessed") is None:
                 raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
@@ -74,7 +74,7 @@ def _is_pipe(file: int) -> bool:
 
 
 @contextmanager
-def _polite_end() -> Generator[None]:
+def polite_end() -> Generator[None]:
     """Let SIGTERM and SIGHUP unwind the program, as Ctrl-C does."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 
-from gradclip.cli.watch.keys import Wait
+from gradclip.cli.watch.keys import Wait, polite_end
 
 
 @contextmanager
 def spooled() -> Generator[tuple[Path, Wait]]:
     """Copy standard input into a file for as long as a block goes on; what waits, waits for the end of the input."""
-    with TemporaryDirectory(prefix="gradclip-") as folder:
+    with polite_end(), TemporaryDirectory(prefix="gradclip-") as folder:
         path = Path(folder, "run")
         thread = Thread(target=_copy, args=(path,), daemon=True)
         thread.start()
