@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import Parameter
 
 import gradclip
 from gradclip.cli.bench.cases import load_shapes
+from gradclip.cli.bench.harness import interleaved
 
 Clip = Callable[[list[Parameter]], Tensor]
 
@@ -45,15 +47,16 @@ def main() -> None:
         "gradclip": lambda own: gradclip.clip_grad_norm_(own, MAX_NORM),
     }
 
-    def timed(clip: Clip) -> tuple[float, Tensor]:
+    def prepare(_: str = "") -> None:
         for p, gradient in zip(parameters, gradients, strict=True):
             p.grad = gradient.clone()
         flush.fill_(1)
         wait(given.device)
-        start = time.perf_counter()
+
+    def call(clip: Clip) -> Tensor:
         norm = clip(parameters)
         wait(given.device)
-        return time.perf_counter() - start, norm
+        return norm
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
@@ -61,21 +64,21 @@ def main() -> None:
         compiling = {}
         for name, clip in list(providers.items()):
             whole: Any = torch.compile(clip, fullgraph=True, dynamic=False)
-            compiling[name], norm = timed(whole)
+            prepare()
+            start = time.perf_counter()
+            norm = call(whole)
+            compiling[name] = time.perf_counter() - start
             expected = torch.cat([x.double().flatten() for x in gradients]).norm()
             close = 1e-6 if name == "gradclip" else 1e-4  # a sum in float32 is that far off
             torch.testing.assert_close(norm.double(), expected, rtol=close, atol=0.0)
             providers[f"{name} compiled"] = whole
-        times: dict[str, list[float]] = {name: [] for name in providers}
-        names = list(providers)
-        for turn in range(given.rounds):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                times[name].append(timed(providers[name])[0])
+        calls = {name: partial(call, clip) for name, clip in providers.items()}
+        times = interleaved(calls, rounds=given.rounds, before=prepare)
     print(f"{given.shapes}, {len(parameters)} tensors, on {given.device}; torch {torch.__version__}")
     print("| clip | seconds to compile | us a call |\n|---|---|---|")
     for name, own in times.items():
         seconds = compiling.get(name.removesuffix(" compiled")) if name.endswith(" compiled") else None
-        print(f"| {name} | {'' if seconds is None else f'{seconds:.1f}'} | {statistics.median(own) * 1e6:.0f} |")
+        print(f"| {name} | {'' if seconds is None else f'{seconds:.1f}'} | {statistics.median(own):.0f} |")
 
 
 def wait(device: str) -> None:

@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import math
 import statistics
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -19,10 +18,10 @@ import torch
 
 import gradclip
 from gradclip.cli.bench.cases import load_shapes
-from gradclip.cli.bench.harness import CACHE_BYTES
+from gradclip.cli.bench.harness import emptier, interleaved
 from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, MedianClip, Policy, SpikeSkip, ZClip
 
-CACHE = torch.zeros(CACHE_BYTES // 4)
+EMPTY = emptier()
 LARGE = 10_000_000
 """Elements of a model that is too large for a copy for each policy."""
 
@@ -62,20 +61,13 @@ def parameters_of(name: str) -> list[torch.nn.Parameter]:
 
 def medians(calls: dict[str, Call], seconds: float, *, cold: bool) -> dict[str, float]:
     """Return the median time of each call in microseconds, all called in turn."""
-    names = list(calls)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    end, rounds = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or rounds < len(names):
-        shift = rounds % len(names)
-        for name in names[shift:] + names[:shift]:
-            clip, step = calls[name]
-            if cold:
-                CACHE.add_(1.0)
-            start = time.perf_counter_ns()
-            clip()
-            times[name].append((time.perf_counter_ns() - start) / 1e3)
-            step()
-        rounds += 1
+    times = interleaved(
+        {name: clip for name, (clip, _) in calls.items()},
+        seconds=seconds,
+        rounds=len(calls),
+        before=lambda _: EMPTY() if cold else None,
+        after=lambda name: calls[name][1](),
+    )
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -137,16 +129,9 @@ def compare_agc(seconds: float) -> None:
     for clipping in (True, False):
         for original in originals:
             original.mul_(1.0 if clipping else 1e-4)
-        times: dict[str, list[float]] = {"timm": [], "gradclip": []}
-        end = time.perf_counter() + seconds / 2
-        while time.perf_counter() < end:
-            for name, call in (("timm", lambda: adaptive_clip_grad(theirs)), ("gradclip", clipper.clip)):
-                restore()
-                CACHE.add_(1.0)
-                start = time.perf_counter_ns()
-                call()
-                times[name].append((time.perf_counter_ns() - start) / 1e6)
-        timm, own = (statistics.median(times[name]) for name in ("timm", "gradclip"))
+        both = {"timm": lambda: adaptive_clip_grad(theirs), "gradclip": clipper.clip}
+        times = interleaved(both, seconds=seconds / 2, before=lambda _: (restore(), EMPTY()))
+        timm, own = (statistics.median(times[name]) / 1e3 for name in ("timm", "gradclip"))
         what = "every unit clipped" if clipping else "none clipped"
         print(f"\nAGC on resnet50, {what}: timm {timm:.1f} ms, gradclip {own:.1f} ms, ratio {timm / own:.1f}")
 

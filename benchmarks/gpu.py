@@ -25,6 +25,7 @@ from torch.nn import Parameter
 
 import gradclip
 from gradclip.cli.bench.cases import load_shapes
+from gradclip.cli.bench.harness import in_turn
 
 DEVICE = torch.device("cuda")
 FLUSH_GPU, FLUSH_CPU = 2**28, 2**26
@@ -198,19 +199,16 @@ def measure(name: str, dtype: torch.dtype, providers: dict[str, Clip], clock: Cl
         wall: dict[str, list[float]] = {provider: [] for provider in calls}
         gpu: dict[str, list[float]] = {provider: [] for provider in calls}
         sums: list[float] = []
-        end, rounds = time.perf_counter() + seconds, 0
-        while rounds < 5 or time.perf_counter() < end:  # noqa: PLR2004
-            order = list(calls)
-            turned = order[rounds % len(order) :] + order[: rounds % len(order)]
-            for provider in turned:
-                grow(parameters, clipping=clipping)
-                own, whole = clock.cpu_and_wall(calls[provider])
-                cpu[provider].append(own)
-                wall[provider].append(whole)
-                grow(parameters, clipping=clipping)
-                gpu[provider].append(clock.gpu(calls[provider], own))
-            sums.append(clock.gpu(flat.sum, cpu_s=1e-4))
-            rounds += 1
+        for provider in in_turn([*calls, "sum"], seconds=seconds):
+            if provider == "sum":
+                sums.append(clock.gpu(flat.sum, cpu_s=1e-4))
+                continue
+            grow(parameters, clipping=clipping)
+            own, whole = clock.cpu_and_wall(calls[provider])
+            cpu[provider].append(own)
+            wall[provider].append(whole)
+            grow(parameters, clipping=clipping)
+            gpu[provider].append(clock.gpu(calls[provider], own))
         reading = statistics.median(sums)
         for provider, call in calls.items():
             times = spread(gpu[provider])
@@ -345,16 +343,13 @@ def one_step(
     for key in clips:
         step(key)
         step(key)
-    end, rounds = time.perf_counter() + seconds, 0
-    while rounds < 5 or time.perf_counter() < end:  # noqa: PLR2004
-        for key in clips:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(3):
-                step(key)
-            torch.cuda.synchronize()
-            wall[key].append((time.perf_counter() - start) / 3)
-        rounds += 1
+    for key in in_turn(clips, seconds=seconds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(3):
+            step(key)
+        torch.cuda.synchronize()
+        wall[key].append((time.perf_counter() - start) / 3)
     medians = {key: statistics.median(times) * 1e3 for key, times in wall.items()}
     without = (medians["none"] + medians["none again"]) / 2.0
     called = {key: round(statistics.median(cpu[key]) * 1e6, 1) for key in ("torch", "gradclip")}

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from gradclip.cli.demo.presets import BY_NAME
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.text import load
+from gradclip.cli.presets import BY_NAME
 
 UNCLIPPED = "without clipping"
 

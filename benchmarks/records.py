@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +19,11 @@ import torch
 
 from gradclip import GradClipper
 from gradclip.cli.bench.cases import load_shapes
-from gradclip.cli.bench.harness import CACHE_BYTES
+from gradclip.cli.bench.harness import emptier, interleaved
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.records import JSONLines, Memory, Sink, TensorBoard
 
-CACHE = torch.zeros(CACHE_BYTES // 4)
+EMPTY = emptier()
 
 WARM = 300
 """Clips before the first that is timed: the adaptive policies are past their warm-up."""
@@ -46,22 +45,11 @@ def parameters_of(shapes: str) -> list[tuple[str, torch.nn.Parameter]]:
 
 def differences(clips: dict[str, Callable[[], object]], seconds: float, *, cold: bool) -> dict[str, list[float]]:
     """Return how many microseconds longer each call takes than the first, in each round."""
-    names = list(clips)
-    found: dict[str, list[float]] = {name: [] for name in names}
-    end, rounds = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or rounds < len(names):
-        taken: dict[str, float] = {}
-        shift = rounds % len(names)
-        for name in names[shift:] + names[:shift]:
-            if cold:
-                CACHE.add_(1.0)
-            start = time.perf_counter_ns()
-            clips[name]()
-            taken[name] = (time.perf_counter_ns() - start) / 1e3
-        for name in names:
-            found[name].append(taken[name] - taken[names[0]] if name != names[0] else taken[name])
-        rounds += 1
-    return found
+    times = interleaved(clips, seconds=seconds, rounds=len(clips), before=lambda _: EMPTY() if cold else None)
+    first, *others = clips
+    return {first: times[first]} | {
+        name: [own - alone for own, alone in zip(times[name], times[first], strict=True)] for name in others
+    }
 
 
 def compare(shapes: str, policy: Policy, folder: Path, seconds: float) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradclip
-from gradclip.cli.demo.presets import PRESETS
 from gradclip.cli.demo.text import load
 from gradclip.cli.demo.training import STREAMS, build, one_thread, windows
+from gradclip.cli.presets import PRESETS
 
 STEPS, LEARNING_RATE, MAX_NORM = 200, 2.0, 1.0
 

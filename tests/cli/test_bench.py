@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradclip.cli import main
 from gradclip.cli.bench.cases import NATIVE, TORCH, Provider, load_shapes
-from gradclip.cli.bench.harness import WrongAnswerError, measure
+from gradclip.cli.bench.harness import WrongAnswerError, interleaved, measure
 
 
 def test_shapes_are_those_of_the_models() -> None:
@@ -99,3 +99,15 @@ def test_a_file_that_cannot_be_written_is_said_before_measuring(
     assert main(["bench", "--shapes", "mlp", "--seconds", "0.01", "--out", str(blocked / "bench.json")]) == 2
     assert "torch" not in (printed := capsys.readouterr()).out
     assert "--out" in printed.err
+
+
+def test_all_take_turns_and_none_always_follows_the_same() -> None:
+    """What `gradclip bench` and the benchmarks time by."""
+    done: list[str] = []
+    calls = {name: lambda name=name: done.append(name) for name in "abc"}
+    times = interleaved(calls, rounds=4, before=lambda name: done.append(f"<{name}"), after=lambda _: done.append(">"))
+    order = [word for word in done if len(word) == 1 and word != ">"]
+    assert "".join(order) == "abcbcacababc"
+    assert done[:6] == ["<a", "a", ">", "<b", "b", ">"]
+    assert {name: len(own) for name, own in times.items()} == dict.fromkeys("abc", 4)
+    assert min(min(own) for own in times.values()) > 0.0

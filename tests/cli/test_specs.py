@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from gradclip.cli import UserError
-from gradclip.cli.demo.presets import BY_NAME, PRESETS
+from gradclip.cli.presets import BY_NAME, PRESETS
 from gradclip.cli.specs import MAIN, explanation, parse
 from gradclip.policies import (
     AGC,

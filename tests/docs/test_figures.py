@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from gradclip.cli.demo.presets import PRESETS
 from gradclip.cli.demo.text import documentation
+from gradclip.cli.presets import PRESETS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

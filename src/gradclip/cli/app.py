@@ -1,8 +1,8 @@
 """The commands of `gradclip`, gathered.
 
-One module a command, and each exposes one function: its name is the command, its docstring the help, its annotated
-arguments the options. To add one, import it and append it to `COMMANDS`. What is slow to import (rich, matplotlib)
-stays inside the function, so that `gradclip --help` is quick.
+One module or folder a command, none of which imports another. Each exposes one function: its name is the command, its
+docstring the help, its annotated arguments the options. To add one, import it and append it to `COMMANDS`. What is slow
+to import (rich, matplotlib) stays inside the function, so that `gradclip --help` is quick.
 """
 
 import importlib.metadata

@@ -1,6 +1,6 @@
 """Policies in a word of the command line: `fixed:1.0`, `zclip`, `autoclip:10`, `zclip:max_norm=1.0,z=2.5`.
 
-The names are the presets of `gradclip demo`. The number after the colon is what the rule is about; all else goes by the
+The names are those of `presets`. The number after the colon is what the rule is about; all else goes by the
 name of the argument, or the beginning of it.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 from gradclip.cli import UserError
-from gradclip.cli.demo.presets import BY_NAME, PRESETS
+from gradclip.cli.presets import BY_NAME, PRESETS
 from gradclip.policies import AdaGC, AutoClip, MedianClip, Policy, SpikeSkip, ZClip
 
 HELP = "help"

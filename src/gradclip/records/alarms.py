@@ -26,6 +26,21 @@ WARM_UP, DRIFT = 100, 3.0
 """Steps whose norms say nothing about later ones, and the factor by which these may change."""
 
 
+MEANINGS = {
+    "mostly clipped": "More than half of the last 500 steps were clipped: the threshold sets how far most steps go. "
+    "Lower the learning rate, or raise the threshold.",
+    "idle": "5000 steps with a threshold went by without clipping. That is no fault; a lower threshold would still "
+    "guard against spikes.",
+    "tiny coefficient": "50 steps in a row were scaled by less than 0.0001: next to nothing was learned from them. "
+    "The threshold is far below the norms, or the run had exploded.",
+    "one tensor dominates": "One tensor had more than 90 % of the squared norm, so the total norm was its norm alone. "
+    "It may need a bound of its own.",
+    "drifting norm": "The median of the last 500 norms was more than three times that of the first 500 after warm-up, "
+    "or less than a third of it. A constant threshold does not fit all of the run.",
+}
+"""What each alarm means, and what to do."""
+
+
 class Check(Protocol):
     """One condition on the records so far."""
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cli.demo.reading import CLIPPED, UNCLIPPED
 from gradclip.cli.demo import display
-from gradclip.cli.demo.outcome import Outcome
+from gradclip.cli.demo.runs import Outcome
 from gradclip.cli.demo.training import StepRecord
 
 OUTCOMES = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cli.demo.reading import CLIPPED
-from gradclip.cli.demo.outcome import Outcome, sample, validate
+from gradclip.cli.demo.runs import Outcome, sample, validate
 from gradclip.cli.demo.text import load
 from gradclip.cli.demo.training import CharacterModel, StepRecord, build
 

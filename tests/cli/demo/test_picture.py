@@ -13,7 +13,7 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 import sys, matplotlib
 from pathlib import Path
 before = list(matplotlib.rcParams.copy().values())
-from gradclip.cli.demo.outcome import Outcome
+from gradclip.cli.demo.runs import Outcome
 from gradclip.cli.demo.picture import draw
 from gradclip.cli.demo.training import StepRecord
 draw([Outcome("one", [StepRecord(1, 2.0, 3.0, False)], 2.0, "")],

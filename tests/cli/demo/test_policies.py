@@ -9,12 +9,11 @@ import pytest
 
 from cli.demo.reading import UNCLIPPED, last_lines, refused, rows_of, shows
 from gradclip.cli import main
-from gradclip.cli.demo.panels import PALE
-from gradclip.cli.demo.picture import COLORS
-from gradclip.cli.demo.presets import BY_NAME, PRESETS
+from gradclip.cli.demo.picture import COLORS, PALE
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.text import load
 from gradclip.cli.demo.training import build, train
+from gradclip.cli.presets import BY_NAME, PRESETS
 
 OURS = {
     "fixed": "FixedNorm(max_norm=0.5,",

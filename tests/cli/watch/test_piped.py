@@ -64,3 +64,48 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     assert process.wait(PATIENCE_S) in (0, 1)
     process.stderr.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for there")
+@pytest.mark.parametrize("once", [[], ["--once"]])
+def test_standard_input_is_watched_until_it_ends(once: list[str]) -> None:
+    """What a trainer prints: `python train.py | tee log | gradclip watch -`."""
+    process = started("-", "--interval", "0.1", *once, stdin=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("loading\n{'loss': '0.5', 'grad_norm': '2.5'}\n")
+    process.stdin.flush()
+    while not once and not process.stdout.readline().startswith("step 1: norm 2.5, "):
+        pass
+    rest, errors = process.communicate("{'grad_norm': '3.5'}\n", timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+    lines = rest.splitlines()
+    assert (
+        lines[1 if once else -1].strip().startswith("There are no numbers of steps" if once else "step 2: norm 3.5, ")
+    )
+    assert not once or (lines[0], lines[2][:12]) == ("standard input", "step       2")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for there")
+def test_standard_input_without_a_norm_is_refused() -> None:
+    process = started("-", "--once", stdin=subprocess.PIPE)
+    _, errors = process.communicate("nothing of the kind\n", timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert errors.startswith("gradclip: standard input: no column has a usual name of the norm")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
+def test_a_signal_leaves_nothing_of_standard_input_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("-", "--interval", "0.1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment(TMPDIR=str(tmp_path)),
+    )
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline().startswith("standard input: waiting: ")
+    assert list(tmp_path.glob("gradclip-*"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("gradclip-*"))

@@ -1,8 +1,9 @@
-"""How it is measured: one set of gradients, all providers in every round, caches emptied in between."""
+"""How it is measured, here and in `benchmarks/`: all calls in every round, in turn, with caches emptied in between."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,49 @@ class WrongAnswerError(Exception):
     """A provider that is to be timed returns a wrong norm, or gradients that are not clipped."""
 
 
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 0.0,
+    rounds: int = 5,
+    before: Callable[[str], object] = lambda _: None,
+    after: Callable[[str], object] = lambda _: None,
+) -> dict[str, list[float]]:
+    """Return the times of calls by their names, in microseconds, one of each a round.
+
+    Args:
+        calls: What is timed.
+        seconds: How long all rounds take, about.
+        rounds: How many there are at least.
+        before: What comes before the call of a name, and is not timed.
+        after: What comes after it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for name in in_turn(calls, seconds=seconds, rounds=rounds):
+        before(name)
+        start = time.perf_counter_ns()
+        calls[name]()
+        times[name].append((time.perf_counter_ns() - start) / 1e3)
+        after(name)
+    return times
+
+
+def in_turn(names: Iterable[str], *, seconds: float = 0.0, rounds: int = 5) -> Iterator[str]:
+    """Return names again and again: each once a round, in an order that rotates: nobody always follows the same."""
+    order = list(names)
+    end, turn = time.perf_counter() + seconds, 0
+    while turn < rounds or time.perf_counter() < end:
+        shift = turn % len(order)
+        yield from order[shift:] + order[:shift]
+        turn += 1
+
+
+def emptier() -> Callable[[], object]:
+    """Return what empties the caches of the CPU, as a backward pass would: it reads and writes 64 MiB."""
+    cache = torch.zeros(CACHE_BYTES // 4)
+    return lambda: cache.add_(1.0)
+
+
 def measure(
     shapes: Shapes,
     dtype: torch.dtype,
@@ -42,7 +86,6 @@ def measure(
     *,
     clipping: bool,
     seconds: float,
-    progress: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
     """Time all providers on one model's gradients for about `seconds`, at least five rounds.
 
@@ -63,21 +106,15 @@ def measure(
         check(provider, parameters, norm, TOLERANCE[dtype])
         restore()
     max_norm = norm / 2 if clipping else norm * 2
-    cache = torch.zeros(CACHE_BYTES // 4)
-    times: dict[str, list[float]] = {provider.name: [] for provider in providers}
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 5 or time.perf_counter() < end:  # noqa: PLR2004
-        shift = rounds % len(providers)  # nobody always follows the same neighbour
-        for provider in providers[shift:] + providers[:shift]:
-            if clipping:
-                restore()
-            cache.add_(1.0)
-            start = time.perf_counter_ns()
-            provider.clip(parameters, max_norm)
-            times[provider.name].append((time.perf_counter_ns() - start) / 1e3)
-        rounds += 1
-        progress()
+    clear = emptier()
+
+    def before(_: str) -> None:
+        if clipping:
+            restore()
+        clear()
+
+    calls = {provider.name: partial(provider.clip, parameters, max_norm) for provider in providers}
+    times = interleaved(calls, seconds=seconds, before=before)
     return [_timing(shapes, dtype, provider.name, times, clipping=clipping) for provider in providers]
 
 

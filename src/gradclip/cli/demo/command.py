@@ -6,13 +6,11 @@ from typing import Annotated
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.demo.presets import BY_NAME, DEFAULT, PRESETS
+from gradclip.cli.presets import BY_NAME, DEFAULT, PRESETS
+from gradclip.cli.specs import HELP
 
 LARGEST = 1e38
 """A float32 holds three times as much; torch refuses a learning rate that it does not hold."""
-
-HELP = "help"
-"""In place of the name of a policy: print them all."""
 
 SEEDS = 2**63
 """How many seeds torch tells apart, less the negative ones."""
@@ -21,36 +19,27 @@ SEEDS = 2**63
 def _positive(value: float) -> float:
     if not 0 < value <= LARGEST:
         requirement = f"at most {LARGEST:g}" if value > LARGEST else "a positive number"
-        message = f"must be {requirement}, got {value:g}"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter(f"must be {requirement}, got {value:g}")
     return value
 
 
 def _one_or_more(value: int) -> int:
     if value < 1:
-        message = f"must be 1 or more, got {value}"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter(f"must be 1 or more, got {value}")
     return value
 
 
 def _seed(value: int) -> int:
     if not 0 <= value < SEEDS:
-        message = f"must be from 0 to {SEEDS - 1}, got {value}"
-        raise typer.BadParameter(message)
+        raise typer.BadParameter(f"must be from 0 to {SEEDS - 1}, got {value}")
     return value
 
 
 def _policy(value: str | None) -> str | None:
     if value is not None and value not in {*BY_NAME, HELP}:
-        message = f"must be one of {', '.join(BY_NAME)}, got {value!r}. --policy {HELP} explains them"
-        raise typer.BadParameter(message)
+        problem = f"must be one of {', '.join(BY_NAME)}, got {value!r}. --policy {HELP} explains them"
+        raise typer.BadParameter(problem)
     return value
-
-
-def _explain() -> None:
-    width = max(map(len, BY_NAME))
-    for preset in BY_NAME.values():
-        typer.echo(f"{preset.name:<{width}}  {preset.rule}")
 
 
 def demo(
@@ -81,14 +70,14 @@ def demo(
 ) -> None:
     """Train a recurrent network from the same seed without clipping and with it, and compare."""
     if policy == HELP:
-        _explain()
+        width = max(map(len, BY_NAME))
+        typer.echo("\n".join(f"{preset.name:<{width}}  {preset.rule}" for preset in BY_NAME.values()))
         return
     if every and policy is not None:
-        message = "--all trains with every policy. Leave out --policy, or --all."
-        raise UserError(message)
+        raise UserError("--all trains with every policy. Leave out --policy, or --all.")
     from gradclip.cli.demo.session import Settings, run  # noqa: PLC0415 -- rich is slow to import
 
     presets = PRESETS if every else (BY_NAME[policy or DEFAULT.name],)
-    code = run(Settings(text=text, presets=presets, max_norm=max_norm, lr=lr, steps=steps, seed=seed, out=out))
+    code = run(Settings(text, presets, max_norm, lr, steps, seed, out))
     if code:
         raise typer.Exit(code)

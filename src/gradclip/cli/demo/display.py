@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from gradclip.cli.demo.outcome import LAST, TEMPERATURE, Outcome
+from gradclip.cli.demo.runs import LAST, TEMPERATURE, Outcome
 from gradclip.cli.demo.training import StepRecord
+from gradclip.cli.say import say
 
 PLAIN_LINES = 4
 """Progress lines a run where there is no terminal to draw a bar on."""
@@ -26,19 +27,6 @@ SAMPLE_LENGTH = 100
 
 Watch: TypeAlias = Callable[[str, StepRecord], None]
 """Called after each step with the name of its run."""
-
-
-def say(console: Console, line: str, *, wrap: bool = True) -> None:
-    """Print a line as it is, without markup.
-
-    Args:
-        console: Where to.
-        line: The text. What a terminal would obey and what the encoding lacks is replaced: it may quote any file.
-        wrap: Whether a terminal too narrow for the line breaks it between words. Piped, it stays whole.
-    """
-    shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in line)
-    shown = shown.encode(console.encoding, "replace").decode(console.encoding)
-    console.print(Text(shown), soft_wrap=not (wrap and console.is_terminal))
 
 
 @contextmanager
@@ -73,39 +61,60 @@ def _plain(console: Console, run: str, record: StepRecord, steps: int, lines: in
         say(console, f"{run}: step {record.step}/{steps}, {measured}")
 
 
+def comparison(console: Console, outcomes: Sequence[Outcome], guessing_bits: float, *, many: bool) -> None:
+    """Print all that came of the runs: of two, a column and a line of what the model writes each; of many, a row."""
+    (overview if many else results)(console, outcomes, guessing_bits)
+    endings(console, outcomes)
+    if not many:
+        samples(console, outcomes)
+
+
 def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
     """Print the table that compares two runs, one a column."""
-    table = Table("", box=box.SIMPLE_HEAD, caption=_caption(outcomes), caption_justify="left")
+    table = _table(outcomes)
     for outcome in outcomes:
         table.add_column(outcome.name, justify="right")
-    table.add_row("training loss", *(_judged(outcome.training_bits, guessing_bits) for outcome in outcomes))
-    table.add_row("validation loss", *(_judged(outcome.validation_bits, guessing_bits) for outcome in outcomes))
-    table.add_row("loss of guessing", *(f"{guessing_bits:.2f}" for _ in outcomes))
-    table.add_row("largest gradient norm", *(_amount(outcome.largest_norm) for outcome in outcomes))
-    table.add_row("steps clipped", *(f"{100 * outcome.clipped_share:.1f} %" for outcome in outcomes))
-    if any(outcome.skipped for outcome in outcomes):
-        table.add_row("steps skipped", *(str(outcome.skipped) for outcome in outcomes))
-    table.add_row("steps taken", *(str(len(outcome.records) - outcome.skipped) for outcome in outcomes))
+    measured = [_measured(outcome, guessing_bits) for outcome in outcomes]
+    for name in measured[0]:
+        if name != "steps skipped" or any(outcome.skipped for outcome in outcomes):
+            table.add_row(name, *(cells[name] for cells in measured))
     console.print(table)
 
 
 def overview(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
     """Print the table that compares many runs, one a row."""
-    table = Table(box=box.SIMPLE_HEAD, caption=_caption(outcomes), caption_justify="left")
-    table.add_column("")
-    for heading in ("training\nloss", "validation\nloss", "largest\nnorm", "steps\nclipped", "steps\nskipped"):
-        table.add_column(heading, justify="right")
+    table = _table(outcomes)
+    names = ("training loss", "validation loss", "largest gradient norm", "steps clipped", "steps skipped")
+    for name in names:
+        table.add_column(name.replace(" gradient", "").replace(" ", "\n"), justify="right")
     for outcome in outcomes:
-        table.add_row(
-            outcome.name,
-            _judged(outcome.training_bits, guessing_bits),
-            _judged(outcome.validation_bits, guessing_bits),
-            _amount(outcome.largest_norm),
-            f"{100 * outcome.clipped_share:.1f} %",
-            f"{outcome.skipped}, stopped" if outcome.ended else str(outcome.skipped),
-        )
+        cells = _measured(outcome, guessing_bits)
+        if outcome.ended:
+            cells["steps skipped"] += ", stopped"
+        table.add_row(outcome.name, *map(cells.get, names))
     console.print(table)
     say(console, f"Guessing has a loss of {guessing_bits:.2f}.")
+
+
+def _table(outcomes: Sequence[Outcome]) -> Table:
+    last = min(LAST, max(len(outcome.records) for outcome in outcomes))
+    caption = f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps."
+    return Table("", box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+
+
+def _measured(outcome: Outcome, guessing_bits: float) -> dict[str, Text]:
+    def judged(bits: float) -> Text:
+        return Text(_amount(bits), style="green" if bits < guessing_bits else "red")
+
+    return {
+        "training loss": judged(outcome.training_bits),
+        "validation loss": judged(outcome.validation_bits),
+        "loss of guessing": Text(f"{guessing_bits:.2f}"),
+        "largest gradient norm": Text(_amount(outcome.largest_norm)),
+        "steps clipped": Text(f"{100 * outcome.clipped_share:.1f} %"),
+        "steps skipped": Text(str(outcome.skipped)),
+        "steps taken": Text(str(len(outcome.records) - outcome.skipped)),
+    }
 
 
 def endings(console: Console, outcomes: Sequence[Outcome]) -> None:
@@ -139,15 +148,6 @@ def one_line(text: str) -> str:
     if len(line) < SAMPLE_LENGTH:
         line = text.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
     return line[:SAMPLE_LENGTH]
-
-
-def _caption(outcomes: Sequence[Outcome]) -> str:
-    last = min(LAST, max(len(outcome.records) for outcome in outcomes))
-    return f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps."
-
-
-def _judged(bits: float, guessing_bits: float) -> Text:
-    return Text(_amount(bits), style="green" if bits < guessing_bits else "red")
 
 
 def _amount(value: float) -> str:

@@ -10,17 +10,11 @@ from torch import Tensor
 
 from gradclip.cli import UserError
 
-FEWEST = 10_000
-"""Characters below which there is nothing to learn from: each of 64 streams must be longer than one step back."""
+FEWEST, MOST = 10_000, 5_000_000
+"""Characters of a text: of fewer, a stream would be shorter than one step back; no more are read of a longer file."""
 
-MOST = 5_000_000
-"""Characters read of a longer file: more than the default steps see, and few enough for any memory."""
-
-EVERY = 10
-"""Of so many stretches of a text, one is kept for validation."""
-
-STRETCH = 2_000
-"""Characters of a stretch, about; of a short text, a tenth."""
+EVERY, STRETCH = 10, 2_000
+"""One of so many stretches is kept for validation; each has about so many characters, or a tenth of a short text."""
 
 
 @final
@@ -41,8 +35,7 @@ class Corpus:
     @property
     def training(self) -> Tensor:
         """The nine tenths that are trained on, put together."""
-        stretches = self._stretches()
-        return torch.cat([stretch for i, stretch in enumerate(stretches, start=1) if i % EVERY])
+        return torch.cat([stretch for i, stretch in enumerate(self._stretches(), start=1) if i % EVERY])
 
     @property
     def validation(self) -> Tensor:
@@ -64,7 +57,7 @@ def load(path: Path | None) -> Corpus:
     Raises:
         UserError: If there is no such text, or it cannot be trained on.
     """
-    return encode(documentation(), "Python's own documentation") if path is None else encode(read(path), str(path))
+    return encode(documentation(), "Python's own documentation") if path is None else encode(_read(path), str(path))
 
 
 def documentation() -> str:
@@ -84,28 +77,6 @@ def documentation() -> str:
     return "\n\n".join(topics.values())
 
 
-def read(path: Path) -> str:
-    """Return at most the first `MOST` characters of a file.
-
-    Raises:
-        UserError: If the file cannot be read, or is not UTF-8 text.
-    """
-    if path.is_dir():
-        raise _refusal(path, "is a folder", "Name one text file in it")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read(MOST)
-    except FileNotFoundError:
-        raise _refusal(path, "does not exist", "Give the path of a UTF-8 text file") from None
-    except UnicodeDecodeError:
-        raise _refusal(path, "is not UTF-8 text", "Save it as plain text in UTF-8, or give another file") from None
-    except OSError as error:
-        raise _refusal(path, f"cannot be read ({error.strerror})", "Give a text file that can") from None
-    if "\0" in text:
-        raise _refusal(path, "is binary", "Give a plain text file")
-    return text
-
-
 def encode(text: str, source: str) -> Corpus:
     """Number the symbols of a text.
 
@@ -116,11 +87,28 @@ def encode(text: str, source: str) -> Corpus:
         raise _refusal(source, "is empty", f"Give a text of {FEWEST:,} characters or more")
     if len(text) < FEWEST:
         raise _refusal(source, f"has {len(text):,} characters", f"Give a text of {FEWEST:,} or more")
-    found, characters = torch.tensor([ord(character) for character in text]).unique(return_inverse=True)
+    found, characters = torch.tensor(list(map(ord, text))).unique(return_inverse=True)
     if len(found) == 1:
         raise _refusal(source, "repeats one symbol", "Give a text with something to learn")
     beginning = "the beginning of " if len(text) == MOST else ""
     return Corpus(beginning + source, "".join(map(chr, found.tolist())), characters)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MOST)
+    except FileNotFoundError:
+        raise _refusal(path, "does not exist", "Give the path of a UTF-8 text file") from None
+    except UnicodeDecodeError:
+        raise _refusal(path, "is not UTF-8 text", "Save it as plain text in UTF-8, or give another file") from None
+    except OSError as error:
+        if path.is_dir():
+            raise _refusal(path, "is a folder", "Name one text file in it") from None
+        raise _refusal(path, f"cannot be read ({error.strerror})", "Give a text file that can") from None
+    if "\0" in text:
+        raise _refusal(path, "is binary", "Give a plain text file")
+    return text
 
 
 def _refusal(path: object, reason: str, remedy: str) -> UserError:

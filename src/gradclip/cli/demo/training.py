@@ -28,15 +28,7 @@ MOST_SKIPS = 25
 
 
 class StepRecord(NamedTuple):
-    """What one training step measured.
-
-    Attributes:
-        step: Counted from 1.
-        bits: The loss before the update, in bits per character.
-        norm: The total norm of the gradients before clipping.
-        clipped: Whether they were scaled down.
-        skipped: Whether the update did not happen.
-    """
+    """A training step: its loss before the update in bits per character, and its total norm before clipping."""
 
     step: int
     bits: float
@@ -62,12 +54,7 @@ class CharacterModel(nn.Module):
         self.head = nn.Linear(192, symbols)
 
     def forward(self, characters: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return logits of shape (time, stream, symbol), and the state to go on from.
-
-        Args:
-            characters: Symbols as int64, of shape (time, stream).
-            state: What an earlier call returned; None begins anew.
-        """
+        """Return logits of shape (time, stream, symbol) for symbols of shape (time, stream), and the next state."""
         hidden, state = self.rnn(self.embedding(characters), state)
         return self.head(hidden), state
 
@@ -91,11 +78,7 @@ def one_thread() -> Generator[None]:
 
 
 def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
-    """Cut a text into contiguous streams, and these into stretches of `STEPS_BACK`; what is left over is dropped.
-
-    Returns:
-        Inputs and, one character on, targets, of shape (time, stream). Each pair goes on where the one before ended.
-    """
+    """Return inputs and, one character on, targets, of shape (time, stream); each pair goes on where the last ended."""
     length = (len(characters) - 1) // streams
     whole = length // STEPS_BACK * STEPS_BACK
     inputs = characters[: streams * length].view(streams, length).t()[:whole]
@@ -106,19 +89,10 @@ def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
 def train(
     model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy: Policy | None, sinks: Sequence[Sink] = ()
 ) -> Iterator[StepRecord]:
-    """Train a model in place, one step for each record taken.
+    """Train a model in place on symbols of shape (time,), one step for each record taken.
 
-    Args:
-        model: The model to train.
-        text: Symbols as int64, of shape (time,).
-        steps: The number of steps.
-        lr: The learning rate of SGD.
-        policy: The rule that clips, and skips steps that are not finite. None clips nothing, and ends early once a step
-            is not finite.
-        sinks: What takes a record of each clip.
-
-    Yields:
-        The record of each step, after its update.
+    A policy clips, and skips steps that are not finite. Without one nothing is clipped, and the training ends early
+    where a step is not finite. Sinks take a record of each clip.
 
     Raises:
         ConsecutiveSkipsError: If more than `MOST_SKIPS` steps in a row were skipped.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import target
-from gradclip.cli.advise import AsJson, Column, RunFile, RunName, read
+from gradclip.cli.recorded import AsJson, Column, RunFile, RunName, read
 
 if TYPE_CHECKING:
     from gradclip.cli.replay.rows import Played

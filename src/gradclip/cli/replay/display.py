@@ -10,8 +10,8 @@ from rich.text import Text
 from gradclip.analysis import Replay
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
-from gradclip.cli.demo.display import say
 from gradclip.cli.replay.rows import Played, Row, largest, row_of
+from gradclip.cli.say import say
 from gradclip.cli.sparkline import sparkline
 
 PIPED_WIDTH = 200

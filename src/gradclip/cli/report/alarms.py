@@ -6,20 +6,9 @@ from typing import NamedTuple, final
 
 from gradclip.cli.report.runs import Run
 from gradclip.records import Alarms, ClipRecord
+from gradclip.records.alarms import MEANINGS
 
-MEANINGS = {
-    "mostly clipped": "More than half of the last 500 steps were clipped: the threshold sets how far most steps go. "
-    "Lower the learning rate, or raise the threshold.",
-    "idle": "5000 steps with a threshold went by without clipping. That is no fault; a lower threshold would still "
-    "guard against spikes.",
-    "tiny coefficient": "50 steps in a row were scaled by less than 0.0001: next to nothing was learned from them. "
-    "The threshold is far below the norms, or the run had exploded.",
-    "one tensor dominates": "One tensor had more than 90 % of the squared norm, so the total norm was its norm alone. "
-    "It may need a bound of its own.",
-    "drifting norm": "The median of the last 500 norms was more than three times that of the first 500 after warm-up, "
-    "or less than a third of it. A constant threshold does not fit all of the run.",
-}
-"""What each alarm means, and what to do."""
+__all__ = ["MEANINGS", "Raised", "alarms_of"]
 
 
 @final

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError, target
-from gradclip.cli.advise import Column, RunFile, read
+from gradclip.cli.recorded import Column, RunFile, read
 from gradclip.cli.report.install import check_packages
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import final
 from rich.console import Console
 
 from gradclip.analysis.reading import ReadError
-from gradclip.cli.demo.display import say
+from gradclip.cli.say import say
 from gradclip.cli.watch.keys import keys
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel
@@ -73,15 +73,14 @@ def show(run: Path) -> None:
             ended = False
             while not ended:
                 ended = os.getppid() != parent or wait(INTERVAL_S)
-                while session.look():
-                    pass
+                session.look()
                 foot.draw(_lines(session, console))
     except ReadError as error:
         problem = f"gradclip: {error}"
     finally:
         foot.clear()
-    if session.state.last is not None:
-        console.print(panel(session, console, hint=""))
+    if session.file.run is not None:
+        console.print(panel(session, console))
     if problem:
         say(console, problem)
 
@@ -90,7 +89,7 @@ def _lines(session: Session, console: Console) -> list[str]:
     """Return the view, where it takes no more than half of the terminal, or else one line."""
     console.size = os.get_terminal_size(sys.stdout.fileno())  # by no variable of the environment
     with console.capture() as drawn:
-        console.print(panel(session, console, hint=""))
+        console.print(panel(session, console))
     found = drawn.get().splitlines()
     return found if 2 * len(found) <= console.height else [line(session)[: console.width]]
 

@@ -1,4 +1,4 @@
-"""Waiting for somebody to press q."""
+"""Waiting for somebody to press q, or for the end of a pipe."""
 
 import os
 import signal
@@ -7,14 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn, TypeAlias
 
+from gradclip.cli import UserError
+from gradclip.extras import how_to_install
+
 Wait: TypeAlias = Callable[[float], bool]
 """Waits for at most so many seconds, and says whether it is time to end: q was pressed, or the input has ended."""
-
-QUIT = frozenset("qQ")
 
 
 @contextmanager
@@ -24,80 +26,42 @@ def keys() -> Generator[Wait]:
     The settings of a terminal are put back however the block ends: also where another process ends this one politely.
     Keys are not read where the output goes elsewhere: what runs in the background must not touch the terminal.
     """
-    with _polite_end():
-        if _is_terminal(0) and _is_terminal(1):
-            with _terminal() as wait:
-                yield wait
+    with polite_end():
+        if os.isatty(0) and os.isatty(1):
+            if find_spec("blessed") is None:
+                raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
+            from blessed import Terminal  # noqa: PLC0415 -- for this alone
+
+            terminal = Terminal(stream=sys.__stdout__)
+            with terminal.cbreak():  # single keys, unseen; Ctrl-C is a signal as ever
+                yield lambda seconds: _until_q(terminal.inkey, seconds)
         elif sys.platform != "win32" and _is_pipe(0):
             yield _until_input
         else:
             yield _sleep
 
 
-if sys.platform == "win32":
-    import msvcrt
+def _until_q(key: Callable[[float], str], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while pressed := key(max(0.0, end - time.monotonic())):
+        if pressed.lower() == "q":
+            return True
+    return False
 
-    TICK_S = 0.05
 
-    @contextmanager
-    def _terminal() -> Generator[Wait]:
-        yield _until_key  # a console gives single keys without being asked to
+def _until_input(seconds: float) -> bool:
+    """Wait for a `q` by a pipe, or its end."""
+    import select  # noqa: PLC0415 -- it takes no pipes on Windows
 
-    def _until_key(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while True:
-            while msvcrt.kbhit():
-                if msvcrt.getwch() in QUIT:
-                    return True
-            if (left := end - time.monotonic()) <= 0.0:
-                return False
-            time.sleep(min(TICK_S, left))
-
-    def _until_input(seconds: float) -> bool:
-        return _sleep(seconds)
-
-else:
-    import select
-    import termios
-    import tty
-
-    @contextmanager
-    def _terminal() -> Generator[Wait]:
-        before = termios.tcgetattr(0)
-        try:
-            tty.setcbreak(0)  # single keys, unseen; Ctrl-C is a signal as ever
-            settings = termios.tcgetattr(0)
-            settings[6][termios.VSUSP] = os.fpathconf(0, "PC_VDISABLE").to_bytes(1, "little")
-            termios.tcsetattr(0, termios.TCSANOW, settings)  # Ctrl-Z would leave the terminal as it is
-            yield _until_input
-        finally:
-            with suppress(termios.error):  # a terminal that was closed has no settings
-                termios.tcsetattr(0, termios.TCSAFLUSH, before)
-
-    def _until_input(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while True:
-            left = max(0.0, end - time.monotonic())
-            if not select.select([0], [], [], left)[0]:
-                return False
-            try:
-                read = os.read(0, 1024)
-            except OSError:  # the terminal was closed
-                return True
-            if not read or QUIT & set(read.decode("latin-1")):
-                return True
+    if not select.select([0], [], [], seconds)[0]:
+        return False
+    read = os.read(0, 1024)
+    return not read or b"q" in read
 
 
 def _sleep(seconds: float) -> bool:
     time.sleep(seconds)
     return False
-
-
-def _is_terminal(file: int) -> bool:
-    try:
-        return os.isatty(file)
-    except OSError:
-        return False
 
 
 def _is_pipe(file: int) -> bool:
@@ -110,7 +74,7 @@ def _is_pipe(file: int) -> bool:
 
 
 @contextmanager
-def _polite_end() -> Generator[None]:
+def polite_end() -> Generator[None]:
     """Let SIGTERM and SIGHUP unwind the program, as Ctrl-C does."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

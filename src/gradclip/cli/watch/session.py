@@ -1,75 +1,67 @@
-"""A file that is followed, and the run in it."""
+"""What is being watched: a run as it grows, its alarms, and the parameters with the largest norms."""
 
 from pathlib import Path
 from typing import final
 
-from gradclip.analysis.reading import ReadError
-from gradclip.cli.watch.follow import MISSING, Follower, Found
-from gradclip.cli.watch.lines import Lines
-from gradclip.cli.watch.state import State
+from gradclip.analysis.series import Series
+from gradclip.cli.watch.growing import Growing
+from gradclip.cli.watch.rows import Worst, records_of, worst_in
+from gradclip.records import Alarms
 
 
 @final
 class Session:
-    """What is being watched.
+    """A run that is watched.
 
     Args:
         path: The file; it need not exist yet.
-        column: The field of the norm; None for a usual name.
+        column: The column of the norm; None for a usual name.
+        name: What the file is called; by default, its path.
 
     Attributes:
-        path: The file.
-        state: The run in it, so far.
-        found: What the last look at the file found.
-        anew: Why the run shown is not the one that was watched before; empty where it is.
+        file: The file, and the run in it.
+        name: What it is called.
+        alarms: The alarms that are on, and the steps at which they began.
+        worst: The last step at which the largest norms were measured, and whose they were.
     """
 
-    def __init__(self, path: Path, column: str | None) -> None:
-        self.path = path
-        self.state = State()
-        self.found = Found()
-        self.anew = ""
-        self._column = column
-        self._follower = Follower(path)
-        self._lines = Lines(path, column)
+    def __init__(self, path: Path, column: str | None, name: str = "") -> None:
+        self.name = name or str(path)
+        self.file = Growing(path, column, self.name)
+        self._path = path
+        self._begin()
 
-    @property
-    def torn(self) -> int:
-        """How many lines are left out because they end within a record."""
-        return self._lines.torn
+    def _begin(self) -> None:
+        self.alarms: dict[str, int] = {}
+        self.worst: tuple[int, Worst] | None = None
+        self._watch = Alarms()
 
-    def look(self) -> bool:
-        """Take the next lines, and say whether there are more by now.
+    def look(self) -> None:
+        """Take what is new.
 
         Raises:
             ReadError: If the file, or a line in it, is none of a recorded run.
         """
-        self.found = self._follower.look()
-        if self.found.anew:
-            self.anew = self.found.anew
-            self.state = State()
-            self._lines = Lines(self.path, self._column)
-        if self.found.piece is not None:
-            for record in self._lines.records(self.found.piece):
-                self.state.add(record)
-        return self.found.behind > 0
+        with self.file.look() as found:
+            if found is not None:
+                self._add(*found)
 
     def finish(self) -> None:
-        """Take all lines that there are now, a last one without an end included where it is whole.
+        """Take all that there is now, a last line without an end included where it is whole.
 
         Raises:
-            ReadError: If there is no file, or no record in it.
+            ReadError: If there is no file, or no run in it.
         """
-        more = self.look()
-        size = self.found.size
-        while more and self.found.reached < size:
-            more = self.look()
-        if self.found.absent:
-            raise ReadError(self.path, f"{MISSING}. Check the path.")
-        if not size:
-            raise ReadError(self.path, "the file is empty. Wait for the first record, or name another file.")
-        if self.found.rest is not None:
-            for record in self._lines.records(self.found.rest):
-                self.state.add(record)
-        if self.state.last is None:
-            self._lines.check()
+        self._add(self.file.finish(), self._path)
+
+    def _add(self, rows: Series, lines: Path) -> None:
+        if rows is self.file.run:
+            self._begin()
+        worst = (
+            {step: each for step, each in worst_in(lines).items() if step <= int(rows.steps[-1])} if len(rows) else {}
+        )
+        for record in records_of(rows, worst):
+            begun = self._watch.feed(record)
+            if begun or len(self._watch.active) != len(self.alarms):
+                self.alarms = {name: self.alarms.get(name, record.step) for name in self._watch.active}
+        self.worst = max([*worst.items(), *([self.worst] if self.worst else [])], default=None)

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.cli.report.alarms import MEANINGS
-from gradclip.cli.report.words import amount, printable, shortened
+from gradclip.analysis.series import Event, Series
+from gradclip.cli.say import sayable
 from gradclip.cli.sparkline import sparkline
 from gradclip.cli.watch.session import Session
-from gradclip.cli.watch.state import Rates
-from gradclip.records import ClipRecord
-from gradclip.records.alarms import WINDOW
+from gradclip.cli.words import amount, printable, shortened
+from gradclip.records.alarms import MEANINGS, WINDOW
 
 LABEL = 10
 """Columns of the names of rows."""
@@ -31,10 +31,14 @@ WIDEST = 120
 NAME = 60
 """Characters of a name out of a file."""
 
-SLOW = 0.1
-"""Steps per second below which it is seconds per step that people think in."""
+SLOW = 10.0
+"""Seconds of a step above which it is these that people think in, and not steps per second."""
 
-NONE_YET = "no record yet"
+PACE = 100
+"""Steps whose times say how fast the run is."""
+
+EVENTS = 3
+"""Steps skipped or not finite that are named: the last ones."""
 
 
 @final
@@ -48,41 +52,37 @@ class Row(NamedTuple):
 
 def rows(session: Session, width: int, encoding: str, *, meanings: bool = False) -> list[Row]:
     """Return the rows of a view of so many columns; a text may be longer, but for the curve."""
-    state = session.state
-    last = state.last
-    if last is None:
-        return [*_situation(session), Row("", f"waiting: {session.found.absent or NONE_YET}")]
-    pace = state.steps_per_second()
-    whole, recent = state.all(), state.recent()
+    run = session.file.run
+    if run is None or not len(run):
+        return [Row("", _joined(*_situation(session), _waiting(session)))]
+    norms = run.norms[-WINDOW:]
     found = [
-        *_situation(session),
-        Row("step", _joined(f"{last.step:,}", "" if pace is None else f"{_pace(pace)}", _age(session))),
-        Row("norm", _joined(amount(last.total_norm), *_known("loss", last.loss), *_known("lr", last.lr)), "bold"),
-        Row("", sparkline(torch.tensor(state.norms), max(1, width - LABEL - 1), encoding), "cyan"),
-        Row("", _range(state.norms)),
-        Row("threshold", _joined(_threshold(last), f"coefficient {_coefficient(last)}", shortened(last.policy))),
-        Row("clipped", _clipped(recent, whole)),
-        Row("skipped", _joined(f"{whole.skipped:,}", f"not finite {whole.nonfinite:,}")),
-        *(Row("", _event(event), "yellow") for event in state.events),
-        Row("worst", _worst(state.worst)),
+        *(Row("", note, "yellow") for note in _situation(session)),
+        Row("step", _joined(f"{int(run.steps[-1]):,}", _pace(run), _age(session))),
+        Row("norm", _joined(amount(norms[-1].item()), _known("loss", run.losses), _known("lr", run.lrs)), "bold"),
+        Row("", sparkline(norms, max(1, width - LABEL - 1), encoding), "cyan"),
+        Row("", _range(norms)),
+        Row("threshold", _joined(_threshold(run), f"coefficient {_coefficient(run)}", shortened(run.policy or ""))),
+        Row("clipped", _clipped(run)),
+        Row("skipped", _joined(f"{_count(run.skipped):,}", f"not finite {_count(~run.finite):,}")),
+        *(Row("", event, "yellow") for event in _events(run)),
+        Row("worst", _worst(session)),
     ]
-    for name, step in state.alarms.items():
+    for name, step in session.alarms.items():
         meaning = f": {MEANINGS.get(name, '')}" if meanings else ""
         found.append(Row("alarm", f"{name}, since step {step:,}{meaning}", "red"))
-    if not state.alarms:
-        found.append(Row("alarms", "none", "green"))
-    return found
+    return found if session.alarms else [*found, Row("alarms", "none", "green")]
 
 
-def panel(session: Session, console: Console, hint: str = "q quits") -> Panel:
-    """Return the view for a terminal, with a hint at its foot."""
+def panel(session: Session, console: Console, hint: str = "") -> Panel:
+    """Return the view for a terminal, perhaps with a hint at its foot."""
     width = min(console.width, WIDEST)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, min_width=LABEL)
     grid.add_column(overflow="fold")
     for row in rows(session, width - FRAME, console.encoding, meanings=True):
-        grid.add_row(Text(row.name, style="dim"), Text(_sayable(row.text, console.encoding), style=row.style))
-    title = Text(_sayable(shortened(str(session.path), max(8, width - FRAME)), console.encoding))
+        grid.add_row(Text(row.name, style="dim"), Text(sayable(row.text, console.encoding), style=row.style))
+    title = Text(sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
     return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
 
 
@@ -90,117 +90,134 @@ def plain(session: Session, console: Console) -> str:
     """Return the same rows as text."""
     found = rows(session, WIDEST, console.encoding)
     lines = [f"{row.name:<{LABEL}} {row.text}".rstrip() for row in found]
-    return "\n".join([printable(str(session.path)), *lines])
+    return "\n".join([printable(session.name), *lines])
 
 
 def line(session: Session) -> str:
     """Return the state in one line."""
-    last = session.state.last
-    notes = [row.text for row in _situation(session)]
-    if last is None:
-        return f"{session.path}: {_joined(*notes, f'waiting: {session.found.absent or NONE_YET}')}"
-    pace = session.state.steps_per_second()
-    whole = session.state.all()
-    alarms = ", ".join(session.state.alarms)
-    return f"step {last.step:,}: " + _joined(
-        f"norm {amount(last.total_norm)}",
-        f"threshold {_threshold(last)}",
-        f"coefficient {_coefficient(last)}",
-        f"clipped {_clipped(session.state.recent(), whole)}",
-        f"skipped {whole.skipped:,}",
-        f"not finite {whole.nonfinite:,}",
-        "" if pace is None else _pace(pace),
+    run = session.file.run
+    if run is None or not len(run):
+        return f"{session.name}: {_joined(*_situation(session), _waiting(session))}"
+    alarms = ", ".join(session.alarms)
+    return f"step {int(run.steps[-1]):,}: " + _joined(
+        f"norm {amount(run.norms[-1].item())}",
+        f"threshold {_threshold(run)}",
+        f"coefficient {_coefficient(run)}",
+        f"clipped {_clipped(run)}",
+        f"skipped {_count(run.skipped):,}",
+        f"not finite {_count(~run.finite):,}",
+        _pace(run),
         _age(session),
         f"alarms: {alarms}" if alarms else "",
-        *notes,
+        *_situation(session),
     )
 
 
-def _situation(session: Session) -> list[Row]:
-    """Return what is to be said about the file."""
-    found, state = session.found, session.state
-    said: list[str] = []
-    if session.anew:
-        said.append(f"{session.anew}: started anew")
-    if found.absent and state.last is not None:
-        said.append(f"{found.absent}: waiting for it to come back")
-    if found.behind > 0:
-        said.append(f"reading: {percent(found.reached / found.size)} of {found.size / 1e6:,.0f} MB")
-    if state.returns:
-        said.append(f"the run went back {several(state.returns, 'time')}: later lines count")
-    if session.torn:
-        said.append(f"{several(session.torn, 'torn line')} left out")
-    return [Row("", text, "yellow") for text in said]
+def _waiting(session: Session) -> str:
+    return f"waiting: {session.file.absent or session.file.why_none}"
+
+
+def _situation(session: Session) -> list[str]:
+    """Return what is to be said about the file, and what its reader remarks."""
+    file = session.file
+    said = [f"{file.anew}: started anew"] if file.anew else []
+    if file.run is None:
+        return said
+    if file.absent:
+        said.append(f"{file.absent}: waiting for it to come back")
+    return said + [remark.partition(". ")[0].rstrip(".") for remark in file.run.remarks]
 
 
 def _joined(*texts: str) -> str:
     return ", ".join(text for text in texts if text)
 
 
-def _known(name: str, value: float | None) -> list[str]:
-    return [] if value is None else [f"{name} {digits(value)}"]
+def _last(column: Tensor | None) -> float | None:
+    """Return the number of the last step; None where it is not known."""
+    value = math.nan if column is None else column[-1].item()
+    return None if math.isnan(value) else value
 
 
-def _threshold(record: ClipRecord) -> str:
-    return "none" if record.threshold is None else amount(record.threshold)
+def _known(name: str, column: Tensor | None) -> str:
+    return "" if (value := _last(column)) is None else f"{name} {digits(value)}"
 
 
-def _coefficient(record: ClipRecord) -> str:
-    return "not known" if math.isnan(record.coefficient) else digits(record.coefficient)
+def _threshold(run: Series) -> str:
+    return "none" if (value := _last(run.thresholds)) is None else amount(value)
 
 
-def _clipped(recent: Rates, whole: Rates) -> str:
-    if whole.clipped is None or recent.clipped is None:
+def _coefficient(run: Series) -> str:
+    norm, after = run.norms[-1].item(), _last(run.norms_after)
+    return "not known" if after is None or not 0.0 < norm < math.inf else digits(after / norm)
+
+
+def _count(column: Tensor | None) -> int:
+    return 0 if column is None else int(column.sum())
+
+
+def _clipped(run: Series) -> str:
+    if run.clipped is None:
         return "not recorded"
-    if whole.steps <= WINDOW:
-        return f"{percent(whole.clipped)} of {several(whole.steps, 'step')}"
-    return f"{percent(recent.clipped)} of the last {recent.steps}, {percent(whole.clipped)} of {whole.steps:,}"
+    whole, recent = (percent(part.double().mean().item()) for part in (run.clipped, run.clipped[-WINDOW:]))
+    if len(run) <= WINDOW:
+        return f"{whole} of {several(len(run), 'step')}"
+    return f"{recent} of the last {WINDOW}, {whole} of {len(run):,}"
 
 
-def _range(norms: list[float]) -> str:
-    finite = [norm for norm in norms if math.isfinite(norm)]
-    if not finite:
+def _range(norms: Tensor) -> str:
+    finite = norms[norms.isfinite()]
+    if not len(finite):
         return f"none of the last {several(len(norms), 'norm')} is finite"
-    return f"{amount(min(finite))} to {amount(max(finite))} in the last {several(len(norms), 'step')}"
+    least, most = (amount(norm.item()) for norm in finite.aminmax())
+    return f"{least} to {most} in the last {several(len(norms), 'step')}"
 
 
-def _event(record: ClipRecord) -> str:
-    status = record.status.replace("_", " ") if record.skipped else f"norm {amount(record.total_norm)}"
-    counts = [
-        f"{shortened(name, NAME)} ({nans:,} NaN, {infinities:,} infinite)"
-        for name, (nans, infinities) in list((record.nonfinite or {}).items())[:3]
-    ]
-    more = len(record.nonfinite or {}) - len(counts)
-    return _joined(f"step {record.step:,} {status}", *counts, f"{more} more" if more > 0 else "")
+def _events(run: Series) -> list[str]:
+    """Return the last steps that were skipped, or whose norm is not finite."""
+    known = {event.step: event for event in run.events}
+    skipped = torch.zeros_like(run.finite) if run.skipped is None else run.skipped
+    said = []
+    for row in (~run.finite | skipped).nonzero().flatten()[-EVENTS:].tolist():
+        step, norm = int(run.steps[row]), run.norms[row].item()
+        event = known.get(step, Event(step, "skipped"))
+        status = event.status.replace("_", " ") if skipped[row] else f"norm {amount(norm)}"
+        counts = [
+            f"{shortened(name, NAME)} ({nans:,} NaN, {infinities:,} infinite)"
+            for name, (nans, infinities) in list(event.nonfinite.items())[:3]
+        ]
+        more = len(event.nonfinite) - len(counts)
+        said.append(_joined(f"step {step:,} {status}", *counts, f"{more} more" if more > 0 else ""))
+    return said
 
 
-def _worst(record: ClipRecord | None) -> str:
-    if record is None:
+def _worst(session: Session) -> str:
+    if session.worst is None:
         return "not recorded; GradClipper(norms_every=...) does"
-    shares = [
-        f"{shortened(name, NAME)} {'not finite' if math.isnan(share) else percent(share)}"
-        for name, share in record.worst
-    ]
-    return f"{_joined(*shares)} of the squared norm at step {record.step:,}"
+    step, found = session.worst
+    shares = [f"{shortened(name, NAME)} {'not finite' if math.isnan(x) else percent(x)}" for name, x in found]
+    return f"{_joined(*shares)} of the squared norm at step {step:,}"
 
 
-def _pace(steps_per_second: float) -> str:
-    if steps_per_second < SLOW:
-        return f"{digits(1.0 / steps_per_second)} s/step"
-    return "1 step/s" if digits(steps_per_second) == "1" else f"{digits(steps_per_second)} steps/s"
+def _pace(run: Series) -> str:
+    """Return how fast the last steps were, a pause between two processes left aside."""
+    if run.times is None:
+        return ""
+    each = (run.times.diff() / run.steps.diff())[-PACE:]
+    each = each[each > 0.0]
+    if not len(each):
+        return ""
+    seconds = each.median().item()
+    if seconds > SLOW:
+        return f"{digits(seconds)} s/step"
+    pace = digits(1.0 / seconds)
+    return f"{pace} step{'' if pace == '1' else 's'}/s"
 
 
 def _age(session: Session) -> str:
-    if session.found.absent:
+    if session.file.absent:
         return ""
-    seconds = max(0.0, time.time() - session.found.modified)
+    seconds = max(0.0, time.time() - session.file.modified)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"last line {seconds / size:.0f} {unit} ago"
     return f"last line {seconds:.0f} s ago"
-
-
-def _sayable(text: str, encoding: str) -> str:
-    """Return a text as a terminal can show it, and obeys none of it."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown.encode(encoding, "replace").decode(encoding)

@@ -1,17 +1,28 @@
-"""The records of each run, as files for the other commands, and the report over them."""
+"""What a demo leaves in its folder, beside the picture: its steps, its records, and the report over these."""
 
+import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from gradclip.cli import target
-from gradclip.cli.demo.outcome import Outcome
+from gradclip.cli.demo.runs import Outcome
 from gradclip.records.line import line_of
 
 
+def write_steps(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Write one row a step for spreadsheets and data frames; what is not finite as `inf` or `nan`."""
+    written = io.StringIO(newline="")
+    rows = csv.writer(written)
+    rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
+    for outcome in outcomes:
+        rows.writerows((outcome.name, *r[:3], int(r.clipped), int(r.skipped)) for r in outcome.records)
+    target.write("--out", path, written.getvalue().encode(), force=True)
+
+
 def write_records(outcomes: Iterable[Outcome], folder: Path) -> dict[str, Path]:
-    """Write a file of JSON Lines for each run, in place of that of an earlier demo, and return them by its name."""
+    """Write a file of JSON Lines for each run, and return them by its name."""
     paths: dict[str, Path] = {}
     for outcome in outcomes:
         paths[outcome.name] = path = folder / file_of(outcome.name)
@@ -24,18 +35,10 @@ def file_of(run: str) -> str:
     return f"{run.replace(' ', '-')}.jsonl"
 
 
-def missing() -> str | None:
-    """Return the name of a package that the report needs and that is not there."""
-    return next((package for package in ("polars", "plotly") if find_spec(package) is None), None)
-
-
 def write_report(records: Mapping[str, Path], out: Path) -> None:
     """Write the report over the files of `write_records`, of which the first is the run without clipping.
 
     It is about the first run with clipping, where there is one, and compares as many others with it as fit.
-
-    Raises:
-        UserError: If it cannot be written.
     """
     from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
     from gradclip.cli.report.build import build  # noqa: PLC0415

@@ -112,7 +112,7 @@ class Script:
         """Return what shows the records: of several ranks, those of the first, which writes them."""
         if not self.is_watched or self.sink is None or os.environ.get("RANK", "0") != "0":
             return nullcontext()
-        from gradclip.cli.watch.beside import watched  # noqa: PLC0415 -- for this option alone
+        from gradclip.cli.run.beside import watched  # noqa: PLC0415 -- for this option alone
 
         return watched(self.sink.path)
 

@@ -1,4 +1,4 @@
-"""The policies that the demo trains with, by name."""
+"""The policies of this package by the names that commands know them by."""
 
 import math
 from collections.abc import Callable

@@ -1,0 +1,102 @@
+"""Rows of a run: cut off, put together, and one by one as the records that alarms are raised by."""
+
+import json
+import math
+import mmap
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gradclip.analysis.reading.text import plain
+from gradclip.analysis.series import Series
+from gradclip.records import ClipRecord
+
+Worst: TypeAlias = tuple[tuple[str, float], ...]
+"""The parameters with the largest norms, and their shares of the squared norm."""
+
+COLUMNS = tuple(field.name for field in fields(Series) if "Tensor" in str(field.type))
+
+WORST = re.compile(rb'"worst"\s*:\s*\[\s*\[')
+
+
+def rows_from(run: Series, first: int) -> Series:
+    """Return a run from a row on."""
+    return _changed(run, lambda name: None if (column := getattr(run, name)) is None else column[first:])
+
+
+def joined(run: Series, later: Series) -> Series:
+    """Return a run and the rows after it; of a column that only one of both has, the rest is not known."""
+
+    def column(name: str) -> Tensor | None:
+        parts = [getattr(part, name) for part in (run, later)]
+        known = next((part for part in parts if part is not None), None)
+        if known is None:
+            return None
+        nothing = math.nan if known.is_floating_point() else 0
+        return torch.cat(
+            [
+                known.new_full((len(rows),), nothing) if part is None else part
+                for part, rows in zip(parts, (run, later), strict=True)
+            ]
+        )
+
+    events = (*run.events, *later.events)
+    return replace(_changed(run, column), policy=later.policy or run.policy, events=events)
+
+
+def records_of(run: Series, worst: Mapping[int, Worst]) -> Iterator[ClipRecord]:
+    """Return the rows as records, as far as alarms look at them."""
+    unknown, never = [math.nan] * len(run), [False] * len(run)
+    after, thresholds, clipped, skipped = (
+        otherwise if column is None else column.tolist()
+        for column, otherwise in (
+            (run.norms_after, unknown),
+            (run.thresholds, unknown),
+            (run.clipped, never),
+            (run.skipped, never),
+        )
+    )
+    statuses = {event.step: event.status for event in run.events}
+    columns = (run.steps.tolist(), run.norms.tolist(), after, thresholds, clipped, skipped)
+    for step, norm, left, threshold, was_clipped, was_skipped in zip(*columns, strict=True):
+        taken = "clipped" if was_clipped else "ok"
+        status = statuses.get(step, "skipped_nonfinite") if was_skipped else taken
+        coefficient = left / norm if norm > 0.0 else math.nan
+        yield ClipRecord(step, 0.0, status, norm, left, threshold, coefficient, "", worst.get(step, ()))
+
+
+def worst_in(path: Path) -> dict[int, Worst]:
+    """Return what lines of our JSON Lines say of the parameters with the largest norms, by their steps."""
+    found: dict[int, Worst] = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for place in [match.start() for match in WORST.finditer(data)]:
+            start, end = data.rfind(b"\n", 0, place) + 1, data.find(b"\n", place)
+            match _parsed(data[start : None if end < 0 else end]):
+                case {"step": int(step), "worst": [*pairs]}:
+                    found[step] = tuple((plain(name), share) for pair in pairs for name, share in _share(pair))
+    return found
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None  # which the readers refuse, or leave out
+
+
+def _share(pair: Any) -> Iterator[tuple[str, float]]:
+    match pair:
+        case [str(name), int(share) | float(share)]:
+            yield name, float(share)
+        case [str(name), None]:
+            yield name, math.nan
+
+
+def _changed(run: Series, column: Callable[[str], Tensor | None]) -> Series:
+    columns: dict[str, Any] = {name: column(name) for name in COLUMNS}
+    return replace(run, **columns)
