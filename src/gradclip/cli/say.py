@@ -18,4 +18,6 @@ def say(console: Console, line: str, *, wrap: bool = True) -> None:
 def sayable(text: str, encoding: str) -> str:
     """Return a text as a terminal can show it, and obeys none of it."""
     shown = "".join(character if character.isprintable() else "\N{MIDDLE DOT}" for character in text)
+    if "\N{HORIZONTAL ELLIPSIS}".encode(encoding, "ignore") == b"":
+        shown = shown.replace("\N{HORIZONTAL ELLIPSIS}", "...")
     return shown.encode(encoding, "replace").decode(encoding)

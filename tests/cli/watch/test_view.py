@@ -194,3 +194,11 @@ def test_says_what_the_keys_of_a_terminal_need(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "isatty", lambda _: True)
     with pytest.raises(UserError, match="need blessed: pip install"):
         watch(path)
+
+
+def test_a_long_name_is_cut_in_the_middle_whatever_the_terminal_can_show(path: Path) -> None:
+    write(path, record(1, total_norm=1.0))
+    session = session_of(path)
+    session.name = "a" * 200 + "z" * 200
+    assert "a ... z" in drawn(session, encoding="ascii")
+    assert "a … z" in drawn(session, encoding="utf-8")
