@@ -26,6 +26,8 @@ BOUNDS = [
     (-1e-9, ValueError, "must be >= 0, got -1e-09."),
     (math.nan, ValueError, "must be >= 0, got nan."),
     (True, TypeError, "must be a number, got True (bool)."),
+    (np.bool_(True), TypeError, "must be a number, got "),
+    (10**400, ValueError, "must be a number that a float can hold, got a larger one."),
     ("1.0", TypeError, "must be a number, got '1.0' (str)."),
     (None, TypeError, "must be a number, got None (NoneType)."),
     (1j, TypeError, "must be a number, got 1j (complex)."),

@@ -9,10 +9,15 @@ from gradclip.tracing import is_traced
 
 def real(function: str, argument: str, value: object) -> float:
     """Return anything that is a number, and neither a truth value nor a word, as a float."""
-    if isinstance(value, (bool, str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+    is_truth = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"  # numpy's
+    if is_truth or isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
         raise TypeError(msg)
-    return float(cast("SupportsFloat", value))
+    try:
+        return float(cast("SupportsFloat", value))
+    except OverflowError:
+        msg = f"`{function}({argument}=...)` must be a number that a float can hold, got a larger one."
+        raise ValueError(msg) from None
 
 
 def check_number(
