@@ -1,10 +1,13 @@
 """The tables of names: what stands in the last two cells of a row does the same to the same gradients, step by step."""
 
+import functools
 import importlib
 import importlib.util
+import multiprocessing
 import sys
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 import gradclip
 from conftest import skip_without
+from docs import optax_worker
 from docs.tables import PAGES, evaluated, needed, rows
 from gradclip.policies import Policy
 from policies.cases import series
@@ -61,19 +65,29 @@ def by_timm(code: str, parameters: Parameters) -> Step:
     )
 
 
+@functools.cache
+def apart() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end() -> Iterator[None]:
+    yield
+    if apart.cache_info().currsize:
+        apart().shutdown()
+        apart.cache_clear()
+
+
 def by_optax(code: str, parameters: Parameters) -> Step:
-    jax, optax = needed("jax"), needed("optax")
-    jax.config.update("jax_enable_x64", True)
-    transformation = evaluated(code, optax=optax)
-    weights = [jax.numpy.asarray(p.detach().numpy()) for p in parameters]
-    state = [transformation.init(weights)]
+    for name in ("jax", "optax"):
+        if importlib.util.find_spec(name) is None:
+            skip_without("oracles", f"{name} is missing")
+    apart().submit(optax_worker.begin, code, [p.detach().numpy() for p in parameters]).result()
 
     def step() -> None:
-        updates, state[0] = transformation.update(
-            [jax.numpy.asarray(p.grad.numpy()) for p in parameters], state[0], weights
-        )
+        updates = apart().submit(optax_worker.step, [p.grad.numpy() for p in parameters]).result()
         for p, update in zip(parameters, updates, strict=True):
-            p.grad = torch.tensor(update.tolist(), dtype=p.dtype)
+            p.grad = torch.from_numpy(update.copy())
 
     return step
 
