@@ -5,6 +5,7 @@ import gc
 import math
 import subprocess
 import sys
+import time
 import weakref
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn.utils import clip_grad
 import gradclip
 import rank_functions
 from gradclip.patching.clippers import IDLE
-from gradclip.policies import FixedNorm, MedianClip, ZClip
+from gradclip.policies import FixedNorm, MedianClip, ZClip, by_group
 from gradclip.records import Memory
 from gradclip.testing import RankPool
 
@@ -383,6 +384,88 @@ def test_a_call_about_some_of_those_that_have_a_gradient_is_about_these_alone() 
             nn.utils.clip_grad_norm_([p], 0.5)
             assert (p.grad.item(), q.grad.item()) == pytest.approx((0.5, 2.0))
             optimizer.step()
+
+
+def test_what_another_optimizer_has_stepped_with_is_not_all_of_a_step() -> None:
+    """An encoder that two optimizers share: the head of the second is clipped and recorded too, and nothing twice."""
+    encoder, actor, critic = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    both = torch.optim.SGD([encoder, actor], lr=0.1), torch.optim.SGD([encoder, critic], lr=0.1)
+    records = Memory()
+    with gradclip.patch(FixedNorm(1.0, eps=0.0), sinks=[records]):
+        for _ in range(3):
+            for p in (encoder, actor, critic):
+                p.grad = torch.tensor([100.0])
+            for optimizer in both:
+                optimizer.step()
+            assert [p.grad.item() for p in (encoder, actor, critic)] == pytest.approx([0.5**0.5, 0.5**0.5, 1.0])
+    assert [(x.step, x.group) for x in records.records] == [(s, g) for s in (1, 2, 3) for g in (None, "parameters 2")]
+
+
+def test_a_parameter_that_is_listed_twice_counts_once_among_those_of_a_call() -> None:
+    """However many a family has grown to."""
+    tied, decoder, head = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    with gradclip.patch(sinks=[Memory()]):
+        for having, asked in [((tied, decoder), [tied, tied, decoder]), ((tied, head), [tied, head])]:
+            for p in (tied, decoder, head):
+                p.grad = torch.tensor([10.0]) if any(p is x for x in having) else None
+            nn.utils.clip_grad_norm_(asked, 1.0)
+        for p in (tied, decoder, head):
+            p.grad = torch.tensor([10.0])
+        assert nn.utils.clip_grad_norm_([tied, tied, decoder], 1.0).item() == pytest.approx(200.0**0.5)
+        assert head.grad.item() == 10.0
+
+
+def test_a_patch_within_another_holds_alone() -> None:
+    """For steps as for calls."""
+    outer, inner = Memory(), Memory()
+    p = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with gradclip.patch(FixedNorm(1.0), sinks=[outer]), gradclip.patch(FixedNorm(100.0), sinks=[inner]):
+        for calls in (False, True):
+            p.grad = torch.tensor([50.0])
+            if calls:
+                nn.utils.clip_grad_norm_([p], 1.0)
+            optimizer.step()
+            assert p.grad.item() == 50.0
+    assert (len(outer.records), [x.total_norm for x in inner.records]) == (0, [50.0, 50.0])
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_new_optimizer_of_the_same_parameters_goes_on(clips: bool) -> None:
+    """As one of another phase or epoch: with what the rule has learned, and in the same run."""
+    records = Memory()
+    p = nn.Parameter(torch.zeros(1))
+    with gradclip.patch(MedianClip(1e9, warmup=3), sinks=[records]):
+        for step in range(20):
+            if step % 5 == 0:
+                optimizer = torch.optim.SGD([p], lr=0.1)
+            p.grad = torch.tensor([1e3 if step == 15 else 1.0])
+            if clips:
+                nn.utils.clip_grad_norm_([p], 1e9)
+            optimizer.step()
+            assert p.grad.item() <= 2.0
+    assert [(x.step, x.group) for x in records.records] == [(step, None) for step in range(1, 21)]
+
+
+def test_calls_that_a_policy_cannot_take_are_said() -> None:
+    """Groups are those of an optimizer, which a call does not know."""
+    layer = nn.Linear(2, 2)
+    layer(torch.ones(1, 2)).sum().backward()
+    with gradclip.patch(by_group(FixedNorm(100.0))), pytest.warns(UserWarning, match="neither recorded nor clipped"):
+        nn.utils.clip_grad_norm_(layer.parameters(), 0.5)
+
+
+def test_many_calls_about_one_parameter_each_take_no_longer_than_they_are() -> None:
+    """Nor does the first step after them: 400 took seven seconds."""
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(400)]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    begin = time.process_time()
+    with gradclip.patch(sinks=[Memory()]):
+        for p in parameters:
+            p.grad = torch.ones(1)
+            nn.utils.clip_grad_norm_(p, 9.0)
+        optimizer.step()
+    assert time.process_time() - begin < 3.0
 
 
 def test_models_that_calls_clipped_are_let_go() -> None:

@@ -167,7 +167,7 @@ def test_one_of_several_runs_in_a_table(command: str, tmp_path: Path, capsys: py
     (tmp_path / "runs.csv").write_text("step,grad_norm,run\n" + "".join(rows))
     assert main([command, str(tmp_path / "runs.csv")]) == 2
     assert (
-        "the rows are of 2 runs: 'a', 'b'. Name one with run= (on the command line: --run)" in capsys.readouterr().err
+        "the rows are of 2 runs: 'a', 'b'. Name one with run= (`gradclip advise --run NAME`)" in capsys.readouterr().err
     )
     assert main([command, str(tmp_path / "runs.csv"), "--run", "b", "--json"]) == 0
     assert '"steps": 200' in capsys.readouterr().out

@@ -220,7 +220,7 @@ class Trust:
         self._at_step = mark(self._owners)
         self._step_at, self._step_attached = self.clips, attached
         self._step_clipped = clipped and not self._late
-        if known.steps in {1, PATIENCE}:
+        if known.steps in {1, PATIENCE} and not self.quiet:
             self._judge_coverage(optimizer, known)
 
     # How it finds out.

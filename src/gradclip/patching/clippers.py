@@ -2,10 +2,10 @@
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
@@ -14,83 +14,17 @@ from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, watchers
 from gradclip.clipper.scaling import unscale_
-from gradclip.clipper.selection import select
-from gradclip.numbers import Scalar, as_float64, coefficient
+from gradclip.numbers import Scalar, as_float64
+from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
-from gradclip.policies.measured import Layout, Norms
-from gradclip.policies.policy import Decision
 from gradclip.records import ClipRecord, Sink
 
 IDLE = 1000
 """Calls after which parameters are forgotten that none of them was about, such as those of a model that is gone."""
 
 
-@final
-class Given(Policy):
-    """The bound that a caller gives at each call, by the formula of `clip_grad_norm_`.
-
-    Args:
-        norm_type: The order of the norm.
-
-    Attributes:
-        max_norm: The bound of the call.
-        total_norm: The norm that the caller holds against it; None for that of the gradients.
-    """
-
-    def __init__(self, norm_type: float) -> None:
-        self._norm_type = norm_type
-        self.max_norm: float = math.inf
-        self.total_norm: Scalar | None = None
-
-    @property
-    def norm_type(self) -> float:  # noqa: D102 -- as its base says, and so below
-        return self._norm_type
-
-    def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- it learns nothing
-        return ()
-
-    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:  # noqa: D102
-        total = norms.total if self.total_norm is None else self.total_norm
-        return Decision(coefficient(total, self.max_norm, 1e-6), self.max_norm), state
-
-    def __repr__(self) -> str:
-        return f"clip_grad_norm_(norm_type={self._norm_type:g})"
-
-
-Settings: TypeAlias = tuple[float | None, bool]
-"""The order of the norm, where no policy says it, and whether a norm that is not finite is an error."""
-
-
-@final
-class Family:
-    """Parameters that are clipped together, by one clipper: those of a call, and of all calls and steps about the same.
-
-    Args:
-        clipper: The clipper, of a list of parameters, or of an optimizer.
-        settings: What calls must have in common to share it.
-        grows: Whether it takes up more parameters: not that of an optimizer, which gets its own.
-    """
-
-    def __init__(self, clipper: GradClipper, settings: Settings, *, grows: bool) -> None:
-        self.clipper = clipper
-        self.settings = settings
-        self._grows = grows
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """All that it has been about."""
-        return self.clipper._selection.owners
-
-    def take_up(self, parameters: Sequence[Tensor]) -> bool:
-        """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
-        asked = {id(p) for p in parameters}
-        if any(p.grad is not None for p in self.parameters if id(p) not in asked):
-            return False
-        known = {id(p) for p in self.parameters}
-        new = [p for p in parameters if id(p) not in known]
-        if new and self._grows:
-            self.clipper._work_on(select([*self.parameters, *new], (), ()))
-        return self._grows or not new
+MOST_LISTS = 100
+"""Lists of parameters whose family is known at once: a caller may make another at each step."""
 
 
 @final
@@ -113,6 +47,8 @@ class Clippers:
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
         self._about: dict[int, list[weakref.ref[Family]]] = {}  # by the identity of a parameter
         self._same: dict[tuple[Any, ...], weakref.ref[Family]] = {}  # by those of all parameters of a call
+        self._asleep: list[Asleep] = []
+        self._finalizers: list[Any] = []
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._count = 0
@@ -134,7 +70,7 @@ class Clippers:
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
-        if family is None or len(family.parameters) != len(parameters):
+        if family is None or len(family.parameters) != len({*map(id, parameters)}):
             found = (family for family in self._families_about(parameters) if family.settings == settings)
             family = next((x for x in found if x.take_up(parameters)), None) or self._made_for_call(
                 parameters, settings
@@ -142,9 +78,12 @@ class Clippers:
             if family is None:
                 return None
             self._know(family)
+            if len(self._same) > MOST_LISTS:
+                self._same.clear()
             self._same[key] = weakref.ref(family)
         if family in self._loose:
             self._loose[family] = self._calls
+        family.is_called = True
         return as_float64(self._told(family, max_norm, total_norm).clip()._total)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
@@ -158,15 +97,22 @@ class Clippers:
         own = set(self._own)
         owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         families = self._families_about(owners)
-        if clipped := [family for family in families if family.clipper._has_just_clipped(optimizer)]:
-            for family in clipped:
-                self._belongs(family, optimizer)
+        clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
+        for family in clipped:
+            self._belongs(family, optimizer)
+        done = {id(p) for family in clipped for p in family.parameters}
+        if any(family.is_called for family in clipped) or (clipped and done.issuperset(map(id, owners))):
             return
+        owners = [p for p in owners if id(p) not in done]  # without those that another optimizer has just stepped with
         if not owners or any(watcher._clips(p) for watcher in watchers() if watcher not in own for p in owners):
             return  # which clips by itself
         gentle = (family for family in families if not family.settings[1])
-        family = next((x for x in gentle if x.take_up(owners)), None) or self._made_for_steps(optimizer)
+        family = next((x for x in gentle if x.take_up(owners)), None)
+        if family is None:
+            settings: Settings = (None if self._policy else 2.0, False)
+            family = self._made_for_call(owners, settings) if clipped else self._made_for_steps(optimizer)
         if family is not None:
+            family.is_called = False
             self._know(family)
             self._belongs(family, optimizer)
             unscale_(optimizer, None)  # of a fused one, which would do so by itself
@@ -180,6 +126,10 @@ class Clippers:
         self._of.clear()
         self._about.clear()
         self._same.clear()
+        self._asleep.clear()
+        for finalizer in self._finalizers:
+            finalizer.detach()
+        self._finalizers.clear()
 
     # Which family clips.
 
@@ -191,6 +141,7 @@ class Clippers:
     def _forget(self) -> None:
         """Let go of families that no call has been about for long, and of what is known of those that are gone."""
         self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
+        self._finalizers = [x for x in self._finalizers if x.alive]
         self._same = {key: known for key, known in self._same.items() if known() is not None}
         alive = {place: [known for known in about if known() is not None] for place, about in self._about.items()}
         self._about = {place: about for place, about in alive.items() if about}
@@ -208,6 +159,32 @@ class Clippers:
         families = self._of.setdefault(optimizer, [])
         if family not in families:
             families.append(family)
+            finalizer = weakref.finalize(optimizer, self._rest, family)
+            finalizer.atexit = False  # pyrefly: ignore[missing-attribute] -- of which its stub does not know
+            self._finalizers.append(finalizer)
+
+    def _rest(self, family: Family) -> None:
+        """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
+        if family not in self._loose and not any(family in families for families in self._of.values()):
+            known = [weakref.ref(p) for p in family.parameters]
+            self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
+
+    def _awake(self, parameters: Sequence[Tensor], settings: Settings) -> Family | None:
+        """Return the family that was about these parameters before its optimizer was gone."""
+        asked = {id(p) for p in parameters}
+        self._asleep = [x for x in self._asleep if any(known() is not None for known in x.parameters)]
+        for asleep in self._asleep:
+            owners = [p for known in asleep.parameters if (p := known()) is not None]
+            of_these = asleep.settings == settings and any(id(p) in asked for p in owners)
+            if not of_these or len(owners) < len(asleep.parameters):
+                continue
+            named = list(zip(asleep.state["parameters"], owners, strict=True))
+            found = self._made(named, settings, asleep.group)
+            if found is not None and found.take_up(parameters):
+                found.clipper.load_state_dict(asleep.state)
+                self._asleep.remove(asleep)
+                return found
+        return None
 
     @staticmethod
     def _told(family: Family, max_norm: float, total_norm: Scalar | None) -> GradClipper:
@@ -218,44 +195,42 @@ class Clippers:
         return family.clipper
 
     def _made_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
-        clipper = self._made(lambda: parameters, settings[0], "raise" if settings[1] else self._gently)
-        if clipper is None:
-            return None
-        family = Family(clipper, settings, grows=True)
-        self._loose[family] = self._calls
+        family = self._awake(parameters, settings)
+        if family is None:
+            family = self._made(parameters, settings, self._next_group, says=self._policy is not None)
+        if family is not None:
+            self._loose[family] = self._calls
         return family
 
     def _made_for_steps(self, optimizer: Optimizer) -> Family | None:
         if optimizer in self._refused:
             return None
-        order = None if self._policy else 2.0
+        settings: Settings = (None if self._policy else 2.0, False)
         own = [p for group in optimizer.param_groups for p in group["params"]]
-        clipper = self._made(lambda: optimizer, order, self._gently)
-        if clipper is None and (clipper := self._made(lambda: own, order, self._gently, says=True)) is None:
+        family = self._awake(own, settings) or self._made(optimizer, settings, self._next_group)
+        if family is None and (family := self._made(own, settings, self._next_group, says=True)) is None:
             self._refused.add(optimizer)
-            return None
-        return Family(clipper, (order, False), grows=False)
+        return family
 
     @property
-    def _gently(self) -> Any:
-        return "skip" if self._policy else "propagate"
+    def _next_group(self) -> str | None:
+        return None if self._count == 0 else f"parameters {self._count + 1}"
 
-    def _made(
-        self, given: Callable[[], Any], norm_type: float | None, nonfinite: Any, *, says: bool = False
-    ) -> GradClipper | None:
-        policy = self._policy or Given(2.0 if norm_type is None else norm_type)
-        group = None if self._count == 0 else f"parameters {self._count + 1}"
+    def _made(self, parameters: Any, settings: Settings, group: str | None, *, says: bool = False) -> Family | None:
+        order, raises = settings
+        policy = self._policy or Given(2.0 if order is None else order)
+        nonfinite: Any = "raise" if raises else "skip" if self._policy else "propagate"
         sinks = [sink if group is None else _Grouped(sink, group) for sink in self._sinks]
         try:
-            clipper = GradClipper(given(), policy, nonfinite=nonfinite, sinks=sinks, max_consecutive_skips=math.inf)
+            clipper = GradClipper(parameters, policy, nonfinite=nonfinite, sinks=sinks, max_consecutive_skips=math.inf)
         except (TypeError, ValueError) as error:  # a script that runs without it has to run
             if says:
-                callers.warn_once(f"Some steps are neither recorded nor clipped by a policy. {error}")
+                callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
-        self._count += 1
+        self._count += group == self._next_group
         self._own.add(clipper)
-        return clipper
+        return Family(clipper, settings, group, grows=not isinstance(parameters, Optimizer))
 
 
 @final

@@ -46,7 +46,7 @@ class Patch:
         self.unreached = sorted(set(holders_of(self._originals)))
         self._owns = {original: self._in_place_of(name) for name, original in self._originals.items()}
         self._replaced = _exchange(self._owns)
-        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._clippers.before_step)
+        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._before_step)
 
     @property
     def places(self) -> list[str]:
@@ -75,6 +75,12 @@ class Patch:
         self._times -= 1
         if self._times <= 0:
             self.undo()
+
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Clip before a step, unless another patch holds for now."""
+        if self._clippers is None or (_CURRENT and _CURRENT[-1] is not self):
+            return None
+        return self._clippers.before_step(optimizer, args, kwargs)
 
     def _in_place_of(self, name: str) -> Function:
         own: Function = getattr(functional, name)

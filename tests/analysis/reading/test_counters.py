@@ -82,7 +82,7 @@ def test_runs_in_one_table(tmp_path: Path, name: str, form: str) -> None:
         return tmp_path / "run.csv"
 
     assert len(read_series(written([7]))) == 3
-    way_out = "Name one with run= (on the command line: --run), or write each to a file of its own."
+    way_out = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
     assert refusal(written([7, 8])) == f"the rows are of 2 runs: '7', '8'. {way_out}"
     series = read_series(written([7, 8]), run="8")
     assert series.steps.tolist() == [1, 2, 3]

@@ -103,3 +103,10 @@ def test_events_without_end_are_cut(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [event.step for event in series.events] == [1, 2, 3]
     assert series.skipped is not None and series.skipped.all()
     assert series.remarks == ("Of 8 steps skipped or not finite, the first 3 are listed.",)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_records_of_runs_that_began_anew_are_no_epochs(path: Path, runs: int) -> None:
+    """Ours count the steps of a run from its first to its last: later lines replace those before, however often."""
+    series = read_series(write_lines(path, [record(step) for _ in range(runs) for step in range(1, 101)]))
+    assert len(series) == 100 and series.steps[-1] == 100

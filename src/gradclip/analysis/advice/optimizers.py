@@ -10,7 +10,7 @@ from gradclip.analysis.series import Series
 PLAIN = ("sgd", "momentum", "nesterov")
 """Parts of the names of optimizers whose steps are as long as their gradients."""
 
-SCALE_FREE = ("adam", "adafactor", "adagrad", "adan", "lamb", "lars", "lion", "muon", "rmsprop", "shampoo", "sophia")
+SCALE_FREE = ("ada", "lamb", "lars", "lion", "muon", "rmsprop", "shampoo", "sign", "sophia")
 """Parts of the names of optimizers that divide gradients by what they usually are."""
 
 

@@ -87,7 +87,7 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
             source.refuse(f"there is no run {source.run!r}; {there_are}.")
         frame, rows = (some.filter(some["run"] == source.run) for some in (frame, rows))
     elif len(runs) > 1:
-        way_out = "Name one with run= (on the command line: --run), or write each to a file of its own."
+        way_out = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
         source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {way_out}")
     left_out = frame.height - rows.height
     if not rows.height:

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gradclip.cli.specs import HELP, explanation, parse
 from gradclip.cli.target import said_of
 
 if TYPE_CHECKING:
+    from gradclip.patching.replacement import Patch
     from gradclip.policies import Policy
     from gradclip.records import JSONLines
 
@@ -103,10 +105,17 @@ class Script:
             try:
                 self._run()
             finally:
-                patched.undo()
-                if self.sink is not None:
-                    self.sink.close()
+                others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+                if any(not thread.daemon for thread in others):
+                    atexit.register(self._end, patched)  # Python waits for them before
+                else:
+                    self._end(patched)
         return 0
+
+    def _end(self, patched: "Patch") -> None:
+        patched.undo()
+        if self.sink is not None:
+            self.sink.close()
 
     def _view(self) -> AbstractContextManager[None]:
         """Return what shows the records: of several ranks, those of the first, which writes them."""

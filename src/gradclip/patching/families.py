@@ -1,0 +1,100 @@
+"""What is clipped together in a script that knows of no clipper, and by which bound."""
+
+import math
+import weakref
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias, final
+
+from torch import Tensor
+
+from gradclip.clipper import GradClipper
+from gradclip.clipper.selection import select
+from gradclip.numbers import Scalar, coefficient
+from gradclip.policies import Policy
+from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.policy import Decision
+
+
+@final
+class Given(Policy):
+    """The bound that a caller gives at each call, by the formula of `clip_grad_norm_`.
+
+    Args:
+        norm_type: The order of the norm.
+
+    Attributes:
+        max_norm: The bound of the call.
+        total_norm: The norm that the caller holds against it; None for that of the gradients.
+    """
+
+    def __init__(self, norm_type: float) -> None:
+        self._norm_type = norm_type
+        self.max_norm: float = math.inf
+        self.total_norm: Scalar | None = None
+
+    @property
+    def norm_type(self) -> float:  # noqa: D102 -- as its base says, and so below
+        return self._norm_type
+
+    def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- it learns nothing
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:  # noqa: D102
+        total = norms.total if self.total_norm is None else self.total_norm
+        return Decision(coefficient(total, self.max_norm, 1e-6), self.max_norm), state
+
+    def __repr__(self) -> str:
+        return f"clip_grad_norm_(norm_type={self._norm_type:g})"
+
+
+Settings: TypeAlias = tuple[float | None, bool]
+"""The order of the norm, where no policy says it, and whether a norm that is not finite is an error."""
+
+
+@final
+class Family:
+    """Parameters that are clipped together, by one clipper: those of a call, and of all calls and steps about the same.
+
+    Args:
+        clipper: The clipper, of a list of parameters, or of an optimizer.
+        settings: What calls must have in common to share it.
+        group: What its records are said to be of.
+        grows: Whether it takes up more parameters: not that of an optimizer, which gets its own.
+    """
+
+    def __init__(self, clipper: GradClipper, settings: Settings, group: str | None, *, grows: bool) -> None:
+        self.clipper = clipper
+        self.settings = settings
+        self.group: str | None = group
+        self.is_called = False  # by the last that clipped, which then meant just these
+        self._grows = grows
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that it has been about."""
+        return self.clipper._selection.owners
+
+    def take_up(self, parameters: Sequence[Tensor]) -> bool:
+        """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
+        asked = {id(p) for p in parameters}
+        if any(p.grad is not None for p in self.parameters if id(p) not in asked):
+            return False
+        known = {id(p) for p in self.parameters}
+        new = [p for p in parameters if id(p) not in known]
+        if new and self._grows:
+            names = self.clipper._selection.names
+            free = (name for i in count(len(names)) if (name := f"parameters[{i}]") not in names)
+            before = zip(names, self.parameters, strict=True)
+            self.clipper._work_on(select([*before, *zip(free, new, strict=False)], (), ()))
+        return self._grows or not new
+
+
+@final
+class Asleep(NamedTuple):
+    """What is left of a family whose optimizers are gone: the next one, over the same parameters, goes on with it."""
+
+    parameters: list[weakref.ref[Tensor]]
+    settings: Settings
+    state: dict[str, Any]
+    group: str | None
