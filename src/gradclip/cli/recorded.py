@@ -25,7 +25,7 @@ RunFile = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, where it has no usual name.")]
 RunName = Annotated[
-    str | None, typer.Option("--run", metavar="NAME", help="The run, where the rows of several stand in one table.")
+    str | None, typer.Option("--run", metavar="NAME", help="The run, or group, where a file holds several.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

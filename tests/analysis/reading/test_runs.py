@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis.reading.files import record, refusal, write_lines
-from gradclip.analysis.reading import details, gather, read_series
+from gradclip.analysis.reading import ReadError, details, gather, read_series
 
 
 @pytest.fixture
@@ -80,7 +80,8 @@ def test_a_policy_that_changes_on_the_way_is_remarked_on(path: Path) -> None:
 def test_records_of_several_groups_are_refused(path: Path) -> None:
     lines = [record(1, group="critic"), record(1, group="actor"), record(2)]
     assert refusal(write_lines(path, lines)) == (
-        "the records are of several groups: 'actor', 'all parameters', 'critic'. Write each to a file of its own."
+        "the records are of several groups: 'actor', 'all parameters', 'critic'. Name one with run= (`gradclip advise "
+        "--run NAME`), or write each to a file of its own."
     )
 
 
@@ -110,3 +111,22 @@ def test_records_of_runs_that_began_anew_are_no_epochs(path: Path, runs: int) ->
     """Ours count the steps of a run from its first to its last: later lines replace those before, however often."""
     series = read_series(write_lines(path, [record(step) for _ in range(runs) for step in range(1, 101)]))
     assert len(series) == 100 and series.steps[-1] == 100
+
+
+@pytest.mark.parametrize(("name", "norm"), [("critic", 1.0), ("actor", 2.0), ("all parameters", 3.0)])
+def test_one_of_several_groups_may_be_named(path: Path, name: str, norm: float) -> None:
+    """As of the two networks of a GAN, whose records a run leaves in one file."""
+    lines = [
+        record(step, total_norm, **named)
+        for step in range(1, 6)
+        for total_norm, named in [(1.0, {"group": "critic"}), (2.0, {"group": "actor"}), (3.0, {})]
+    ]
+    series = read_series(write_lines(path, lines), run=name)
+    assert series.steps.tolist() == [1, 2, 3, 4, 5]
+    assert series.norms.tolist() == [norm] * 5
+    assert not series.remarks
+
+
+def test_a_group_that_is_not_there_is_refused_with_those_that_are(path: Path) -> None:
+    with pytest.raises(ReadError, match=r"there is no run 'x'; there are: 'actor', 'all parameters'\."):
+        read_series(write_lines(path, [record(1, group="actor"), record(1)]), run="x")

@@ -57,7 +57,8 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
             two.
         column: The column, field or tag of the norm, where it has no usual name, or several have. The folder, the run
             of Weights & Biases, and case may be left out where it is clear without them.
-        run: The run, where a table holds several, one under another.
+        run: The run, where a table holds several, one under another; or the group, where records of several clippers
+            are in one file.
 
     Returns:
         The run: its steps rise, and `remarks` say what was left out.

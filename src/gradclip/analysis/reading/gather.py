@@ -31,6 +31,11 @@ RECORD = "Record the norm of each step, or name its column with column=."
 NO_WORD = "nonfinite"
 """The status of an event of which only the norm is known."""
 
+WAY_OUT = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
+
+UNNAMED = "all parameters"
+"""The group of records that have none: as a rule, of a clipper of all parameters."""
+
 
 def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
     """Return the run in the rows of a file.
@@ -80,22 +85,23 @@ def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
 def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
     """Return the rows with a norm, of one run and one group, and what is to be said of the others."""
     rows = frame.filter(frame["norms"].is_not_null())
-    runs = _distinct(rows, "run")
+    runs, groups = _distinct(rows, "run"), _distinct(rows, "group", UNNAMED)
     if source.run is not None:
-        if source.run not in runs:
-            there_are = f"there are: {listed(runs)}" if runs else "no column says of which run a row is"
+        named = [*runs, *([] if groups == [UNNAMED] else groups)]
+        if source.run not in named:
+            there_are = f"there are: {listed(named)}" if named else "no column says of which run a row is"
             source.refuse(f"there is no run {source.run!r}; {there_are}.")
-        frame, rows = (some.filter(some["run"] == source.run) for some in (frame, rows))
+        role = "run" if source.run in runs else "group"
+        frame, rows = (some.filter(_named(some[role]) == source.run) for some in (frame, rows))
+        groups = _distinct(rows, "group", UNNAMED)
     elif len(runs) > 1:
-        way_out = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
-        source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {way_out}")
+        source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {WAY_OUT}")
     left_out = frame.height - rows.height
     if not rows.height:
         why = f"none of {left_out} rows has a norm" if left_out else "there are no rows"
         source.refuse(f"{why}. {RECORD}")
-    groups = _distinct(rows, "group", "all parameters")
     if len(groups) > 1:
-        source.refuse(f"the records are of several groups: {listed(groups)}. Write each to a file of its own.")
+        source.refuse(f"the records are of several groups: {listed(groups)}. {WAY_OUT}")
     return rows, [f"{left_out} of {frame.height} rows have no norm and are left out."] if left_out else []
 
 
@@ -105,6 +111,11 @@ def _distinct(frame: pl.DataFrame, role: str, nothing: str | None = None) -> lis
         return []
     found = {nothing if value in (None, "") else value for value in frame[role].unique()}
     return sorted(value for value in found if value is not None)
+
+
+def _named(column: pl.Series) -> pl.Series:
+    """Return a column of text, with the name of what has none."""
+    return column.cast(str).fill_null("").replace("", UNNAMED)
 
 
 def _changes(frame: pl.DataFrame, role: str) -> list[tuple[int, str]]:
