@@ -48,7 +48,7 @@ class Clippers:
         self._about: dict[int, list[weakref.ref[Family]]] = {}  # by the identity of a parameter
         self._same: dict[tuple[Any, ...], weakref.ref[Family]] = {}  # by those of all parameters of a call
         self._asleep: list[Asleep] = []
-        self._finalizers: list[Any] = []
+        self._watched: list[weakref.ref[Optimizer]] = []  # and when they are gone
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._count = 0
@@ -127,9 +127,7 @@ class Clippers:
         self._about.clear()
         self._same.clear()
         self._asleep.clear()
-        for finalizer in self._finalizers:
-            finalizer.detach()
-        self._finalizers.clear()
+        self._watched.clear()
 
     # Which family clips.
 
@@ -141,7 +139,7 @@ class Clippers:
     def _forget(self) -> None:
         """Let go of families that no call has been about for long, and of what is known of those that are gone."""
         self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
-        self._finalizers = [x for x in self._finalizers if x.alive]
+        self._watched = [known for known in self._watched if known() is not None]
         self._same = {key: known for key, known in self._same.items() if known() is not None}
         alive = {place: [known for known in about if known() is not None] for place, about in self._about.items()}
         self._about = {place: about for place, about in alive.items() if about}
@@ -159,9 +157,7 @@ class Clippers:
         families = self._of.setdefault(optimizer, [])
         if family not in families:
             families.append(family)
-            finalizer = weakref.finalize(optimizer, self._rest, family)
-            finalizer.atexit = False  # pyrefly: ignore[missing-attribute] -- of which its stub does not know
-            self._finalizers.append(finalizer)
+            self._watched.append(weakref.ref(optimizer, lambda _: self._rest(family)))
 
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
