@@ -22,7 +22,6 @@ from gradclip.records import ClipRecord, Sink
 IDLE = 1000
 """Calls after which parameters are forgotten that none of them was about, such as those of a model that is gone."""
 
-
 MOST_LISTS = 100
 """Lists of parameters whose family is known at once: a caller may make another at each step."""
 
@@ -41,9 +40,7 @@ class Clippers:
         self._policy = policy
         self._sinks = sinks
         self._calls = 0
-        self._loose: dict[
-            Family, int
-        ] = {}  # that no optimizer has stepped with yet, and when they were last called for
+        self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
         self._about: dict[int, list[weakref.ref[Family]]] = {}  # by the identity of a parameter
         self._same: dict[tuple[Any, ...], weakref.ref[Family]] = {}  # by those of all parameters of a call
@@ -71,10 +68,9 @@ class Clippers:
         known = self._same.get(key)
         family = None if known is None else known()
         if family is None or len(family.parameters) != len({*map(id, parameters)}):
-            found = (family for family in self._families_about(parameters) if family.settings == settings)
-            family = next((x for x in found if x.take_up(parameters)), None) or self._made_for_call(
-                parameters, settings
-            )
+            found = (x for x in self._families_about(parameters) if x.settings == settings)
+            family = next((x for x in found if x.take_up(parameters)), None)
+            family = family or self._made_for_call(parameters, settings)
             if family is None:
                 return None
             self._know(family)
