@@ -32,7 +32,8 @@ while step < 3 or not os.path.exists("stop"):
     optimizer.step()
     optimizer.zero_grad()
     step += 1
-    print("line", step, flush=True)
+    sys.stdout.write(f"line {step}\\n")  # at once: it may be killed between two parts of a line
+    sys.stdout.flush()
     sys.stderr.write(f"bar {step}\\r")
     time.sleep(0.05)
 if "fail" in sys.argv:

@@ -19,7 +19,7 @@ if watch not in COMMANDS:
 sys.exit(run(sys.argv[1:]))
 """
 
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 """How long anything may take on a busy machine."""
 
 SIZE = (30, 100)
