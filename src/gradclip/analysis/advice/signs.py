@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.advice.spells import spikes, without_spells
-from gradclip.analysis.advice.thresholds import landmarks, median
+from gradclip.analysis.advice.thresholds import Landmarks, landmarks, median
 
 TAIL, LEAST_TAIL_INDEX = 0.1, 2.0
 """The share of norms that is the tail, and the tail index below which it is that of an explosion: norms whose variance
@@ -69,9 +69,9 @@ class Signs(NamedTuple):
 def signs(norms: Tensor) -> Signs:
     """Return the signs in norms > 0 in the order of their steps, of shape (n,), n >= 20."""
     largest_first, order = norms.sort(descending=True)
-    middle = landmarks(norms).center.exp().item()
-    spiky = spikes(norms)
-    rest = without_spells(norms).sort(descending=True).values
+    found = landmarks(norms)
+    middle, spiky = found.center.exp().item(), spikes(norms, found)
+    rest = without_spells(norms, found).sort(descending=True).values
     few = max(1, int(FEW * len(norms)))
     top = _in_tail(norms)
     quarter = len(norms) // 4
@@ -89,7 +89,7 @@ def signs(norms: Tensor) -> Signs:
         ends_high=bool(spiky[-3:].all()),
         early=(order[:top] < quarter).double().mean().item(),
         begins_highest=int(medians.argmax()) == 0,
-        swing=_swing(norms),
+        swing=_swing(norms, found),
     )
 
 
@@ -131,8 +131,8 @@ def _drift(medians: Tensor) -> float:
     return math.exp((PIECES - 1) * median(slopes).item())
 
 
-def _swing(norms: Tensor) -> float:
-    found, apart = landmarks(norms), round(math.sqrt(len(norms)) / 2.0)
+def _swing(norms: Tensor, found: Landmarks) -> float:
+    apart = round(math.sqrt(len(norms)) / 2.0)
     reach = REACH * found.deviation
     logs = norms.log().clamp(found.center - reach, found.center + reach)  # of which no spike is all of the variance
     correlation = torch.corrcoef(torch.stack([logs[:-apart], logs[apart:]]))[0, 1].item()

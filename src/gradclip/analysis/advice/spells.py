@@ -7,7 +7,7 @@ however far off they are; where there are many, or where they never end, they ar
 import torch
 from torch import Tensor
 
-from gradclip.analysis.advice.thresholds import landmarks
+from gradclip.analysis.advice.thresholds import Landmarks
 
 SPIKE_DEVIATIONS, LEAST_SPIKE = 6.0, 3.0
 """How far above the median a spike is: in robust deviations of log n, and in medians at least."""
@@ -22,21 +22,21 @@ CALM, USUAL = 5, 2.0
 """A spell is over where so many norms in a row are at most so many robust deviations above the median."""
 
 
-def spikes(norms: Tensor) -> Tensor:
-    """Return which of norms > 0 are spikes: bool, of shape (n,)."""
-    found = landmarks(norms)
+def spikes(norms: Tensor, found: Landmarks) -> Tensor:
+    """Return which of norms > 0, with these landmarks, are spikes: bool, of shape (n,)."""
     return norms > max(found.above(SPIKE_DEVIATIONS).item(), LEAST_SPIKE * found.center.exp().item())
 
 
-def without_spells(norms: Tensor) -> Tensor:
+def without_spells(norms: Tensor, found: Landmarks) -> Tensor:
     """Return the norms without the spells that begin with a spike; all norms where these are many or long.
 
     Large norms that the norms begin with are no spell: what they would have to come back to was not seen.
 
     Args:
         norms: Norms > 0 in the order of their steps, of shape (n,), n >= CALM.
+        found: Their landmarks.
     """
-    spiky, usual = spikes(norms), landmarks(norms).above(USUAL)
+    spiky, usual = spikes(norms, found), found.above(USUAL)
     calm = (norms.unfold(0, CALM, 1).amax(dim=1) <= usual).nonzero().flatten()
     begin = int(calm[0]) if len(calm) else len(norms)
     if bool(spiky[:begin].any()):
