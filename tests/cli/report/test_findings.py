@@ -9,7 +9,7 @@ import torch
 
 from gradclip.analysis import advise
 from gradclip.analysis.series import Event, Series
-from gradclip.cli.report.alarms import MEANINGS, Raised, alarms_of
+from gradclip.cli.report.alarms import Raised, alarms_of
 from gradclip.cli.report.events import MOST_MARKS, described, events_of, marks_of
 from gradclip.cli.report.facts import Facts, facts_of, percentiles_of
 from gradclip.cli.report.findings import find
@@ -19,6 +19,7 @@ from gradclip.cli.report.stretches import stretches_of
 from gradclip.cli.report.tensors import shares_of, tensors_of
 from gradclip.cli.report.verdict import verdict_of
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip
+from gradclip.records.alarms import MEANINGS
 
 NAN, INF = math.nan, math.inf
 

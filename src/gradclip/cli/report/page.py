@@ -9,7 +9,6 @@ from plotly.offline import get_plotlyjs
 
 import gradclip
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.cli.report.alarms import MEANINGS
 from gradclip.cli.report.events import described
 from gradclip.cli.report.facts import percentiles_of
 from gradclip.cli.report.figures import figures_of
@@ -17,6 +16,7 @@ from gradclip.cli.report.figures.detail import deflated, details_of
 from gradclip.cli.report.findings import Findings
 from gradclip.cli.report.stretches import stretches_of
 from gradclip.cli.report.words import amount, count, moment, printable, shortened
+from gradclip.records.alarms import MEANINGS
 
 FILTERS: tuple[Callable[..., str], ...] = (amount, count, described, digits, moment, percent, several, shortened)
 

@@ -1,23 +1,20 @@
-"""Rows of a run: cut off, put together, and one by one as the records that alarms are raised by."""
+"""Rows of a run: cut off, put together, and what their lines say beside."""
 
 import json
 import math
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradclip.analysis.as_records import Worst
 from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
-from gradclip.records import ClipRecord
-
-Worst: TypeAlias = tuple[tuple[str, float], ...]
-"""The parameters with the largest norms, and their shares of the squared norm."""
 
 COLUMNS = tuple(field.name for field in fields(Series) if "Tensor" in str(field.type))
 
@@ -47,27 +44,6 @@ def joined(run: Series, later: Series) -> Series:
 
     events = (*run.events, *later.events)
     return replace(_changed(run, column), policy=later.policy or run.policy, events=events)
-
-
-def records_of(run: Series, worst: Mapping[int, Worst]) -> Iterator[ClipRecord]:
-    """Return the rows as records, as far as alarms look at them."""
-    unknown, never = [math.nan] * len(run), [False] * len(run)
-    after, thresholds, clipped, skipped = (
-        otherwise if column is None else column.tolist()
-        for column, otherwise in (
-            (run.norms_after, unknown),
-            (run.thresholds, unknown),
-            (run.clipped, never),
-            (run.skipped, never),
-        )
-    )
-    statuses = {event.step: event.status for event in run.events}
-    columns = (run.steps.tolist(), run.norms.tolist(), after, thresholds, clipped, skipped)
-    for step, norm, left, threshold, was_clipped, was_skipped in zip(*columns, strict=True):
-        taken = "clipped" if was_clipped else "ok"
-        status = statuses.get(step, "skipped_nonfinite") if was_skipped else taken
-        coefficient = left / norm if norm > 0.0 else math.nan
-        yield ClipRecord(step, 0.0, status, norm, left, threshold, coefficient, "", worst.get(step, ()))
 
 
 def worst_in(path: Path) -> dict[int, Worst]:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import final
 
+from gradclip.analysis.as_records import Worst, records_of
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
-from gradclip.cli.watch.rows import Worst, records_of, worst_in
+from gradclip.cli.watch.rows import worst_in
 from gradclip.records import Alarms
 
 

@@ -1,0 +1,32 @@
+"""A recorded run as the records that it was made of, as far as alarms look at them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from gradclip.analysis.series import Series
+from gradclip.records import ClipRecord
+
+Worst: TypeAlias = tuple[tuple[str, float], ...]
+"""The parameters with the largest norms, and their shares of the squared norm."""
+
+
+def records_of(run: Series, worst: Mapping[int, Worst]) -> Iterator[ClipRecord]:
+    """Return the rows of a run one by one, with the parameters that have the largest norms at some steps."""
+    unknown, never = [math.nan] * len(run), [False] * len(run)
+    after, thresholds, clipped, skipped = (
+        otherwise if column is None else column.tolist()
+        for column, otherwise in (
+            (run.norms_after, unknown),
+            (run.thresholds, unknown),
+            (run.clipped, never),
+            (run.skipped, never),
+        )
+    )
+    statuses = {event.step: event.status for event in run.events}
+    columns = (run.steps.tolist(), run.norms.tolist(), after, thresholds, clipped, skipped)
+    for step, norm, left, threshold, was_clipped, was_skipped in zip(*columns, strict=True):
+        taken = "clipped" if was_clipped else "ok"
+        status = statuses.get(step, "skipped_nonfinite") if was_skipped else taken
+        coefficient = left / norm if norm > 0.0 else math.nan
+        yield ClipRecord(step, 0.0, status, norm, left, threshold, coefficient, "", worst.get(step, ()))
