@@ -63,7 +63,7 @@ class Clippers:
         self._calls += 1
         if self._calls % IDLE == 0:
             self._forget()
-        settings: Settings = (None if self._policy else norm_type, raises)
+        settings = self._settings(norm_type, raises=raises)
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -105,8 +105,7 @@ class Clippers:
         gentle = (family for family in families if not family.settings[1])
         family = next((x for x in gentle if x.take_up(owners)), None)
         if family is None:
-            settings: Settings = (None if self._policy else 2.0, False)
-            family = self._made_for_call(owners, settings) if clipped else self._made_for_steps(optimizer)
+            family = self._made_for_call(owners, self._settings()) if clipped else self._made_for_steps(optimizer)
         if family is not None:
             family.is_called = False
             self._know(family)
@@ -126,6 +125,10 @@ class Clippers:
         self._watched.clear()
 
     # Which family clips.
+
+    def _settings(self, norm_type: float = 2.0, *, raises: bool = False) -> Settings:
+        """Return what calls must have in common to share a clipper: by default, what steps that nobody clips have."""
+        return (None if self._policy else norm_type), raises
 
     def _families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
@@ -197,7 +200,7 @@ class Clippers:
     def _made_for_steps(self, optimizer: Optimizer) -> Family | None:
         if optimizer in self._refused:
             return None
-        settings: Settings = (None if self._policy else 2.0, False)
+        settings = self._settings()
         own = [p for group in optimizer.param_groups for p in group["params"]]
         family = self._awake(own, settings) or self._made(optimizer, settings, self._next_group)
         if family is None and (family := self._made(own, settings, self._next_group, says=True)) is None:
