@@ -73,7 +73,7 @@ integrations: setup  ## the frameworks; OLD=1, the oldest versions in an environ
 ifdef OLD
 	$(PYTHON) -m venv build/oldest
 	$(OLD_BIN)/pip install --quiet --constraint constraints.txt torch
-	$(OLD_BIN)/pip install --quiet --requirement tests/integrations/oldest.txt pytest hypothesis .
+	$(OLD_BIN)/pip install --quiet --requirement tests/integrations/oldest.txt pytest hypothesis '.[cli]'
 	GRADCLIP_REQUIRE=integrations $(OLD_BIN)/pytest -q tests/integrations
 else
 	$(BIN)/pip install --quiet --constraint constraints.txt trl
