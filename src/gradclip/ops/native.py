@@ -32,32 +32,30 @@ local parts; the places of their owners, None where all owners have one of these
 where none is; and the places of owners whose gradient is left, in order."""
 
 
-def walk(
-    owners: list[Tensor],
-    order: float | None,
-    sharded: type | None,
-    marks: tuple[str, ...] | None,
-    opened: Callable[[list[Tensor], Any], Batch],
-    tabled: bool,  # noqa: FBT001
-) -> Walked | None:
-    """Collect gradients, and measure or table them on the way: a first look costs more than all that is done.
+def walker(opened: Callable[[list[Tensor], Any], Batch], *, tabled: bool = False) -> Callable[..., Walked | None]:
+    """Return what collects gradients, and measures or tables them on the way, as a first look costs more than the rest.
 
-    What kernels do not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner,
-    those of owners of other classes, and those on another device than the first.
+    It takes the owners; the order of the norm, if one is known to be asked for; the class whose gradients are taken by
+    their local parts, or None; and the attributes that mark plain owners which are to be left, or None. What kernels do
+    not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner, those of owners of
+    other classes, and those on another device than the first. An element that is no tensor gives None.
 
     Args:
-        owners: The owners; an element that is no tensor gives None.
-        order: The order of the norm, if one is known to be asked for.
-        sharded: The class whose gradients are taken by their local parts; None for none.
-        marks: Attributes that mark plain owners which are to be left.
         opened: Opens gradients with their table of chunks: those of a GPU.
         tabled: Whether those of the CPU are opened so too.
     """
-    if (found := _native.walk(owners, order, sharded, marks, SIZES, tabled)) is None:
-        return None
-    gradients, places, bits, partial, specs, left, chunks = found
-    batch = NativeBatch(gradients, bits, order, partial) if chunks is None else opened(gradients, chunks)
-    return batch, places, specs, left
+
+    # Closed over, and by position: each call of a small model feels a keyword.
+    def walk(
+        owners: list[Tensor], order: float | None, sharded: type | None, marks: tuple[str, ...] | None
+    ) -> Walked | None:
+        if (found := _native.walk(owners, order, sharded, marks, SIZES, tabled)) is None:
+            return None
+        gradients, places, bits, partial, specs, left, chunks = found
+        batch = NativeBatch(gradients, bits, order, partial) if chunks is None else opened(gradients, chunks)
+        return batch, places, specs, left
+
+    return walk
 
 
 @final

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,10 +45,9 @@ READS: str
 """How the native kernels read a tensor here, in words, or an empty string."""
 
 try:
-    from gradclip.ops.native import HAS_EXCHANGE, ISA, NATIVE
-    from gradclip.ops.native import walk as _native_walk
+    from gradclip.ops.native import HAS_EXCHANGE, ISA, NATIVE, walker
 except ImportError as error:
-    NATIVE, NATIVE_MISSING, ISA, READS, _native_walk = None, str(error), "", "", None
+    NATIVE, NATIVE_MISSING, ISA, READS, walker = None, str(error), "", "", None
 else:
     NATIVE_MISSING = ""
     READS = "the DLPack exchange API" if HAS_EXCHANGE else "methods of tensors"
@@ -191,9 +189,9 @@ def _opened(tensors: list[Tensor], chunks: object) -> Batch:
 _WALKS: "dict[str, Callable[..., Walked | None]]" = {}
 """How the extension walks over owners, by the backend that is forced."""
 
-if _native_walk is not None:
-    _plain = partial(_native_walk, opened=_opened, tabled=False)
-    _WALKS.update({"": _plain, "native": _plain, "triton": partial(_native_walk, opened=_opened, tabled=True)})
+if walker is not None:
+    _plain = walker(_opened)
+    _WALKS.update({"": _plain, "native": _plain, "triton": walker(_opened, tabled=True)})
 
 
 def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:
