@@ -29,7 +29,7 @@ from waits import NoReads, stand_in
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from gradclip.ops.triton import backend as triton_backend
-from gradclip.ops.triton import measuring
+from gradclip.ops.triton import measuring, plan
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +52,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return noting
 
-    monkeypatch.setattr(triton_backend, "launch", noted(launch.launch, 0))
-    monkeypatch.setattr(triton_backend, "start", noted(launch.start, 3))
+    for module in (triton_backend, plan):
+        monkeypatch.setattr(module, "launch", noted(launch.launch, 0))
+    monkeypatch.setattr(plan, "start", noted(launch.start, 3))
     return names
 
 
@@ -352,6 +353,71 @@ def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatc
     assert by_driver.launched == [("measure_powers", 2, 77), ("combine", 1, 77), ("scale", 2, 77)]
     chunks, segments = 4, 3
     assert by_driver.copied == [(8 * (3 * chunks + 2 * segments + 4), 77)]
+
+
+def clipped(*gradients: Tensor, max_norm: float = 0.5) -> Tensor:
+    """Clip, and hold the gradients against the truth."""
+    truth = reference.norm([x.double() for x in gradients], 2.0)
+    expected = [reference.scaled(x.clone(), min(1.0, max_norm / (truth + 1e-6))) for x in gradients]
+    norm = gradclip.clip_grad_norm_(owners(*gradients), max_norm)
+    assert norm.item() == pytest.approx(truth, rel=2e-7)
+    for x, values in zip(gradients, expected, strict=True):
+        assert x.double().tolist() == pytest.approx(values, rel=1e-12)
+    return norm
+
+
+def test_a_plan_is_used_again(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For gradients of the same sizes at other addresses, whatever came between; what was returned stays as it was."""
+    stand_in(monkeypatch)
+    written: list[int] = []
+    launches_of = launch.launches_of
+    monkeypatch.setattr("gradclip.ops.triton.plan.launches_of", lambda *given: written.append(1) or launches_of(*given))
+    norms = [clipped(torch.randn(20_000), torch.randn(7)) for _ in range(3)]
+    assert len(written) == 2  # what measures, and what scales
+    values = [norm.item() for norm in norms]
+    clipped(torch.randn(9), torch.randn(70_000, dtype=torch.float64))  # more partials than before
+    clipped(torch.randn(20_000), torch.randn(7))
+    assert len(written) == 4
+    assert [norm.item() for norm in norms] == values
+    for count in range(3, 3 + 2 * plan.MOST):  # more models than are kept
+        clipped(*torch.randn(count, 4).unbind())
+    clipped(torch.randn(20_000), torch.randn(7))
+
+
+def test_a_plan_made_in_inference_mode(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves outside, where nothing is launched by the driver either."""
+    stand_in(monkeypatch)
+    monkeypatch.setattr(driver, "found", lambda: None)
+    with torch.inference_mode():
+        clipped(torch.full((50,), 2.0))
+    clipped(torch.full((50,), 3.0))
+
+
+def test_a_table_that_is_another_clip_s(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one clip comes between measuring and scaling of another, each scales its own gradients."""
+    stand_in(monkeypatch)
+    first, second = ([torch.full((50,), value)] for value in (1.0, 2.0))
+    batches = [triton_backend.TritonBatch(tensors) for tensors in (first, second)]
+    coefs = [batch.norm_and_coefficient(1.0, 1e-6)[1] for batch in batches]
+    for batch, coef in zip(batches, coefs, strict=True):
+        batch.scale_(coef)
+    for batch in batches:
+        assert batch.partial(2.0) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_plan_belongs_to_a_stream(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured in one stream and is scaled in another, or in a graph, has a table of its own there."""
+    stand_in(monkeypatch)
+    for there in (lane.Lane(torch.device("cpu"), 78), None):
+        gradient = torch.full((50,), 2.0)
+        batch = triton_backend.TritonBatch([gradient])
+        coef = batch.norm_and_coefficient(1.0, 1e-6)[1]
+        copies = len(by_driver.copied)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(triton_backend, "lane_of", lambda _, found=there: found)
+            batch.scale_(coef)
+        assert len(by_driver.copied) == copies  # on the CPU a table is copied by torch
+        assert gradient.norm().item() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_everything_by_the_driver(by_driver: StandIn) -> None:

@@ -197,17 +197,33 @@ def test_another_stream() -> None:
     assert after.item() == pytest.approx(2**19, rel=1e-6)
 
 
+def test_models_and_streams_in_turns() -> None:
+    """What is kept of a clip is that of its model and stream: others in between change nothing."""
+    streams = [torch.cuda.current_stream(), torch.cuda.Stream()]
+    models = [[torch.randn(n % 50 + 1) for n in range(count)] for count in (300, 7)]
+    for step in range(6):
+        for gradients in models:
+            truth = math.sqrt(sum(x.double().square().sum().item() for x in gradients))
+            with torch.cuda.stream(streams[step % 2]):
+                parameters = owners([x.cuda() for x in gradients])
+                norm = gradclip.clip_grad_norm_(parameters, 0.5)
+                after = gradclip.get_total_norm([p.grad for p in parameters])
+                assert norm.item() == pytest.approx(truth, rel=1e-6)
+                assert after.item() == pytest.approx(0.5, rel=1e-5)
+
+
 def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other way to launch has the same bits."""
     import triton
 
-    from gradclip.ops.triton import driver, launch
+    from gradclip.ops.triton import driver, lane, launch
 
     gradients = drawn()
     copies = [x.clone() for x in gradients]
     norm = gradclip.clip_grad_norm_(owners(gradients), 1.0)
     assert launch.is_by_driver() or driver.found() is None or triton.__version__ < "3.6"
     monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(lane, "_LANES", lane._Lanes())
     monkeypatch.setattr(driver, "found", lambda: None)
     assert torch.equal(gradclip.clip_grad_norm_(owners(copies), 1.0), norm)
     assert all(torch.equal(a, b) for a, b in zip(gradients, copies, strict=True))

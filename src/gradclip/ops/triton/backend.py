@@ -13,9 +13,10 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
-from gradclip.ops.triton.calls import combining, combining_each, measuring_each, norming, over_runs
+from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
 from gradclip.ops.triton.lane import Lane, lane_of
-from gradclip.ops.triton.launch import launch, start
+from gradclip.ops.triton.launch import launch
+from gradclip.ops.triton.plan import Plan, plan_of
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
 
 
@@ -28,13 +29,15 @@ class TritonBatch(Batch):
         table: Their table, if it is made already.
     """
 
-    __slots__ = ("_device", "_norm", "_on_host", "_table", "_unit_table", "tensors")
+    __slots__ = ("_device", "_norm", "_on_host", "_plan", "_table", "_turn", "_unit_table", "tensors")
 
     def __init__(self, tensors: list[Tensor], table: HostTable | None = None) -> None:
         self.tensors = tensors
         self._on_host = table
         self._device = tensors[0].device
         self._table: Table | None = None
+        self._plan: Plan | None = None
+        self._turn = 0
         self._unit_table: Table | None = None
         self._norm: tuple[Scalar, Tensor] | None = None
 
@@ -57,15 +60,12 @@ class TritonBatch(Batch):
     def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
         if self._table is not None or isinstance(max_norm, Tensor):
             return super().norm_and_coefficient(max_norm, eps)
-        host, lane = self._host_table(), lane_of(self._device)
-        table = on_device(host, self._device)
-        partials = self._partials(table, lane)
-        length, coef = (torch.empty((), dtype=torch.float64, device=self._device) for _ in range(2))
-        norm = torch.empty((), dtype=torch.float64 if table.is_wide else torch.float32, device=self._device)
-        calls = [*measuring_each(table, 2.0, partials), norming(table, partials, length, coef, norm)]
-        start(host, (max_norm, eps), table, calls, lane)
+        host = self._host_table()
+        plan = plan_of(host, self._device, lane_of(self._device))
+        length, coef, norm = plan.norm_and_coefficient(host, (max_norm, eps))
+        self._plan, self._turn = plan, plan.turn
         total = from_device(length)
-        self._table, self._norm = table, (total, norm)
+        self._norm = (total, norm)
         return total, from_device(coef) if max_norm < math.inf else 1.0
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
@@ -120,7 +120,10 @@ class TritonBatch(Batch):
         coefs, each = self._numbers(coef)
         if coefs is None:
             return
-        self._scale_(self._tabled(), coefs, each=each)
+        if not each and (plan := self._own_plan()) is not None:
+            plan.scale_(coefs)
+        else:
+            self._scale_(self._tabled(), coefs, each=each)
         self._written((coefs != 1.0).tolist() if each and is_host(coefs) else None)
 
     def clamp_(self, bound: Scalar) -> None:
@@ -155,9 +158,16 @@ class TritonBatch(Batch):
     # Launches.
 
     def _tabled(self) -> Table:
+        if (plan := self._own_plan()) is not None:
+            return plan.table
         if self._table is None:
             self._table = _copied(self._host_table(), self._device)
         return self._table
+
+    def _own_plan(self) -> Plan | None:
+        """Return the plan that has measured these tensors, while the table in it is theirs, where it may be used."""
+        plan = self._plan
+        return plan if plan is not None and plan.turn == self._turn and lane_of(self._device) is plan.lane else None
 
     def _tabled_by_unit(self) -> Table:
         if self._unit_table is None:

@@ -89,14 +89,16 @@ def slots_of(device: torch.device) -> Slots:
 
 @final
 class Lane:
-    """Memory of a thread for one stream; two threads on one stream may take turns between two launches.
+    """What a thread keeps for one stream; two threads on one stream may take turns between two launches.
 
     Attributes:
         stream: The handle of the stream.
+        plans: The clips that it has made there, by the form of their tables.
     """
 
     def __init__(self, device: torch.device, stream: int) -> None:
         self.stream = stream
+        self.plans: dict[Any, Any] = {}
         self._device = device
         self._partials: Tensor | None = None
 

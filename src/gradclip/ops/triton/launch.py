@@ -53,13 +53,19 @@ def launch(calls: list[Call], device: torch.device) -> None:
     """Launch kernels on a device, one after the other."""
     by = driver.found()
     with on(device):
-        if by is not None and (launches := _launches(calls, device)) is not None:
+        if by is not None and (launches := launches_of(calls, device)) is not None:
             by.launch(torch.cuda.current_stream(device).cuda_stream, launches)
             return
         for call in calls:
             compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, **OPTIONS, num_warps=call.warps)
             if by is not None and (ready := driver.ready(compiled, len(call.arguments))) is not None:
                 _compiled[call.key(device)] = ready
+
+
+def launch_again(launches: list[driver.Launch], device: torch.device, lane: Lane) -> None:
+    """Launch by the driver what it has launched before, in the current stream of a device."""
+    with on(device):
+        _driver().launch(lane.stream, launches)
 
 
 def start(table: HostTable, bounds: tuple[float, float], to: Table, calls: list[Call], lane: Lane | None) -> None:
@@ -72,22 +78,39 @@ def start(table: HostTable, bounds: tuple[float, float], to: Table, calls: list[
         calls: The kernels.
         lane: What the thread keeps for the current stream, if it does.
     """
-    by, device = driver.found(), to.words.device
-    launches = None if by is None or lane is None else _launches(calls, device)
-    if by is None or lane is None or launches is None or not isinstance(table.words, bytearray):
+    launches = None if lane is None else launches_of(calls, to.words.device)
+    if lane is not None and launches is not None and isinstance(table.words, bytearray):
+        start_again(table, bounds, to, launches, lane)
+    else:
         copy(table, bounds, to)
-        launch(calls, device)
-        return
+        launch(calls, to.words.device)
+
+
+def start_again(
+    table: HostTable, bounds: tuple[float, float], to: Table, launches: list[driver.Launch], lane: Lane
+) -> None:
+    """Do the same by the driver, with a table that the extension has written."""
+    device, words = to.words.device, table.words
+    if not isinstance(words, bytearray):
+        raise TypeError("the driver copies a table that the extension has written")
     with on(device):
         slots = slots_of(device)
         slot = slots.take(len(to.words))
-        by.start(lane.stream, table.words, bounds, slot.address, to.words.data_ptr(), launches)
+        _driver().start(lane.stream, words, bounds, slot.address, to.words.data_ptr(), launches)
         slot.copied.record()
         slots.give_back(slot)
 
 
-def _launches(calls: list[Call], device: torch.device) -> list[driver.Launch] | None:
+def _driver() -> driver.Driver:
+    if (by := driver.found()) is None:
+        raise RuntimeError("there is no driver to launch what it has launched before")
+    return by
+
+
+def launches_of(calls: list[Call], device: torch.device) -> list[driver.Launch] | None:
     """Return how the driver launches kernels, if each was compiled and it can."""
+    if driver.found() is None:
+        return None
     found: list[driver.Launch] = []
     for call in calls:
         if (ready := _compiled.get(call.key(device))) is None:
