@@ -48,19 +48,19 @@ def places_of(functions: Iterable[Function]) -> list[tuple[Place, Function]]:
 def holders_of(functions: dict[str, Function]) -> Iterator[str]:
     """Say what else holds functions, but for this dictionary: whatever calls them by that goes on to call torch's."""
     modules = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
-    for holder in gc.get_referrers(*functions.values()):
-        if id(holder) in modules or holder is functions:
-            continue
+    holders = [x for x in gc.get_referrers(*functions.values()) if id(x) not in modules and x is not functions]
+    # Once for all holders, since it looks at every object that there is.
+    owners = gc.get_referrers(*[x for x in holders if isinstance(x, (tuple, dict))])
+    for holder in holders:
         if isinstance(holder, CellType):
             yield "a closure"
         elif isinstance(holder, tuple):
-            if any(getattr(x, "__defaults__", None) is holder for x in gc.get_referrers(holder)):
+            if any(getattr(x, "__defaults__", None) is holder for x in owners):
                 yield "a default argument"
         elif isinstance(holder, staticmethod):
             yield "an attribute of a class"
         elif isinstance(holder, dict):
-            owners = gc.get_referrers(holder)
-            if any(isinstance(x, type) for x in owners):
+            if any(isinstance(x, type) and _is_of(x, holder) for x in owners):
                 yield "an attribute of a class"
                 continue
             owner = next((x for x in owners if getattr(x, "__dict__", None) is holder), None)
@@ -68,3 +68,9 @@ def holders_of(functions: dict[str, Function]) -> Iterator[str]:
                 yield f"an attribute of {getattr(owner, '__name__', type(owner).__name__)}"
         elif hasattr(holder, "func"):
             yield f"a {type(holder).__name__}"
+
+
+def _is_of(kind: type, attributes: dict[Any, Any]) -> bool:
+    """Whether a class has these attributes, of which it shows a proxy alone."""
+    shown = vars(kind)
+    return len(shown) == len(attributes) and all(attributes.get(name) is value for name, value in shown.items())
