@@ -216,6 +216,27 @@ def test_a_call_by_a_norm_known_already_is_recorded(policy: FixedNorm | None) ->
     assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.25)])
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_call_that_measures_is_no_clip(policy: FixedNorm | None, clips: bool) -> None:
+    """By an infinite bound, before or after the clip: each step is clipped and recorded once, by its own norm."""
+    records = Memory()
+    bound = 0.25 if policy else 0.5 if clips else 5.0
+    with gradclip.patch(policy, sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        for _ in range(3):
+            p.grad = torch.tensor([3.0, 4.0])
+            assert nn.utils.clip_grad_norm_([p], math.inf).item() == 5.0
+            if clips:
+                assert nn.utils.clip_grad_norm_([p], 0.5).item() == 5.0
+                assert nn.utils.clip_grad_norm_([p], math.inf).item() == pytest.approx(bound, rel=1e-5)
+            optimizer.step()
+            assert p.grad.norm().item() == pytest.approx(bound, rel=1e-5)
+    found = [(record.step, record.total_norm, record.total_norm_after) for record in records.records]
+    assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
+
+
 def test_a_record_of_every_step_of_who_does_not_clip() -> None:
     """And nothing is changed; two optimizers are told apart."""
     records = Memory()

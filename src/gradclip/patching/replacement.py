@@ -1,6 +1,7 @@
 """Replace torch's functions for a `with` block or a process, and put them back."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import TracebackType
@@ -119,7 +120,8 @@ class Patch:
         order, total = check_norm_type(function, norm_type), None
         if self._clippers is not None and order > 0.0 and gradients:
             bound = float(check_max_norm(function, max_norm))
-            total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
+            if bound < math.inf:  # or it is measured alone, and clipped by another call, or before the step
+                total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
         if total is None:
             return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
         dtype = torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
