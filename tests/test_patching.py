@@ -217,6 +217,28 @@ def test_a_call_by_a_norm_known_already_is_recorded(policy: FixedNorm | None) ->
 
 
 @pytest.mark.parametrize("policy", [None, FixedNorm(0.25)])
+def test_a_call_of_ours_is_recorded_as_one_of_torchs(policy: FixedNorm | None) -> None:
+    """With the norm before, once a step, and by the policy; what torch's function has no word for stays as it is."""
+    records, ours = Memory(), gradclip.clip_grad_norm_
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with gradclip.patch(policy, sinks=[records]):
+        for _ in range(3):
+            p.grad = torch.tensor([3.0, 4.0])
+            assert gradclip.clip_grad_norm_([p], max_norm=0.5).item() == 5.0
+            optimizer.step()
+        bound = 0.25 if policy else 0.5
+        assert p.grad.norm().item() == pytest.approx(bound, rel=1e-5)
+        p.grad = torch.tensor([math.nan, 4.0])
+        assert gradclip.clip_grad_norm_([p], 1.0, nonfinite="sanitize").item() == 4.0
+    found = [(record.step, record.total_norm, record.total_norm_after) for record in records.records]
+    assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
+    assert gradclip.clip_grad_norm_ is ours
+    with gradclip.patch():
+        assert gradclip.clip_grad_norm_ is ours
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.25)])
 @pytest.mark.parametrize("clips", [True, False])
 def test_a_call_that_measures_is_no_clip(policy: FixedNorm | None, clips: bool) -> None:
     """By an infinite bound, before or after the clip: each step is clipped and recorded once, by its own norm."""

@@ -28,6 +28,12 @@ from gradclip.validation import check_norm_type
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_")
+"""Functions in whose place clippers clip, where there are any: those of this name in torch, and ours."""
+
+OF_OURS = {"eps", "nonfinite", "group"}
+"""Arguments of ours alone, with which a call goes on as it is."""
+
 
 @final
 class Patch:
@@ -43,9 +49,15 @@ class Patch:
         self.arguments = policy, sinks
         self._is_active, self._times = True, 1
         self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
-        self._originals = originals()
-        self.unreached = sorted(set(holders_of(self._originals)))
-        self._owns = {original: self._in_place_of(name) for name, original in self._originals.items()}
+        torchs = originals()
+        ours = {} if self._clippers is None else {name: getattr(functional, name) for name in CLIPPING}
+        self._originals = {True: torchs, False: ours}  # by whether they are torch's
+        self.unreached = sorted(set(holders_of(torchs)))
+        self._owns = {
+            original: self._in_place_of(name, is_torchs=is_torchs)
+            for is_torchs, functions in self._originals.items()
+            for name, original in functions.items()
+        }
         self._replaced = _exchange(self._owns)
         self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._before_step)
 
@@ -83,25 +95,26 @@ class Patch:
             return None
         return self._clippers.before_step(optimizer, args, kwargs)
 
-    def _in_place_of(self, name: str) -> Function:
+    def _in_place_of(self, name: str, *, is_torchs: bool) -> Function:
+        """Return what is called in place of a function, of torch or of ours."""
         own: Function = getattr(functional, name)
-        if name in {"clip_grad_norm_", "clip_grad_norm"} and self._clippers is not None:
-            own = partial(self._clip_grad_norm_, name)
-        elif name == "clip_grads_with_norm_" and self._clippers is not None:
-            own = self._clip_grads_with_norm_
+        if self._clippers is not None and name in CLIPPING:
+            own = (
+                self._clip_grads_with_norm_ if name == "clip_grads_with_norm_" else partial(self._clip_grad_norm_, name)
+            )
         given = "tensors" if name == "get_total_norm" else "parameters"
         returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
-            if not self._is_active:  # and somebody has kept it
-                return self._originals[name](*args, **kwargs)
+            if not self._is_active or not OF_OURS.isdisjoint(kwargs):  # and somebody has kept it
+                return self._originals[is_torchs][name](*args, **kwargs)
             first = args[0] if args else kwargs.pop(given)
             listed = list(first) if isinstance(first, Iterator) else first
             found = own(listed, *args[1:], **kwargs)
-            return _as_torch_returns(found, listed) if returns_norm else found
+            return _as_torch_returns(found, listed) if returns_norm and is_torchs else found
 
-        functools.update_wrapper(replacement, self._originals[name])
-        vars(replacement).pop("__wrapped__")  # which holds torch's, for the next to find
+        functools.update_wrapper(replacement, self._originals[is_torchs][name])
+        vars(replacement).pop("__wrapped__")  # which holds the function, for the next to find
         return replacement
 
     def _clip_grad_norm_(
