@@ -4,14 +4,14 @@ It may be told to have no float64, as Apple's GPUs, and to refuse whatever a hos
 and a copy to or from memory that is not pinned.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 HERE, PLACE = torch.device("cpu"), torch.device("privateuseone", 0)
@@ -28,6 +28,7 @@ class There(Tensor):
     held: Tensor
     refuses_float64 = False
     refuses_waits = False
+    tape: "list[Callable[[], object]] | None" = None
 
     @staticmethod
     def __new__(cls: Any, held: Tensor) -> Any:
@@ -42,6 +43,10 @@ class There(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"There({self.held})"
 
+    def tolist(self) -> Any:
+        """Return its numbers, which torch does for no class of others."""
+        return self.cpu().tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -49,7 +54,7 @@ class There(Tensor):
         if cls.refuses_waits and name in READING:
             raise AssertionError(f"the host waits for a number: {name}")
         if name == "copy_":
-            return _copied(args[1], args[0], bool(args[2:] and args[2]))
+            return _taped(lambda: _copied(args[1], args[0], bool(args[2:] and args[2])))
         leaves = torch.device(kwargs.get("device") or PLACE) == HERE
         if leaves and name == "_to_copy":
             return _copied(
@@ -57,10 +62,24 @@ class There(Tensor):
             )
         if "device" in kwargs:
             kwargs["device"] = HERE
-        found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        found = _taped(lambda: func(*tree_map(_held, args), **tree_map(_held, kwargs)))
         if name.endswith("_"):
             return args[0] if func._schema.returns else None
         return tree_map(lambda x: cls(x) if isinstance(x, Tensor) else x, found)
+
+
+def _taped(act: Callable[[], Any]) -> Any:
+    """Act, and note it where a tape runs: to act again, and leave what comes of it where it was."""
+    found = act()
+    if There.tape is not None:
+        was = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
+
+        def again() -> None:
+            for old, new in zip(was, (x for x in tree_leaves(act()) if isinstance(x, Tensor)), strict=True):
+                _held(old).copy_(_held(new))
+
+        There.tape.append(again)
+    return found
 
 
 def _held(x: Any) -> Any:
@@ -107,3 +126,20 @@ def no_waits() -> Iterator[None]:
         yield
     finally:
         There.refuses_waits = False
+
+
+@contextmanager
+def captured() -> Iterator[Callable[[], None]]:
+    """Note what is done on the device, as a CUDA graph does; what is yielded does it again, on the same memory."""
+    tape = There.tape = []
+
+    def replay() -> None:
+        for act in tape:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradclip.clipper.pipeline.is_captured", lambda device: device == PLACE)
+        try:
+            yield replay
+        finally:
+            There.tape = None

@@ -1,5 +1,6 @@
 """Whether somebody records the operations of torch, and would miss what kernels do behind them."""
 
+import torch
 from torch.compiler import is_dynamo_compiling
 
 from gradclip.torch_private import count_dispatch_modes, is_jit_tracing
@@ -11,3 +12,8 @@ def is_traced() -> bool:
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
     return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing()
+
+
+def is_captured(device: torch.device) -> bool:
+    """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -17,7 +17,7 @@ import reference
 from calls import BOUND, CALLS
 from conftest import skip_without
 from gradclip.ops import registry
-from gradclip.policies import FixedNorm, Policy, ZClip
+from gradclip.policies import FixedNorm, MedianClip, Policy, ZClip
 from policies.cases import CASES, SHAPES, clipper_of, model
 
 NARROW = [torch.float32, torch.bfloat16, torch.float16]
@@ -329,6 +329,45 @@ def test_a_captured_graph() -> None:
         expected = step(eager, optimizers[0])
         assert torch.equal(norm, expected)
         assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
+
+
+@pytest.mark.parametrize(
+    "policy", [ZClip(1.0, warmup=2), MedianClip(1.0, window=8, warmup=2)], ids=["ZClip", "MedianClip"]
+)
+def test_a_captured_step(policy: Policy) -> None:
+    """Backward, a clip by a rule that learns, and a fused step: replays do bit for bit what eager steps do."""
+    torch.manual_seed(0)
+    weights = [torch.randn(64, 64, device="cuda") for _ in range(6)]
+    eager, captured = ([Parameter(w.clone()) for w in weights] for _ in range(2))
+    clippers = [gradclip.GradClipper(own, policy, nonfinite="propagate") for own in (eager, captured)]
+    optimizers = [torch.optim.AdamW(own, lr=1e-3, fused=True, capturable=True) for own in (eager, captured)]
+    batch = torch.randn(32, 64, device="cuda")
+
+    def step(which: int) -> None:
+        x = batch
+        for p in (eager, captured)[which]:
+            x = torch.tanh(x @ p)
+        x.square().sum().backward()
+        clippers[which].clip()
+        optimizers[which].step()
+        optimizers[which].zero_grad(set_to_none=False)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(5):
+            step(0)
+            step(1)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(1)
+    for _ in range(10):
+        batch.normal_()
+        graph.replay()
+        step(0)
+        assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
+    assert clippers[0].state_dict()["stages"] == clippers[1].state_dict()["stages"]
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -16,10 +16,11 @@ from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import check_state, has_names, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run
+from gradclip.tracing import is_captured
 
 
 class Clip(NamedTuple):
@@ -65,6 +66,7 @@ class Pipeline:
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
         for stage in self._stages:
             check_state(stage.policy, stage.state, stage.layout)
+        self._captured: list[Any] | None = None  # what was learned before a graph was captured, which it reads
 
     def run(
         self,
@@ -86,7 +88,16 @@ class Pipeline:
         explain = explain and self._nonfinite == "skip"
         undone = bool(later) and may_undo
         work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
-        return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+        if self._captured is None and is_captured(self._selection.device):
+            self._captured = [stage.state for stage in self._stages]
+        clip = _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+        self._keep()
+        return clip
+
+    def _keep(self) -> None:
+        """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
+        for stage, known in zip(self._stages, self._captured or (), strict=False):
+            stage.state = in_memory_of(known, stage.state)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -156,6 +167,7 @@ class Pipeline:
         ]
         for stage, state in zip(self._stages, states, strict=True):
             stage.state = state
+        self._keep()
 
 
 def _clip(work: ClipWork, result: ClipResult) -> Clip:

@@ -20,7 +20,7 @@ burst may well find it locked."""
 
 
 class AdaGCState(NamedTuple):
-    """What AdaGC has learned: the level of each parameter, its pressure, and the number of steps."""
+    """What AdaGC has learned: the level of each parameter, its pressure, and the number of steps of the warm-up."""
 
     gamma: Annotated[Tensor, LEVEL]
     pressure: Annotated[Tensor, SIZE]
@@ -99,7 +99,7 @@ class AdaGC(Policy):
             return Decision(ceiling, self.max_norm), AdaGCState(smallest, pressure, count + 1.0)
 
         h, bound, gamma, pressure = mapped(self._judge, n, gamma, pressure)
-        return Decision(self._under_ceiling(h, norms), bound, "parameter"), AdaGCState(gamma, pressure, count + 1.0)
+        return Decision(self._under_ceiling(h, norms), bound, "parameter"), AdaGCState(gamma, pressure, count)
 
     def _judge(self, n: Scalar, gamma: Scalar, pressure: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         bound = self.relative * gamma

@@ -8,7 +8,7 @@ on another device it stays a tensor, and nothing is read back.
 import bisect
 import math
 from array import array
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -56,6 +56,22 @@ class Column(NamedTuple):
             return (self.arrived[0] if count else 0.0), math.inf
         mean = math.fsum(self.arrived) / count
         return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in self.arrived) / (count - 1))
+
+
+def write_over(memory: Tensor, number: Scalar) -> Tensor:
+    """Write a number, or many, over those of the step before, which the replays of a captured graph read."""
+    if isinstance(number, Tensor) and number.shape != memory.shape:
+        refuse_capture("remembers more norms with each step")
+    return memory if number is memory else memory.copy_(number) if isinstance(number, Tensor) else memory.fill_(number)
+
+
+def refuse_capture(why: str) -> NoReturn:
+    """Raise for a rule whose replays would not go on from each other."""
+    raise RuntimeError(
+        f"`GradClipper(policy=...)` must do the same at every step of a captured graph, got a policy that {why} in it. "
+        "Clip outside of the graph before, for as long as it warms up, and use a `window`; for a `schedule`, clip "
+        "outside of the graph."
+    )
 
 
 @final
@@ -115,8 +131,16 @@ class History:
             found = [column.quantile(q) for column in self.columns]
             return torch.tensor(found, dtype=torch.float64, device=like.device).reshape(like.shape)
         rows = self._as_rows(like)
-        finite = torch.cat([rows.masked_fill(~rows.isfinite(), math.nan), torch.full_like(like, math.nan)[None]])
-        return torch.nanquantile(finite, q, dim=0).nan_to_num(nan=math.inf)
+        if not len(rows):
+            return torch.full_like(like, math.inf)
+        known = rows.isfinite()
+        count = known.sum(0).to(torch.float64)
+        ordered = torch.where(known, rows, math.nan).sort(0).values  # NaN comes last
+        place = (count - 1.0).clamp(min=0.0) * q
+        low = place.floor()
+        high = torch.minimum(low + 1.0, (count - 1.0).clamp(min=0.0))
+        lower, upper = (ordered.gather(0, x.to(torch.int64)[None])[0] for x in (low, high))
+        return torch.where(count > 0.0, lower + (upper - lower) * (place - low), math.inf)
 
     def mean_and_deviation(self) -> tuple[Scalar, Scalar]:
         """Return mean and sample standard deviation of a total norm, infinite where too few are known."""
@@ -146,6 +170,15 @@ class History:
             return [column.arrived.tolist() for column in self.columns]
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
+
+    def in_memory_of(self, known: "History") -> "History":
+        """Return the same in the memory of a history of so many norms."""
+        if known.rows is None:
+            if self.rows is not None:
+                refuse_capture("met its first gradient")
+            return self
+        rows = self._as_rows(known.rows[-1])
+        return History(self.window, rows=write_over(known.rows, rows), holds=self.holds)
 
     def unpack(self, packed: list[list[float]]) -> "History":
         """Return the history that `pack` was called on, on the host, in place of this one; of a longer one, the end."""

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from gradclip.policies.history import History
+from gradclip.policies.history import History, refuse_capture, write_over
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
@@ -71,6 +71,28 @@ def has_names(state: object) -> bool:
             return any(map(has_names, state))
         case _:
             return False
+
+
+def in_memory_of(known: Any, state: Any) -> Any:
+    """Return a state in the memory of what was known before: that which the replays of a captured graph read.
+
+    Raises:
+        RuntimeError: If it has no place there.
+    """
+    match state:
+        case Part():
+            return state._replace(state=in_memory_of(known.state, state.state))
+        case History():
+            return state.in_memory_of(known)
+        case tuple():
+            parts = [in_memory_of(*pair) for pair in zip(known, state, strict=True)]
+            return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+        case _ if isinstance(known, Tensor):
+            return write_over(known, state)
+        case _:
+            if state is not known and state != known:
+                refuse_capture("counts on the host, or met its first gradient")
+            return state
 
 
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:

@@ -1,0 +1,140 @@
+"""A clip in a captured graph: each replay goes on from the one before, as steps do that are no replay."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gradclip import GradClipper
+from gradclip.policies import AdaGC, AutoClip, Policy, ZClip, schedule, warmup
+from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
+from there import There, captured, no_waits
+
+WARM, REPLAYS = 30, 12
+"""Steps before the graph, after which every policy has warmed up, and replays of it."""
+
+SKIPPING = {name for name, case in CASES.items() if case.policy.skips}
+COUNTING = {"schedule", "warmup"}
+
+
+def given(step: int) -> dict[str, Tensor]:
+    """The gradients of a step, of which one is far larger, and one is NaN."""
+    found = gradients(step, 1000.0 if step == WARM + 4 else 1.0)
+    if step == WARM + 7:
+        found["head.weight"] = found["head.weight"] * torch.nan
+    return found
+
+
+class Run:
+    """A clipper on the stand-in device, whose gradients stay where they are."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.parameters = {name: Parameter(There(p.detach())) for name, p in model().items()}
+        for p in self.parameters.values():
+            p.grad = torch.zeros_like(p)
+        self.clipper = clipper_of(policy, self.parameters, nonfinite="propagate")
+
+    def draw(self, step: int) -> None:
+        for name, x in given(step).items():
+            self.parameters[name].grad.held.copy_(x)
+
+    def left(self) -> list[Tensor]:
+        return [p.grad.held.clone() for p in self.parameters.values()]
+
+
+@pytest.fixture
+def replayed() -> Callable[[Policy], tuple[Run, Run]]:
+    """A run whose last steps are replays, beside one without, which has to leave the same bits."""
+
+    def of(policy: Policy) -> tuple[Run, Run]:
+        eager, own = Run(policy), Run(policy)
+        for step in range(WARM + 1):
+            for run in (eager, own):
+                run.draw(step)
+                if run is own and step == WARM:
+                    with captured() as replay, no_waits():
+                        run.clipper.clip()
+                else:
+                    run.clipper.clip()
+        for step in range(WARM + 1, WARM + 1 + REPLAYS):
+            eager.draw(step)
+            eager.clipper.clip()
+            own.draw(step)
+            replay()
+            for ours, expected in zip(own.left(), eager.left(), strict=True):
+                torch.testing.assert_close(ours, expected, rtol=0.0, atol=0.0, equal_nan=True)
+        return eager, own
+
+    return of
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SKIPPING | COUNTING])
+def test_replays_do_what_steps_do(name: str, replayed: Any) -> None:
+    """Bit for bit, what they learn included; and steps after them go on from there."""
+    runs = replayed(CASES[name].policy)
+    for step in range(50, 53):
+        for run in runs:
+            run.draw(step)
+            run.clipper.clip()
+        eager, own = (run.left() for run in runs)
+        assert all(map(torch.equal, own, eager))
+    states = [run.clipper.state_dict()["stages"] for run in runs]
+    assert states[0] == states[1]
+
+
+def test_a_state_is_loaded_where_replays_read_it() -> None:
+    """They go on from it."""
+    policy = ZClip(1.0, warmup=3)
+    runs = [Run(policy) for _ in range(2)]
+    for step in range(20):
+        for run in runs:
+            run.draw(step)
+            run.clipper.clip()
+    saved = runs[0].clipper.state_dict()
+    with captured() as replay:
+        runs[1].clipper.clip()
+    for step in range(20, 25):
+        runs[1].draw(step)
+        replay()
+    runs[1].clipper.load_state_dict(saved)
+    runs[0].draw(WARM + 4)
+    runs[0].clipper.clip()
+    runs[1].draw(WARM + 4)
+    replay()
+    assert all(map(torch.equal, runs[1].left(), runs[0].left()))
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps", "why"),
+    [
+        (ZClip(1.0), 0, "met its first gradient"),
+        (AutoClip(1.0, window=5), 0, "met its first gradient"),
+        (AutoClip(1.0, window=None), 3, "remembers more norms with each step"),
+        (AdaGC(1.0, warmup=9), 3, "counts on the host"),
+        (warmup(9, ZClip(1.0)), 3, "counts on the host"),
+        (schedule(falling), 3, "counts on the host"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(policy: Policy, steps: int, why: str) -> None:
+    """With what to do about it; outside of a graph it goes on."""
+    run = Run(policy)
+    for step in range(steps):
+        run.draw(step)
+        run.clipper.clip()
+    run.draw(steps)
+    with (
+        captured(),
+        pytest.raises(RuntimeError, match=rf"must do the same at every step .* {why}.* in it. Clip outside"),
+    ):
+        run.clipper.clip()
+
+
+def test_on_the_host_nothing_is_captured() -> None:
+    """A clip of the CPU asks nobody, and learns as ever."""
+    clipper = GradClipper([Parameter(torch.ones(2))], ZClip(1.0))
+    clipper.clip()
+    assert clipper._pipeline._captured is None
+    assert len(SHAPES) == len(model())
