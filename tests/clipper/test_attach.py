@@ -421,7 +421,7 @@ def test_what_was_learned_outlives_more_parameters() -> None:
     for key, value in known.items():
         if isinstance(value, dict):
             assert {name: state[key][name] for name in value} == pytest.approx(value, rel=0.05)
-        assert isinstance(value, dict) or state[key] == value + 1
+        assert isinstance(value, dict) or state[key] == value  # the steps of the warm-up
 
 
 def test_a_history_of_one_parameter_grows() -> None:
