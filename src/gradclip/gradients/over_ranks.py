@@ -89,7 +89,7 @@ class OverRanks(GradientSet):
             norms = finish_each(partials, order)
         if order < 0.0:  # that of no element is 0
             norms[[place for place in range(count) if self._layout.is_empty(place, self.owners[place])]] = 0.0
-        return Parts(torch.where(present, norms, math.nan), _positions(present), total)
+        return Parts(norms if present is None else torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
         self.check_dense()
@@ -126,8 +126,10 @@ class OverRanks(GradientSet):
         else:
             each = [own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
-        has = [present[place].expand(len(own)) for place, own in enumerate(columns)]
-        known = torch.where(torch.cat(has) if has else present[:0], finish_each(values, order), math.nan)
+        known = finish_each(values, order)
+        if present is not None:
+            has = [present[place].expand(len(own)) for place, own in enumerate(columns)]
+            known = torch.where(torch.cat(has), known, math.nan)
         return Parts(known[0], _positions(present), total, known[1])
 
     # Changes.
@@ -180,7 +182,7 @@ class OverRanks(GradientSet):
             found.setdefault(chain, []).append(value if copies == 1 or is_extremum(order) else value / copies)
         return found
 
-    def _total_of_each(self, partials: Tensor, present: Tensor, order: float) -> Scalar:
+    def _total_of_each(self, partials: Tensor, present: Tensor | None, order: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
 
         def together(own: Tensor, seen: int) -> Scalar:
@@ -193,14 +195,16 @@ class OverRanks(GradientSet):
 
         found: Partials = {}
         for chain, seen, places in self._layout.known_scopes:
-            found.setdefault(chain, []).append(together(partials[places][present[places]], seen))
+            where = indices(places, partials.device)
+            own = partials[where] if present is None else partials[where][present[where]]
+            found.setdefault(chain, []).append(together(own, seen))
         total = self._passage.total(self._layout.known_order, lambda: found, order)
         self.loss = self._passage.loss
         return total
 
     # How those of single parameters are.
 
-    def _each(self, order: float, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _each(self, order: float, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the partial of each parameter as a whole, in units of `scales`, and which have a gradient anywhere."""
 
         def fill(places: list[int], values: Tensor) -> None:
@@ -214,7 +218,7 @@ class OverRanks(GradientSet):
                 values[0, at] = own if is_extremum(order) else own / sent(self._held.copies(there), own.device)
 
         nothing = self._nothing(1, len(self.owners), identity(order))
-        values, present = self._passage.whole(nothing, list, fill, order)
+        values, present = self._passage.whole(nothing, lambda places: indices(places, nothing.device), fill, order)
         return values[0], present
 
     def _nothing(self, rows: int, columns: int, value: float) -> Tensor:
@@ -222,6 +226,7 @@ class OverRanks(GradientSet):
         return like.expand(rows, columns).clone()
 
 
-def _positions(present: Tensor) -> list[int] | None:
-    has = present.tolist()
+def _positions(present: Tensor | None) -> list[int] | None:
+    """Return which places have a gradient: where one is missing here, only the other ranks know."""
+    has: list[bool] = [] if present is None else present.tolist()
     return None if all(has) else [place for place, there in enumerate(has) if there]

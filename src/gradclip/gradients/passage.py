@@ -15,6 +15,7 @@ from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
 from gradclip.gradients.held import Held
 from gradclip.numbers import Scalar, combine, finish, identity, is_known, on_host
+from gradclip.sending import indices
 
 Partials: TypeAlias = dict[Chain, list[Scalar]]
 """Partials of norms, by the spans that are ahead of them."""
@@ -88,38 +89,39 @@ class Passage:
     def whole(
         self,
         values: Tensor,
-        where: Callable[[list[int]], Tensor | list[int]],
+        where: Callable[[list[int]], Tensor],
         fill: Callable[[list[int], Tensor], None],
         order: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Return partials of each parameter as a whole, and which have a gradient on any rank.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return partials of each parameter as a whole, and which have a gradient on any rank; None where all have.
 
         Args:
             values: Rows of partials of nothing.
-            where: Returns the columns of some parameters.
+            where: Returns the columns of some parameters, on the device.
             fill: Measures what this rank has of some parameters, and writes it where it belongs.
             order: The order of the norms.
         """
-        present = torch.zeros(len(self._held.layout.specs), dtype=torch.float64, device=values.device)
-        present[self._held.places] = 1.0
+        count, own = len(self._held.layout.specs), self._held.places
+        present = torch.zeros(count, dtype=torch.float64, device=values.device)
+        present.index_fill_(0, indices(own, values.device), 1.0)
         self.start(order)
         self.attempt(lambda: fill(self._held.layout.alone, values), None)
         self.flags = self.flags.noting_each(values[0], order)
         for span in self._held.layout.whole_order:
             members = self._held.layout.members[span]
-            columns = where(members)
+            columns, places = where(members), indices(members, values.device)
             self._held.sum_up(self._meshes(span))
             before = self.flags
             for again in (False, True):
                 self.attempt(lambda span=span: fill(self._held.layout.heads[span], values), None)
                 before = before.noting_each(values[0], order)
-                own = values[:, columns].reshape(-1), present[members]
-                partials, there, self.flags = exchange_each(span, *own, self._flags_for(span, before), order)
+                sent = values[:, columns].reshape(-1), present[places]
+                partials, there, self.flags = exchange_each(span, *sent, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
                     break
             self._passed.append((span, self.flags))
-            values[:, columns], present[members] = partials.view(len(values), -1), there
-        return values, present > 0.0
+            values[:, columns], present[places] = partials.view(len(values), -1), there
+        return values, None if len(own) == count else present > 0.0
 
     # What goes along.
 

@@ -1,0 +1,123 @@
+"""A script: meshes of two and of four ranks whose numbers are on another device, where the host waits for none.
+
+The other ranks are imagined: a sum of ranks is that of so many alike. Axes that hold copies are left out: gradients
+there may be sums that are due, on which the ranks have to agree, and wait for one number.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.nn import Parameter
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import gradclip
+from gradclip.distributed.span import Span
+from policies.cases import CASES, SHAPES, clipper_of
+from there import PLACE, There, no_waits
+
+WARM = 4
+
+Named = dict[str, Parameter]
+Layout = Callable[[], tuple[Named, int]]
+
+
+def sharded(mesh: DeviceMesh, *placements: Placement, plain: int = 0) -> Layout:
+    """Return parameters with gradients, a few of them plain, and how many ranks add up the others."""
+    ranks = math.prod(mesh.size(i) for i, x in enumerate(placements) if isinstance(x, Shard))
+
+    def make() -> tuple[Named, int]:
+        found: Named = {}
+        for i, (name, shape) in enumerate(SHAPES.items()):
+            is_plain = i < plain or not shape
+            own = [There(torch.randn(shape)) for _ in range(2)]
+            p, grad = (x if is_plain else DTensor.from_local(x, mesh, placements, run_check=False) for x in own)
+            found[name] = Parameter(p)
+            found[name].grad = grad
+        return found, ranks
+
+    return make
+
+
+def norm_of(parameters: Named, ranks: int) -> float:
+    """Return the norm, where all ranks hold the like."""
+    gradients = [p.grad for p in parameters.values()]
+    squares = [
+        (ranks if isinstance(x, DTensor) else 1) * local(x).held.double().square().sum().item() for x in gradients
+    ]
+    return math.sqrt(math.fsum(squares))
+
+
+def local(x: Any) -> There:
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def functions(make: Layout) -> None:
+    named, ranks = make()
+    parameters = list(named.values())
+    gradclip.clip_grad_norm_(parameters, 1e9)  # agrees on what there is
+    for order in (2.0, math.inf, 3.0):
+        with no_waits():
+            gradclip.clip_grad_norm_(parameters, 1e9, order)
+            gradclip.get_norms(parameters, order)
+            gradclip.get_total_norm([p.grad for p in parameters], order)
+    truth = norm_of(named, ranks)
+    with no_waits():
+        norm = gradclip.clip_grad_norm_(parameters, 0.5)
+    assert math.isclose(local(norm).held.item(), truth, rel_tol=1e-6)
+    assert math.isclose(norm_of(named, ranks), 0.5, rel_tol=1e-5)
+    with no_waits():
+        gradclip.clip_grad_value_(parameters, 0.1)
+
+
+def policies(make: Layout) -> int:
+    tried = 0
+    for case in CASES.values():
+        parameters, ranks = make()
+        if case.policy.skips:  # which asks for a number
+            continue
+        tried += 1
+        clipper = clipper_of(case.policy, parameters, nonfinite="propagate")
+        for step in range(WARM + 4):
+            fresh, _ = make()
+            for name, p in parameters.items():
+                p.grad = fresh[name].grad
+            before = norm_of(parameters, ranks)
+            if step < WARM:
+                clipper.clip()
+            else:
+                with no_waits():
+                    clipper.clip()
+            assert norm_of(parameters, ranks) <= before * (1 + 1e-6)
+    return tried
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    Span.serves = lambda self, device: device  # type: ignore[method-assign]
+    Span.reduce_ = lambda self, vector, *, maximum: None if maximum else vector.mul_(len(self.ranks))  # type: ignore[method-assign,assign,return-value]
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    line = init_device_mesh(PLACE.type, (4,))
+    square = init_device_mesh(PLACE.type, (2, 2), mesh_dim_names=("a", "b"))
+    layouts = {
+        "shards": sharded(line, Shard(0)),
+        "shards beside plain ones": sharded(line, Shard(0), plain=1),
+        "shards of one of two meshes": sharded(square["b"], Shard(0), plain=1),
+    }
+    for name, make in layouts.items():
+        torch.manual_seed(0)
+        functions(make)
+        sys.stdout.write(f"{name}: {policies(make)} policies\n")
+
+
+if __name__ == "__main__":
+    main()
