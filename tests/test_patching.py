@@ -458,7 +458,8 @@ def test_a_parameter_that_is_listed_twice_counts_once_among_those_of_a_call() ->
         assert head.grad.item() == 10.0
 
 
-def test_a_patch_within_another_holds_alone() -> None:
+@pytest.mark.parametrize("of", [nn.utils, gradclip], ids=["torch", "gradclip"])
+def test_a_patch_within_another_holds_alone(of: Any) -> None:
     """For steps as for calls."""
     outer, inner = Memory(), Memory()
     p = nn.Parameter(torch.zeros(1))
@@ -467,7 +468,7 @@ def test_a_patch_within_another_holds_alone() -> None:
         for calls in (False, True):
             p.grad = torch.tensor([50.0])
             if calls:
-                nn.utils.clip_grad_norm_([p], 1.0)
+                of.clip_grad_norm_([p], 1.0)
             optimizer.step()
             assert p.grad.item() == 50.0
     assert (len(outer.records), [x.total_norm for x in inner.records]) == (0, [50.0, 50.0])

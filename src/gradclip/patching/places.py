@@ -12,6 +12,9 @@ from torch.nn.utils import clip_grad
 NAMES = ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
 """The functions of `torch.nn.utils` that have one of the same name here."""
 
+CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_")
+"""Those in whose place clippers clip, where there are any: torch's, and ours."""
+
 HOME = (utils, clip_grad)
 
 Function: TypeAlias = Callable[..., Any]
@@ -30,6 +33,12 @@ class Place(NamedTuple):
 def originals() -> dict[str, Function]:
     """Return torch's functions by name, those that this version of it has."""
     return {name: getattr(utils, name) for name in NAMES if hasattr(utils, name)}
+
+
+def ours() -> dict[str, Function]:
+    """Return those of this package that clip, as it has them: another patch may have replaced them."""
+    package = sys.modules["gradclip"]
+    return {name: getattr(package, name) for name in CLIPPING}
 
 
 def places_of(functions: Iterable[Function]) -> list[tuple[Place, Function]]:

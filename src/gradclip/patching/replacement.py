@@ -18,7 +18,7 @@ from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
-from gradclip.patching.places import Function, Place, holders_of, originals, places_of
+from gradclip.patching.places import CLIPPING, Function, Place, holders_of, originals, ours, places_of
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink
@@ -27,9 +27,6 @@ from gradclip.validation import check_norm_type
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_")
-"""Functions in whose place clippers clip, where there are any: those of this name in torch, and ours."""
 
 OF_OURS = {"eps", "nonfinite", "group"}
 """Arguments of ours alone, with which a call goes on as it is."""
@@ -50,8 +47,7 @@ class Patch:
         self._is_active, self._times = True, 1
         self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
         torchs = originals()
-        ours = {} if self._clippers is None else {name: getattr(functional, name) for name in CLIPPING}
-        self._originals = {True: torchs, False: ours}  # by whether they are torch's
+        self._originals = {True: torchs, False: {} if self._clippers is None else ours()}  # by whether they are torch's
         self.unreached = sorted(set(holders_of(torchs)))
         self._owns = {
             original: self._in_place_of(name, is_torchs=is_torchs)
