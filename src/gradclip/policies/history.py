@@ -115,8 +115,16 @@ class History:
             found = [column.quantile(q) for column in self.columns]
             return torch.tensor(found, dtype=torch.float64, device=like.device).reshape(like.shape)
         rows = self._as_rows(like)
-        finite = torch.cat([rows.masked_fill(~rows.isfinite(), math.nan), torch.full_like(like, math.nan)[None]])
-        return torch.nanquantile(finite, q, dim=0).nan_to_num(nan=math.inf)
+        if not len(rows):
+            return torch.full_like(like, math.inf)
+        known = rows.isfinite()
+        count = known.sum(0).to(torch.float64)
+        ordered = torch.where(known, rows, math.nan).sort(0).values  # NaN comes last
+        place = (count - 1.0).clamp(min=0.0) * q
+        low = place.floor()
+        high = torch.minimum(low + 1.0, (count - 1.0).clamp(min=0.0))
+        lower, upper = (ordered.gather(0, x.to(torch.int64)[None])[0] for x in (low, high))
+        return torch.where(count > 0.0, lower + (upper - lower) * (place - low), math.inf)
 
     def mean_and_deviation(self) -> tuple[Scalar, Scalar]:
         """Return mean and sample standard deviation of a total norm, infinite where too few are known."""
