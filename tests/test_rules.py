@@ -43,6 +43,7 @@ from gradclip.policies import (
     chain,
     warmup,
 )
+from gradclip.policies.fused import _leaves
 from gradclip.policies.state import pack, unpack
 from gradclip.stages import Stage
 from policies.cases import CASES, LEARNING, SHAPES
@@ -350,6 +351,25 @@ def test_what_a_capture_may_use(launched: list[str], monkeypatch: pytest.MonkeyP
     launched.clear()
     stage.decide(series[3])
     assert launched == ["rule"]
+
+
+@pytest.mark.usefixtures("_exact_roots")
+@pytest.mark.parametrize("name", ["ZClip", "SpikeSkip of 9", "by_group that learns", "AutoClip of 5", "AdaGC, free"])
+@pytest.mark.parametrize("by", ["triton", "reference"])
+def test_a_replay_learns(name: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured writes what was learned where it read it: the same work, done again, goes on from there."""
+    policy = EVERY[name]
+    stage, state, series = Stage(policy, LAYOUT), policy.init(LAYOUT), given(8)
+    with registry.forced(by):
+        for t, norms in enumerate(series):
+            monkeypatch.setattr(registry, "is_capturing", lambda _, now=t >= 4: now)
+            before = [x for x in _leaves(stage.state) if isinstance(x, Tensor)]
+            decision, state = policy.decide(norms, state)
+            same(stage.decide(norms), decision, 1e-13)
+            same(pack(stage.state, LAYOUT), pack(state, LAYOUT), 1e-13)
+            after = [x for x in _leaves(stage.state) if isinstance(x, Tensor)]
+            if t > 1:
+                assert all(x is y for x, y in zip(before, after, strict=True)) == (t >= 4)
 
 
 def test_a_history_of_all_norms(launched: list[str]) -> None:

@@ -24,6 +24,7 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.narrow import NarrowBatch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
+from gradclip.ops.triton.lane import is_capturing  # noqa: F401 -- for those who may not know a backend
 from gradclip.ops.uncoalesced import Uncoalesced
 from gradclip.torch_private import is_transforming, stored_values
 from gradclip.tracing import is_traced

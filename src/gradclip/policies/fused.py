@@ -48,9 +48,15 @@ class Fused:
         return Fused, (self._policy,)  # a copy makes its own
 
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
-        """Return what the policy decides about these norms, and the state after it."""
-        decided = self._by_kernels(norms, state) if isinstance(norms.total, Tensor) else None
-        return self._policy.decide(norms, state) if decided is None else decided
+        """Return what the policy decides about these norms, and the state after it.
+
+        While a graph is captured, what was learned stays in its memory, so that the next replay goes on from there.
+        """
+        if not isinstance(norms.total, Tensor):
+            return self._policy.decide(norms, state)
+        decided = self._by_kernels(norms, state)
+        decision, new = self._policy.decide(norms, state) if decided is None else decided
+        return decision, _in_place(state, new) if registry.is_capturing(norms.total.device) else new
 
     def _by_kernels(self, norms: Norms, state: Any) -> tuple[Decision, Any] | None:
         device = norms.total.device  # pyrefly: ignore[missing-attribute] -- a tensor
@@ -75,7 +81,7 @@ class Fused:
             present,
             norms.complete,
             norms.order,
-            *(x.shape if isinstance(x, Tensor) else None for x in leaves),
+            *map(_shape_of, leaves),
             *names,
         )
         found = None if self._rule is None else self._rule(flat, way, leaves)
@@ -98,6 +104,21 @@ def _leaves(state: Any) -> Iterator[Any]:
                 yield from _leaves(x)
         case _:
             yield state
+
+
+def _in_place(state: Any, new: Any) -> Any:
+    """Write what was learned where it was before, and return it as it is there; as it is new, where that cannot be."""
+    before, after = list(_leaves(state)), list(_leaves(new))
+    if [_shape_of(x) for x in before] != [_shape_of(x) for x in after] or any(x is None for x in before):
+        return new
+    for x, own in zip(before, after, strict=True):
+        if isinstance(x, Tensor) and x is not own:
+            x.copy_(own)
+    return _filled(new, iter(x if isinstance(x, Tensor) else own for x, own in zip(before, after, strict=True)))
+
+
+def _shape_of(x: Any) -> Any:
+    return x.shape if isinstance(x, Tensor) else None
 
 
 def _filled(template: Any, leaves: Iterator[Any]) -> Any:
