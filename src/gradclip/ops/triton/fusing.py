@@ -1,4 +1,8 @@
-"""A graph of torch's operations as one kernel: or as two, where it asks for what goes down the columns of a matrix."""
+"""A graph of torch's operations as one kernel, or as two, where it asks for what goes down the columns of a matrix.
+
+A value is computed where it is asked for, so that one kernel makes all outputs; what goes down a column takes a program
+for each, and is in memory before.
+"""
 
 import linecache
 from collections.abc import Sequence
