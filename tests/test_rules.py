@@ -283,6 +283,11 @@ class Mine(Policy):
         return Decision((level / n).clamp(max=1.0), level), (seen + level, steps + 1.0)
 
 
+def numbers(*shape: int) -> Tensor:
+    """Some that are told apart."""
+    return torch.arange(1.0, 1.0 + math.prod(shape), dtype=torch.float64).reshape(shape)
+
+
 def written_later(n: Tensor) -> Tensor:
     """Use a number, and write it."""
     other = torch.full((2,), 0.5, dtype=torch.float64)
@@ -292,7 +297,7 @@ def written_later(n: Tensor) -> Tensor:
 
 
 RULES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
-    "known": (lambda n: n.sqrt(), True),
+    "known": (lambda n: (n * -0.3).abs().sqrt(), True),
     "a view": (lambda n: torch.stack([n, n])[0].reshape(1)[0], False),
     "unknown": (lambda n: n.log1p(), False),
     "a power": (lambda n: n**3.0, False),
@@ -303,6 +308,13 @@ RULES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "a constant that is written": (written_later, False),
     "another dtype": (lambda n: n.to(torch.float32).to(torch.float64), False),
     "columns": (lambda n: (n * torch.ones(3, 4, dtype=torch.float64)).sum(0).sum(), True),
+    "a row and a column": (lambda n: ((n * numbers(4, 1)) + (n * numbers(4, 4))).sum(), False),
+    "a row for each": (lambda n: ((n * numbers(1, 4)) + (n * numbers(3, 4))).sum(), True),
+    "norms of rows": (lambda n: torch.linalg.vector_norm(n * numbers(3, 4), dim=1)[1], False),
+    "bits": (lambda n: n.view(torch.int64).to(torch.float64), False),
+    "more than a difference": (lambda n: torch.rsub(n, 9.0, alpha=0.5), False),
+    "numbers of float32": (lambda n: n * (n.to(torch.float32) * 2.5), False),
+    "places from the end": (lambda n: (n * numbers(5))[torch.tensor([-1, 0, -2])].sum(), True),
     "rows": (lambda n: (n * torch.ones(3, 4, dtype=torch.float64)).sum(1).sum(), False),
 }
 
@@ -362,7 +374,7 @@ def test_a_replay_learns(name: str, by: str, monkeypatch: pytest.MonkeyPatch) ->
     stage, state, series = Stage(policy, LAYOUT), policy.init(LAYOUT), given(8)
     with registry.forced(by):
         for t, norms in enumerate(series):
-            monkeypatch.setattr(registry, "is_capturing", lambda _, now=t >= 4: now)
+            monkeypatch.setattr(registry, "is_captured", lambda _, now=t >= 4: now)
             before = [x for x in _leaves(stage.state) if isinstance(x, Tensor)]
             decision, state = policy.decide(norms, state)
             same(stage.decide(norms), decision, 1e-13)

@@ -24,7 +24,7 @@ from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.narrow import NarrowBatch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
-from gradclip.ops.triton.lane import is_capturing  # noqa: F401 -- for those who may not know a backend
+from gradclip.ops.triton.lane import is_capturing
 from gradclip.ops.uncoalesced import Uncoalesced
 from gradclip.torch_private import is_transforming, stored_values
 from gradclip.tracing import is_traced
@@ -180,6 +180,11 @@ def kernels_of(device: torch.device) -> Backend | None:
 def kernels_for_rules(device: torch.device) -> Backend | None:
     """Return the backend that may have few launches for a rule about numbers of a device; see `Backend.rule`."""
     return None if is_traced() else kernels_of(device)
+
+
+def is_captured(device: torch.device) -> bool:
+    """Whether what is done on a device now is done again and again, in a graph that is captured."""
+    return not is_traced() and is_capturing(device)
 
 
 def walk() -> "Callable[..., Walked | None] | None":

@@ -56,7 +56,7 @@ class Fused:
             return self._policy.decide(norms, state)
         decided = self._by_kernels(norms, state)
         decision, new = self._policy.decide(norms, state) if decided is None else decided
-        return decision, _in_place(state, new) if registry.is_capturing(norms.total.device) else new
+        return decision, _in_place(state, new) if registry.is_captured(norms.total.device) else new
 
     def _by_kernels(self, norms: Norms, state: Any) -> tuple[Decision, Any] | None:
         device = norms.total.device  # pyrefly: ignore[missing-attribute] -- a tensor
@@ -75,15 +75,10 @@ class Fused:
             decision, new = self._policy.decide(own, _filled(state, iter(given[len(names) :])))
             return [*decision, *_leaves(new)], new
 
-        # Where no norms are theirs, no rule asks which parameters have a gradient, and they may be others at each step.
-        present = norms.present and (UNASKED if norms.each is None else tuple(norms.present))
-        way = (
-            present,
-            norms.complete,
-            norms.order,
-            *map(_shape_of, leaves),
-            *names,
-        )
+        present: Sequence[int] | None = None
+        if norms.present is not None:  # a total norm is seldom asked of which parameters, others at each step, it is
+            present = UNASKED if norms.each is None else tuple(norms.present)
+        way = (present, norms.complete, norms.order, *map(_shape_of, leaves), *names)
         found = None if self._rule is None else self._rule(flat, way, leaves)
         if found is None:
             return None

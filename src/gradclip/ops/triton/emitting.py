@@ -4,56 +4,13 @@ A value is computed where it is asked for, from what is in memory, and again els
 programs, so that one kernel does for any rule. What there is one of, each program computes.
 """
 
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, final
 
 import torch
 
+from gradclip.ops.triton.formulas import ARITHMETIC, COMPARISONS, DTYPES, FILLED, LOGIC, PLAIN, literal, widest
 from gradclip.ops.triton.recording import VIEWS, Node
-
-DTYPES = {torch.float64: "tl.float64", torch.int64: "tl.int64", torch.bool: "tl.int1"}
-
-ARITHMETIC = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "rsub": "{1} - {0}",
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "reciprocal": "1.0 / {0}",
-    "abs": "tl.abs({0})",
-    "sqrt": "tl.sqrt({0})",
-    "floor": "tl.floor({0})",
-    "minimum": "smaller({0}, {1})",
-    "maximum": "larger({0}, {1})",
-    "fmin": "smaller_known({0}, {1})",
-    "_to_copy": "{0}",
-}
-"""What works on numbers of the dtype of its result."""
-
-COMPARISONS = {
-    "eq": "{0} == {1}",
-    "ne": "{0} != {1}",
-    "lt": "{0} < {1}",
-    "le": "{0} <= {1}",
-    "gt": "{0} > {1}",
-    "ge": "{0} >= {1}",
-}
-"""What works on numbers of the wider of two dtypes."""
-
-LOGIC = {
-    "mul": "{0} & {1}",
-    "bitwise_and": "{0} & {1}",
-    "bitwise_or": "{0} | {1}",
-    "bitwise_not": "{0} == 0",
-}
-"""What works on conditions."""
-
-FILLED = {"zeros_like": 0.0, "ones_like": 1.0, "scalar_tensor": 0, "full": 1, "full_like": 1}
-"""The number that an operation fills a tensor with, or which of its arguments that is."""
-
-PLAIN = {"dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking"}
-"""What an operation may be given by name, and the shape and the dtype of its result say."""
 
 MOST_ROWS = 4096
 """The longest column that a program holds in its registers."""
@@ -134,17 +91,19 @@ class Body:
 
     def _computed(self, node: Node, at: At | None) -> str:
         name, given = node.name, node.given
-        if name in VIEWS:
+        if node.dtype not in DTYPES:
+            raise NotImplementedError(f"numbers of {node.dtype}")
+        if name in VIEWS and node.dtype == given[0].dtype:
             return self.value(given[0], at)
         if name in FILLED:
             filled = FILLED[name]
-            return _literal(given[filled] if isinstance(filled, int) else filled, node.dtype)
+            return literal(given[filled] if isinstance(filled, int) else filled, node.dtype)
         formula, dtype = ARITHMETIC.get(name), node.dtype
         if name in COMPARISONS:
-            formula, dtype = COMPARISONS[name], _widest(given)
+            formula, dtype = COMPARISONS[name], widest(given)
         elif dtype == torch.bool:
             formula = LOGIC.get(name)
-        if formula is not None and set(node.named) <= PLAIN:
+        if formula is not None and set(node.named) <= PLAIN and f"{{{len(given) - 1}}}" in formula:
             return formula.format(*(self._operand(x, node, at, dtype) for x in given))
         if (own := getattr(self, f"_{name}", None)) is None:
             raise NotImplementedError(f"{name} of {node.dtype}, {node.named}")
@@ -153,9 +112,9 @@ class Body:
     def _operand(self, x: Any, of: Node, at: At | None, dtype: torch.dtype) -> str:
         """Return a number or a value, of a row for all rows, in a dtype."""
         if not isinstance(x, Node):
-            return _literal(x, dtype)
+            return literal(x, dtype)
         if x.numel not in {1, of.numel}:
-            if at is None or of.shape[-1] != x.numel:
+            if at is None or not x.shape[-1] == x.numel == of.shape[-1]:
                 raise NotImplementedError(f"a tensor of {x.shape} with one of {of.shape}")
             at = At(self.named(f"{at.index} % {x.numel}"), at.inside)
         found = self.value(x, at)
@@ -218,7 +177,9 @@ class Body:
         (place,) = places
         if len(x.shape) != 1:
             raise NotImplementedError("places in a matrix")
-        return self.value(x, At(self.value(place, at), (at or FIRST).inside))
+        found = self.value(place, at)
+        found = self.named(f"tl.where({found} < 0, {found} + {x.numel}, {found})")
+        return self.value(x, At(found, (at or FIRST).inside))
 
     def _scatter(self, node: Node, at: At | None, old: Node, new: Node, back: Node) -> str:
         place = self.value(back, at)
@@ -246,13 +207,13 @@ class Body:
         )
 
     def _linalg_vector_norm(self, node: Node, at: At | None, x: Node, order: float = 2.0, *_: Any) -> str:
-        if order != 2.0:  # noqa: PLR2004
-            raise NotImplementedError(f"the norm of order {order}")
+        if order != 2.0 or node.numel > 1:  # noqa: PLR2004
+            raise NotImplementedError(f"norms of order {order}")
         return f"tl.sqrt(tl.sum({self._over(x, node.dtype, 0, lambda acc, own: f'{acc} + {own} * {own}')}))"
 
     def _over(self, x: Node, dtype: torch.dtype, identity: float, add: Callable[[str, str], str]) -> str:
         """Go over all of a tensor; return the name of what its lanes have added up."""
-        acc = self.named(f"tl.zeros((BLOCK,), {DTYPES[dtype]}) + {_literal(identity, dtype)}")
+        acc = self.named(f"tl.zeros((BLOCK,), {DTYPES[dtype]}) + {literal(identity, dtype)}")
         start = f"o{self._count}"
         self.line(f"for {start} in range(0, {x.numel}, BLOCK):")
         self._indent += "    "
@@ -284,15 +245,3 @@ class Body:
 
 def _loaded(argument: str, at: At | None) -> str:
     return f"tl.load({argument})" if at is None else f"tl.load({argument} + {at.index}, mask={at.inside}, other=0)"
-
-
-def _literal(number: Any, dtype: torch.dtype) -> str:
-    """Return a number that is written out: of float64, by its bits."""
-    if dtype != torch.float64:
-        return repr(bool(number) if dtype == torch.bool else int(number))
-    return f"number({struct.unpack('<q', struct.pack('<d', number))[0]:#x})"
-
-
-def _widest(given: Iterable[Any]) -> torch.dtype:
-    dtypes = {x.dtype if isinstance(x, Node) else torch.float64 if isinstance(x, float) else torch.bool for x in given}
-    return next(x for x in DTYPES if x in dtypes)
