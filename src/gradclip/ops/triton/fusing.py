@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 @final
 class Kernels:
-    """What a graph comes to. A run has the memory of leaves, of constants, and what it makes; last, single numbers.
+    """What a graph comes to. A run has memory: leaves, constants, what it makes, and a row of all single numbers.
 
     Args:
         graph: The graph.
@@ -51,14 +51,16 @@ class Kernels:
         single = [x for x in ends if x.shape == () and x.dtype == torch.float64 and x not in columns]
         made = [*columns, *(x for x in ends if x not in single and x not in columns)]
 
-        self._graph = graph
         self._constants: list[Tensor] = [x.given[0] for x in constants]
         self._made = [(x.shape, x.dtype) for x in made]
         places = {x: x.given[0] for x in given if x.name == "input"}
         places |= {x: leaves + i for i, x in enumerate([*constants, *made])}
         self._numbers = {x: i for i, x in enumerate(single)}
-        self._row = leaves + len(constants) + len(made)
-        self._places = places | dict.fromkeys(single, self._row)
+        row = leaves + len(constants) + len(made)
+        self._places = places | dict.fromkeys(single, row)
+        returned = places | {x: row + 1 + i for i, x in enumerate(single)}
+        self._returned = [returned[x] if isinstance(x, Node) else row for x in graph.outputs]
+        self._others = [(i, x) for i, x in enumerate(graph.outputs) if not isinstance(x, Node)]
         self._steps = [self._step(columns, given, of_columns=True)] if columns else []
         if rest := [x for x in ends if x not in columns]:
             self._steps.append(self._step(rest, [*given, *columns], of_columns=False))
@@ -78,18 +80,15 @@ class Kernels:
             *self._constants,
             *made,
             row,
+            *row.unbind(),
         ]
         calls = [
-            Call(kernel, programs, tuple(memory[i] for i in places), WARPS, {"BLOCK": BLOCK}, fused=False)
+            Call(kernel, programs, tuple([memory[i] for i in places]), WARPS, {"BLOCK": BLOCK}, fused=False)
             for kernel, programs, places in self._steps
         ]
-        numbers = row.unbind()
-        returned: list[Any] = []
-        for x in self._graph.outputs:
-            if isinstance(x, Node):
-                returned.append(numbers[self._numbers[x]] if x in self._numbers else memory[self._places[x]])
-            else:
-                returned.append(leaves[x.place] + x.more if isinstance(x, Count) else x)
+        returned = [memory[i] for i in self._returned]
+        for i, x in self._others:
+            returned[i] = leaves[x.place] + x.more if isinstance(x, Count) else x
         return calls, returned
 
     def _step(self, wanted: list[Node], known: list[Node], *, of_columns: bool) -> Step:
