@@ -210,8 +210,6 @@ def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
     return where(isfinite(total_norm), coef, 1.0)
 
 
-# Arithmetic of rules.
-
 FEW = 32
 """Numbers up to which they are taken one by one."""
 
@@ -220,9 +218,11 @@ def where(condition: Condition, yes: Scalar, no: Scalar) -> Scalar:
     """Return `yes` where the condition holds, `no` elsewhere."""
     if not isinstance(condition, Tensor):
         return yes if condition else no
-    if not isinstance(yes, Tensor) and not isinstance(no, Tensor):  # torch would make float32 of two Python numbers
-        yes = torch.full_like(condition, yes, dtype=torch.float64)
-    return torch.where(condition, yes, no)
+    if isinstance(yes, Tensor):
+        return torch.where(condition, yes, no)
+    if not isinstance(no, Tensor):  # torch would make float32 of two Python numbers
+        no = torch.full_like(condition, no, dtype=torch.float64)
+    return no.masked_fill(condition, yes)  # in a launch less than `torch.where`
 
 
 def minimum(a: Scalar, b: Scalar) -> Scalar:

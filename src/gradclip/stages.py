@@ -14,6 +14,7 @@ import torch
 
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import is_bad, is_known, on_host, one_unless_finite
+from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import pack, unpack
@@ -40,14 +41,16 @@ class Stage:
     Attributes:
         scope: The scope whose norms are measured.
         order: The order of the norms.
+        fused: The part, as it decides about numbers of a device.
         units: What a unit is, where the scope is that.
         state: What it has learned.
     """
 
-    __slots__ = ("layout", "order", "policy", "scope", "state", "units")
+    __slots__ = ("fused", "layout", "order", "policy", "scope", "state", "units")
 
     def __init__(self, policy: Policy, layout: Layout, at_least: Scope = "total") -> None:
         self.policy = policy
+        self.fused = Fused(policy)
         self.layout = layout
         self.scope = finest((policy.scope, at_least))
         self.order = math.inf if policy.norm_type is None else policy.norm_type
@@ -56,7 +59,7 @@ class Stage:
 
     def decide(self, norms: Norms) -> Decision:
         """Return what to do about these norms, and learn from them."""
-        decision, self.state = self.policy.decide(norms, self.state)
+        decision, self.state = self.fused.decide(norms, self.state)
         return decision
 
     def follow(self, device: torch.device) -> None:

@@ -5,6 +5,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ import reference
 from calls import BOUND, CALLS
 from conftest import skip_without
 from gradclip.ops import registry
-from gradclip.policies import FixedNorm, MedianClip, Policy, ZClip
-from policies.cases import CASES, SHAPES, clipper_of, model
+from gradclip.policies import FixedNorm, Layout, MedianClip, Norms, Policy, ZClip
+from gradclip.stages import Stage
+from policies.cases import CASES, LAYOUT, SHAPES, clipper_of, model
 
 NARROW = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -263,6 +265,27 @@ def outcomes(policy: Policy, device: str) -> list[dict[str, Tensor]]:
             clipper.clip()
         found.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
     return found
+
+
+def norms_there(layout: Layout, total: Tensor) -> Norms:
+    """The norms of a step, of which all have the same."""
+    each, units = (total * torch.ones(n, dtype=torch.float64, device="cuda") for n in (3, 3))
+    return Norms(layout, 2.0, total, each, units, units)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_decision_is_few_launches(name: str) -> None:
+    """One or two where there are kernels, and at most five of torch."""
+    for part in CASES[name].policy.stages:
+        stage = Stage(part, replace(LAYOUT, device=torch.device("cuda")))
+        norms = norms_there(stage.layout, torch.full((), 1.5, dtype=torch.float64, device="cuda"))
+        for _ in range(25):
+            stage.decide(norms)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            stage.decide(norms)
+            torch.cuda.synchronize()
+        there = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        assert len(there) <= 5
 
 
 def test_three_launches() -> None:

@@ -119,3 +119,11 @@ def test_squares_may_leave_the_range() -> None:
     assert mean == pytest.approx(2e200)
     assert deviation in (pytest.approx(1e200), math.inf)
     assert history.quantile(0.5, 0.0) == 2e200
+
+
+@pytest.mark.usefixtures("elsewhere")
+@given(norms=NORMS, window=WINDOWS, q=st.floats(0.0, 1.0))
+def test_a_quantile_has_the_same_bits_elsewhere(norms: list[float], window: int | None, q: float) -> None:
+    """The formula is that of the host."""
+    here = filled(norms, window).quantile(q, 0.0)
+    assert filled(norms, window, as_rows=True).quantile(q, tensor(0.0)).item() == here

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradclip.numbers import Scalar, coefficient, sqrt
@@ -110,3 +111,7 @@ class Backend(ABC):
             tensors: Tensors of one device.
             chunks: Their table of chunks, if the walk has made it: then it takes them.
         """
+
+    def rule(self, device: torch.device) -> Any:  # noqa: ARG002 -- most have none
+        """Return what asks a rule about numbers of a device in few launches, as `triton.rule.Rule`; None if nothing."""
+        return None

@@ -174,6 +174,11 @@ def kernels_of(device: torch.device) -> Backend | None:
     return kernels() if (kernels := KERNELS.get(device.type)) is not None else None
 
 
+def kernels_for_rules(device: torch.device) -> Backend | None:
+    """Return the backend that may have few launches for a rule about numbers of a device; see `Backend.rule`."""
+    return None if is_traced() else kernels_of(device)
+
+
 def walk() -> "Callable[..., Walked | None] | None":
     """Return what collects the gradients of owners, and measures them on the way, where kernels do; see `native`."""
     return None if is_traced() or NATIVE is None else _WALKS.get(FORCED.get())

@@ -136,11 +136,12 @@ class History:
         known = rows.isfinite()
         count = known.sum(0).to(torch.float64)
         ordered = torch.where(known, rows, math.nan).sort(0).values  # NaN comes last
-        place = (count - 1.0).clamp(min=0.0) * q
+        last = (count - 1.0).clamp(min=0.0)
+        place = last * q
         low = place.floor()
-        high = torch.minimum(low + 1.0, (count - 1.0).clamp(min=0.0))
+        high = torch.minimum(low + 1.0, last)
         lower, upper = (ordered.gather(0, x.to(torch.int64)[None])[0] for x in (low, high))
-        return torch.where(count > 0.0, lower + (upper - lower) * (place - low), math.inf)
+        return (lower + (upper - lower) * (place - low)).masked_fill(count == 0.0, math.inf)
 
     def mean_and_deviation(self) -> tuple[Scalar, Scalar]:
         """Return mean and sample standard deviation of a total norm, infinite where too few are known."""

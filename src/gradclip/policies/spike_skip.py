@@ -88,7 +88,7 @@ class SpikeSkip(Policy):
         n, loss = norms.total, math.nan if norms.loss is None else norms.loss
         spike = self._is_spike(n, state.norms) | self._is_spike(loss, state.losses)
         skip = spike & (state.pressure < self.patience)
-        hidden = False if self.learn_skipped else skip
+        hidden = skip & (not self.learn_skipped)
         new = SpikeSkipState(
             state.norms.add(where(hidden, math.nan, n)),
             state.losses.add(where(hidden, math.nan, loss)),

@@ -19,6 +19,11 @@ from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
 
+try:
+    from gradclip.ops.triton.rule import Rule
+except ImportError:  # of `TorchDispatchMode`, whose module has a private name
+    Rule = None
+
 
 @final
 class TritonBatch(Batch):
@@ -224,6 +229,9 @@ class Triton(Backend):
     def open(self, tensors: list[Tensor], chunks: Any = None) -> TritonBatch | None:
         found = read_by_extension(tensors) if chunks is None else read(*chunks)
         return TritonBatch(tensors, found) if found is not None or self.takes(tensors) else None
+
+    def rule(self, device: torch.device) -> Any:
+        return None if Rule is None else Rule(device)
 
 
 def _is_taken(x: Tensor) -> bool:

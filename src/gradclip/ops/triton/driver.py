@@ -19,6 +19,9 @@ except ImportError:
 SCRATCH = [0, 0]
 """Arguments that Triton adds to those of a kernel: memory of its own, which no kernel here asks for."""
 
+MOST = 24 - len(SCRATCH)
+"""Arguments that the extension passes."""
+
 Launch: TypeAlias = tuple[int, int, int, int, list[int]]
 """A kernel, how many programs, threads of one, bytes of shared memory, and arguments."""
 
@@ -96,6 +99,7 @@ def ready(compiled: Any, arguments: int) -> Ready | None:
             and not about.launch_pdl
             and not getattr(about, "instrumentation_mode", None)
             and about.global_scratch_size == about.profile_scratch_size == 0
+            and arguments <= MOST
             and sum(kind != "constexpr" for kind in compiled.src.signature.values()) == arguments
         )
         threads = int(about.num_warps) * int(about.target.warp_size)

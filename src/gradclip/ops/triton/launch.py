@@ -20,9 +20,6 @@ PER_PROCESSOR = 8
 INTERPRETED = 2
 """Programs in Triton's interpreter, which runs one after the other: more than one, so that they have to share."""
 
-OPTIONS = {"enable_fp_fusion": True}
-"""How kernels are compiled, whatever Triton's default is: products are added without rounding in between."""
-
 _compiled: dict[tuple[Any, ...], driver.Ready] = {}
 
 
@@ -36,6 +33,7 @@ class Call(NamedTuple):
         arguments: Its arguments but for constants.
         warps: How many warps a program has.
         constants: Its constants, of which each set makes another kernel.
+        fused: Whether it is compiled, whatever Triton's default is, so that products are added without rounding first.
     """
 
     kernel: Any
@@ -43,6 +41,7 @@ class Call(NamedTuple):
     arguments: tuple[Tensor | int, ...]
     warps: int
     constants: dict[str, Any]
+    fused: bool = True
 
     def key(self, device: torch.device) -> tuple[Any, ...]:
         """Return what tells compiled kernels apart."""
@@ -57,7 +56,8 @@ def launch(calls: list[Call], device: torch.device) -> None:
             by.launch(torch.cuda.current_stream(device).cuda_stream, launches)
             return
         for call in calls:
-            compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, **OPTIONS, num_warps=call.warps)
+            options = {"enable_fp_fusion": call.fused, "num_warps": call.warps}
+            compiled = call.kernel[(call.programs,)](*call.arguments, **call.constants, **options)
             if by is not None and (ready := driver.ready(compiled, len(call.arguments))) is not None:
                 _compiled[call.key(device)] = ready
 
