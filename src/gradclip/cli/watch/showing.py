@@ -19,9 +19,14 @@ from gradclip.cli.watch.waiting import Wait, keys, spooled
 def show_once(run: Path, column: str | None) -> None:
     """Show how a run is now, or at the end of standard input."""
     console = Console()
-    with _opened(run, column) as (session, wait):
-        while run == STANDARD_INPUT and not wait(1.0):
-            pass
+    if run == STANDARD_INPUT:
+        with spooled() as (path, wait):
+            while not wait(1.0):
+                pass
+            session = Session(path, column, SOURCE)
+            session.finish()
+    else:
+        session = Session(run, column)
         session.finish()
     if console.is_terminal:
         console.print(panel(session, console))
