@@ -61,8 +61,10 @@ function cut(trace, [from, to]) {
 
 function figureOf(element) {
   const style = getComputedStyle(root);
-  const coloured = (key, value) =>
-    /color$/.test(key) && String(value).startsWith("var(") ? style.getPropertyValue(value.slice(4, -1)) : value;
+  const coloured = (key, value) => {
+    const [, name, clear] = /color$/.test(key) ? /^var\((.+?)(-clear)?\)$/.exec(value) ?? [] : [];
+    return name ? style.getPropertyValue(name) + (clear ? "66" : "") : value; // so much of it that others shine through
+  };
   const { data, layout } = JSON.parse(figures[element.dataset.chart], coloured);
   const { steps, log, narrow } = layout.meta;
   if (steps) {
