@@ -33,7 +33,7 @@ def keys() -> Generator[Wait]:
                 raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
             from blessed import Terminal  # noqa: PLC0415 -- for this alone
 
-            terminal = Terminal(stream=sys.__stdout__)
+            terminal = Terminal(stream=sys.__stdout__, force_styling=None)  # which asks the terminal nothing
             with terminal.cbreak():  # single keys, unseen; Ctrl-C is a signal as ever
                 yield lambda seconds: terminal.inkey(seconds).lower() == "q"
         else:
