@@ -14,12 +14,9 @@ def inflated(text: str) -> bytes:
 
 
 def unpacked(packed: str, kind: str) -> list[float]:
-    """Numbers whose bytes come in planes, little-endian."""
-    planes = inflated(packed)
-    size = struct.calcsize(kind)
-    count = len(planes) // size
-    data = bytes(planes[plane * count + i] for i in range(count) for plane in range(size))
-    return list(struct.unpack(f"<{count}{kind}", data))
+    """Numbers, little-endian."""
+    data = inflated(packed)
+    return list(struct.unpack(f"<{len(data) // struct.calcsize(kind)}{kind}", data))
 
 
 def data_of(source: str) -> dict[str, Any]:

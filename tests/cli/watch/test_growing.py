@@ -103,6 +103,16 @@ def test_tables_and_printed_text_grow_as_well(
     assert_same(file.run, read_series(path))
 
 
+@pytest.mark.parametrize("step", ["step %d: ", ""], ids=["numbered", "counted"])
+def test_steps_that_did_not_count_are_told_once_and_by_their_steps(step: str, path: Path, file: Growing) -> None:
+    """Also one on the first line, which is read with all later ones."""
+    for i, norm in enumerate(("nan", "2.5", "inf", "3.5", "nan"), 1):
+        write(path, (step % i if step else "") + f"grad_norm={norm} loss=1.0\n")
+        look(file)
+    assert_same(file.run, read_series(path))
+    assert file.run is not None and [event.step for event in file.run.events] == [1, 3, 5]
+
+
 def test_waits_for_the_first_norm_and_for_the_rest_of_a_line(path: Path, file: Growing) -> None:
     for nothing in (b"\n", b" \r\n"):
         write(path, nothing)

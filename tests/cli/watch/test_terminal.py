@@ -50,6 +50,7 @@ def test_waits_for_the_file_follows_it_and_quits_on_q(open_terminal: Callable[..
     assert terminal.ended() == 0
     assert terminal.settings() == terminal.before
     assert "Traceback" not in terminal.shown
+    assert "\x1bP" not in terminal.shown  # a question that terminals may show, or answer into the shell
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])

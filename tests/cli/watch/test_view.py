@@ -196,6 +196,12 @@ def test_says_what_the_keys_of_a_terminal_need(path: Path, monkeypatch: pytest.M
         watch(path)
 
 
+def test_once_needs_no_keys(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "blessed", None)
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    assert shown_once(write(path, record(1)), capsys)[1].startswith("step       1")
+
+
 def test_a_long_name_is_cut_in_the_middle_whatever_the_terminal_can_show(path: Path) -> None:
     write(path, record(1, total_norm=1.0))
     session = session_of(path)

@@ -1,15 +1,21 @@
 """A report from runs that are there already, as `gradclip report` and other commands write it."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gradclip.cli import target
-from gradclip.cli.report.findings import find
-from gradclip.cli.report.install import check_packages
-from gradclip.cli.report.runs import Run
+from gradclip.cli import UserError, target
+from gradclip.extras import how_to_install
+
+if TYPE_CHECKING:
+    from gradclip.cli.report.runs import Run
+
+MODULES = ("plotly.offline", "jinja2", "tsdownsample")
+"""What the report needs beside what reads a run."""
 
 
-def build(runs: Sequence[Run], out: Path, *, force: bool = False) -> int:
+def build(runs: "Sequence[Run]", out: Path, *, force: bool = False) -> int:
     """Write the report over runs into a file.
 
     Args:
@@ -24,8 +30,23 @@ def build(runs: Sequence[Run], out: Path, *, force: bool = False) -> int:
         UserError: If a package is missing, or the file cannot be written.
     """
     check_packages()
-    from gradclip.cli.report.page import page_of  # noqa: PLC0415 -- only now is it known that it can be imported
+    from gradclip.cli.report.findings import find  # noqa: PLC0415 -- only now is it known that it can be imported
+    from gradclip.cli.report.page import page_of  # noqa: PLC0415
 
     page = page_of(find(runs)).encode()
     target.write("--out", out, page, force=force)
     return len(page)
+
+
+def check_packages() -> None:
+    """Say before any work is done which package is missing.
+
+    Raises:
+        UserError: If one is.
+    """
+    try:
+        for module in MODULES:
+            import_module(module)
+    except ImportError as error:
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"the report needs {package}: {how_to_install('report')}") from None

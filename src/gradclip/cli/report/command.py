@@ -1,7 +1,6 @@
 """The options of `gradclip report`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ import typer
 
 from gradclip.cli import UserError, target
 from gradclip.cli.recorded import Column, RunFile, read
-from gradclip.cli.report.install import check_packages
+from gradclip.cli.report.build import build, check_packages
 
 if TYPE_CHECKING:
     from gradclip.cli.report.runs import Run
@@ -29,18 +28,17 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a page with charts of a recorded run: one file, which needs no network."""
-    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415 -- not needed for --help
+    from rich.console import Console  # noqa: PLC0415 -- not needed for --help
+
+    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415
 
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:
         raise UserError(f"--compare must be given at most {MOST_RUNS - 1} times, got {len(paths) - 1}. Leave some out.")
     target.check("--out", out, sources=paths, source="one of the runs", force=force)
     check_packages()  # before the work, not after it
-    with _busy():
-        runs = _read(paths, column)
-        from gradclip.cli.report.build import build  # noqa: PLC0415
-
-        size = build(runs, out, force=force)
+    with Console(stderr=True).status("Reading, replaying, drawing"):  # on a terminal: a million steps take a while
+        size = build(_read(paths, column), out, force=force)
     typer.echo(f"Written: {out} ({size / 1e6:.1f} MB). Open it in a browser.")
 
 
@@ -54,16 +52,3 @@ def _read(paths: Sequence[Path], column: str | None) -> "list[Run]":
             raise UserError(f"{path}: no steps are recorded in it. Record some, or name another file.")
         runs.append(Run(name, replace(series, source=name)))
     return runs
-
-
-@contextmanager
-def _busy() -> Iterator[None]:
-    """Show on a terminal that something is going on: a million steps take a while."""
-    from rich.console import Console  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status("Reading, replaying, drawing"):
-        yield

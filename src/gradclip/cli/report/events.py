@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 def events_of(run: Run) -> list[Event]:
     """Return the events of a run, in order: those recorded, and those that the norms alone tell of."""
     series = run.series
-    skipped = torch.zeros(len(series), dtype=torch.bool) if run.skipped is None else run.skipped
+    skipped = torch.zeros(len(series), dtype=torch.bool) if series.skipped is None else series.skipped
     known = {event.step for event in series.events}
     places = (skipped | ~series.finite).nonzero().flatten()
     told = [

@@ -60,7 +60,7 @@ def facts_of(run: Run) -> Facts:
         first=int(steps[0]) if len(steps) else 0,
         last=int(steps[-1]) if len(steps) else 0,
         clipped=None if run.clipped is None else int(run.clipped.sum()),
-        skipped=None if run.skipped is None else int(run.skipped.sum()),
+        skipped=None if series.skipped is None else int(series.skipped.sum()),
         nonfinite=int((~finite).sum()),
         median=median,
         p99=p99,

@@ -38,11 +38,6 @@ class Run:
         return (series.norms > series.thresholds) & series.finite
 
     @property
-    def skipped(self) -> Tensor | None:
-        """Whether each step did not happen, where that is recorded: bool, of shape (n,)."""
-        return self.series.skipped
-
-    @property
     def finite_norms(self) -> Tensor:
         """The finite norms, in order."""
         return self.series.norms[self.series.finite]

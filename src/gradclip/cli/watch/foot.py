@@ -9,9 +9,9 @@ from rich.console import Console
 
 from gradclip.analysis.reading import ReadError
 from gradclip.cli.say import say
-from gradclip.cli.watch.keys import keys
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel
+from gradclip.cli.watch.waiting import keys
 
 INTERVAL_S = 0.5
 """Between two views."""

@@ -1,14 +1,16 @@
 """A file that grows, read by the readers of finished runs: of what is new in it, whole lines alone, and each once."""
 
+import math
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from mmap import mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, NoReturn, final
+from typing import Any, BinaryIO, NoReturn, final
 
 import torch
 
@@ -18,13 +20,9 @@ from gradclip.analysis.reading.kinds import PROLOGUE, files_of
 from gradclip.analysis.reading.order import spaced
 from gradclip.analysis.reading.pieces import LONGEST_LINE
 from gradclip.analysis.series import Series
-from gradclip.cli.watch.rows import joined, rows_from
 
 TRACE = 256
 """Bytes before the place that is reached. If they change, this is another file under the same name."""
-
-BLOCK = 2**16
-"""Bytes in which the end of the last whole line is looked for."""
 
 MISSING, GONE = "there is no such file", "the file is gone"
 
@@ -32,6 +30,8 @@ REPLACED, CUT = "the file was replaced", "the file was cut short"
 
 LINES = ("jsonl", "printed", "table")
 """What grows by lines."""
+
+COLUMNS = [field.name for field in fields(Series) if "Tensor" in str(field.type)]
 
 
 @final
@@ -57,16 +57,15 @@ class Growing:
     """
 
     def __init__(self, path: Path, column: str | None, name: str) -> None:
-        self.run: Series | None = None
-        self.why_none, self.absent, self.anew = "reading", "", ""
+        self.why_none, self.absent = "reading", ""
         self.modified = 0.0
         self._path, self._column, self._name = path, column, name
         self._identity: tuple[int, int] | None = None
-        self._was_absent = False
-        self._start()
+        self._begin()
 
-    def _start(self) -> None:
-        self.run, self._reached, self._trace = None, 0, b""
+    def _begin(self, anew: str = "") -> None:
+        self.run: Series | None = None
+        self.anew, self._reached, self._trace = anew, 0, b""
         self._head, self._first = b"", torch.tensor([])  # the first lines with a norm among them, and their steps
 
     @contextmanager
@@ -80,11 +79,11 @@ class Growing:
             TemporaryDirectory(prefix="gradclip-") as folder,
             self._told(Path(folder, f"run{self._path.suffix}")) as copy,
         ):
-            self._was_absent, self.absent = bool(self.absent), ""
             try:
-                self._check(self._path.stat())
+                self._check()
                 with self._path.open("rb") as file:
                     rows = self._read(file, copy)
+                self.absent = ""
             except FileNotFoundError:
                 self.absent, rows = GONE if self._identity else MISSING, None
             yield None if rows is None else (rows, copy)
@@ -96,10 +95,9 @@ class Growing:
             ReadError: If there is no file, or no run in it.
         """
         with self._told(self._path):
-            if self._path.exists():  # else the readers say so
-                self._check(self._path.stat())
+            with suppress(FileNotFoundError):  # which the readers say better
+                self._check()
                 self._check_kind()
-                self.modified = self._path.stat().st_mtime
             self.run = self._whole(self._path)
             return self.run
 
@@ -124,12 +122,14 @@ class Growing:
     def _refuse(self, problem: str) -> NoReturn:
         raise ReadError(self._name, problem) from None
 
-    def _check(self, found: os.stat_result) -> None:
+    def _check(self) -> None:
         """Refuse what does not grow by lines, before it is opened: a pipe would keep us waiting."""
+        found = self._path.stat()
         if stat.S_ISDIR(found.st_mode):
             self._refuse("it is a folder. Name a file in it.")
         if not stat.S_ISREG(found.st_mode):
             self._refuse("it is no file. Write the run to a file and name that.")
+        self.modified = found.st_mtime
 
     def _check_kind(self) -> None:
         if files_of(self._path)[0] not in LINES:
@@ -138,12 +138,11 @@ class Growing:
     def _read(self, file: BinaryIO, copy: Path) -> Series | None:
         found = os.fstat(file.fileno())
         if anew := self._other(file, found):
-            self.anew = anew
-            self._start()
-        self._identity, self.modified = (found.st_dev, found.st_ino), found.st_mtime
+            self._begin(anew)
+        self._identity = found.st_dev, found.st_ino
         if not self._reached:
             file.seek(0)
-            if not file.read(BLOCK).strip(b" \t\r\n\0\xef\xbb\xbf"):
+            if not file.read(PROLOGUE).strip(b" \t\r\n\0\xef\xbb\xbf"):
                 self.why_none = "no record yet"
                 return None
             self._check_kind()
@@ -152,59 +151,66 @@ class Growing:
             if found.st_size - self._reached > LONGEST_LINE:
                 self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
             return None
-        rows = self._onward(copy) if self._head else None
+        rows = self._onward(self.run, copy) if self.run is not None and self._head else None
         if rows is not None and self.run is not None:
-            self.run = joined(self.run, rows)
+            self.run = _joined(self.run, rows)
         else:
-            new, self._reached = _copy(file, 0, copy), 0
-            if not self._head and not self._find_head(copy):
+            if self._reached:
+                new, self._reached = _copy(file, 0, copy), 0
+            rows = self.run = self._anew(copy, new)
+            if rows is None:
                 return None
-            rows = self.run = self._whole(copy)
         self._reached += new
         file.seek(max(0, self._reached - TRACE))
         self._trace = file.read(min(TRACE, self._reached))
         return rows
 
-    def _onward(self, copy: Path) -> Series | None:
-        """Return the rows below the first lines; None where they are not simply later than those of the run."""
-        if self.run is None:
-            return None
+    def _onward(self, run: Series, copy: Path) -> Series | None:
+        """Return the rows below the first lines; None where they are not simply later than those of a run."""
         try:
             found = read_series(copy, column=self._column)
         except ReadError:
             return None
-        known, last = len(self._first), int(self.run.steps[-1])
+        known, last = len(self._first), int(run.steps[-1])
         if not found.steps[:known].equal(self._first) or any(" torn" in remark for remark in found.remarks):
             return None
-        rows = rows_from(found, known)
-        if any("counted from 1" in remark for remark in found.remarks):  # where the lines do not number their steps
-            return replace(rows, steps=rows.steps + last - known)
+        # Where the lines do not number their steps, they are counted on.
+        shift = last - known if any("counted from 1" in remark for remark in found.remarks) else 0
+        events = tuple(replace(each, step=each.step + shift) for each in found.events if each.step not in self._first)
+        columns = {name: column[known:] for name in COLUMNS if (column := getattr(found, name)) is not None}
+        columns["steps"] = columns["steps"] + shift
+        rows = replace(found, **columns, events=events)
         return rows if not len(rows) or int(rows.steps[0]) > last else None
 
-    def _find_head(self, copy: Path) -> bool:
-        """Find the first lines that are a run by themselves; say whether there is something to be read."""
+    def _anew(self, copy: Path, size: int) -> Series | None:
+        """Read whole lines as a run; None where they are about something else so far."""
+        if not self._head:
+            self._find_head(copy)
+        try:
+            return self._whole(copy)
+        except ReadError as error:
+            if self._head or error.line is not None or size >= PROLOGUE:
+                raise
+            self.why_none = f"no norm yet in {size:,} bytes"
+            return None
+
+    def _find_head(self, copy: Path) -> None:
+        """Find the first lines that are a run by themselves, if any are."""
         with copy.open("rb") as file:
-            lines = [file.readline(), *file.readlines(PROLOGUE)]
+            lines = file.readlines(PROLOGUE)
         few = copy.with_stem("head")
-        count = 1
-        while True:
+        for count in (2**i for i in range(len(lines).bit_length() + 1)):
             few.write_bytes(head := b"".join(lines[:count]))
-            try:
-                first = read_series(few, column=self._column)
-            except ReadError as error:
-                if count >= len(lines):  # it is about something else so far, or the readers are to say what is wrong
-                    self.why_none = f"no norm yet in {len(head):,} bytes"
-                    return error.line is not None or len(head) >= PROLOGUE
-                count *= 2
-            else:
-                self._head, self._first = head, first.steps
-                return True
+            with suppress(ReadError):
+                self._first = read_series(few, column=self._column).steps
+                self._head = head
+                return
 
     def _other(self, file: BinaryIO, found: os.stat_result) -> str:
         """Return why this is not the file of the last look, or nothing."""
         if self._identity is None:
             return ""
-        if (found.st_dev, found.st_ino) != self._identity or self._was_absent:
+        if (found.st_dev, found.st_ino) != self._identity or self.absent:
             return REPLACED
         if found.st_size < self._reached:
             return CUT
@@ -218,12 +224,23 @@ def _copy(file: BinaryIO, begin: int, copy: Path, head: bytes = b"") -> int:
     with copy.open("w+b") as out:
         out.write(head)
         shutil.copyfileobj(file, out, 2**20)
-        end = out.tell()
-        while end > len(head):
-            start = max(len(head), end - BLOCK)
-            out.seek(start)
-            if (cut := out.read(end - start).rfind(b"\n") + 1) > 0:
-                out.truncate(start + cut)
-                return start + cut - len(head)
-            end = start
-    return 0
+        out.flush()
+        if not out.tell():
+            return 0
+        with mmap(out.fileno(), 0) as data:
+            end = data.rfind(b"\n") + 1
+        out.truncate(end)
+        return end - len(head)
+
+
+def _joined(run: Series, later: Series) -> Series:
+    """Return a run and the rows after it; of a column that only one of both has, the rest is not known."""
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        parts = [(getattr(part, name), len(part)) for part in (run, later)]
+        known = next((column for column, _ in parts if column is not None), None)
+        if known is not None:
+            unknown = math.nan if known.is_floating_point() else 0
+            filled = [known.new_full((rows,), unknown) if column is None else column for column, rows in parts]
+            columns[name] = torch.cat(filled)
+    return replace(run, **columns, policy=later.policy or run.policy, events=(*run.events, *later.events))

@@ -1,13 +1,19 @@
 """What is being watched: a run as it grows, its alarms, and the parameters with the largest norms."""
 
+import json
+import math
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
 from gradclip.analysis.as_records import Worst, records_of
+from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
-from gradclip.cli.watch.rows import worst_in
 from gradclip.records import Alarms
+
+WORST = re.compile(rb'"worst"\s*:\s*\[\s*\[')
 
 
 @final
@@ -58,11 +64,23 @@ class Session:
     def _add(self, rows: Series, lines: Path) -> None:
         if rows is self.file.run:
             self._begin()
-        worst = (
-            {step: each for step, each in worst_in(lines).items() if step <= int(rows.steps[-1])} if len(rows) else {}
-        )
+        last = int(rows.steps[-1]) if len(rows) else 0
+        worst = {step: shares for step, shares in _worst_in(lines).items() if step <= last}
         for record in records_of(rows, worst):
             begun = self._watch.feed(record)
             if begun or len(self._watch.active) != len(self.alarms):
                 self.alarms = {name: self.alarms.get(name, record.step) for name in self._watch.active}
         self.worst = max([*worst.items(), *([self.worst] if self.worst else [])], default=None)
+
+
+def _worst_in(lines: Path) -> dict[int, Worst]:
+    """Return what lines of our JSON Lines say of the parameters with the largest norms, by their steps."""
+    found: dict[int, Worst] = {}
+    with lines.open("rb") as file:
+        for line in filter(WORST.search, file):
+            # What is no record of ours, the readers refuse or leave out.
+            with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                entry = json.loads(line)
+                shares = [(plain(name), math.nan if share is None else float(share)) for name, share in entry["worst"]]
+                found[int(entry["step"])] = tuple(shares)
+    return found

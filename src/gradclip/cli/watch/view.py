@@ -53,8 +53,8 @@ class Row(NamedTuple):
 def rows(session: Session, width: int, encoding: str, *, meanings: bool = False) -> list[Row]:
     """Return the rows of a view of so many columns; a text may be longer, but for the curve."""
     run = session.file.run
-    if run is None or not len(run):
-        return [Row("", _joined(*_situation(session), _waiting(session)))]
+    if run is None:
+        return [Row("", _joined(*_situation(session)))]
     norms = run.norms[-WINDOW:]
     found = [
         *(Row("", note, "yellow") for note in _situation(session)),
@@ -64,7 +64,7 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
         Row("", _range(norms)),
         Row("threshold", _joined(_threshold(run), f"coefficient {_coefficient(run)}", shortened(run.policy or ""))),
         Row("clipped", _clipped(run)),
-        Row("skipped", _joined(f"{_count(run.skipped):,}", f"not finite {_count(~run.finite):,}")),
+        Row("skipped", _not_counted(run)),
         *(Row("", event, "yellow") for event in _events(run)),
         Row("worst", _worst(session)),
     ]
@@ -96,16 +96,15 @@ def plain(session: Session, console: Console) -> str:
 def line(session: Session) -> str:
     """Return the state in one line."""
     run = session.file.run
-    if run is None or not len(run):
-        return f"{session.name}: {_joined(*_situation(session), _waiting(session))}"
+    if run is None:
+        return f"{session.name}: {_joined(*_situation(session))}"
     alarms = ", ".join(session.alarms)
     return f"step {int(run.steps[-1]):,}: " + _joined(
         f"norm {amount(run.norms[-1].item())}",
         f"threshold {_threshold(run)}",
         f"coefficient {_coefficient(run)}",
         f"clipped {_clipped(run)}",
-        f"skipped {_count(run.skipped):,}",
-        f"not finite {_count(~run.finite):,}",
+        f"skipped {_not_counted(run)}",
         _pace(run),
         _age(session),
         f"alarms: {alarms}" if alarms else "",
@@ -113,16 +112,12 @@ def line(session: Session) -> str:
     )
 
 
-def _waiting(session: Session) -> str:
-    return f"waiting: {session.file.absent or session.file.why_none}"
-
-
 def _situation(session: Session) -> list[str]:
     """Return what is to be said about the file, and what its reader remarks."""
     file = session.file
     said = [f"{file.anew}: started anew"] if file.anew else []
     if file.run is None:
-        return said
+        return [*said, f"waiting: {file.absent or file.why_none}"]
     if file.absent:
         said.append(f"{file.absent}: waiting for it to come back")
     return said + [remark.partition(". ")[0].rstrip(".") for remark in file.run.remarks]
@@ -151,8 +146,9 @@ def _coefficient(run: Series) -> str:
     return "not known" if after is None or not 0.0 < norm < math.inf else digits(after / norm)
 
 
-def _count(column: Tensor | None) -> int:
-    return 0 if column is None else int(column.sum())
+def _not_counted(run: Series) -> str:
+    skipped = 0 if run.skipped is None else int(run.skipped.sum())
+    return f"{skipped:,}, not finite {int((~run.finite).sum()):,}"
 
 
 def _clipped(run: Series) -> str:

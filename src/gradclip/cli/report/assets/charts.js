@@ -16,20 +16,12 @@ async function inflated(text) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")));
 }
 
-// Numbers come with the first bytes of all together, then the second bytes, and so on.
-async function unpacked(text, Kind) {
-  const planes = new Uint8Array(await (await inflated(text)).arrayBuffer());
-  const size = Kind.BYTES_PER_ELEMENT;
-  const count = planes.length / size;
-  const bytes = new Uint8Array(planes.length);
-  for (let i = 0; i < planes.length; i++) bytes[(i % count) * size + Math.floor(i / count)] = planes[i];
-  return new Kind(bytes.buffer);
-}
-
 // All norms of a run: steps as distances, and rows of which the second is the bits in which it is not the first.
 async function loadDetail(run) {
-  const steps = await unpacked(page.details[run].steps, Float64Array);
-  const bits = await unpacked(page.details[run].rows, Uint32Array);
+  const packed = [page.details[run].steps, page.details[run].rows];
+  const buffers = await Promise.all(packed.map(async (text) => (await inflated(text)).arrayBuffer()));
+  const steps = new Float64Array(buffers[0]);
+  const bits = new Uint32Array(buffers[1]);
   const count = steps.length;
   for (let i = 1; i < count; i++) steps[i] += steps[i - 1];
   for (let i = 0; i < count; i++) bits[count + i] ^= bits[i];
@@ -61,8 +53,10 @@ function cut(trace, [from, to]) {
 
 function figureOf(element) {
   const style = getComputedStyle(root);
-  const coloured = (key, value) =>
-    /color$/.test(key) && String(value).startsWith("var(") ? style.getPropertyValue(value.slice(4, -1)) : value;
+  const coloured = (key, value) => {
+    const [, name, clear] = /color$/.test(key) ? /^var\((.+?)(-clear)?\)$/.exec(value) ?? [] : [];
+    return name ? style.getPropertyValue(name) + (clear ? "66" : "") : value; // so much of it that others shine through
+  };
   const { data, layout } = JSON.parse(figures[element.dataset.chart], coloured);
   const { steps, log, narrow } = layout.meta;
   if (steps) {

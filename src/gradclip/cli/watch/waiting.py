@@ -1,0 +1,94 @@
+"""What a view waits for: so many seconds, somebody who presses q, or the end of standard input."""
+
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import NoReturn, TypeAlias
+
+from gradclip.cli import UserError
+from gradclip.extras import how_to_install
+
+Wait: TypeAlias = Callable[[float], bool]
+"""Waits for at most so many seconds, and says whether it is time to end: q was pressed, or the input has ended."""
+
+
+@contextmanager
+def keys() -> Generator[Wait]:
+    """Listen to the keys of a terminal, or to the end of a pipe; where there is neither, just wait.
+
+    The settings of a terminal are put back however the block ends: also where another process ends this one politely.
+    Keys are not read where the output goes elsewhere: what runs in the background must not touch the terminal.
+    """
+    with _polite_end():
+        if os.isatty(0) and os.isatty(1):
+            if find_spec("blessed") is None:
+                raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
+            from blessed import Terminal  # noqa: PLC0415 -- for this alone
+
+            terminal = Terminal(stream=sys.__stdout__, force_styling=None)  # which asks the terminal nothing
+            with terminal.cbreak():  # single keys, unseen; Ctrl-C is a signal as ever
+                yield lambda seconds: terminal.inkey(seconds).lower() == "q"
+        else:
+            yield _ended(_hear) if _is_pipe() else threading.Event().wait
+
+
+@contextmanager
+def spooled() -> Generator[tuple[Path, Wait]]:
+    """Copy standard input into a file for as long as a block goes on; what waits, waits for the end of the input."""
+    with _polite_end(), TemporaryDirectory(prefix="gradclip-") as folder:
+        path = Path(folder, "run")
+        yield path, _ended(lambda: _copy(path))
+
+
+def _ended(work: Callable[[], None]) -> Wait:
+    """Begin some work, and return what waits for its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def wait(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    return wait
+
+
+def _copy(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while data := os.read(0, 2**16):
+            file.write(data)
+
+
+def _hear() -> None:
+    """Read standard input up to a q, or its end."""
+    while (data := os.read(0, 1024)) and b"q" not in data:
+        pass
+
+
+def _is_pipe() -> bool:
+    """Say whether the writer of standard input may go away; `/dev/null`, that of background jobs, always ends."""
+    with suppress(OSError):  # closed
+        mode = os.fstat(0).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return False
+
+
+@contextmanager
+def _polite_end() -> Generator[None]:
+    """Let SIGTERM and SIGHUP unwind the program, as Ctrl-C does."""
+    with ExitStack() as before:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+                before.callback(signal.signal, number, signal.signal(number, _end))
+        yield
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
