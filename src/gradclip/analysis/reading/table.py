@@ -12,18 +12,27 @@
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, final
 
+import polars as pl
+
+from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
+from gradclip.analysis.reading.rows import Chunk, chunk_of
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import number
+from gradclip.analysis.reading.text import is_number
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
+
+CELLS = re.compile(r'[",;\t|]+')
+
+MOST_ABOVE = 1000
+"""Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
 
 AT_ONCE = 10_000
 """Rows with cells over several lines that are read at once."""
@@ -40,8 +49,7 @@ def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         rest = pieces(file, source.path)
         first = next(rest, Piece(1, b""))
         head = _head(first, source)
-        above = sum(len(text) for line, text in first.lines() if line < head.below)
-        rest = chain([Piece(head.below, first.data[above:], open=first.open)], rest)
+        rest = chain([first.below(head.below)], rest)
         for piece in rest:
             if chunk := _parsed(piece, head, source):
                 yield chunk
@@ -49,7 +57,8 @@ def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
                 rows = _rows(chain([piece], rest) if b'"' in piece.data else [piece], head.separator, source)
                 entries = _entries(rows, head, source)
                 while batch := list(islice(entries, AT_ONCE)):
-                    yield chunk_of([line for line, _ in batch], [entry for _, entry in batch], source)
+                    lines, entries = zip(*batch, strict=True)
+                    yield chunk_of(lines, entries, source)
 
 
 @final
@@ -72,12 +81,15 @@ class _Row(NamedTuple):
 
 
 def _head(first: Piece, source: Source) -> _Head:
-    text = first.data.strip().partition(b"\n")[0].decode(errors="replace")
+    """Return the head of a table: the first line that names a norm, or else the first on which there is something."""
+    lines = ((line, data.decode(errors="replace").strip()) for line, data in islice(first.lines(), MOST_ABOVE))
+    filled = [found for found in lines if found[1]] or [(1, "")]
+    named = (found for found in filled if norms_among(CELLS.split(found[1]), source.column))
+    line, text = next(named, filled[0])
     separator = max(SEPARATORS, key=text.count)
-    filled = (row for row in _rows([first], separator, source) if any(map(str.strip, row.cells)))
-    row = next(filled, _Row(1, 1 + first.count, first.open, []))
+    row = next(_rows([first.below(line)], separator, source), _Row(line, line + 1, first.open, []))
     head = _Head(separator, [cell.strip() for cell in row.cells], row.below)
-    if head.names and all(map(_is_number, head.names)):
+    if head.names and all(map(is_number, head.names)):
         problem = "the first line must name the columns, and holds numbers. Write their names above it."
         source.refuse(problem, head.below - 1)
     source.choose(dict.fromkeys(head.names), "column")
@@ -86,7 +98,6 @@ def _head(first: Piece, source: Source) -> _Head:
 
 def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
     """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
-    pl = polars(source)
     places = {role: str(head.names.index(name)) for role, name in source.fields.items()}
     numbered = head.separator.join(map(str, range(len(head.names)))).encode() + b"\n"
     try:
@@ -134,10 +145,3 @@ def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[_Ro
     except csv.Error as error:
         problem = f"the row cannot be read ({error}). Is a quote not closed? Correct or delete it."
         source.refuse(problem, start + begin)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return number(cell) is not None
-    except ValueError:
-        return False
