@@ -11,7 +11,7 @@ from gradclip.analysis.reading.error import listed
 from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import Kind
-from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES
+from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES, UNNAMED
 from gradclip.analysis.reading.order import check_one_run, counted_on, spaced, that_count
 from gradclip.analysis.reading.printed import read_printed
 from gradclip.analysis.reading.rows import Chunk, rows_of
@@ -45,9 +45,6 @@ NO_WORD = "nonfinite"
 """The status of an event of which only the norm is known."""
 
 WAY_OUT = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
-
-UNNAMED = "all parameters"
-"""The group of records that have none: as a rule, of a clipper of all parameters."""
 
 
 def series_of(kind: Kind, files: Sequence[Path], source: Source) -> Series:

@@ -61,6 +61,9 @@ OK, CLIPPED, SKIPPED = map(STATUSES.index, ("ok", "clipped", "skipped"))
 NO_STATUS, FOREIGN = -1, -2
 """Instead of the place of a status: none is given, or one that is not ours, such as `"running"`."""
 
+UNNAMED = "all parameters"
+"""The group of records that have none: as a rule, of a clipper of all parameters."""
+
 ONE_TAG = {"wall_time", "step", "value"}
 """The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""
 

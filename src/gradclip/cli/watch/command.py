@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.recorded import SOURCE, STANDARD_INPUT, Column
+from gradclip.cli.recorded import SOURCE, STANDARD_INPUT, Column, RunName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,7 @@ def watch(
     ],
     interval: Annotated[float, typer.Option(metavar="SECONDS", help="Time between two views.")] = 1.0,
     column: Column = None,
+    name: RunName = None,
     *,
     once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def watch(
     console = Console()
     is_screen = sys.stdout.isatty() and not console.is_dumb_terminal
     try:
-        with _opened(run, column) as (session, wait):
+        with _opened(run, column, name) as (session, wait):
             if once:
                 while run == STANDARD_INPUT and not wait(MOST):
                     pass
@@ -60,7 +61,7 @@ def watch(
 
 
 @contextmanager
-def _opened(run: Path, column: str | None) -> "Iterator[tuple[Session, Wait]]":
+def _opened(run: Path, column: str | None, name: str | None) -> "Iterator[tuple[Session, Wait]]":
     """Return what is watched, and what waits for its next lines."""
     from gradclip.cli.watch.keys import keys  # noqa: PLC0415 -- not needed for --help
     from gradclip.cli.watch.session import Session  # noqa: PLC0415
@@ -68,10 +69,10 @@ def _opened(run: Path, column: str | None) -> "Iterator[tuple[Session, Wait]]":
 
     if run == STANDARD_INPUT:
         with spooled() as (path, wait):
-            yield Session(path, column, SOURCE), wait
+            yield Session(path, column, SOURCE, name), wait
     else:
         with keys() as wait:
-            yield Session(run, column), wait
+            yield Session(run, column, run=name), wait
 
 
 def _live(console: "Console", session: "Session", interval: float, wait: "Wait", hint: str) -> None:

@@ -47,6 +47,7 @@ class Growing:
         path: The file; it need not exist.
         column: The column of the norm; None for a usual name.
         name: What messages call it.
+        run: The run, or group, where it holds several.
 
     Attributes:
         run: What was read; None where there is no norm yet.
@@ -56,11 +57,12 @@ class Growing:
         modified: When somebody last wrote to the file, in seconds since 1970.
     """
 
-    def __init__(self, path: Path, column: str | None, name: str) -> None:
+    def __init__(self, path: Path, column: str | None, name: str, run: str | None = None) -> None:
         self.run: Series | None = None
         self.why_none, self.absent, self.anew = "reading", "", ""
         self.modified = 0.0
-        self._path, self._column, self._name = path, column, name
+        self._path, self._name = path, name
+        self._asked = {"column": column} | ({} if run is None else {"run": run})
         self._identity: tuple[int, int] | None = None
         self._was_absent = False
         self._start()
@@ -105,7 +107,7 @@ class Growing:
 
     def _whole(self, path: Path) -> Series:
         """Read a run, and leave out what its reader remarks for advice alone."""
-        run = read_series(path, column=self._column)
+        run = read_series(path, **self._asked)
         return replace(run, remarks=tuple(remark for remark in run.remarks if remark not in spaced(run.steps)))
 
     @contextmanager
@@ -170,7 +172,7 @@ class Growing:
         if self.run is None:
             return None
         try:
-            found = read_series(copy, column=self._column)
+            found = read_series(copy, **self._asked)
         except ReadError:
             return None
         known, last = len(self._first), int(self.run.steps[-1])
@@ -190,7 +192,7 @@ class Growing:
         while True:
             few.write_bytes(head := b"".join(lines[:count]))
             try:
-                first = read_series(few, column=self._column)
+                first = read_series(few, **self._asked)
             except ReadError as error:
                 if count >= len(lines):  # it is about something else so far, or the readers are to say what is wrong
                     self.why_none = f"no norm yet in {len(head):,} bytes"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradclip.analysis.as_records import Worst
+from gradclip.analysis.reading.names import UNNAMED
 from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
 
@@ -46,14 +47,18 @@ def joined(run: Series, later: Series) -> Series:
     return replace(_changed(run, column), policy=later.policy or run.policy, events=events)
 
 
-def worst_in(path: Path) -> dict[int, Worst]:
-    """Return what lines of our JSON Lines say of the parameters with the largest norms, by their steps."""
+def worst_in(path: Path, run: str | None = None) -> dict[int, Worst]:
+    """Return what lines of our JSON Lines say of the parameters with the largest norms, by step: of a run, if named."""
     found: dict[int, Worst] = {}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for place in [match.start() for match in WORST.finditer(data)]:
             start, end = data.rfind(b"\n", 0, place) + 1, data.find(b"\n", place)
             match _parsed(data[start : None if end < 0 else end]):
-                case {"step": int(step), "worst": [*pairs]}:
+                case {"step": int(step), "worst": [*pairs], **more} if run in (
+                    None,
+                    more.get("run"),
+                    more.get("group") or UNNAMED,
+                ):
                     found[step] = tuple((plain(name), share) for pair in pairs for name, share in _share(pair))
     return found
 

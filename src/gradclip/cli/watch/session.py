@@ -18,6 +18,7 @@ class Session:
         path: The file; it need not exist yet.
         column: The column of the norm; None for a usual name.
         name: What the file is called; by default, its path.
+        run: The run, or group, where it holds several.
 
     Attributes:
         file: The file, and the run in it.
@@ -26,10 +27,10 @@ class Session:
         worst: The last step at which the largest norms were measured, and whose they were.
     """
 
-    def __init__(self, path: Path, column: str | None, name: str = "") -> None:
+    def __init__(self, path: Path, column: str | None, name: str = "", run: str | None = None) -> None:
         self.name = name or str(path)
-        self.file = Growing(path, column, self.name)
-        self._path = path
+        self.file = Growing(path, column, self.name, run)
+        self._path, self._run = path, run
         self._begin()
 
     def _begin(self) -> None:
@@ -59,7 +60,9 @@ class Session:
         if rows is self.file.run:
             self._begin()
         worst = (
-            {step: each for step, each in worst_in(lines).items() if step <= int(rows.steps[-1])} if len(rows) else {}
+            {step: each for step, each in worst_in(lines, self._run).items() if step <= int(rows.steps[-1])}
+            if len(rows)
+            else {}
         )
         for record in records_of(rows, worst):
             begun = self._watch.feed(record)
