@@ -147,6 +147,12 @@ def test_cells_over_several_lines_and_pieces(path: Path, monkeypatch: pytest.Mon
     assert series.norms.tolist() == [step / 8 for step in range(1, 200)]
 
 
+def test_many_rows_of_which_one_has_several_lines(path: Path) -> None:
+    rows = "".join(f"{step},{step / 8},\n" for step in range(1, 20_002))
+    series = read_series(write(path, f'step,grad_norm,note\n0,0,"of\ntwo"\n{rows}'))
+    assert series.steps.tolist() == list(range(20_002))
+
+
 def test_a_quote_that_is_not_closed_is_refused(path: Path) -> None:
     text = 'step,note,grad_norm\n1,"x",1.0\n2,"oops,1.0\n' + "3,x,1.0\n" * 50_000
     assert refusal(write(path, text)).startswith("line 3: the row cannot be read (field larger than field limit")

@@ -55,8 +55,7 @@ def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
             if chunk := _parsed(piece, source):
                 yield chunk
             elif found := list(_entries(piece, source.path, source.torn)):
-                lines, entries = zip(*found, strict=True)
-                yield chunk_of(lines, entries, source)
+                yield chunk_of([line for line, _ in found], [entry for _, entry in found], source)
             source.details.look(piece.data, piece.line)
 
 

@@ -92,10 +92,7 @@ def spaced(steps: Tensor) -> list[str]:
 def check_one_run(frame: pl.DataFrame, policies: list[tuple[int, str]], source: Source) -> None:
     """Check that no second run begins in the file: one with another policy, from the first step again.
 
-    Args:
-        frame: The rows of the file.
-        policies: The rows at which the policy changes, and the policies.
-        source: The file.
+    The policies are given with the rows at which they begin.
 
     Raises:
         ReadError: If one does.

@@ -5,24 +5,21 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
      iteration       10/  250000 | learning rate: 2.999E-04 | lm loss: 2.1E+00 | grad norm: 1.250 |
     2024-03-08 12:31:36 - mmcv - INFO - Epoch [1][50/3757]  lr: 1.0e-02, loss: 2.5, grad_norm: 1.25
 
-- A dict of Python or JSON counts as it is. Elsewhere a number belongs to the words before its colon or equals sign; a
-  step may stand without one.
+- A dict of Python or JSON counts as it is. Elsewhere a number belongs to the words before its colon or equals sign;
+  after a usual name a blank is enough.
 - A carriage return ends a line: progress bars write one.
 - Lines without a norm are left out, without a word: most are about something else.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Chunk, chunk_of
+from gradclip.analysis.reading.rows import AT_ONCE, Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import END, entry_of
-
-AT_ONCE = 10_000
-"""Lines with numbers that are read at once, and among whose names that of the norm is looked for."""
 
 
 def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
@@ -37,14 +34,10 @@ def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         del ahead
         norm = source.fields["norms"]
         told = (found for found in entries if norm in found[1])
-        batch = list(islice(told, AT_ONCE))
-        source.choose(source.sample((entry for _, entry in batch), AT_ONCE + 1), "number")  # what is told beside it
+        first = list(islice(told, AT_ONCE))
+        source.choose(source.sample((entry for _, entry in first), AT_ONCE + 1), "number")  # what is told beside it
         step = source.fields.get("steps", norm)
-        while batch:
-            if kept := [found for found in batch if step in found[1]]:
-                lines, entries = zip(*kept, strict=True)
-                yield chunk_of(lines, entries, source)
-            batch = list(islice(told, AT_ONCE))
+        yield from chunks_of((found for found in chain(first, told) if step in found[1]), source)
 
 
 def _entries(some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,7 +1,8 @@
 """From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple, final
 
 import polars as pl
@@ -21,6 +22,9 @@ from gradclip.analysis.reading.names import (
 )
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import MISSING, plain
+
+AT_ONCE = 10_000
+"""Entries that are rows at once."""
 
 LARGEST_STEP = 2**63 - 1
 """The largest integer of 64 bits."""
@@ -50,6 +54,13 @@ def chunk_of(lines: Sequence[int], entries: Sequence[Mapping[str, Any]], source:
     """Return the rows of entries: values by the names of columns, and the places of these in the file."""
     columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
     return Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
+
+
+def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[Chunk]:
+    """Return the rows of places and the entries there, some at a time."""
+    rest = iter(found)
+    while some := list(islice(rest, AT_ONCE)):
+        yield chunk_of([line for line, _ in some], [entry for _, entry in some], source)
 
 
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:

@@ -134,7 +134,7 @@ class Growing:
             self._refuse("it is no file. Write the run to a file and name that.")
 
     def _check_kind(self) -> None:
-        if files_of(self._path)[0] not in LINES:
+        if files_of(self._path, self._asked["column"])[0] not in LINES:
             self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
 
     def _read(self, file: BinaryIO, copy: Path) -> Series | None:
