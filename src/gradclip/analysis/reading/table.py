@@ -71,7 +71,7 @@ def _head(first: Piece, source: Source) -> _Head:
     named = (found for found in filled if norms_among(CELLS.split(found[1]), source.column))
     line, text = next(named, filled[0])
     separator = max(SEPARATORS, key=text.count)
-    _, _, cells = next(_rows([first.below(line)], separator, source), (line, False, []))
+    cells = [cell for _, _, row in islice(_rows([first.below(line)], separator, source), 1) for cell in row]
     names = [cell.strip() for cell in cells]
     if names and all(map(is_number, names)):
         source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
