@@ -6,12 +6,13 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
-from gradclip.analysis.reading.text import END, entry_of, is_number
+from gradclip.analysis.reading.text import CELLS, END, entry_of, is_number
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 
@@ -118,11 +119,16 @@ def _kind(path: Path, data: bytes, column: str | None) -> Kind:
 
 
 def _is_printed(text: str, column: str | None) -> bool:
-    """Say whether text is that of a trainer: it names a norm, with but settings as objects of JSON above that."""
+    """Say whether text is that of a trainer: it names a norm, with but settings as objects of JSON above that.
+
+    A line of names, and below it one of numbers, are those of a table, whatever its cells say further down.
+    """
+
+    def are_norms(names: list[str]) -> bool:
+        return bool(norms_among(names, None) or (column and norms_among(names, column)))
 
     def has_norm(entry: Mapping[str, Any]) -> bool:
-        names = [name for name, value in entry.items() if is_number(value)]
-        return bool(norms_among(names, None) or (column and norms_among(names, column)))
+        return are_norms([name for name, value in entry.items() if is_number(value)])
 
     over_lines = False
     with suppress(ValueError, RecursionError):
@@ -132,5 +138,9 @@ def _is_printed(text: str, column: str | None) -> bool:
                 return over_lines and "log_history" not in found
             over_lines |= "\n" in text[:end]
             text = text[end:].lstrip()
-        return any(has_norm(entry_of(line)) for line in END.split(text))
+        for line, below in pairwise([*END.split(text), ""]):
+            if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
+                return False
+            if has_norm(entry_of(line)):
+                return True
     return False

@@ -12,7 +12,6 @@
 """
 
 import csv
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -24,12 +23,10 @@ from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import is_number
+from gradclip.analysis.reading.text import CELLS, is_number
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
-
-CELLS = re.compile(r'[",;\t|]+')
 
 MOST_ABOVE = 1000
 """Lines among which the names of columns are looked for: there may be a comment or a warning above them."""

@@ -13,6 +13,9 @@ MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
 END = re.compile(r"[\r\n]+")
 """What ends a line: progress bars write a carriage return."""
 
+CELLS = re.compile(r'[",;\t|]+')
+"""What stands between the cells of a table, of any kind."""
+
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 DICT = re.compile(r"\{.*\}")
