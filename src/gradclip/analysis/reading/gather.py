@@ -96,15 +96,15 @@ def series_of(kind: Kind, files: Sequence[Path], source: Source) -> Series:
 def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
     """Return the rows with a norm, of one run and one group, and what is to be said of the others."""
     rows = frame.filter(frame["norms"].is_not_null())
-    runs, groups = _distinct(rows, "run"), _distinct(rows, "group", UNNAMED)
+    runs, groups = _distinct(rows, "run"), _distinct(rows, "group")
     if source.run is not None:
         named = [*runs, *([] if groups == [UNNAMED] else groups)]
         if source.run not in named:
             there_are = f"there are: {listed(named)}" if named else "no column says of which run a row is"
             source.refuse(f"there is no run {source.run!r}; {there_are}.")
         role = "run" if source.run in runs else "group"
-        frame, rows = (some.filter(_named(some[role]) == source.run) for some in (frame, rows))
-        groups = _distinct(rows, "group", UNNAMED)
+        frame, rows = (some.filter(some[role].cast(str) == source.run) for some in (frame, rows))
+        groups = _distinct(rows, "group")
     elif len(runs) > 1:
         source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {WAY_OUT}")
     left_out = frame.height - rows.height
@@ -116,17 +116,9 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
     return rows, [f"{left_out} of {frame.height} rows have no norm and are left out."] if left_out else []
 
 
-def _distinct(frame: pl.DataFrame, role: str, nothing: str | None = None) -> list[str]:
-    """Return what a column of text holds, and what its empty cells stand for."""
-    if role not in frame:
-        return []
-    found = {nothing if value in (None, "") else value for value in frame[role].unique()}
-    return sorted(value for value in found if value is not None)
-
-
-def _named(column: pl.Series) -> pl.Series:
-    """Return a column of text, with the name of what has none."""
-    return column.cast(str).fill_null("").replace("", UNNAMED)
+def _distinct(frame: pl.DataFrame, role: str) -> list[str]:
+    """Return what a column of text holds, but for empty cells."""
+    return sorted(filter(None, frame[role].unique())) if role in frame else []
 
 
 def _changes(frame: pl.DataFrame, role: str) -> list[tuple[int, str]]:

@@ -18,6 +18,7 @@ from gradclip.analysis.reading.names import (
     OK,
     SKIPPED,
     STATUSES,
+    UNNAMED,
     norms_among,
 )
 from gradclip.analysis.reading.source import Source
@@ -94,6 +95,8 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     _check(refused, chunk, source)
     columns.append(norms.set(kept & norms.is_null(), float("nan")))
     columns += [_numbers(raw[role]) for role in NUMBERS if role in raw]
+    if "group" in raw:
+        raw = raw.with_columns(raw["group"].fill_null("").replace("", UNNAMED))
     columns += [raw[role].cast(pl.Categorical) for role in NAMES if role in raw]
     return raw.select(columns)
 
