@@ -147,6 +147,19 @@ def test_cells_over_several_lines_and_pieces(path: Path, monkeypatch: pytest.Mon
     assert series.norms.tolist() == [step / 8 for step in range(1, 200)]
 
 
+def test_a_note_that_reads_like_a_log_makes_no_text_of_a_table(path: Path) -> None:
+    text = "step,grad_norm,note\n1,1.5,\n2,2.5,before: grad norm 9.5 and loss: 3.5\n"
+    assert read_series(write(path, text)).norms.tolist() == [1.5, 2.5]
+    write(path, "metrics: loss, grad_norm, lr\nstep 1 loss 0.5 grad_norm 1.5\nstep 2 loss 0.5 grad_norm 2.5\n")
+    assert read_series(path).norms.tolist() == [1.5, 2.5]
+
+
+def test_many_rows_of_which_one_has_several_lines(path: Path) -> None:
+    rows = "".join(f"{step},{step / 8},\n" for step in range(1, 20_002))
+    series = read_series(write(path, f'step,grad_norm,note\n0,0,"of\ntwo"\n{rows}'))
+    assert series.steps.tolist() == list(range(20_002))
+
+
 def test_a_quote_that_is_not_closed_is_refused(path: Path) -> None:
     text = 'step,note,grad_norm\n1,"x",1.0\n2,"oops,1.0\n' + "3,x,1.0\n" * 50_000
     assert refusal(write(path, text)).startswith("line 3: the row cannot be read (field larger than field limit")

@@ -7,8 +7,8 @@ A format is one module: it finds rows and columns of text or numbers. What follo
 
 | format | told by | the norm is in |
 |---|---|---|
-| JSON Lines | an object on the first line | a field |
-| tables: CSV, also as Weights & Biases exports it | text | a column |
+| JSON Lines | objects, the first with a norm included | a field |
+| tables: CSV, also as Weights & Biases or MLflow export it | text | a column |
 | `trainer_state.json` of transformers | its name; `log_history`; an object over several lines | a field |
 | text as trainers print it | numbers that have names, with a norm among them | a name |
 | TensorBoard event files, and folders of them | their name, or how they begin | a tag |
@@ -24,26 +24,12 @@ from os import PathLike
 from pathlib import Path
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.events import read_events
-from gradclip.analysis.reading.gather import series_of
-from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import files_of
-from gradclip.analysis.reading.printed import read_printed
-from gradclip.analysis.reading.rows import rows_of
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.table import read_table
-from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Series
+from gradclip.extras import how_to_install
 
 __all__ = ["ReadError", "read_series"]
-
-FORMATS = {
-    "jsonl": read_jsonl,
-    "table": read_table,
-    "trainer_state": read_trainer_state,
-    "printed": read_printed,
-    "events": read_events,
-}
 
 
 def read_series(path: str | PathLike[str], *, column: str | None = None, run: str | None = None) -> Series:
@@ -79,10 +65,15 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
     """
     source = Source(Path(path), column, run)
     try:
+        import polars as pl  # noqa: F401, PLC0415 -- gradclip needs torch alone
+    except ImportError:
+        source.refuse(f"reading it needs polars: {how_to_install('report')}")
+    from gradclip.analysis.reading.gather import series_of  # noqa: PLC0415
+
+    try:
         if "\0" in str(source.path):
             raise FileNotFoundError  # as for any other name that no file can have
-        kind, files = files_of(source.path)
-        return series_of((rows_of(chunk, source) for chunk in FORMATS[kind](files, source)), source)
+        return series_of(*files_of(source.path, column), source)
     except FileNotFoundError:
         source.refuse("there is no such file. Check the path.")
     except PermissionError:

@@ -7,9 +7,10 @@ import json
 import math
 import re
 import sys
+from contextlib import suppress
 from typing import Any, final
 
-from gradclip.analysis.reading.text import number, plain
+from gradclip.analysis.reading.text import plain
 
 MOST_NORMS = 500_000
 """Norms of single parameters that are kept, of all steps together: some 50 MB."""
@@ -92,7 +93,8 @@ def _pair(given: Any) -> tuple[int, int] | None:
 
 def _norm(given: Any) -> float | None:
     """Return a norm; NaN for null, which is how a norm that is not finite is written; None for what is no norm."""
-    try:
-        return math.nan if (found := number(given)) is None else found
-    except ValueError:
-        return None
+    if given is None:
+        return math.nan
+    with suppress(TypeError, ValueError, OverflowError):
+        return None if isinstance(given, bool) else float(given)
+    return None

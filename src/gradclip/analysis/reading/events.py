@@ -11,15 +11,14 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from gradclip.analysis.reading.error import ReadError
 from gradclip.analysis.reading.names import FLAGS, NUMBERS, may_be_of_use
-from gradclip.analysis.reading.rows import Chunk, polars
+from gradclip.analysis.reading.rows import Chunk
 from gradclip.analysis.reading.source import Source
-
-if TYPE_CHECKING:
-    import polars as pl
 
 FRAME = 16
 """Bytes around each record of an event file: its length and two checksums."""
@@ -52,13 +51,12 @@ def read_events(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         if read < size:
             source.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
     source.choose(dict.fromkeys(scalars), "tag")
-    rows = _rows({role: columns for role, tag in source.fields.items() if (columns := scalars[tag])}, source)
+    rows = _rows({role: columns for role, tag in source.fields.items() if (columns := scalars[tag])})
     yield Chunk(rows["place"], rows.drop("place"))
 
 
-def _rows(scalars: Mapping[str, tuple[array[int], array[float]]], source: Source) -> pl.DataFrame:
+def _rows(scalars: Mapping[str, tuple[array[int], array[float]]]) -> pl.DataFrame:
     """Return a row for each norm, and for each flag at a step without one: a norm that was not finite is not logged."""
-    pl = polars(source)
 
     def points(role: str) -> pl.DataFrame:
         whole, real = scalars[role]

@@ -1,28 +1,41 @@
 """From the rows of a file to a run: which of them count, and what a reader should know about the rest."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from os import fspath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import polars as pl
 from torch import Tensor
 
 from gradclip.analysis.reading.error import listed
-from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES
+from gradclip.analysis.reading.events import read_events
+from gradclip.analysis.reading.jsonl import read_jsonl
+from gradclip.analysis.reading.kinds import Kind
+from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES, UNNAMED
 from gradclip.analysis.reading.order import check_one_run, counted_on, spaced, that_count
-from gradclip.analysis.reading.rows import polars
+from gradclip.analysis.reading.printed import read_printed
+from gradclip.analysis.reading.rows import Chunk, rows_of
 from gradclip.analysis.reading.source import Source
+from gradclip.analysis.reading.table import read_table
+from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Event, Series
 
-if TYPE_CHECKING:
-    import polars as pl
+FORMATS: dict[Kind, Callable[[Sequence[Path], Source], Iterator[Chunk]]] = {
+    "jsonl": read_jsonl,
+    "table": read_table,
+    "trainer_state": read_trainer_state,
+    "printed": read_printed,
+    "events": read_events,
+}
 
 MOST_EVENTS = 10_000
 """Events that are kept; a run may be one long event."""
 
 SINCE_1970 = 1e8
 """Seconds in 1973: times that are all below it are not since 1970, but since the start of a run."""
+
+MILLISECONDS = 1e11
+"""Seconds in 5138: larger times are milliseconds, as MLflow counts them."""
 
 SKIPPED = [code for code, status in enumerate(STATUSES) if status.startswith("skipped")]
 
@@ -33,18 +46,14 @@ NO_WORD = "nonfinite"
 
 WAY_OUT = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
 
-UNNAMED = "all parameters"
-"""The group of records that have none: as a rule, of a clipper of all parameters."""
 
-
-def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
-    """Return the run in the rows of a file.
+def series_of(kind: Kind, files: Sequence[Path], source: Source) -> Series:
+    """Return the run in the files of one kind.
 
     Raises:
-        ReadError: If there is no norm, or the rows are of several runs or groups.
+        ReadError: If they cannot be read, there is no norm, or the rows are of several runs or groups.
     """
-    pl = polars(source)
-    parts = list(rows)
+    parts = [rows_of(chunk, source) for chunk in FORMATS[kind](files, source)]
     if not parts:
         source.refuse(f"there are no rows. {RECORD}")
     frame, remarks = _one_run(pl.concat(parts), source)
@@ -57,9 +66,11 @@ def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
     if (onward := counted_on(frame)) is not None:
         remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(steps=onward)
-    check_one_run(source.path, frame["steps"], frame["line"], policies, source.part)
+    check_one_run(frame, policies, source)
     frame, dropped = that_count(frame, source)
     steps, times = frame["steps"].to_torch(), _numbers(frame, "times")
+    if times is not None and (times > MILLISECONDS).any():
+        times = times / 1000
     remarks += [*dropped, *spaced(steps)]
     if len(policies) > 1:
         remarks.append(f"The policy changes: {listed([policy for _, policy in policies], 4)}.")
@@ -85,15 +96,15 @@ def series_of(rows: Iterable[pl.DataFrame], source: Source) -> Series:
 def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
     """Return the rows with a norm, of one run and one group, and what is to be said of the others."""
     rows = frame.filter(frame["norms"].is_not_null())
-    runs, groups = _distinct(rows, "run"), _distinct(rows, "group", UNNAMED)
+    runs, groups = _distinct(rows, "run"), _distinct(rows, "group")
     if source.run is not None:
         named = [*runs, *([] if groups == [UNNAMED] else groups)]
         if source.run not in named:
             there_are = f"there are: {listed(named)}" if named else "no column says of which run a row is"
             source.refuse(f"there is no run {source.run!r}; {there_are}.")
         role = "run" if source.run in runs else "group"
-        frame, rows = (some.filter(_named(some[role]) == source.run) for some in (frame, rows))
-        groups = _distinct(rows, "group", UNNAMED)
+        frame, rows = (some.filter(some[role].cast(str) == source.run) for some in (frame, rows))
+        groups = _distinct(rows, "group")
     elif len(runs) > 1:
         source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {WAY_OUT}")
     left_out = frame.height - rows.height
@@ -105,17 +116,9 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
     return rows, [f"{left_out} of {frame.height} rows have no norm and are left out."] if left_out else []
 
 
-def _distinct(frame: pl.DataFrame, role: str, nothing: str | None = None) -> list[str]:
-    """Return what a column of text holds, and what its empty cells stand for."""
-    if role not in frame:
-        return []
-    found = {nothing if value in (None, "") else value for value in frame[role].unique()}
-    return sorted(value for value in found if value is not None)
-
-
-def _named(column: pl.Series) -> pl.Series:
-    """Return a column of text, with the name of what has none."""
-    return column.cast(str).fill_null("").replace("", UNNAMED)
+def _distinct(frame: pl.DataFrame, role: str) -> list[str]:
+    """Return what a column of text holds, but for empty cells."""
+    return sorted(filter(None, frame[role].unique())) if role in frame else []
 
 
 def _changes(frame: pl.DataFrame, role: str) -> list[tuple[int, str]]:

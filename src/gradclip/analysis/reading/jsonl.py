@@ -16,27 +16,27 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import NAMES
+from gradclip.analysis.reading.names import TEXT
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
+from gradclip.analysis.reading.rows import Chunk, chunk_of
 from gradclip.analysis.reading.source import Source
 
-if TYPE_CHECKING:
-    import polars as pl
+EMPTY = b" \t\r\n\0"
+"""Characters of lines with nothing on them; a disk that was cut off leaves zeros."""
 
 SAMPLE = 100
 """Lines whose keys are the columns, if one of them is that of the norm."""
 
 NOT_FINITE = re.compile(rb"(?<=[:,\[\s])(-?(?:NaN|Infinity))(?=[,}\]\s])")
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
-
-EMPTY = b" \t\r\n\0"
-"""Characters of lines with nothing on them; a disk that was cut off leaves zeros."""
 
 
 def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
@@ -48,18 +48,18 @@ def read_jsonl(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
     with files[0].open("rb") as file:
         for piece in pieces(file, source.path):
             if not source.fields:
-                samples = source.sample((entry for _, entry in entries(piece, source.path, [])), SAMPLE)
+                samples = source.sample((entry for _, entry in _entries(piece, source.path, [])), SAMPLE)
                 if not samples:
                     source.refuse("there is no whole record in it. Wait for the first, or name another file.")
                 source.choose(samples, "field")
             if chunk := _parsed(piece, source):
                 yield chunk
-            elif found := list(entries(piece, source.path, source.torn)):
+            elif found := list(_entries(piece, source.path, source.torn)):
                 yield chunk_of([line for line, _ in found], [entry for _, entry in found], source)
             source.details.look(piece.data, piece.line)
 
 
-def entries(piece: Piece, path: str | PathLike[str], torn: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(piece: Piece, path: str | PathLike[str], torn: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Return the objects of lines and the numbers of these; those of torn lines go into a list."""
     for line, text in piece.lines():
         if not (text := text.strip(EMPTY)):
@@ -90,19 +90,17 @@ def _parsed(piece: Piece, source: Source) -> Chunk | None:
         return None
 
     def entry(row: int) -> dict[str, Any]:
-        return json.loads(next(text for line, text in piece.lines() if line == lines[row]))
+        return json.loads(next(islice(piece.lines(), lines[row] - piece.line, None))[1])
 
     return Chunk(lines, frame, entry)
 
 
-def _frame(piece: Piece, source: Source) -> "pl.DataFrame | None":
-    pl = polars(source)
-    for steps, numbers in ((pl.Int64, pl.Float64), (pl.Float64, pl.Float64), (pl.String, pl.String)):
-        kinds = dict.fromkeys(source.fields, numbers) | dict.fromkeys(("status", *NAMES), pl.String) | {"steps": steps}
+def _frame(piece: Piece, source: Source) -> pl.DataFrame | None:
+    for step, number in ((pl.Int64, pl.Float64), (pl.Float64, pl.Float64), (pl.String, pl.String)):
+        kinds = dict.fromkeys(source.fields, number) | {"steps": step} | dict.fromkeys(TEXT, pl.String)
         schema = {name: kinds[role] for role, name in source.fields.items()}
         # As text a number may be in quotes, as all must be that are not finite.
-        data = NOT_FINITE.sub(rb'"\1"', piece.data) if numbers is pl.String else piece.data
+        data = piece.data if number is pl.Float64 else NOT_FINITE.sub(rb'"\1"', piece.data)
         with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            frame = pl.read_ndjson(data, schema=schema)
-            return frame.rename({name: role for role, name in source.fields.items()})
+            return pl.read_ndjson(data, schema=schema).rename({name: role for role, name in source.fields.items()})
     return None

@@ -1,13 +1,18 @@
 """What kind of file it is: told by what it holds, and by its name where that leaves it open."""
 
+import json
 import os
 import re
 import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
-from gradclip.analysis.reading.printed import is_printed
+from gradclip.analysis.reading.names import norms_among
+from gradclip.analysis.reading.text import CELLS, END, entry_of, is_number
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 
@@ -28,8 +33,11 @@ DEPTH = 3
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """What a Trainer calls the folders of one run: the last holds all steps."""
 
-LIST = re.compile(rb"\[\s*(?:[\]{]|$)")
+LIST = re.compile(r"\[\s*(?:[\]{]|$)")
 """How a list of objects begins; a line of text may begin with a bracket too."""
+
+OBJECT = re.compile(r"\{\s*[\"}]")
+"""How an object of JSON begins; what Python prints has other quotes."""
 
 LFS = b"version https://git-lfs"
 
@@ -37,11 +45,12 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
 
 
-def files_of(path: Path) -> tuple[Kind, list[Path]]:
+def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path]]:
     """Return the kind of a run and its files.
 
     Args:
         path: A file, or a folder with the event files of one run or a `trainer_state.json` in it.
+        column: The name of the norm, where it is given.
 
     Raises:
         ReadError: If it is nothing that can be read.
@@ -53,7 +62,7 @@ def files_of(path: Path) -> tuple[Kind, list[Path]]:
     if not stat.S_ISREG(mode):
         raise ReadError(path, "it is neither a file nor a folder. Write the run to a file and name that.")
     with path.open("rb") as file:
-        return _kind(path, file.read(HEAD)), [path]
+        return _kind(path, file.read(PROLOGUE), column), [path]
 
 
 def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
@@ -82,7 +91,8 @@ def _event_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if EVENTS in file.name and file.is_file())
 
 
-def _kind(path: Path, head: bytes) -> Kind:
+def _kind(path: Path, data: bytes, column: str | None) -> Kind:
+    head = data[:HEAD]
     if head.startswith(LFS):
         raise ReadError(path, "it is a pointer of Git LFS, not the file. Run `git lfs pull`, and name it again.")
     if EVENTS in path.name or b"brain.Event:" in head:
@@ -91,19 +101,46 @@ def _kind(path: Path, head: bytes) -> Kind:
         raise ReadError(path, "the file is compressed. Unpack it first.")
     if head.startswith(UTF16):
         raise ReadError(path, "the file is UTF-16. Save it as UTF-8.", line=1)
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = data.decode("utf-8-sig", errors="replace").lstrip()
     if not text and len(head) < HEAD:
         raise ReadError(path, "the file is empty. Wait for the first record, or name another file.")
-    first = text.partition(b"\n")[0].rstrip()
-    if path.name == TRAINER_STATE or b'"log_history"' in first or LIST.match(text):
+    first = text.partition("\n")[0].rstrip()
+    if path.name == TRAINER_STATE or '"log_history"' in first or LIST.match(text):
         return "trainer_state"
-    if not text.startswith(b"{"):
-        if b"\0" in head:
-            problem = "the file is binary. JSON Lines, tables (CSV), trainer_state.json and event files can be read."
-            raise ReadError(path, problem)
-        with path.open("rb") as file:
-            return "printed" if is_printed(file.read(PROLOGUE).decode(errors="replace")) else "table"
-    if not first.startswith((b'{"', b"{}", b"{ ")) and len(first) > 1:
+    if b"\0" in head and not text.startswith("{"):
+        problem = "the file is binary. JSON Lines, tables (CSV), trainer_state.json and event files can be read."
+        raise ReadError(path, problem)
+    if _is_printed(text, column):
         return "printed"
-    whole = first.endswith(b"}") or len(first) == len(text)  # a first line that is one object, or longer than the head
+    if not text.startswith("{"):
+        return "table"
+    whole = first.endswith("}") or len(first) == len(text)  # a first line that is one object, or longer than the head
     return "jsonl" if whole or path.suffix in (".jsonl", ".ndjson") else "trainer_state"
+
+
+def _is_printed(text: str, column: str | None) -> bool:
+    """Say whether text is that of a trainer: it names a norm, with but settings as objects of JSON above that.
+
+    A line of names, and below it one of numbers, are those of a table, whatever its cells say further down.
+    """
+
+    def are_norms(names: list[str]) -> bool:
+        return bool(norms_among(names, None) or (column and norms_among(names, column)))
+
+    def has_norm(entry: Mapping[str, Any]) -> bool:
+        return are_norms([name for name, value in entry.items() if is_number(value)])
+
+    over_lines = False
+    with suppress(ValueError, RecursionError):
+        while OBJECT.match(text):
+            found, end = json.JSONDecoder().raw_decode(text)
+            if has_norm(found) or "log_history" in found:
+                return over_lines and "log_history" not in found
+            over_lines |= "\n" in text[:end]
+            text = text[end:].lstrip()
+        for line, below in pairwise([*END.split(text), ""]):
+            if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
+                return False
+            if has_norm(entry_of(line)):
+                return True
+    return False

@@ -48,6 +48,9 @@ FLAGS = ("clipped", "skipped")
 """Numbers that stand for a status where there is none: 1.0 for yes."""
 
 NAMES = ("policy", "optimizer", "group", "run")
+"""What is kept as text."""
+
+TEXT = ("status", "metric", *NAMES)
 """What is read as text."""
 
 STATUSES = (*(status.value for status in Status), "skipped")
@@ -58,8 +61,14 @@ OK, CLIPPED, SKIPPED = map(STATUSES.index, ("ok", "clipped", "skipped"))
 NO_STATUS, FOREIGN = -1, -2
 """Instead of the place of a status: none is given, or one that is not ours, such as `"running"`."""
 
+UNNAMED = "all parameters"
+"""The group of records that have none: as a rule, of a clipper of all parameters."""
+
 ONE_TAG = {"wall_time", "step", "value"}
 """The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""
+
+METRIC = ("key", "metric")
+"""Columns that say what the number in the column `value` is, as MLflow exports its metrics."""
 
 ANY = None
 """A folder that may have any name. What stands before the last slash of a name is its folder here."""
@@ -91,9 +100,7 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
     Raises:
         ReadError: If no column, or several, may be meant.
     """
-    norm = _usual(columns, NORMS_IN_ORDER) if wanted is None else _meant(columns, wanted)
-    if not norm and wanted is None and {_parts(column)[2] for column in columns} == ONE_TAG:
-        norm = _meant(columns, "value")
+    norm = norms_among(columns, wanted)
     advice = f"Name the {kind} of the norm with column= (on the command line: --column)."
     if not norm:
         missing = f"no {kind} has a usual name of the norm" if wanted is None else f"there is no {kind} {shown(wanted)}"
@@ -101,13 +108,22 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
     if len(norm) > 1:
         raise ReadError(path, f"several {kind}s may be the norm: {listed(norm)}. {advice}")
     fields = {"norms": norm[0]}
-    run, folder, _ = _parts(norm[0])
-    for role, names in OTHERS.items():
+    run, folder, word = _parts(norm[0])
+    for role, names in (OTHERS | ({"metric": METRIC} if word == "value" else {})).items():
         near = [name for name in columns if name not in fields.values() and _parts(name)[0] in (run, "")]
         folders = (folder, "", "train", *((ANY,) if role == "steps" else ()))
         if found := _usual(near, [(place, name) for place in folders for name in names]):
             fields[role] = found[0]
     return fields
+
+
+def norms_among(columns: Sequence[str], wanted: str | None) -> list[str]:
+    """Return the columns that may be the norm, of which there should be one."""
+    if wanted is not None:
+        return _meant(columns, wanted)
+    words = {_parts(column)[2] for column in columns}
+    is_value = words == ONE_TAG or not words.isdisjoint(METRIC)
+    return _usual(columns, NORMS_IN_ORDER) or (_meant(columns, "value") if is_value else [])
 
 
 def may_be_of_use(column: str, wanted: str | None) -> bool:

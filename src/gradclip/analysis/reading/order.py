@@ -1,20 +1,13 @@
 """Which rows of a file count, where steps come more than once."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from itertools import pairwise
-from os import PathLike
-from typing import TYPE_CHECKING
 
+import polars as pl
 from torch import Tensor
 
-from gradclip.analysis.reading.error import ReadError, shown
+from gradclip.analysis.reading.error import shown
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.series import spacing
-
-if TYPE_CHECKING:
-    import polars as pl
 
 ENOUGH = 10
 """Rows whose spacing says how often a norm was recorded."""
@@ -96,30 +89,17 @@ def spaced(steps: Tensor) -> list[str]:
     return [remark]
 
 
-def check_one_run(
-    path: str | PathLike[str],
-    steps: Sequence[int] | pl.Series,
-    lines: Sequence[int] | pl.Series,
-    policies: list[tuple[int, str]],
-    part: str = "line",
-) -> None:
+def check_one_run(frame: pl.DataFrame, policies: list[tuple[int, str]], source: Source) -> None:
     """Check that no second run begins in the file: one with another policy, from the first step again.
 
-    Args:
-        path: The file, for messages.
-        steps: The number of the step of each row.
-        lines: Where each row is in the file.
-        policies: The rows at which the policy changes, and the policies.
-        part: What the lines count.
+    The policies are given with the rows at which they begin.
 
     Raises:
         ReadError: If one does.
     """
-    least = min(steps) if len(policies) > 1 else None
+    first = frame["steps"].min() if len(policies) > 1 else None
     for (_, before), (row, policy) in pairwise(policies):
-        if steps[row] == least:
-            problem = (
-                f"another run begins here, at step {steps[row]} again and with {shown(policy)} after {shown(before)}. "
-                "Split the file here: one run a file."
-            )
-            raise ReadError(path, problem, line=lines[row], part=part)
+        step, line = frame["steps"][row], frame["line"][row]
+        if step == first:
+            problem = f"another run begins here, at step {step} again and with {shown(policy)} after {shown(before)}."
+            source.refuse(f"{problem} Split the file here: one run a file.", line)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from os import PathLike
 from typing import BinaryIO, final
 
@@ -42,6 +43,11 @@ class Piece:
             end = self.data.find(b"\n", start) + 1 or len(self.data)
             yield number, self.data[start:end]
             start, number = end, number + 1
+
+    def below(self, line: int) -> "Piece":
+        """Return the lines from one on."""
+        above = sum(len(text) for _, text in islice(self.lines(), line - self.line))
+        return Piece(line, self.data[above:], self.open)
 
 
 def pieces(file: BinaryIO, path: str | PathLike[str]) -> Iterator[Piece]:

@@ -1,20 +1,34 @@
 """From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from itertools import islice
+from typing import Any, NamedTuple, final
 
-from gradclip.analysis.reading.error import ReadError, shown
-from gradclip.analysis.reading.names import CLIPPED, FLAGS, FOREIGN, NAMES, NO_STATUS, NUMBERS, OK, SKIPPED, STATUSES
+import polars as pl
+
+from gradclip.analysis.reading.error import listed, shown
+from gradclip.analysis.reading.names import (
+    CLIPPED,
+    FLAGS,
+    FOREIGN,
+    NAMES,
+    NO_STATUS,
+    NUMBERS,
+    OK,
+    SKIPPED,
+    STATUSES,
+    UNNAMED,
+    norms_among,
+)
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import LARGEST_STEP, MISSING, plain
-from gradclip.extras import how_to_install
+from gradclip.analysis.reading.text import MISSING, plain
 
-if TYPE_CHECKING:
-    import polars as pl
+AT_ONCE = 10_000
+"""Entries that are rows at once."""
+
+LARGEST_STEP = 2**63 - 1
+"""The largest integer of 64 bits."""
 
 PUT_RIGHT = "Put it right, or name another column with column= (on the command line: --column)."
 
@@ -37,24 +51,17 @@ class Chunk(NamedTuple):
     entry: Callable[[int], Mapping[str, Any]] | None = None
 
 
-def polars(source: Source) -> Any:
-    """Return the package, or raise a `ReadError` where it is not installed."""
-    try:
-        import polars as pl  # noqa: PLC0415 -- gradclip needs torch alone
-    except ImportError as error:
-        raise ReadError(source.path, f"reading it needs polars: {how_to_install('report')}") from error
-    return pl
-
-
 def chunk_of(lines: Sequence[int], entries: Sequence[Mapping[str, Any]], source: Source) -> Chunk:
     """Return the rows of entries: values by the names of columns, and the places of these in the file."""
-    pl = polars(source)
-    columns = [
-        pl.Series(role, values, dtype=kind)
-        for role, name in source.fields.items()
-        for values, kind in [_alike(role, [entry.get(name) for entry in entries])]
-    ]
+    columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
     return Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
+
+
+def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[Chunk]:
+    """Return the rows of places and the entries there, some at a time."""
+    rest = iter(found)
+    while some := list(islice(rest, AT_ONCE)):
+        yield chunk_of([line for line, _ in some], [entry for _, entry in some], source)
 
 
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
@@ -66,16 +73,20 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     Raises:
         ReadError: If a norm or a step is not what it should be.
     """
-    pl, raw = polars(source), chunk.frame
+    raw, lines = chunk.frame, pl.Series("line", chunk.lines, dtype=pl.Int64)
+    if "metric" in raw:  # a row is a number and what it is of
+        named = norms_among(raw["metric"].drop_nulls().unique().sort().to_list(), None)
+        if len(named) > 1:
+            source.refuse(f"several metrics may be the norm: {listed(named)}. Write one to a file of its own.")
+        raw = raw.with_columns(pl.when(pl.col("metric").is_in(named)).then("norms"))
     norms = _numbers(raw["norms"])
-    columns = [pl.Series("line", chunk.lines, dtype=int)]
-    kept = norms.is_not_null()
+    columns, kept = [lines], norms.is_not_null()
     refused = {f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}": ("norms", norms < 0.0)}
     if not raw["norms"].dtype.is_numeric():
         said_so = raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
         refused[f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"] = ("norms", ~kept & ~said_so)
     if any(role in raw for role in ("status", *FLAGS)):
-        columns.append(_statuses(raw, source).alias("status"))
+        columns.append(_statuses(raw).alias("status"))
         kept |= columns[-1] >= 0
     if "steps" in raw:
         columns.append(_whole(raw["steps"]))
@@ -84,6 +95,8 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     _check(refused, chunk, source)
     columns.append(norms.set(kept & norms.is_null(), float("nan")))
     columns += [_numbers(raw[role]) for role in NUMBERS if role in raw]
+    if "group" in raw:
+        raw = raw.with_columns(raw["group"].fill_null("").replace("", UNNAMED))
     columns += [raw[role].cast(pl.Categorical) for role in NAMES if role in raw]
     return raw.select(columns)
 
@@ -99,18 +112,15 @@ def _check(refused: Mapping[str, tuple[str, pl.Series]], chunk: Chunk, source: S
         source.refuse(problem.format(name=shown(name), value=shown(value), norm=norm), int(chunk.lines[row]))
 
 
-def _alike(role: str, values: list[Any]) -> tuple[list[Any], type]:
-    """Return values of any kind as numbers, where all are, or as text; and which of both."""
+def _column(role: str, values: Sequence[Any]) -> pl.Series:
+    """Return values of any kind as numbers, where all are, or as text."""
     if role in NAMES:
         kept = (str, int) if role == "run" else (str,)
-        return [plain(str(value)) if type(value) in kept else None for value in values], str
-    kinds = set(map(type, values)) - {NoneType}
-    if role == "steps" and kinds == {int} and all(value is None or abs(value) <= LARGEST_STEP for value in values):
-        return values, int
-    if role not in ("steps", "status") and kinds <= {int, float}:
-        with suppress(OverflowError):
-            return [None if value is None else float(value) for value in values], float
-    return list(map(_text, values)), str
+        values = [plain(str(value)) if type(value) in kept else None for value in values]
+    elif role != "status" and bool not in map(type, values):
+        with suppress(TypeError, OverflowError):
+            return pl.Series(role, values, dtype=pl.Int64 if role == "steps" else pl.Float64)
+    return pl.Series(role, list(map(_text, values)), dtype=pl.String)
 
 
 def _text(value: Any) -> str | None:
@@ -124,26 +134,24 @@ def _text(value: Any) -> str | None:
 
 def _numbers(column: pl.Series) -> pl.Series:
     """Return numbers, null for what is none."""
-    found = column.cast(float, strict=False)
+    found = column.cast(pl.Float64, strict=False)
     if found.null_count() > column.null_count():
-        found = column.str.strip_chars().cast(float, strict=False)
+        found = column.str.strip_chars().cast(pl.Float64, strict=False)
     return found
 
 
 def _whole(column: pl.Series) -> pl.Series:
     """Return whole numbers of 64 bits, whether they are written so or like 3.0; null for others."""
-    if not column.dtype.is_numeric():
-        column = column.str.strip_chars()
-    exact = column.cast(int, strict=False)
-    if column.dtype.is_float() or exact.null_count():
-        real = column.cast(float, strict=False)
-        whole = real.set(real != real.floor(), None).cast(int, strict=False)
-        exact = whole if column.dtype.is_float() else exact.fill_null(whole)
-    return exact
+    if column.dtype.is_integer():
+        return column
+    is_text = column.dtype == pl.String
+    column = column.str.strip_chars() if is_text else column
+    real = column.cast(pl.Float64, strict=False)
+    whole = real.set(real != real.floor(), None).cast(pl.Int64, strict=False)
+    return column.cast(pl.Int64, strict=False).fill_null(whole) if is_text else whole
 
 
-def _statuses(raw: pl.DataFrame, source: Source) -> pl.Series:
-    pl = polars(source)
+def _statuses(raw: pl.DataFrame) -> pl.Series:
     if "status" in raw:
         codes = {status: code for code, status in enumerate(STATUSES)} | {"": NO_STATUS, None: NO_STATUS}
         return raw["status"].replace_strict(codes, default=FOREIGN, return_dtype=pl.Int8)

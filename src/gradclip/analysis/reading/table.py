@@ -17,16 +17,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, final
 
+import polars as pl
+
+from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Chunk, chunk_of, polars
+from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import number
+from gradclip.analysis.reading.text import CELLS, is_number
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
 
-AT_ONCE = 10_000
-"""Rows with cells over several lines that are read at once."""
+MOST_ABOVE = 1000
+"""Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
 
 
 def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
@@ -40,16 +43,13 @@ def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
         rest = pieces(file, source.path)
         first = next(rest, Piece(1, b""))
         head = _head(first, source)
-        above = sum(len(text) for line, text in first.lines() if line < head.below)
-        rest = chain([Piece(head.below, first.data[above:], open=first.open)], rest)
+        rest = chain([first.below(head.below)], rest)
         for piece in rest:
             if chunk := _parsed(piece, head, source):
                 yield chunk
             else:  # a cell over several lines may go on in the next piece
                 rows = _rows(chain([piece], rest) if b'"' in piece.data else [piece], head.separator, source)
-                entries = _entries(rows, head, source)
-                while batch := list(islice(entries, AT_ONCE)):
-                    yield chunk_of([line for line, _ in batch], [entry for _, entry in batch], source)
+                yield from chunks_of(_entries(rows, head, source), source)
 
 
 @final
@@ -61,32 +61,23 @@ class _Head(NamedTuple):
     below: int
 
 
-@final
-class _Row(NamedTuple):
-    """The line on which a row begins, the one below it, whether nothing ends it, and its cells."""
-
-    line: int
-    below: int
-    open: bool
-    cells: list[str]
-
-
 def _head(first: Piece, source: Source) -> _Head:
-    text = first.data.strip().partition(b"\n")[0].decode(errors="replace")
+    """Return the head of a table: the first line that names a norm, or else the first on which there is something."""
+    lines = ((line, data.decode(errors="replace").strip()) for line, data in islice(first.lines(), MOST_ABOVE))
+    filled = [found for found in lines if found[1]] or [(1, "")]
+    named = (found for found in filled if norms_among(CELLS.split(found[1]), source.column))
+    line, text = next(named, filled[0])
     separator = max(SEPARATORS, key=text.count)
-    filled = (row for row in _rows([first], separator, source) if any(map(str.strip, row.cells)))
-    row = next(filled, _Row(1, 1 + first.count, first.open, []))
-    head = _Head(separator, [cell.strip() for cell in row.cells], row.below)
-    if head.names and all(map(_is_number, head.names)):
-        problem = "the first line must name the columns, and holds numbers. Write their names above it."
-        source.refuse(problem, head.below - 1)
-    source.choose(dict.fromkeys(head.names), "column")
-    return head
+    cells = [cell for _, _, row in islice(_rows([first.below(line)], separator, source), 1) for cell in row]
+    names = [cell.strip() for cell in cells]
+    if names and all(map(is_number, names)):
+        source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
+    source.choose(dict.fromkeys(names), "column")
+    return _Head(separator, names, line + 1 + sum(cell.count("\n") for cell in cells))
 
 
 def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
     """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
-    pl = polars(source)
     places = {role: str(head.names.index(name)) for role, name in source.fields.items()}
     numbered = head.separator.join(map(str, range(len(head.names)))).encode() + b"\n"
     try:
@@ -106,17 +97,19 @@ def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
     return Chunk(range(piece.line, piece.line + piece.count), frame)
 
 
-def _entries(rows: Iterable[_Row], head: _Head, source: Source) -> Iterator[tuple[int, dict[str, str]]]:
-    for row in rows:
-        if row.open and 0 < len(row.cells) < len(head.names):
-            source.torn.append(row.line)
-        elif row.cells:
-            cells = list(zip(head.names, row.cells, strict=False))
-            yield row.line, dict(reversed(cells))  # of two columns of one name the first counts
+def _entries(
+    rows: Iterable[tuple[int, bool, list[str]]], head: _Head, source: Source
+) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, is_open, cells in rows:
+        if is_open and 0 < len(cells) < len(head.names):
+            source.torn.append(line)
+        elif cells:
+            named = list(zip(head.names, cells, strict=False))
+            yield line, dict(reversed(named))  # of two columns of one name the first counts
 
 
-def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[_Row]:
-    """Return the rows of pieces, whose cells may have several lines."""
+def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[tuple[int, bool, list[str]]]:
+    """Return the rows of pieces: the line on which each begins, whether nothing ends it, and cells of any lines."""
     last, start = b"", 0
 
     def lines() -> Iterator[str]:
@@ -129,15 +122,8 @@ def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[_Ro
     reader, begin = csv.reader(lines(), delimiter=separator), 0
     try:
         for cells in reader:
-            yield _Row(start + begin, start + reader.line_num, not last.endswith(b"\n"), cells)
+            yield start + begin, not last.endswith(b"\n"), cells
             begin = reader.line_num
     except csv.Error as error:
         problem = f"the row cannot be read ({error}). Is a quote not closed? Correct or delete it."
         source.refuse(problem, start + begin)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return number(cell) is not None
-    except ValueError:
-        return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError, target
-from gradclip.cli.recorded import Column, RunFile, read
+from gradclip.cli.recorded import Column, RunFile, RunName, read
 from gradclip.cli.report.build import build, check_packages
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def report(
         list[Path] | None, typer.Option(metavar="OTHER", help="Another run on the same axes; more than once.")
     ] = None,
     column: Column = None,
+    name: RunName = None,
     *,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
@@ -38,16 +39,16 @@ def report(
     target.check("--out", out, sources=paths, source="one of the runs", force=force)
     check_packages()  # before the work, not after it
     with Console(stderr=True).status("Reading, replaying, drawing"):  # on a terminal: a million steps take a while
-        size = build(_read(paths, column), out, force=force)
+        size = build(_read(paths, column, name), out, force=force)
     typer.echo(f"Written: {out} ({size / 1e6:.1f} MB). Open it in a browser.")
 
 
-def _read(paths: Sequence[Path], column: str | None) -> "list[Run]":
+def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[Run]":
     from gradclip.cli.report.runs import Run, names_of  # noqa: PLC0415
 
     runs: list[Run] = []
     for path, name in zip(paths, names_of(paths), strict=True):
-        series = read(path, column)
+        series = read(path, column, run)
         if not len(series):
             raise UserError(f"{path}: no steps are recorded in it. Record some, or name another file.")
         runs.append(Run(name, replace(series, source=name)))

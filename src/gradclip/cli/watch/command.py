@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.recorded import Column
+from gradclip.cli.recorded import Column, RunName
 
 LEAST, MOST = 0.05, 3600.0
 """Seconds between two views."""
@@ -22,6 +22,7 @@ def watch(
     ],
     interval: Annotated[float, typer.Option(metavar="SECONDS", help="Time between two views.")] = 1.0,
     column: Column = None,
+    name: RunName = None,
     *,
     once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
 ) -> None:
@@ -33,8 +34,8 @@ def watch(
         raise UserError(f"--interval must be {LEAST:g} to {MOST:g} seconds, got {interval:g}.")
     try:
         if once:
-            show_once(run, column)
+            show_once(run, column, name)
         else:
-            follow(run, column, interval)
+            follow(run, column, name, interval)
     except ReadError as error:
         raise UserError(str(error)) from None

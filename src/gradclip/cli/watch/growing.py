@@ -47,6 +47,7 @@ class Growing:
         path: The file; it need not exist.
         column: The column of the norm; None for a usual name.
         name: What messages call it.
+        run: The run, or group, where it holds several.
 
     Attributes:
         run: What was read; None where there is no norm yet.
@@ -56,10 +57,11 @@ class Growing:
         modified: When somebody last wrote to the file, in seconds since 1970.
     """
 
-    def __init__(self, path: Path, column: str | None, name: str) -> None:
+    def __init__(self, path: Path, column: str | None, name: str, run: str | None = None) -> None:
         self.why_none, self.absent = "reading", ""
         self.modified = 0.0
-        self._path, self._column, self._name = path, column, name
+        self._path, self._name = path, name
+        self._asked = {"column": column} | ({} if run is None else {"run": run})
         self._identity: tuple[int, int] | None = None
         self._begin()
 
@@ -103,7 +105,7 @@ class Growing:
 
     def _whole(self, path: Path) -> Series:
         """Read a run, and leave out what its reader remarks for advice alone."""
-        run = read_series(path, column=self._column)
+        run = read_series(path, **self._asked)
         return replace(run, remarks=tuple(remark for remark in run.remarks if remark not in spaced(run.steps)))
 
     @contextmanager
@@ -132,7 +134,7 @@ class Growing:
         self.modified = found.st_mtime
 
     def _check_kind(self) -> None:
-        if files_of(self._path)[0] not in LINES:
+        if files_of(self._path, self._asked["column"])[0] not in LINES:
             self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
 
     def _read(self, file: BinaryIO, copy: Path) -> Series | None:
@@ -168,7 +170,7 @@ class Growing:
     def _onward(self, run: Series, copy: Path) -> Series | None:
         """Return the rows below the first lines; None where they are not simply later than those of a run."""
         try:
-            found = read_series(copy, column=self._column)
+            found = read_series(copy, **self._asked)
         except ReadError:
             return None
         known, last = len(self._first), int(run.steps[-1])
@@ -202,7 +204,7 @@ class Growing:
         for count in (2**i for i in range(len(lines).bit_length() + 1)):
             few.write_bytes(head := b"".join(lines[:count]))
             with suppress(ReadError):
-                self._first = read_series(few, column=self._column).steps
+                self._first = read_series(few, **self._asked).steps
                 self._head = head
                 return
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from gradclip.analysis.as_records import Worst, records_of
+from gradclip.analysis.reading.names import UNNAMED
 from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
@@ -24,6 +25,7 @@ class Session:
         path: The file; it need not exist yet.
         column: The column of the norm; None for a usual name.
         name: What the file is called; by default, its path.
+        run: The run, or group, where it holds several.
 
     Attributes:
         file: The file, and the run in it.
@@ -32,10 +34,10 @@ class Session:
         worst: The last step at which the largest norms were measured, and whose they were.
     """
 
-    def __init__(self, path: Path, column: str | None, name: str = "") -> None:
+    def __init__(self, path: Path, column: str | None, name: str = "", run: str | None = None) -> None:
         self.name = name or str(path)
-        self.file = Growing(path, column, self.name)
-        self._path = path
+        self.file = Growing(path, column, self.name, run)
+        self._path, self._run = path, run
         self._begin()
 
     def _begin(self) -> None:
@@ -65,7 +67,7 @@ class Session:
         if rows is self.file.run:
             self._begin()
         last = int(rows.steps[-1]) if len(rows) else 0
-        worst = {step: shares for step, shares in _worst_in(lines).items() if step <= last}
+        worst = {step: shares for step, shares in _worst_in(lines, self._run).items() if step <= last}
         for record in records_of(rows, worst):
             begun = self._watch.feed(record)
             if begun or len(self._watch.active) != len(self.alarms):
@@ -73,14 +75,15 @@ class Session:
         self.worst = max([*worst.items(), *([self.worst] if self.worst else [])], default=None)
 
 
-def _worst_in(lines: Path) -> dict[int, Worst]:
-    """Return what lines of our JSON Lines say of the parameters with the largest norms, by their steps."""
+def _worst_in(lines: Path, run: str | None) -> dict[int, Worst]:
+    """Return what lines of our JSON Lines say of the parameters with the largest norms, by step: of a run, if named."""
     found: dict[int, Worst] = {}
     with lines.open("rb") as file:
         for line in filter(WORST.search, file):
             # What is no record of ours, the readers refuse or leave out.
             with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 entry = json.loads(line)
-                shares = [(plain(name), math.nan if share is None else float(share)) for name, share in entry["worst"]]
-                found[int(entry["step"])] = tuple(shares)
+                if run in {None, entry.get("run"), entry.get("group") or UNNAMED}:
+                    shares = [(plain(name), math.nan if x is None else float(x)) for name, x in entry["worst"]]
+                    found[int(entry["step"])] = tuple(shares)
     return found

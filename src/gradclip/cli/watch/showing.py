@@ -16,17 +16,17 @@ from gradclip.cli.watch.view import line, panel, plain
 from gradclip.cli.watch.waiting import Wait, keys, spooled
 
 
-def show_once(run: Path, column: str | None) -> None:
-    """Show how a run is now, or at the end of standard input."""
+def show_once(run: Path, column: str | None, name: str | None) -> None:
+    """Show how a run is now, or at the end of standard input; of several, the one of a name."""
     console = Console()
     if run == STANDARD_INPUT:
         with spooled() as (path, wait):
             while not wait(1.0):
                 pass
-            session = Session(path, column, SOURCE)
+            session = Session(path, column, SOURCE, name)
             session.finish()
     else:
-        session = Session(run, column)
+        session = Session(run, column, run=name)
         session.finish()
     if console.is_terminal:
         console.print(panel(session, console))
@@ -35,10 +35,10 @@ def show_once(run: Path, column: str | None) -> None:
             say(console, text, wrap=False)
 
 
-def follow(run: Path, column: str | None, interval: float) -> None:
+def follow(run: Path, column: str | None, name: str | None, interval: float) -> None:
     """Show a run until q is pressed or the input ends."""
     console = Console()
-    with _opened(run, column) as (session, wait):
+    with _opened(run, column, name) as (session, wait):
         views = _views(session, interval, wait)
         if sys.stdout.isatty() and not console.is_dumb_terminal:
             _live(console, session, views, hint="" if run == STANDARD_INPUT else "q quits")
@@ -48,14 +48,14 @@ def follow(run: Path, column: str | None, interval: float) -> None:
 
 
 @contextmanager
-def _opened(run: Path, column: str | None) -> Generator[tuple[Session, Wait]]:
+def _opened(run: Path, column: str | None, name: str | None) -> Generator[tuple[Session, Wait]]:
     """Return what is watched, and what waits for its next lines."""
     if run == STANDARD_INPUT:
         with spooled() as (path, wait):
-            yield Session(path, column, SOURCE), wait
+            yield Session(path, column, SOURCE, name), wait
     else:
         with keys() as wait:
-            yield Session(run, column), wait
+            yield Session(run, column, run=name), wait
 
 
 def _live(console: Console, session: Session, views: Iterator[None], hint: str) -> None:

@@ -1,0 +1,171 @@
+"""Logs as programs leave them: whatever stands above the steps, before and behind them on a line, and in a column."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.reading.files import refusal
+from gradclip.analysis.reading import read_series
+
+Line = Callable[[int, float], str]
+
+NORMS = [1.5, 2.25, 0.75, 1.0, 3.5]
+
+SETTINGS = {"lr": 0.1, "model": {"name": "gpt2", "norm": "layernorm"}, "norm": "rms"}
+
+
+def as_dict(step: int, norm: float) -> str:
+    return str({"step": step, "loss": 0.5, "grad_norm": norm})
+
+
+def as_json(step: int, norm: float) -> str:
+    return json.dumps({"step": step, "loss": 0.5, "grad_norm": norm})
+
+
+def as_pairs(step: int, norm: float) -> str:
+    return f"step {step} | loss: 0.5 | grad_norm: {norm}"
+
+
+def as_cells(step: int, norm: float) -> str:
+    return f"{step},0.5,{norm}"
+
+
+ABOVE = {
+    "settings as JSON, dicts": (json.dumps(SETTINGS) + "\n", as_dict),
+    "settings as JSON, pairs": (json.dumps(SETTINGS) + "\n", as_pairs),
+    "two lines of settings, dicts": (json.dumps(SETTINGS) + "\n{}\n\n", as_dict),
+    "settings over lines, dicts": (json.dumps(SETTINGS, indent=2) + "\n", as_dict),
+    "settings over lines, JSON": (json.dumps(SETTINGS, indent=2) + "\n", as_json),
+    "a banner, JSON": ("=== my run ===\n# a comment\n\n", as_json),
+    "settings as YAML, pairs": ("lr: 0.1\nmodel:\n  name: gpt2\nmax_grad_norm: 1.0\nseed: 1\n", as_pairs),
+    "a warning, pairs": ("/lib/x.py:12: FutureWarning: it will go\n  warn(\n", as_pairs),
+    "a bar, dicts": ("  0%|      | 0/100 [00:00<?, ?it/s]\r", as_dict),
+    "a comment, table": ("# lr=0.1, warm-up\nstep,loss,grad_norm\n", as_cells),
+    "a warning with more commas, table": ("UserWarning: a, b, c, and d\n\nstep,loss,grad_norm\n", as_cells),
+    "a mark, pairs": ("\ufeff", as_pairs),
+}
+
+STAMP = "2026-01-01 12:00:00"
+
+LINES: dict[str, Line] = {
+    "logging, dicts": lambda i, n: f"{STAMP},123 - INFO - {as_dict(i, n)}",
+    "a stamp in brackets, blanks": lambda i, n: f"[{STAMP}] step {i} | loss 0.5 | grad_norm {n}",
+    "logging, equals signs": lambda i, n: f"INFO:root:step={i} loss=0.5 grad_norm={n}",
+    "rich": lambda i, n: f"[12:00:00] INFO     step {i} loss 0.5 grad norm {n}          train.py:42",
+    "loguru": lambda i, n: f"{STAMP}.123 | INFO     | __main__:train:42 - step {i} | loss 0.5 | grad_norm {n}",
+    "tqdm": lambda i, n: f" 10%|#  | {i}/5 [00:01<00:02, 2.3s/it, step={i}, loss=0.5, grad_norm={n}]",
+    "torchtitan": lambda i, n: (
+        f"[rank0]:[titan] {STAMP},123 - root - INFO - \x1b[31mstep: {i:2}  \x1b[32mloss:  0.5000  "
+        f"\x1b[38;2;180;60;0mgrad_norm: {n:7.4f}  \x1b[33mmemory: 10.00GiB(12%)  \x1b[34mtps: 1,234\x1b[39m"
+    ),
+    "tensors": lambda i, n: f"step {i} loss tensor(0.5, device='cuda:0') grad_norm: tensor({n})",
+    "dicts with numbers of NumPy": lambda i, n: f"{{'step': {i}, 'loss': tensor(0.5), 'grad_norm': np.float64({n})}}",
+    "NeMo": lambda i, n: (
+        f"Training epoch 0, iteration {i}/5 | lr: 1e-5 | global_step: {i} | loss: 0.5 | grad_norm: {n}"
+    ),
+    "NeMo-Automodel": lambda i, n: (
+        f"{STAMP} | INFO | root | step {i} | epoch 0 | loss 0.5 | grad_norm {n} | tps 9.5(2/gpu)"
+    ),
+    "mmengine, epochs": lambda i, n: (
+        f"2026/01/01 12:00:00 - mmengine - INFO - Epoch(train)  [1][{i:5d}/3757]  lr: 1.0e-02  eta: 1 day, 2:03:04  "
+        f"time: 0.5  loss: 0.5  grad_norm: {n}"
+    ),
+    "mmengine, iterations": lambda i, n: f"INFO - Iter(train) [{i:5d}/160000]  lr: 1.0e-02  loss: 0.5  grad_norm: {n}",
+    "DeepSpeed": lambda i, n: (
+        f"[{STAMP},123] [INFO] [logging.py:96:log_dist] [Rank 0] step={i}, skipped=0, lr=[0.0001], "
+        f"mom=[[0.9, 0.999]], loss=0.5, grad_norm={n}"
+    ),
+    "nanoGPT": lambda i, n: f"iter {i}: loss 0.5000, grad_norm {n}, time 12.34ms, mfu 1.23%",
+    "fairseq": lambda i, n: (
+        f"{STAMP} | INFO | train_inner | epoch 001:     {i} / 1000 loss=0.5, num_updates={i}, gnorm={n}, clip=100"
+    ),
+    "verl": lambda i, n: f"step:{i} - global_seqlen/min:123 - actor/loss:0.5 - actor/grad_norm:{n} - critic/loss:0.1",
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("kind", ABOVE)
+def test_what_stands_above_the_steps(tmp_path: Path, kind: str, end: str) -> None:
+    above, line = ABOVE[kind]
+    check(tmp_path / "train.log", above.replace("\n", end), line, end)
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_what_stands_around_the_numbers(tmp_path: Path, kind: str) -> None:
+    check(tmp_path / "train.log", "", LINES[kind], "\n")
+
+
+def check(path: Path, above: str, line: Line, end: str) -> None:
+    path.write_bytes((above + end.join(map(line, range(1, 6), NORMS)) + end).encode())
+    series = read_series(path)
+    assert (series.steps.tolist(), series.norms.tolist(), series.remarks) == ([1, 2, 3, 4, 5], NORMS, ())
+    assert series.losses is not None and series.losses.tolist() == [0.5] * 5
+
+
+@pytest.mark.parametrize(
+    ("written", "norm"),
+    [("1,234.5", 1234.5), ("1,234", 1234.0), ("1e-5", 1e-5), ("inf", float("inf")), ("0.5.", 0.5), ("2,", 2.0)],
+)
+def test_numbers_in_text(tmp_path: Path, written: str, norm: float) -> None:
+    (tmp_path / "train.log").write_text(
+        f"step 1,000: grad_norm: {written} and more\nstep 2,000: grad_norm: {written}\n"
+    )
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1000, 2000], [norm] * 2)
+
+
+def test_a_norm_that_is_none_in_text(tmp_path: Path) -> None:
+    """It is left out as in any other format, and that is said."""
+    (tmp_path / "train.log").write_text("step 1 grad_norm: 0.5\nstep 2 grad_norm: None\nstep 3 grad_norm: 1.5\n")
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 3], [0.5, 1.5])
+    assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
+
+
+def test_a_column_of_another_name_in_text(tmp_path: Path) -> None:
+    """A name that is given tells text from a table, as a usual one does."""
+    (tmp_path / "train.log").write_text("step: 1 | gradient size: 2.5\nstep: 2 | gradient size: 1.5\n")
+    assert read_series(tmp_path / "train.log", column="gradient size").norms.tolist() == [2.5, 1.5]
+
+
+def test_several_norms_in_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text("step:1 - actor/grad_norm:0.5 - critic/grad_norm:1.5\n")
+    assert refusal(tmp_path / "train.log").startswith("several numbers may be the norm: 'actor/grad_norm', 'critic/")
+    assert read_series(tmp_path / "train.log", column="critic/grad_norm").norms.tolist() == [1.5]
+
+
+def exported(*metrics: str) -> str:
+    """A table of MLflow: a row for each number, and what it is of."""
+    rows = [
+        f"run,{metric},{number},{step},{1_700_000_000_000 + 1000 * step}"
+        for step, norm in enumerate(NORMS, 1)
+        for metric, number in [(metrics[0], norm), *((metric, -1.0) for metric in metrics[1:])]
+    ]
+    return "\n".join(["run_id,key,value,step,timestamp", *rows]) + "\n"
+
+
+def test_metrics_of_mlflow(tmp_path: Path) -> None:
+    """Of the numbers in the one column those of the norm are read; times are in milliseconds."""
+    (tmp_path / "metrics.csv").write_text(exported("train/grad_norm", "reward"))
+    series = read_series(tmp_path / "metrics.csv")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3, 4, 5], NORMS)
+    assert series.times is not None and series.times.tolist() == [1.7e9 + step for step in range(1, 6)]
+    assert series.remarks == ("5 of 10 rows have no norm and are left out.",)
+    (tmp_path / "metrics.csv").write_text(exported("actor/grad_norm", "critic/grad_norm"))
+    assert refusal(tmp_path / "metrics.csv").startswith(
+        "several metrics may be the norm: 'actor/grad_norm', 'critic/grad_norm'. Write one to a file of its own."
+    )
+
+
+def test_tables_of_loggers(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,grad_norm,step,train_loss,val_loss\n0,1.5,1,0.5,\n0,,1,,0.4\n0,2.5,2,0.5,\n"
+    )
+    series = read_series(tmp_path / "metrics.csv")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [1.5, 2.5])
+    (tmp_path / "history.csv").write_text(
+        "epoch,accuracy,grad_norm,loss,val_loss\n0,0.5,1.5,0.5,0.6\n1,0.6,2.5,0.5,0.6\n"
+    )
+    assert read_series(tmp_path / "history.csv").norms.tolist() == [1.5, 2.5]
