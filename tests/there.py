@@ -42,6 +42,9 @@ class There(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"There({self.held})"
 
+    def tolist(self) -> Any:
+        return self.to(HERE).tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

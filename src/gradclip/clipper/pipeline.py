@@ -11,15 +11,15 @@ from gradclip.clipper.work import ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
-from gradclip.numbers import Scalar, on_host, ratio, where
+from gradclip.numbers import Condition, Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import check_state, has_names, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, learns, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
-from gradclip.stages import Done, Stage, run
+from gradclip.stages import Done, Stage, run, run_unread
 
 
 class Clip(NamedTuple):
@@ -34,6 +34,7 @@ class Clip(NamedTuple):
         reason: Which gradients made it skip, in words, where they were asked for; else empty.
         differing: The norms of parameters that differ between ranks, where they were compared and the total norms do;
             else None.
+        withheld: Whether the step does not happen, where a device knows.
     """
 
     result: ClipResult
@@ -42,6 +43,7 @@ class Clip(NamedTuple):
     nonfinite: dict[str, tuple[int, int]] | None
     reason: str
     differing: Differing | None
+    withheld: Condition = False
 
 
 @final
@@ -88,6 +90,19 @@ class Pipeline:
         work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
         return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
 
+    @property
+    def can_run_unread(self) -> bool:
+        """Whether a step can be clipped for that the host does not know whether it happens."""
+        stage, *later = self._stages
+        plain = not later and not stage.policy.skips and not learns(stage.state)
+        return plain and self._nonfinite == "skip" and self._group is None
+
+    def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
+        """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
+        work = self._work(loss, each=each, reads=False)
+        done = run_unread(self._stages[0], work, overflow)
+        return _clip(work, _unread(step, done, overflow))._replace(withheld=done.withheld)
+
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
 
@@ -111,8 +126,8 @@ class Pipeline:
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
         for stage in self._stages:
             stage.follow(self._selection.device)
-        reads = self._nonfinite != "propagate"
-        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, reads=reads, **asked)
+        asked = {"reads": self._nonfinite != "propagate", **asked}
+        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
@@ -166,6 +181,22 @@ def _result(step: int, done: Done) -> ClipResult:
     if not done.steps:
         return _untouched(step, done.before, done.refusing, done.skipped)
     return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
+
+
+def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
+    """Return a result that finds out whether there was a step once it is asked."""
+
+    def skipped() -> Status | None:
+        if not on_host(done.withheld):
+            return None
+        return Status.SKIPPED_SCALER if on_host(overflow) else Status.SKIPPED_NONFINITE
+
+    def outcome() -> Outcome:
+        clips = done.steps and result.skipped is None
+        return _outcome_of(done) if clips else Outcome(done.before.total, None, 1.0, shrunk=False)
+
+    result = ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
+    return result
 
 
 def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
