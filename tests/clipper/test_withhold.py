@@ -133,7 +133,7 @@ def same(ours: Any, expected: Any, *, bits: bool = True) -> None:
 def test_optimizers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters, states, counts of steps, gradients and results are those of a run where the host decides."""
     ours = run(Training(make), waits=False)
-    monkeypatch.setattr("gradclip.clipper.attaching.can_withhold", lambda *_: False)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
     same(ours, run(Training(make), waits=True))
 
 
@@ -141,7 +141,7 @@ def test_optimizers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_policies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that learn nothing decide on the device what they do on the host."""
     ours = run(Training(FUSED["AdamW"], CASES[name].policy), waits=False)
-    monkeypatch.setattr("gradclip.clipper.attaching.can_withhold", lambda *_: False)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
     same(ours, run(Training(FUSED["AdamW"], CASES[name].policy), waits=True), bits="tanh" not in name)
 
 
@@ -397,7 +397,7 @@ def test_what_a_scaler_tells(make: Make, bad: float | None, overflow: bool, monk
 
     ours = told_by_a_scaler(waits=False)
     assert ours[1] == ("skipped_scaler" if overflow else "skipped_nonfinite" if bad else "clipped")
-    monkeypatch.setattr("gradclip.clipper.attaching.can_withhold", lambda *_: False)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
     same(ours, told_by_a_scaler(waits=True))
 
 

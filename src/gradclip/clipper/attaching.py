@@ -30,7 +30,7 @@ from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.telling import hear, hear_no_more
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
-from gradclip.clipper.withhold import can_withhold
+from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, on_host
 from gradclip.result import ClipResult, Status
@@ -56,6 +56,7 @@ class Attaching(ABC):
         self._trust = Trust(self._selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
+        self._ground = Ground()
         watch_steps(self)
 
     @property
@@ -174,7 +175,7 @@ class Attaching(ABC):
 
     def _can_withhold(self, optimizer: Optimizer) -> bool:
         is_only = len(self._attachments) == 1 and self._trust.is_outermost and not self._suppression.is_on
-        return is_only and self._may_be_unread() and can_withhold(optimizer, self._selection.owners)
+        return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
         if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:

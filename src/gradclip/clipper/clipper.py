@@ -31,7 +31,7 @@ from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.validation import check_number
 
-TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
+TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
 
 

@@ -7,9 +7,9 @@ a stand-in for the optimizer has it, in whose name one step is taken, so that it
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, final
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.numbers import Condition, Scalar, is_ready, on_host
+from gradclip.numbers import Condition, Scalar, on_host
 from gradclip.records.transfer import Transfer, can_transfer
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_traced
@@ -27,31 +27,51 @@ KINDS = {Adam, AdamW, SGD, Adagrad}
 
 TORCH = os.path.dirname(torch.optim.__file__)  # noqa: PTH120 -- a string, which is compared at each step
 
-DEVICE = attrgetter("device")
+IS_CPU = attrgetter("is_cpu")
 
 LATE = 4
 """Steps after which the host looks at how many in a row did not happen: the copy is there by then."""
 
 
-def can_withhold(optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
-    """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
+@final
+class Ground:
+    """What is known of the tensors that a step works on, so that it is found out once and not at each step."""
 
-    Args:
-        optimizer: The optimizer.
-        owners: What is clipped for its step.
-    """
-    groups = optimizer.param_groups
-    if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
-        return False
-    parameters = [p for group in groups for p in group["params"]]
-    return (
-        takes_overflow(optimizer)
-        and len({*map(DEVICE, parameters), *map(DEVICE, owners)}) == 1
-        and not any(map(is_ready, parameters[:1]))
-        and not any(map(is_dtensor, parameters))
-        and _steps_as_torch(optimizer.step)
-        and all(_has_state(optimizer, group) for group in groups)
-    )
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[Tensor] = []
+
+    def allows(self, optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
+        """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
+
+        Args:
+            optimizer: The optimizer.
+            owners: What is clipped for its step.
+        """
+        groups = optimizer.param_groups
+        if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
+            return False
+        parameters = [p for group in groups for p in group["params"]]
+        return (
+            takes_overflow(optimizer)
+            and _steps_as_torch(optimizer.step)
+            and not any(map(IS_CPU, parameters))  # which may change, unlike the rest
+            and self._is_plain([*parameters, *owners])
+            and _has_states(optimizer, parameters)
+        )
+
+    def _is_plain(self, tensors: list[Tensor]) -> bool:
+        """Whether all are on one device and none is a DTensor."""
+        if _are_same(self._known, tensors):
+            return True
+        plain = len({x.device for x in tensors}) == 1 and not any(map(is_dtensor, tensors))
+        self._known = tensors if plain else []
+        return plain
+
+
+def _are_same(some: Collection[Tensor], others: Collection[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def _steps_as_torch(step: Any) -> bool:
@@ -64,14 +84,15 @@ def _steps_as_torch(step: Any) -> bool:
     return True
 
 
-def _has_state(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+def _has_states(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
     """Whether a step would make no state: one that does not happen must leave none."""
-    states = optimizer.state
+    states, groups = optimizer.state, optimizer.param_groups
     if type(optimizer) is SGD:
-        return group["momentum"] == 0 or all(
-            p.grad is None or states.get(p, {}).get("momentum_buffer") is not None for p in group["params"]
-        )
-    return all(map(states.get, group["params"])) or all(p.grad is None or states.get(p) for p in group["params"])
+        moving = [p for group in groups if group["momentum"] != 0 for p in group["params"]]
+        return all(p.grad is None or states.get(p, {}).get("momentum_buffer") is not None for p in moving)
+    if _are_same(states, parameters) and all(states.values()):  # as a rule, and found out without a hash of each
+        return True
+    return all(p.grad is None or states.get(p) for p in parameters)
 
 
 def told(optimizer: Optimizer, withheld: Tensor) -> Optimizer:
