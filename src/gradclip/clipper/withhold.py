@@ -86,13 +86,17 @@ def _steps_as_torch(step: Any) -> bool:
 
 def _has_states(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
     """Whether a step would make no state: one that does not happen must leave none."""
-    states, groups = optimizer.state, optimizer.param_groups
+    states, is_made = optimizer.state, bool
     if type(optimizer) is SGD:
-        moving = [p for group in groups if group["momentum"] != 0 for p in group["params"]]
-        return all(p.grad is None or states.get(p, {}).get("momentum_buffer") is not None for p in moving)
-    if _are_same(states, parameters) and all(states.values()):  # as a rule, and found out without a hash of each
+        parameters = [p for group in optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
+        is_made = _has_momentum
+    if _are_same(states, parameters) and all(map(is_made, states.values())):  # as a rule, and without a hash of each
         return True
-    return all(p.grad is None or states.get(p) for p in parameters)
+    return all(p.grad is None or is_made(states.get(p, {})) for p in parameters)
+
+
+def _has_momentum(state: dict[str, Any]) -> bool:
+    return state.get("momentum_buffer") is not None
 
 
 def told(optimizer: Optimizer, withheld: Tensor) -> Optimizer:
