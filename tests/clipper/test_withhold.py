@@ -1,5 +1,6 @@
 """Steps of fused optimizers that a device keeps from happening: nothing waits, and all is as where the host decides."""
 
+import contextlib
 import math
 import pickle
 import sys
@@ -15,11 +16,12 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 import gradclip
+import withhold_workers as workers
 from gradclip import torch_private as private
 from gradclip.clipper.withhold import LATE, told
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.policies import FixedNorm, Policy, ZClip, schedule
-from gradclip.testing import capture_records
+from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import There, no_waits
 
@@ -46,20 +48,9 @@ PLAIN = [
 ]
 
 
-class Late:
-    """A copy to the host that is under way until it is waited for."""
-
-    def __init__(self, vector: Any) -> None:
-        self._copy = vector.held.clone()
-
-    def wait(self) -> None:
-        """Come to an end."""
-        self.host = self._copy
-
-
 @pytest.fixture(autouse=True)
 def late_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", Late)
+    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", workers.Late)
 
 
 def held(x: Any) -> Any:
@@ -344,6 +335,14 @@ def test_too_many_that_are_over_raise_all_the_same() -> None:
         training.step()
 
 
+def test_all_ranks_raise_at_the_same_step() -> None:
+    """As many steps late on each, though the NaN was on one."""
+    with contextlib.closing(RankPool(2)) as pool:
+        first, second = pool.run(workers.train, (3, 6, 7, 8, 9), 2)
+    assert first == second
+    assert first[0] == 8 + LATE
+
+
 def test_any_number_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(max_consecutive_skips=math.inf)
     monkeypatch.setattr("gradclip.clipper.withhold.Transfer", None)
@@ -399,6 +398,35 @@ def test_what_a_scaler_tells(make: Make, bad: float | None, overflow: bool, monk
     assert ours[1] == ("skipped_scaler" if overflow else "skipped_nonfinite" if bad else "clipped")
     monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
     same(ours, told_by_a_scaler(waits=True))
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.parametrize("make", [FUSED["AdamW"], FUSED["SGD, momentum"]], ids=["AdamW", "SGD"])
+def test_under_a_scaler(make: Make, is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one goes on with the same scales, and updates by its own flag."""
+
+    def trained() -> list[Any]:
+        training = Training(make)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
+        training.clipper.detach()
+        training.clipper.attach(training.optimizer, scaler if is_told else None)
+        scaler.scale(torch.ones(()))  # which makes its scale
+        found: list[Any] = []
+        for step in range(10):
+            training.backward(BAD.get(step))
+            for parameter in training.parameters.values():
+                parameter.grad.mul_(scaler.get_scale())
+            scaler.step(training.optimizer)
+            scaler.update()
+            assert not hasattr(training.optimizer, "found_inf")
+            assert training.clipper.last is not None
+            found.append([training.left(), scaler.get_scale(), training.clipper.last.status])
+        return found
+
+    ours = trained()
+    assert [step for step, (*_, status) in enumerate(ours) if status == "skipped_scaler"] == list(BAD)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
+    same(ours, trained())
 
 
 def test_copies_of_the_optimizer_have_no_flag() -> None:

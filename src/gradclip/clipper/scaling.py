@@ -44,7 +44,7 @@ def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
     if not flags:
         return False
     device = next(p.device for group in optimizer.param_groups for p in group["params"])
-    return torch.stack([flag.reshape(()).to(device, non_blocking=True) for flag in flags]).amax() > 0.0
+    return torch.stack([flag.reshape(()).to(device) for flag in flags]).amax() > 0.0
 
 
 def stepping_scaler() -> GradScaler | None:
