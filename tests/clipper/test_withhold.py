@@ -1,9 +1,11 @@
 """Steps of fused optimizers that a device keeps from happening: nothing waits, and all is as where the host decides."""
 
 import contextlib
+import gc
 import math
 import pickle
 import sys
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -456,6 +458,20 @@ def test_a_detached_clipper_keeps_nothing_from_happening() -> None:
     before = training.left()[0]
     training.optimizer.step()
     assert not torch.equal(training.left()[0][0], before[0])
+
+
+def test_a_step_leaves_no_garbage() -> None:
+    """What it has made is gone with the next, and no collector has to come for it."""
+    training = Training()
+    training.step()
+    assert training.clipper.last is not None
+    last = weakref.ref(training.clipper.last._judge)
+    gc.disable()
+    try:
+        training.step()
+    finally:
+        gc.enable()
+    assert last() is None
 
 
 def test_the_stand_in_shares_all_but_the_flag() -> None:

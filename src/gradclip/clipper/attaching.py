@@ -241,9 +241,8 @@ class Attaching(ABC):
         self._trust.step_begins(optimizer, attached=attached, scaled=scaled)
         if attached or self._suppression.is_on:
             return
-        if self.last is None or not self._trust.is_as_clipped(optimizer):
-            return
-        if self.last.skipped not in {None, Status.SKIPPED_SCALER}:
+        skipped = None if self.last is None else self.last.skipped
+        if skipped not in {None, Status.SKIPPED_SCALER} and self._trust.is_as_clipped(optimizer):
             self._suppression.suppress()
 
     def _step_ends(self, optimizer: Optimizer) -> None:

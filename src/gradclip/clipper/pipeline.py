@@ -192,11 +192,10 @@ def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
         return Status.SKIPPED_SCALER if on_host(overflow) else Status.SKIPPED_NONFINITE
 
     def outcome() -> Outcome:
-        clips = done.steps and result.skipped is None
+        clips = done.steps and skipped() is None
         return _outcome_of(done) if clips else Outcome(done.before.total, None, 1.0, shrunk=False)
 
-    result = ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
-    return result
+    return ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
 
 
 def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:

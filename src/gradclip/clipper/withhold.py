@@ -23,7 +23,7 @@ from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_traced
 
 KINDS = {Adam, AdamW, SGD, Adagrad}
-"""Optimizers of which nothing but a kernel that reads `found_inf` writes; of a subclass nobody knows."""
+"""Optimizers in which all is written by a kernel that reads `found_inf`; of a subclass nobody knows."""
 
 TORCH = os.path.dirname(torch.optim.__file__)  # noqa: PTH120 -- a string, which is compared at each step
 
