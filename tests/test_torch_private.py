@@ -227,3 +227,26 @@ assert gradclip.clip_grad_norm_([p], 1.0).item() == 5.0
 def test_a_torch_without_them_is_imported() -> None:
     """A new torch may cost speed or a check, and never the import."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTED_WITHOUT], check=True)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_a_fused_step_reads_whether_it_happens(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the attribute, of whom a hook says the step is; without the name that tells, nobody relies on it."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = kind([parameter], lr=0.1, fused=True)
+    plain = kind([parameter], lr=0.1)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    assert private.takes_overflow(optimizer)
+    assert not private.takes_overflow(plain)
+    stand_in = object.__new__(kind)
+    stand_in.__dict__ = {**vars(optimizer), private.FUSED_OVERFLOW: torch.ones(())}
+    handle = optimizer.register_step_pre_hook(lambda _, args, kwargs: ((stand_in, *args[1:]), kwargs))
+    before = parameter.detach().clone()
+    optimizer.step()
+    assert torch.equal(parameter, before)
+    handle.remove()
+    optimizer.step()
+    assert not torch.equal(parameter, before)
+    monkeypatch.delattr(optimizer, "_step_supports_amp_scaling")
+    assert not private.takes_overflow(optimizer)

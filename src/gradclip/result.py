@@ -90,10 +90,9 @@ class ClipResult:
 
     Attributes:
         step: The number of the clip, from 1.
-        skipped: Why the step does not happen, or None.
     """
 
-    __slots__ = ("_each", "_found", "_judge", "_total", "skipped", "step")
+    __slots__ = ("_each", "_found", "_judge", "_skipped", "_total", "step")
 
     def __init__(
         self,
@@ -101,11 +100,11 @@ class ClipResult:
         total: Scalar,
         judge: Callable[[], Outcome],
         each: Callable[[], Each | None],
-        skipped: Status | None = None,
+        skipped: Status | Callable[[], Status | None] | None = None,
     ) -> None:
         """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at."""
         self.step = step
-        self.skipped = skipped
+        self._skipped = skipped
         self._total = total
         self._judge = judge
         self._each = each
@@ -115,6 +114,13 @@ class ClipResult:
         if self._found is None:
             self._found = self._judge()
         return self._found
+
+    @property
+    def skipped(self) -> Status | None:
+        """Why the step does not happen, or None."""
+        if callable(self._skipped):
+            self._skipped = self._skipped()
+        return self._skipped
 
     @property
     def total_norm(self) -> float:
@@ -149,8 +155,8 @@ class ClipResult:
     @property
     def status(self) -> Status:
         """How the clip ended."""
-        if self.skipped is not None:
-            return self.skipped
+        if (skipped := self.skipped) is not None:
+            return skipped
         return Status.CLIPPED if self.clipped else Status.OK
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import is_bad, is_known, on_host, one_unless_finite
+from gradclip.numbers import Condition, is_bad, is_known, on_host, one_unless_finite, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
@@ -113,6 +113,7 @@ class Done(NamedTuple):
         skipped: Why nothing was done and the step should not happen, or None.
         refusing: What the stage decided that asked for no step.
         sanitized: Whether elements that are not finite were set to 0.
+        withheld: Whether the step should not happen, where a device knows.
     """
 
     before: Norms
@@ -121,6 +122,7 @@ class Done(NamedTuple):
     skipped: Status | None = None
     refusing: Decision | None = None
     sanitized: bool = False
+    withheld: Condition = False
 
 
 def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
@@ -177,6 +179,24 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")
     return Done(before, steps, asked, None, None, sanitized)
+
+
+def run_unread(stage: Any, work: Work, withheld: Condition) -> Done:
+    """Clip by one stage that learns nothing, which multiplies by 1 where the step should not happen.
+
+    Args:
+        stage: The only one of a policy.
+        work: What it works on.
+        withheld: Whether the step should not happen whatever the norm is.
+    """
+    norms, decides = work.measure(stage)
+    withheld = (norms.total - norms.total != 0.0) | withheld  # not finite, in fewer launches than `isfinite` takes
+    if not decides:
+        return Done(norms, (), None, withheld=withheld)
+    asked = stage.decide(norms)
+    clamp = None if asked.clamp is None else where(withheld, math.inf, asked.clamp)
+    decision = asked._replace(coef=where(withheld, 1.0, asked.coef), clamp=clamp)
+    return Done(norms, [(norms, work.apply(stage, norms, decision))], asked, withheld=withheld)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

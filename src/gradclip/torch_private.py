@@ -30,10 +30,7 @@ def _dispatch_modes() -> Callable[[], int]:
 
 
 def _jit_tracing() -> Callable[[], bool]:
-    """Tell whether `torch.jit.trace` is at work, as `torch.jit.is_tracing` does, more slowly, by the same name.
-
-    Without it, it is not: what is traced has the numbers of its first call in it.
-    """
+    """Tell whether `torch.jit.trace` is at work. Without it, no: what is traced has the numbers of its first call."""
     return getattr(torch._C, "_is_tracing", lambda: False)
 
 
@@ -135,10 +132,7 @@ def local_of_dtensor(x: Any) -> Tensor:
 
 
 def arrived(x: Any) -> Tensor:
-    """Return the tensor that a functional collective is still making, once it is there; any other as it is.
-
-    Without it, as it is: torch waits at the first operation.
-    """
+    """Return what a functional collective is still making once it is there. Without it, torch waits when it is used."""
     return x.trigger_wait() if type(x) is not Tensor and hasattr(x, "trigger_wait") else x
 
 
@@ -154,9 +148,7 @@ def split_by(placement: Any, x: Tensor, parts: int) -> list[Tensor]:
 
 
 LOCALIZED = "_st_info"
-"""The attribute of a plain parameter that DDP over tensor parallelism has made of the local part of a DTensor.
-
-Without it, such a parameter counts as a copy."""
+"""The attribute of a parameter that DDP has made of a DTensor's local part. Without it, such a one counts as a copy."""
 
 LOCALIZER = "torch.distributed.tensor.parallel.ddp"
 """The module that makes them."""
@@ -216,10 +208,7 @@ def padding_of(parameter: Tensor) -> int:
 
 
 def device_types_of(group: Any) -> list[str]:
-    """Return the types of devices whose tensors a process group reduces.
-
-    Without it, those that its backend is for: `cuda` for NCCL, else `cpu`.
-    """
+    """Return the types of devices whose tensors a process group reduces. Without it, `cuda` for NCCL, else `cpu`."""
     devices = getattr(group, "_device_types", None)
     if devices is None:
         return ["cuda" if torch.distributed.get_backend(group) == "nccl" else "cpu"]
@@ -279,9 +268,18 @@ def forget_fused_scale(optimizer: Any) -> None:
     optimizer.grad_scale = None
 
 
+FUSED_OVERFLOW = "found_inf"
+"""The attribute that keeps the step of a fused optimizer from happening if it is 1, which a kernel reads."""
+
+
 def fused_overflow(optimizer: Optimizer) -> Tensor | None:
     """Return what keeps the step of a fused optimizer from happening if it is not 0, where a scaler has set it."""
-    return getattr(optimizer, "found_inf", None)
+    return getattr(optimizer, FUSED_OVERFLOW, None)
+
+
+def takes_overflow(optimizer: Optimizer) -> bool:
+    """Whether the step of an optimizer reads that attribute. Without it, no: the host decides about steps."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def has_scaled(scaler: GradScaler) -> bool:

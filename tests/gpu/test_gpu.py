@@ -17,6 +17,7 @@ import gradclip
 import reference
 from calls import BOUND, CALLS
 from conftest import skip_without
+from gradclip.clipper.withhold import LATE
 from gradclip.ops import registry
 from gradclip.policies import FixedNorm, Layout, MedianClip, Norms, Policy, ZClip
 from gradclip.stages import Stage
@@ -414,6 +415,64 @@ def test_under_a_scaler(fused: bool) -> None:
             assert clipper.last.total_norm_after <= 0.1 * (1 + 1e-6)
     assert clipped > 5
     assert all(bool(p.isfinite().all()) for p in net.parameters())
+
+
+FUSED = {
+    "Adam": lambda ps: torch.optim.Adam(ps, lr=0.1, amsgrad=True, fused=True),
+    "AdamW": lambda ps: torch.optim.AdamW(ps, lr=0.1, fused=True),
+    "SGD": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, fused=True),
+}
+
+
+@pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
+def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
+    """Parameters, state and counts of steps stay bit for bit, the next step happens, and too many raise late."""
+    net = torch.nn.Linear(8, 8).cuda()
+    optimizer = make(net.parameters())
+    clipper = gradclip.GradClipper(net, max_consecutive_skips=2).attach(optimizer)
+
+    def step(value: float) -> list[Tensor]:
+        for p in net.parameters():
+            p.grad = torch.full_like(p, value)
+        torch.cuda.synchronize()
+        with no_waits() if optimizer.state else contextlib.nullcontext():
+            optimizer.step()
+        state = [x for p in net.parameters() for x in optimizer.state[p].values()]
+        return [x.detach().clone() for x in (*net.parameters(), *state)]
+
+    before = step(1.0)
+    assert all(map(torch.equal, before, step(float("nan"))))
+    assert clipper.last is not None
+    assert clipper.last.skipped == "skipped_nonfinite"
+    assert not torch.equal(before[0], step(0.5)[0])
+    for _ in range(2 + LATE):
+        step(float("inf"))
+    with pytest.raises(gradclip.ConsecutiveSkipsError, match="skipped_nonfinite"):
+        step(float("inf"))
+
+
+def test_a_captured_step_is_skipped() -> None:
+    """A graph decides at each replay whether its step happens."""
+    net = torch.nn.Linear(8, 8).cuda()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=torch.tensor(0.1, device="cuda"), fused=True, capturable=True)
+    clipper = gradclip.GradClipper(net).attach(optimizer)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            optimizer.step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        optimizer.step()
+    for value, happens in ((1.0, True), (float("nan"), False), (0.5, True)):
+        before = net.weight.detach().clone()
+        for p in net.parameters():
+            p.grad.fill_(value)
+        graph.replay()
+        assert torch.equal(before, net.weight) is not happens
+    assert clipper.state_dict()["skips"] == 0
 
 
 def test_a_step_that_is_skipped() -> None:

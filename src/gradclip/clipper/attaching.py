@@ -24,13 +24,15 @@ from gradclip.clipper.arguments import (
 )
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
 from gradclip.clipper.pipeline import Clip
-from gradclip.clipper.scaling import has_overflow, stepping_scaler, unscale_
+from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.telling import hear, hear_no_more
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
+from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
+from gradclip.numbers import Condition, on_host
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 
@@ -54,6 +56,7 @@ class Attaching(ABC):
         self._trust = Trust(self._selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
+        self._ground = Ground()
         watch_steps(self)
 
     @property
@@ -62,8 +65,22 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow."""
+    def _clip(
+        self,
+        *,
+        by_hand: bool,
+        stepping: Optimizer | None = None,
+        overflow: Condition = False,
+        reads: bool = True,
+    ) -> ClipResult:
+        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
+
+        Where it `reads` nothing, whether the step happens is left on the device where the norm is.
+        """
+
+    @abstractmethod
+    def _may_be_unread(self) -> bool:
+        """Whether the host needs not know if a step happens."""
 
     @abstractmethod
     def _observe_closure(self, loss: float | Tensor) -> None:
@@ -145,39 +162,51 @@ class Attaching(ABC):
     ) -> None:
         self.detach()
 
-    def _clip_for(self, optimizer: Optimizer, loss: Any) -> None:
-        """Clip for the step of an attached optimizer, or keep it from happening."""
+    def _clip_for(self, optimizer: Optimizer, loss: Any, *, alone: bool = False) -> Tensor | None:
+        """Clip for the step of an attached optimizer, or keep it from happening.
+
+        Where nobody but this clipper has a say in the step, it may return, on a device, whether to do so.
+        """
         with self._turn:
             self._suppression.check_thread()
-            if not self._suppression.is_complete():  # else this is part of a suppressed step
-                self._clip_attached(optimizer, loss)
+            if self._suppression.is_complete():  # this is part of a suppressed step
+                return None
+            return self._clip_attached(optimizer, loss, reads=not (alone and self._can_withhold(optimizer)))
 
-    def _clip_attached(self, optimizer: Optimizer, loss: Any) -> None:
+    def _can_withhold(self, optimizer: Optimizer) -> bool:
+        is_only = len(self._attachments) == 1 and self._trust.is_outermost and not self._suppression.is_on
+        return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
+
+    def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
         if isinstance(loss, (float, Tensor)) and torch.numel(torch.as_tensor(loss)) == 1:
             self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        overflow = self._unscale(optimizer)
+        overflow = self._unscale(optimizer, reads=reads)
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow)
+            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
                 refuse_replaced(optimizer)
+        if not reads and self._last is not None and isinstance(self._last.withheld, Tensor):
+            return self._last.withheld
         self._suppression.obey(result)
         self._judge_replicas()
+        return None
 
     def _judge_replicas(self) -> None:
         """Warn where ranks were found to differ, once all that the clip was for is done."""
         if self._last is not None and self._last.differing is not None:
             self._trust.warn("replicas", describe(self._last.differing))
 
-    def _unscale(self, stepping: Optimizer) -> bool:
+    def _unscale(self, stepping: Optimizer, *, reads: bool) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
-        overflow = False
+        overflow: Condition = False
         for optimizer, attachment in list(self._attachments.items()):
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
                 unscale_(optimizer, attachment.scaler)
-                overflow = has_overflow(optimizer, attachment.scaler) or overflow
+                found = overflow_in(optimizer, attachment.scaler)
+                overflow = (bool(on_host(found)) if reads else found) | overflow
         return overflow
 
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:

@@ -20,17 +20,18 @@ from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.saved import loaded, saved
 from gradclip.clipper.selection import Selection, Source, select
+from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Scalar
+from gradclip.numbers import Condition, Scalar, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
-from gradclip.result import ClipResult
+from gradclip.result import ClipResult, Status
 from gradclip.validation import check_number
 
-TRANSIENT = ("_attachments", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
+TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
 
 
@@ -88,8 +89,9 @@ class GradClipper(Attaching):
         it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
         units, as in `AGC`, of each unit.
 
-        *Host sync:* on another device than the CPU, every `nonfinite` but `"propagate"` waits for one number a step, as
-        does a policy that skips.
+        *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
+        for one number a step. `"skip"` waits for none where it is attached to one fused Adam, AdamW, SGD or Adagrad,
+        the policy learns nothing and no sink listens; `ConsecutiveSkipsError` comes four steps late then.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 
@@ -128,7 +130,7 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
-        self._skips = 0
+        self._skips = Skips(self._max_skips)
         self._start(given)
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
@@ -173,21 +175,37 @@ class GradClipper(Attaching):
         """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(self, *, by_hand: bool, stepping: Optimizer | None = None, overflow: bool = False) -> ClipResult:
+    def _clip(
+        self,
+        *,
+        by_hand: bool,
+        stepping: Optimizer | None = None,
+        overflow: Condition = False,
+        reads: bool = True,
+    ) -> ClipResult:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
-        step = self._step + 1
-        each, count = self._measures_each(step), self._sinks.wanted
-        compare = self._compares
-        if overflow:
+        step, skips = self._step + 1, self._skips
+        each, count, compare = self._measures_each(step), self._sinks.wanted, self._compares
+        skips.hear(but=0 if reads else LATE - 1)
+        late = skips.heard if skips.is_over else 0
+        reads = reads or late > 0
+        if not reads:
+            clip = self._pipeline.run_unread(step, loss, overflow, each=each)
+            skips.count_withheld(clip.withheld, overflow)
+        elif on_host(overflow):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
-            explain = self._skips >= self._max_skips  # one more is too many
+            explain = late > 0 or skips.read() >= self._max_skips  # one more is too many
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
-            self._skips = 0 if clip.result.skipped is None else self._skips + 1
+            skips.count(skipped=clip.result.skipped is not None)
         self._finish(clip, stepping, loss, by_hand=by_hand)
-        if self._skips > self._max_skips and not overflow:
-            raise ConsecutiveSkipsError(self._too_many_skips(clip))
+        if reads and clip.result.skipped is not Status.SKIPPED_SCALER and (late or skips.is_over):
+            most, skips.heard = max(late, skips.heard), 0
+            raise ConsecutiveSkipsError(self._too_many_skips(clip, most))
         return clip.result
+
+    def _may_be_unread(self) -> bool:
+        return self._compares_every == 0 and not self._sinks.wanted and self._pipeline.can_run_unread
 
     def _observe_closure(self, loss: float | Tensor) -> None:
         if self._loss is None:  # and none was told
@@ -238,10 +256,11 @@ class GradClipper(Attaching):
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
 
-    def _too_many_skips(self, clip: Clip) -> str:
+    def _too_many_skips(self, clip: Clip, count: int) -> str:
         reason = f" {clip.reason}" if clip.reason else ""
+        last = clip.result.skipped or Status.SKIPPED_NONFINITE  # of which the host has heard late
         return (
-            f"{self._skips} steps in a row were skipped, the last as {clip.result.status.value}, and "
+            f"{count} steps in a row were skipped, the last as {last.value}, and "
             f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "
             "back to a checkpoint."
         )
@@ -254,7 +273,7 @@ class GradClipper(Attaching):
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
         self._follow()
-        return saved(self._step, self._skips, self._selection.names, self._pipeline)
+        return saved(self._step, self._skips.read(), self._selection.names, self._pipeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -264,7 +283,8 @@ class GradClipper(Attaching):
                 mean that is NaN. Nothing is changed then.
         """
         self._follow()
-        self._step, self._skips = loaded(state_dict, self._selection.names, self._pipeline)
+        self._step, skips = loaded(state_dict, self._selection.names, self._pipeline)
+        self._skips = Skips(self._max_skips, skips)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.clipper import misuse
+from gradclip.clipper.withhold import told
 from gradclip.torch_private import step_code, step_hooks_of, stepping_optimizer
 
 _STEP: CodeType | None = step_code()
@@ -131,21 +132,30 @@ class Attachment(NamedTuple):
 class ClipFirst:
     """The hook of an attached optimizer."""
 
-    def __init__(self, clip: Callable[[Optimizer, Any], None]) -> None:
+    def __init__(self, clip: Callable[..., Tensor | None]) -> None:
         self._clip = clip
 
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before the step, or once its closure has made the gradients."""
-        return once_gradients_exist(args, kwargs, partial(self._clip, optimizer))
+        if args != (optimizer,) or kwargs or not self._is_alone(optimizer):
+            return once_gradients_exist(args, kwargs, partial(self._clip, optimizer))
+        withheld = self._clip(optimizer, None, alone=True)
+        return None if withheld is None else ((told(optimizer, withheld),), kwargs)
+
+    def _is_alone(self, optimizer: Optimizer) -> bool:
+        """Whether no hook that comes after may change for whom the step is taken, nor another clipper look on."""
+        hooks = step_hooks_of(optimizer)
+        return hooks[-1:] == [self] and not any(isinstance(hook, ClipFirst) for hook in hooks[:-1])
 
 
-def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[[Optimizer, Any], None]) -> Attachment:
+def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[..., Tensor | None]) -> Attachment:
     """Clip before each step of an optimizer, which from then on keeps alive what clips.
 
     Args:
         optimizer: The optimizer, which is not kept alive.
         scaler: What scales its loss, if anything.
-        clip: Clips for a step, given the loss that its closure returned.
+        clip: Clips for a step, given the loss that its closure returned, and whether nobody else has a say in it: it
+            may then return, on a device, whether the step should not happen.
     """
     handle = optimizer.register_step_pre_hook(ClipFirst(clip))
     optimizer.__dict__.pop(COPIED, None)
@@ -195,7 +205,7 @@ def _judge_copy(optimizer: Optimizer) -> None:
 
 
 def once_gradients_exist(
-    args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[Any], None]
+    args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[Any], object]
 ) -> StepArguments | None:
     """Act before a step uses its gradients: now, or where it has a closure that makes them, once that has run.
 

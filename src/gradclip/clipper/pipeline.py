@@ -11,15 +11,15 @@ from gradclip.clipper.work import ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
-from gradclip.numbers import Scalar, on_host, ratio, where
+from gradclip.numbers import Condition, Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, in_memory_of, learns, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
-from gradclip.stages import Done, Stage, run
+from gradclip.stages import Done, Stage, run, run_unread
 from gradclip.tracing import is_captured
 
 
@@ -35,6 +35,7 @@ class Clip(NamedTuple):
         reason: Which gradients made it skip, in words, where they were asked for; else empty.
         differing: The norms of parameters that differ between ranks, where they were compared and the total norms do;
             else None.
+        withheld: Whether the step does not happen, where a device knows.
     """
 
     result: ClipResult
@@ -43,6 +44,7 @@ class Clip(NamedTuple):
     nonfinite: dict[str, tuple[int, int]] | None
     reason: str
     differing: Differing | None
+    withheld: Condition = False
 
 
 @final
@@ -99,6 +101,19 @@ class Pipeline:
         for stage, known in zip(self._stages, self._captured or (), strict=False):
             stage.state = in_memory_of(known, stage.state)
 
+    @property
+    def can_run_unread(self) -> bool:
+        """Whether a step can be clipped for that the host does not know whether it happens."""
+        stage, *later = self._stages
+        plain = not later and not stage.policy.skips and not learns(stage.state)
+        return plain and self._nonfinite == "skip" and self._group is None
+
+    def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
+        """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
+        work = self._work(loss, each=each, reads=False)
+        done = run_unread(self._stages[0], work, overflow)
+        return _clip(work, _unread(step, done, overflow))._replace(withheld=done.withheld)
+
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
 
@@ -122,8 +137,8 @@ class Pipeline:
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
         for stage in self._stages:
             stage.follow(self._selection.device)
-        reads = self._nonfinite != "propagate"
-        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, reads=reads, **asked)
+        asked = {"reads": self._nonfinite != "propagate", **asked}
+        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
@@ -178,6 +193,21 @@ def _result(step: int, done: Done) -> ClipResult:
     if not done.steps:
         return _untouched(step, done.before, done.refusing, done.skipped)
     return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
+
+
+def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
+    """Return a result that finds out whether there was a step once it is asked."""
+
+    def skipped() -> Status | None:
+        if not on_host(done.withheld):
+            return None
+        return Status.SKIPPED_SCALER if on_host(overflow) else Status.SKIPPED_NONFINITE
+
+    def outcome() -> Outcome:
+        clips = done.steps and skipped() is None
+        return _outcome_of(done) if clips else Outcome(done.before.total, None, 1.0, shrunk=False)
+
+    return ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
 
 
 def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:

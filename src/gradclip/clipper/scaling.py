@@ -3,10 +3,11 @@
 import sys
 
 import torch
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from gradclip.numbers import on_host
+from gradclip.numbers import Condition
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
@@ -31,12 +32,19 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
         scaler.unscale_(optimizer)
 
 
-def has_overflow(optimizer: Optimizer, scaler: GradScaler | None) -> bool:
-    """Whether a scaler found an overflow in the gradients of an optimizer, for the step that comes."""
+def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
+    """Return whether a scaler found an overflow in the gradients of an optimizer, for the step that comes.
+
+    Where that is on a device, as a 0-dim tensor of the device of the first parameter.
+    """
     found = [fused_overflow(optimizer)]
     if scaler is not None and has_scaled(scaler):
         found += overflows_found(scaler, optimizer) or []
-    return any(flag is not None and on_host(flag) > 0.0 for flag in found)
+    flags = [flag for flag in found if isinstance(flag, Tensor)]  # of no gradients, a scaler sums up 0
+    if not flags:
+        return False
+    device = next(p.device for group in optimizer.param_groups for p in group["params"])
+    return torch.stack([flag.reshape(()).to(device) for flag in flags]).amax() > 0.0
 
 
 def stepping_scaler() -> GradScaler | None:

@@ -115,6 +115,11 @@ class Trust:
             self._optimizers[optimizer] = known
         return bool(known.places)
 
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the step that runs is part of no other's that updates parameters of the clipper."""
+        return self._depth == 1
+
     def is_of_others(self, optimizer: Optimizer) -> bool:
         """Whether all gradients that an optimizer has are of parameters that are not the clipper's."""
         owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -95,6 +95,17 @@ def in_memory_of(known: Any, state: Any) -> Any:
             return state
 
 
+def learns(state: object) -> bool:
+    """Whether a state holds anything."""
+    match state:
+        case Part():
+            return learns(state.state)
+        case tuple():
+            return any(map(learns, state))
+        case _:
+            return True
+
+
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
     """Return a packed state with what is known of some of its parameters, by their names."""
     if isinstance(packed, dict) and isinstance(known, list) and len(names) == 1:  # the history of the only one

@@ -5,10 +5,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU
+from gradclip.numbers import CPU, Scalar
 
 WITH_STREAMS = {"cuda", "xpu"}
 """The types of devices whose copies say when they are done; `cuda` is ROCm's too."""
+
+
+def can_transfer(x: Scalar) -> bool:
+    """Whether a copy can be made now: not in a graph that is captured, whose replays nobody would hear of."""
+    return not (isinstance(x, Tensor) and x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 @final

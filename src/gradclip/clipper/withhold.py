@@ -1,0 +1,171 @@
+"""Keep a step from happening that a number on a device decides about, which the host does not wait for.
+
+A fused optimizer does nothing where its `found_inf` is 1: it reads that on the device, for `torch.amp.GradScaler`. Here
+a stand-in for the optimizer has it, in whose name one step is taken, so that it never is on the optimizer itself.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Collection, Sequence
+from functools import cache
+from operator import attrgetter, is_
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+
+from gradclip.distributed.dtensor import is_dtensor
+from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.records.transfer import Transfer, can_transfer
+from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
+from gradclip.tracing import is_traced
+
+KINDS = {Adam, AdamW, SGD, Adagrad}
+"""Optimizers in which all is written by a kernel that reads `found_inf`; of a subclass nobody knows."""
+
+TORCH = os.path.dirname(torch.optim.__file__)  # noqa: PTH120 -- a string, which is compared at each step
+
+IS_CPU = attrgetter("is_cpu")
+
+LATE = 4
+"""Steps after which the host looks at how many in a row did not happen: the copy is there by then."""
+
+
+@final
+class Ground:
+    """What is known of the tensors that a step works on, so that it is found out once and not at each step."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[Tensor] = []
+
+    def allows(self, optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
+        """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
+
+        Args:
+            optimizer: The optimizer.
+            owners: What is clipped for its step.
+        """
+        groups = optimizer.param_groups
+        if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
+            return False
+        parameters = [p for group in groups for p in group["params"]]
+        return (
+            takes_overflow(optimizer)
+            and _steps_as_torch(optimizer.step)
+            and not any(map(IS_CPU, parameters))  # which may change, unlike the rest
+            and self._is_plain([*parameters, *owners])
+            and _has_states(optimizer, parameters)
+        )
+
+    def _is_plain(self, tensors: list[Tensor]) -> bool:
+        """Whether all are on one device and none is a DTensor."""
+        if _are_same(self._known, tensors):
+            return True
+        plain = len({x.device for x in tensors}) == 1 and not any(map(is_dtensor, tensors))
+        self._known = tensors if plain else []
+        return plain
+
+
+def _are_same(some: Collection[Tensor], others: Collection[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _steps_as_torch(step: Any) -> bool:
+    """Whether a step is torch's own code through and through, the wrapper of a scheduler included."""
+    while step is not None:
+        code = getattr(step, "__code__", None)
+        if code is None or not code.co_filename.startswith(TORCH):
+            return False
+        step = getattr(step, "__wrapped__", None)
+    return True
+
+
+def _has_states(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
+    """Whether a step would make no state: one that does not happen must leave none."""
+    states, is_made = optimizer.state, bool
+    if type(optimizer) is SGD:
+        parameters = [p for group in optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
+        is_made = _has_momentum
+    if _are_same(states, parameters) and all(map(is_made, states.values())):  # as a rule, and without a hash of each
+        return True
+    return all(p.grad is None or is_made(states.get(p, {})) for p in parameters)
+
+
+def _has_momentum(state: dict[str, Any]) -> bool:
+    return state.get("momentum_buffer") is not None
+
+
+def told(optimizer: Optimizer, withheld: Tensor) -> Optimizer:
+    """Return a stand-in whose step is that of an optimizer, but where a condition on the device holds, does nothing."""
+    stand_in = object.__new__(_stand_in(type(optimizer)))
+    stand_in.__dict__ = optimizer.__dict__  # but for one name, which is in a slot
+    setattr(stand_in, FUSED_OVERFLOW, withheld.to(torch.float32))
+    return stand_in
+
+
+@cache
+def _stand_in(kind: type[Optimizer]) -> type[Optimizer]:
+    return type(kind.__name__, (kind,), {"__slots__": (FUSED_OVERFLOW,)})
+
+
+@final
+class Skips:
+    """How many steps in a row were skipped: counted by the host, or by a device, of which the host hears later.
+
+    What it hears depends on the number of steps alone, and not on how fast a device is: all ranks raise at the same.
+
+    Args:
+        most: How many there may be.
+        count: How many there are.
+    """
+
+    def __init__(self, most: float, count: int = 0) -> None:
+        self._most = most
+        self._count: Scalar = float(count)
+        self._under_way: deque[Transfer] = deque()
+        self.heard = count
+        """The most in a row that the host has heard of and not complained about."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the host has heard of more than allowed."""
+        return self.heard > self._most
+
+    def hear(self, *, but: int = 0) -> None:
+        """Hear of all steps but the last few; of none while a graph is captured, in which nothing can be waited for."""
+        while len(self._under_way) > but and can_transfer(self._count):
+            transfer = self._under_way.popleft()
+            transfer.wait()
+            self.heard = max(self.heard, int(transfer.host))
+
+    def read(self) -> int:
+        """Return how many there are now, which waits where a device counts."""
+        self.hear()
+        self._count = on_host(self._count)
+        return int(self._count)
+
+    def count(self, *, skipped: bool) -> None:
+        """Count a step that the host knows of."""
+        self._count = self.read() + 1.0 if skipped else 0.0
+        self.heard = int(self._count)
+
+    def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
+        """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is."""
+        if not isinstance(withheld, Tensor):  # of no gradients
+            self.count(skipped=withheld)
+            return
+        count = self._count
+        if not isinstance(count, Tensor):
+            count = self._count = torch.full_like(withheld, count, dtype=torch.float64)
+        counted = (count + 1.0) * withheld
+        count.copy_(torch.where(overflow, count, counted) if isinstance(overflow, Tensor) else counted)  # in graphs too
+        if self._most < math.inf and can_transfer(count):
+            self._under_way.append(Transfer(count))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.read()
+        return vars(self)
