@@ -122,6 +122,7 @@ gpu:  ## there: its tests and its benchmark
 	PYTHONPATH=build/gpu/site GRADCLIP_REQUIRE=native,triton $(PYTHON) -m pytest -q -p no:cacheprovider -k triton tests/conformance
 	PYTHONPATH=build/gpu/site $(PYTHON) benchmarks/gpu.py --compiled --out $(GPU_OUT)
 	PYTHONPATH=build/gpu/site $(PYTHON) benchmarks/decisions.py --out $(basename $(GPU_OUT))-decisions.json
+	PYTHONPATH=build/gpu/site $(PYTHON) benchmarks/graphs.py --out $(basename $(GPU_OUT))-graphs.json
 
 bench: setup  ## measure, and store one JSON file in benchmarks/results/
 	$(BIN)/gradclip bench --dtype float32 --dtype bfloat16 --seconds 8 --threads 2 \

@@ -282,6 +282,36 @@ class Mine(Policy):
         return Decision((level / n).clamp(max=1.0), level), (seen + level, steps + 1.0)
 
 
+class Moved(Policy):
+    """A rule that somebody changes between two steps."""
+
+    def __init__(self) -> None:
+        self.bound = 4.0
+
+    def init(self, layout: Layout) -> tuple[()]:
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+        level = norms.total
+        for _ in range(4):
+            level = level * 0.5 + self.bound
+        return Decision((level / norms.total).clamp(max=1.0), level), state
+
+
+@pytest.mark.parametrize("wrapped", [lambda policy: policy, lambda policy: chain(ZClip(9.0), policy)])
+def test_a_rule_that_may_change(wrapped: Any, launched: list[str]) -> None:
+    """It is asked at every step."""
+    moved = Moved()
+    policy = wrapped(moved)
+    stage, state = Stage(policy, LAYOUT), policy.init(LAYOUT)
+    for t, norms in enumerate(given(8)):
+        moved.bound = 4.0 / (1 + t)
+        ours = stage.decide(norms)
+        theirs, state = policy.decide(norms, state)
+        same(ours, theirs, 0.0)
+    assert not launched
+
+
 def numbers(*shape: int) -> Tensor:
     """Some that are told apart."""
     return torch.arange(1.0, 1.0 + math.prod(shape), dtype=torch.float64).reshape(shape)

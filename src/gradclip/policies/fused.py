@@ -1,6 +1,7 @@
 """A decision on a device in a few launches, where there are kernels for that: the rule itself stays written once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, final
 
 from torch import Tensor
@@ -38,10 +39,11 @@ class Fused:
         policy: The policy.
     """
 
-    __slots__ = ("_policy", "_rule")
+    __slots__ = ("_is_fixed", "_policy", "_rule")
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._is_fixed = _is_fixed(policy)
         self._rule: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,7 +51,7 @@ class Fused:
 
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what the policy decides about these norms, and the state after it."""
-        decided = self._by_kernels(norms, state) if isinstance(norms.total, Tensor) else None
+        decided = self._by_kernels(norms, state) if self._is_fixed and isinstance(norms.total, Tensor) else None
         return self._policy.decide(norms, state) if decided is None else decided
 
     def _by_kernels(self, norms: Norms, state: Any) -> tuple[Decision, Any] | None:
@@ -79,6 +81,20 @@ class Fused:
         returned, template = found
         count = len(Decision._fields)
         return Decision(*returned[:count]), _filled(template, iter(returned[count:]))
+
+
+def _is_fixed(part: object) -> bool:
+    """Whether a policy, and all that it is made of, is a frozen dataclass: else it may be another rule at each step."""
+    match part:
+        case Policy():
+            own = is_dataclass(part) and type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
+            return own and all(_is_fixed(getattr(part, field.name)) for field in fields(part))
+        case tuple() | list():
+            return all(map(_is_fixed, part))
+        case dict():
+            return all(map(_is_fixed, part.values()))
+        case _:
+            return True
 
 
 def _leaves(state: Any) -> Iterator[Any]:
