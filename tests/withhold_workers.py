@@ -1,13 +1,17 @@
-"""What a rank does in a test of fused steps: train on averaged gradients, of which some are NaN on the last rank."""
+"""What a rank does in a test of fused steps: train on gradients of which some are NaN, or on shards."""
 
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 import gradclip
+from gradclip.clipper.withhold import told
 from gradclip.exceptions import ConsecutiveSkipsError
 from there import There
 
@@ -38,3 +42,25 @@ def train(bad: tuple[int, ...], most: int) -> tuple[int, list[float]]:
             parameter.grad = There(gradient)
             optimizer.step()
     return step, parameter.detach().held.tolist()
+
+
+def step_with_shards(name: str) -> tuple[bool, bool]:
+    """Return whether a fused step of shards leaves all as it was: where it is withheld, and where it is not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    fully_shard(net, mesh=init_device_mesh("cpu", (distributed.get_world_size(),)))
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.1, fused=True)
+
+    def numbers() -> list[Tensor]:
+        states = [x for state in optimizer.state.values() for x in state.values()]
+        return [(x.to_local() if isinstance(x, DTensor) else x).clone() for x in (*net.parameters(), *states)]
+
+    def leaves_all(*, withheld: bool) -> bool:
+        optimizer.zero_grad()
+        net(torch.randn(4, 8)).square().sum().backward()
+        before = numbers()
+        told(optimizer, torch.tensor(withheld)).step()
+        return len(before) == len(numbers()) and all(map(torch.equal, before, numbers()))
+
+    leaves_all(withheld=False)  # which makes the states
+    return leaves_all(withheld=True), leaves_all(withheld=False)

@@ -20,7 +20,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 import gradclip
 import withhold_workers as workers
 from gradclip import torch_private as private
-from gradclip.clipper.withhold import LATE, told
+from gradclip.clipper.withhold import LATE, SHARDED, told
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.policies import FixedNorm, Policy, ZClip, schedule
 from gradclip.testing import RankPool, capture_records
@@ -343,6 +343,13 @@ def test_all_ranks_raise_at_the_same_step() -> None:
         first, second = pool.run(workers.train, (3, 6, 7, 8, 9), 2)
     assert first == second
     assert first[0] == 8 + LATE
+
+
+def test_shards_obey() -> None:
+    """A fused step of DTensors reads the flag of its rank, as it is."""
+    with contextlib.closing(RankPool(2)) as pool:
+        for kind in sorted(SHARDED, key=lambda kind: kind.__name__):
+            assert pool.run(workers.step_with_shards, kind.__name__) == [(True, False)] * 2
 
 
 def test_any_number_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

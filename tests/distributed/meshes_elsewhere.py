@@ -21,7 +21,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import gradclip
+import withhold_workers
+from gradclip.clipper import withhold
 from gradclip.distributed.span import Span
+from gradclip.policies import FixedNorm
 from policies.cases import CASES, SHAPES, clipper_of
 from there import PLACE, There, no_waits
 
@@ -101,8 +104,37 @@ def policies(make: Layout) -> int:
     return tried
 
 
+def withheld(make: Layout) -> None:
+    """A step of a fused optimizer on a gradient that is not finite does not happen, and nobody waits to know."""
+    whole, _ = make()
+    parameters = {name: p for name, p in whole.items() if isinstance(p, DTensor)}  # of which a kernel takes one kind
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.1, fused=True)
+    clipper = gradclip.GradClipper(list(parameters.items()), FixedNorm(0.5)).attach(optimizer)
+
+    def numbers() -> list[torch.Tensor]:
+        states = [x for p in parameters.values() for x in optimizer.state[p].values()]
+        return [local(x).held.clone() for x in (*parameters.values(), *states)]
+
+    for step in range(8):
+        fresh, _ = make()
+        for name, p in parameters.items():
+            p.grad = fresh[name].grad
+        if is_bad := step in {3, 5}:
+            local(next(iter(parameters.values())).grad).held[0] = math.nan
+        if step == 0:  # which makes the states
+            optimizer.step()
+            continue
+        before = numbers()
+        with no_waits():
+            optimizer.step()
+        assert all(map(torch.equal, before, numbers())) == is_bad
+        assert clipper.last is not None
+        assert (clipper.last.skipped is not None) == is_bad
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
+    withhold.Transfer = withhold_workers.Late  # type: ignore[assignment,misc]
     Span.serves = lambda self, device: device  # type: ignore[method-assign]
     Span.reduce_ = lambda self, vector, *, maximum: None if maximum else vector.mul_(len(self.ranks))  # type: ignore[method-assign,assign,return-value]
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
@@ -116,6 +148,7 @@ def main() -> None:
     for name, make in layouts.items():
         torch.manual_seed(0)
         functions(make)
+        withheld(make)
         sys.stdout.write(f"{name}: {policies(make)} policies\n")
 
 

@@ -25,6 +25,9 @@ from gradclip.tracing import is_traced
 KINDS = {Adam, AdamW, SGD, Adagrad}
 """Optimizers in which all is written by a kernel that reads `found_inf`; of a subclass nobody knows."""
 
+SHARDED = {Adam, AdamW}
+"""Those whose kernel works on DTensors too, each rank on its own part; the flag is the same on all."""
+
 TORCH = os.path.dirname(torch.optim.__file__)  # noqa: PTH120 -- a string, which is compared at each step
 
 IS_CPU = attrgetter("is_cpu")
@@ -57,17 +60,17 @@ class Ground:
             takes_overflow(optimizer)
             and _steps_as_torch(optimizer.step)
             and not any(map(IS_CPU, parameters))  # which may change, unlike the rest
-            and self._is_plain([*parameters, *owners])
+            and self._is_known([*parameters, *owners], sharded=type(optimizer) in SHARDED)
             and _has_states(optimizer, parameters)
         )
 
-    def _is_plain(self, tensors: list[Tensor]) -> bool:
-        """Whether all are on one device and none is a DTensor."""
+    def _is_known(self, tensors: list[Tensor], *, sharded: bool) -> bool:
+        """Whether all are on one device, and DTensors only where they may be."""
         if _are_same(self._known, tensors):
             return True
-        plain = len({x.device for x in tensors}) == 1 and not any(map(is_dtensor, tensors))
-        self._known = tensors if plain else []
-        return plain
+        known = len({x.device for x in tensors}) == 1 and (sharded or not any(map(is_dtensor, tensors)))
+        self._known = tensors if known else []
+        return known
 
 
 def _are_same(some: Collection[Tensor], others: Collection[Tensor]) -> bool:
