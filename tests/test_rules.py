@@ -312,6 +312,85 @@ def test_a_rule_that_may_change(wrapped: Any, launched: list[str]) -> None:
     assert not launched
 
 
+@dataclass
+class Loose:
+    """What a policy may be made of, that may change."""
+
+    factor: float = 2.0
+
+
+@final
+@dataclass(frozen=True)
+class Made(Policy):
+    """A rule that is frozen, of something that is not."""
+
+    of: Loose
+
+    def init(self, layout: Layout) -> tuple[()]:
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+        level = norms.total
+        for _ in range(4):
+            level = level * 0.5 + self.of.factor
+        return Decision((level / norms.total).clamp(max=1.0), level), state
+
+
+class Added(ZClip):  # type: ignore[misc] -- whoever does so in spite of `final`
+    """A frozen rule with an attribute of its own."""
+
+
+@pytest.mark.parametrize("policy", [Made(Loose()), Added(9.0), chain(ZClip(9.0), Made(Loose()))])
+def test_a_rule_of_what_may_change(policy: Policy, launched: list[str]) -> None:
+    """Torch decides, at every step."""
+    stage = Stage(policy, LAYOUT)
+    for norms in given(5):
+        stage.decide(norms)
+    assert not launched
+
+
+EACH = AutoClip(math.inf, window=5, scope="parameter")
+
+
+@pytest.mark.usefixtures("_exact_roots")
+@pytest.mark.parametrize(
+    "policy", [chain(EACH, EACH), by_group([chain(EACH, EACH), FixedNorm(1.0, scope="parameter")])]
+)
+def test_a_column_of_what_comes_of_columns(policy: Policy, launched: list[str]) -> None:
+    """A quantile of norms that a quantile has bounded is left to torch."""
+    compared(policy, given(6), launched)
+
+
+@final
+@dataclass(frozen=True)
+class Narrow(Policy):
+    """A rule that begins with what torch makes by default, and counts by an int."""
+
+    bounds: tuple[float, ...] = (9.0, 3.0, 2.0)
+
+    def init(self, layout: Layout) -> tuple[Tensor, int]:
+        return torch.ones(len(layout.names), device=layout.device), 0
+
+    def decide(self, norms: Norms, state: tuple[Tensor, int]) -> tuple[Decision, tuple[Tensor, int]]:
+        scale, steps = state
+        level = norms.total
+        for _ in range(4):
+            level = level * 0.5 + self.bounds[min(steps // 2, 2) if steps < 6 else 2]
+        new = scale if steps < 3 else scale.to(torch.float64) * 0.5
+        return Decision((level * scale.sum() / norms.total).clamp(max=1.0), level), (new, steps + 1)
+
+
+def test_a_state_of_another_dtype(launched: list[str]) -> None:
+    """Kernels are of float64 numbers; an int stays one."""
+    policy = Narrow()
+    stage, state = Stage(policy, LAYOUT), policy.init(LAYOUT)
+    for norms in given(12):
+        ours = stage.decide(norms)
+        theirs, state = policy.decide(norms, state)
+        same(ours, theirs, 1e-14)
+        assert type(stage.state[1]) is int
+
+
 def numbers(*shape: int) -> Tensor:
     """Some that are told apart."""
     return torch.arange(1.0, 1.0 + math.prod(shape), dtype=torch.float64).reshape(shape)
@@ -325,6 +404,14 @@ def written_later(n: Tensor) -> Tensor:
     return found.sum()
 
 
+def written_under_a_view(n: Tensor) -> Tensor:
+    """Write numbers that a view was taken of before."""
+    whole = n * torch.ones(4, dtype=torch.float64)
+    seen = whole.view(2, 2)
+    whole[torch.tensor([1])] = 0.5
+    return seen.sum()
+
+
 RULES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "known": (lambda n: (n * -0.3).abs().sqrt(), True),
     "a view": (lambda n: torch.stack([n, n])[0].reshape(1)[0], False),
@@ -335,6 +422,8 @@ RULES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "a number that is read": (lambda n: n * (2.0 if float(n) > 3.0 else 1.0), False),
     "a branch on a number": (lambda n: n if n > 3.0 else n * 2.0, False),
     "a constant that is written": (written_later, False),
+    "a view of what is written": (written_under_a_view, False),
+    "several of a column": (lambda n: (n * numbers(4)).sort(0).values.gather(0, torch.tensor([1, 2])).sum(), False),
     "another dtype": (lambda n: n.to(torch.float32).to(torch.float64), False),
     "columns": (lambda n: (n * torch.ones(3, 4, dtype=torch.float64)).sum(0).sum(), True),
     "a row and a column": (lambda n: ((n * numbers(4, 1)) + (n * numbers(4, 4))).sum(), False),

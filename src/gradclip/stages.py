@@ -194,6 +194,7 @@ def run_unread(stage: Any, work: Work, withheld: Condition) -> Done:
     if not decides:
         return Done(norms, (), None, withheld=withheld)
     asked = stage.decide(norms)
+    withheld = withheld | asked.skip  # of a rule that says of itself that it skips, the host asks
     clamp = None if asked.clamp is None else where(withheld, math.inf, asked.clamp)
     decision = asked._replace(coef=where(withheld, 1.0, asked.coef), clamp=clamp)
     return Done(norms, [(norms, work.apply(stage, norms, decision))], asked, withheld=withheld)

@@ -155,7 +155,14 @@ def test_private_names_are_found_or_missing(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch_names.verdict() == expected
 
 
-OF_OBJECTS = {"_fsdp_flattened", "_per_optimizer_states", "_scale", "_sharding_strategy", "_st_info"}
+OF_OBJECTS = {
+    "_fsdp_flattened",
+    "_per_optimizer_states",
+    "_scale",
+    "_sharding_strategy",
+    "_st_info",
+    "_step_supports_amp_scaling",
+}
 """What torch gives to objects as it goes."""
 
 

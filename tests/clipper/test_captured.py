@@ -1,6 +1,7 @@
 """A clip in a captured graph: each replay goes on from the one before, as steps do that are no replay."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip import GradClipper
-from gradclip.policies import AdaGC, AutoClip, Policy, ZClip, schedule, warmup
+from gradclip.numbers import Scalar, bring_down, maximum
+from gradclip.policies import AdaGC, AutoClip, Decision, Layout, Norms, Policy, ZClip, schedule, warmup
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
@@ -130,6 +132,43 @@ def test_what_cannot_be_replayed_is_refused(policy: Policy, steps: int, why: str
         pytest.raises(RuntimeError, match=rf"must do the same at every step .* {why}.* in it. Clip outside"),
     ):
         run.clipper.clip()
+    for step in range(steps, steps + 3):
+        run.draw(step)
+        run.clipper.clip()
+
+
+@dataclass(frozen=True)
+class LastTwo(Policy):
+    """Bound the norm by twice the larger of the last two."""
+
+    def init(self, layout: Layout) -> tuple[float, float]:
+        return (100.0, 100.0)
+
+    def decide(self, norms: Norms, state: tuple[Scalar, Scalar]) -> tuple[Decision, tuple[Scalar, Scalar]]:
+        bound = 2.0 * maximum(*state)
+        return Decision(bring_down(norms.total, bound, 0.0), bound), (norms.total, state[0])
+
+
+def test_what_was_known_may_be_learned_in_another_place(replayed: Any) -> None:
+    """Nothing is written before all is read."""
+    eager, own = replayed(LastTwo())
+    assert own.clipper.state_dict()["stages"] == eager.clipper.state_dict()["stages"]
+
+
+def test_what_has_no_place_in_a_graph_is_not_loaded() -> None:
+    """And nothing is changed."""
+    runs = [Run(AdaGC(1.0, warmup=3)) for _ in range(2)]
+    for step in range(5):
+        for run in runs[: 1 if step else 2]:
+            run.draw(step)
+            run.clipper.clip()
+    with captured():
+        runs[0].clipper.clip()
+    before = runs[0].clipper.state_dict()
+    with pytest.raises(RuntimeError, match="must do the same at every step"):
+        runs[0].clipper.load_state_dict(runs[1].clipper.state_dict())
+    assert runs[0].clipper.state_dict() == before
+    assert runs[0].clipper._pipeline.__getstate__()["_captured"] is None
 
 
 def test_on_the_host_nothing_is_captured() -> None:

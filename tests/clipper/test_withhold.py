@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,9 +21,10 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 import gradclip
 import withhold_workers as workers
 from gradclip import torch_private as private
-from gradclip.clipper.withhold import LATE, SHARDED, told
+from gradclip.clipper.withhold import LATE, SHARDED, Ground, Skips, told
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.policies import FixedNorm, Policy, ZClip, schedule
+from gradclip.policies import Decision, FixedNorm, Layout, Norms, Policy, ZClip, schedule
+from gradclip.result import Status
 from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import There, no_waits
@@ -343,6 +345,65 @@ def test_all_ranks_raise_at_the_same_step() -> None:
         first, second = pool.run(workers.train, (3, 6, 7, 8, 9), 2)
     assert first == second
     assert first[0] == 8 + LATE
+
+
+@dataclass(frozen=True)
+class Undeclared(Policy):
+    """A rule that skips, and does not say so of itself."""
+
+    most: float
+
+    def init(self, layout: Layout) -> tuple[()]:
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+        return Decision(skip=norms.total > self.most), state
+
+
+def test_a_rule_that_skips_undeclared() -> None:
+    """It is obeyed all the same."""
+    training = Training(FUSED["AdamW"], Undeclared(1e3))
+    training.step()
+    for scale in (1.0, 1e6, 1.0):
+        training.backward()
+        for p in training.parameters.values():
+            p.grad = p.grad * scale
+        before = training.left()[:2]
+        training.optimizer.step()
+        skipped = scale > 1.0
+        assert training.clipper.last is not None
+        assert training.clipper.last.skipped == (Status.SKIPPED_SPIKE if skipped else None)
+        if skipped:
+            same(training.left()[:2], before)
+
+
+def test_a_count_in_a_graph_goes_on() -> None:
+    """It is where the graph has it, whoever has asked or counted meanwhile."""
+    skips = Skips(math.inf)
+    bad: Any = There(torch.tensor(True))
+    skips.count_withheld(bad, overflow=False)
+    assert skips.read() == 1
+    place = skips._count
+    skips.count_withheld(bad, overflow=False)
+    skips.count(skipped=True)
+    assert skips.read() == 3
+    assert skips._count is place
+    copied = pickle.loads(pickle.dumps(skips))  # noqa: S301 -- our own
+    assert copied.read() == 3
+    assert type(copied._count) is float
+
+
+def test_what_is_known_of_one_kind_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards that Adam may step with are none for SGD; and nothing is kept of what was detached."""
+    training = Training(FUSED["AdamW"])
+    training.step()
+    other = FUSED["SGD"](list(training.parameters.values()))
+    monkeypatch.setattr("gradclip.clipper.withhold.is_dtensor", lambda _: True)
+    ground = Ground()
+    for optimizer, allowed in ((other, False), (training.optimizer, True), (other, False)):
+        assert ground.allows(optimizer, []) is allowed
+    training.clipper.detach()
+    assert not training.clipper._ground._known
 
 
 def test_shards_obey() -> None:

@@ -151,6 +151,7 @@ class Attaching(ABC):
             if scaler is not None and all(other.scaler is not scaler for other in self._attachments.values()):
                 hear_no_more(scaler, self)
             self._trust.release(one)
+        self._ground = Ground()  # which holds what was stepped with
         self._trust.is_attached = bool(self._attachments)
         self._flush()
 

@@ -1,7 +1,7 @@
 """The stages of a clipper's policy, and what one clip by them came to."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, final
 
@@ -68,7 +68,7 @@ class Pipeline:
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
         for stage in self._stages:
             check_state(stage.policy, stage.state, stage.layout)
-        self._captured: list[Any] | None = None  # what was learned before a graph was captured, which it reads
+        self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
 
     def run(
         self,
@@ -90,16 +90,22 @@ class Pipeline:
         explain = explain and self._nonfinite == "skip"
         undone = bool(later) and may_undo
         work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
-        if self._captured is None and is_captured(self._selection.device):
-            self._captured = [stage.state for stage in self._stages]
+        before = tuple(stage.state for stage in self._stages)
         clip = _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
-        self._keep()
+        known = before if self._captured is None and is_captured(self._selection.device) else self._captured
+        try:
+            self._learn(known, [stage.state for stage in self._stages])
+        except RuntimeError:
+            self._learn(None, before)
+            raise
+        self._captured = known
         return clip
 
-    def _keep(self) -> None:
-        """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
-        for stage, known in zip(self._stages, self._captured or (), strict=False):
-            stage.state = in_memory_of(known, stage.state)
+    def _learn(self, known: tuple[Any, ...] | None, states: Sequence[Any]) -> None:
+        """Know so much: where a captured graph reads it, so that each replay goes on from the one before."""
+        own = states if known is None else in_memory_of(known, tuple(states))
+        for stage, state in zip(self._stages, own, strict=True):
+            stage.state = state
 
     @property
     def can_run_unread(self) -> bool:
@@ -180,9 +186,10 @@ class Pipeline:
             unpack(stage.policy.init(stage.layout), entry["state"], stage.layout, name)
             for stage, entry, name in zip(self._stages, saved, mine, strict=True)
         ]
-        for stage, state in zip(self._stages, states, strict=True):
-            stage.state = state
-        self._keep()
+        self._learn(self._captured, states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_captured": None}  # of a copy there is no graph
 
 
 def _clip(work: ClipWork, result: ClipResult) -> Clip:
@@ -201,7 +208,9 @@ def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
     def skipped() -> Status | None:
         if not on_host(done.withheld):
             return None
-        return Status.SKIPPED_SCALER if on_host(overflow) else Status.SKIPPED_NONFINITE
+        if on_host(overflow):
+            return Status.SKIPPED_SCALER
+        return Status.SKIPPED_SPIKE if math.isfinite(on_host(done.before.total)) else Status.SKIPPED_NONFINITE
 
     def outcome() -> Outcome:
         clips = done.steps and skipped() is None

@@ -40,10 +40,11 @@ LATE = 4
 class Ground:
     """What is known of the tensors that a step works on, so that it is found out once and not at each step."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_sharded")
 
     def __init__(self) -> None:
         self._known: list[Tensor] = []
+        self._sharded = False  # whether DTensors may be among them
 
     def allows(self, optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
         """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
@@ -66,10 +67,10 @@ class Ground:
 
     def _is_known(self, tensors: list[Tensor], *, sharded: bool) -> bool:
         """Whether all are on one device, and DTensors only where they may be."""
-        if _are_same(self._known, tensors):
+        if self._sharded == sharded and _are_same(self._known, tensors):
             return True
         known = len({x.device for x in tensors}) == 1 and (sharded or not any(map(is_dtensor, tensors)))
-        self._known = tensors if known else []
+        self._known, self._sharded = tensors if known else [], sharded
         return known
 
 
@@ -148,13 +149,15 @@ class Skips:
     def read(self) -> int:
         """Return how many there are now, which waits where a device counts."""
         self.hear()
-        self._count = on_host(self._count)
-        return int(self._count)
+        return int(on_host(self._count))
 
     def count(self, *, skipped: bool) -> None:
         """Count a step that the host knows of."""
-        self._count = self.read() + 1.0 if skipped else 0.0
-        self.heard = int(self._count)
+        self.heard = self.read() + 1 if skipped else 0
+        if isinstance(self._count, Tensor):
+            self._count.fill_(self.heard)  # where it is: a captured graph goes on counting there
+        else:
+            self._count = float(self.heard)
 
     def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
         """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is."""
@@ -170,5 +173,4 @@ class Skips:
             self._under_way.append(Transfer(count))
 
     def __getstate__(self) -> dict[str, Any]:
-        self.read()
-        return vars(self)
+        return {**vars(self), "_count": float(self.read()), "_under_way": deque()}

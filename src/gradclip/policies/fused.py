@@ -1,9 +1,12 @@
 """A decision on a device in a few launches, where there are kernels for that: the rule itself stays written once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from enum import Enum
+from types import FunctionType
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from gradclip.numbers import as_float64
@@ -57,7 +60,7 @@ class Fused:
     def _by_kernels(self, norms: Norms, state: Any) -> tuple[Decision, Any] | None:
         device = norms.total.device  # pyrefly: ignore[missing-attribute] -- a tensor
         kernels, learned = registry.kernels_for_rules(device), list(_leaves(state))
-        if kernels is None or any(x is None for x in learned):
+        if kernels is None or any(x is None or (isinstance(x, Tensor) and x.dtype != torch.float64) for x in learned):
             return None
         if self._rule is None or self._rule.device != device:
             self._rule = kernels.rule(device)
@@ -87,14 +90,14 @@ def _is_fixed(part: object) -> bool:
     """Whether a policy, and all that it is made of, is a frozen dataclass: else it may be another rule at each step."""
     match part:
         case Policy():
-            own = is_dataclass(part) and type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
-            return own and all(_is_fixed(getattr(part, field.name)) for field in fields(part))
-        case tuple() | list():
+            own = vars(type(part)).get("__dataclass_params__")  # of the class itself, which may add to a frozen one
+            return own is not None and own.frozen and all(_is_fixed(getattr(part, x.name)) for x in fields(part))  # type: ignore[arg-type]
+        case tuple() | frozenset():
             return all(map(_is_fixed, part))
-        case dict():
-            return all(map(_is_fixed, part.values()))
+        case FunctionType():
+            return part.__closure__ is None
         case _:
-            return True
+            return part is None or isinstance(part, (int, float, str, Enum))
 
 
 def _leaves(state: Any) -> Iterator[Any]:

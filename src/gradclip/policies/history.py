@@ -8,6 +8,7 @@ on another device it stays a tensor, and nothing is read back.
 import bisect
 import math
 from array import array
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, final
 
 import torch
@@ -56,13 +57,6 @@ class Column(NamedTuple):
             return (self.arrived[0] if count else 0.0), math.inf
         mean = math.fsum(self.arrived) / count
         return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in self.arrived) / (count - 1))
-
-
-def write_over(memory: Tensor, number: Scalar) -> Tensor:
-    """Write a number, or many, over those of the step before, which the replays of a captured graph read."""
-    if isinstance(number, Tensor) and number.shape != memory.shape:
-        refuse_capture("remembers more norms with each step")
-    return memory if number is memory else memory.copy_(number) if isinstance(number, Tensor) else memory.fill_(number)
 
 
 def refuse_capture(why: str) -> NoReturn:
@@ -172,14 +166,13 @@ class History:
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
-    def in_memory_of(self, known: "History") -> "History":
-        """Return the same in the memory of a history of so many norms."""
-        if known.rows is None:
-            if self.rows is not None:
-                refuse_capture("met its first gradient")
+    def over(self, known: "History", act: Callable[[Tensor, Tensor], Tensor]) -> "History":
+        """Act on its rows and those of a history before it."""
+        if known.rows is None and self.rows is None:
             return self
-        rows = self._as_rows(known.rows[-1])
-        return History(self.window, rows=write_over(known.rows, rows), holds=self.holds)
+        if known.rows is None:
+            refuse_capture("met its first gradient")
+        return History(self.window, rows=act(known.rows, self._as_rows(known.rows[-1])), holds=self.holds)
 
     def unpack(self, packed: list[list[float]]) -> "History":
         """Return the history that `pack` was called on, on the host, in place of this one; of a longer one, the end."""

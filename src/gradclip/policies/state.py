@@ -1,12 +1,12 @@
 """The state of a policy as plain data, and back: numbers, and numbers by the names of parameters."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from gradclip.policies.history import History, refuse_capture, write_over
+from gradclip.policies.history import History, refuse_capture
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
@@ -77,22 +77,42 @@ def in_memory_of(known: Any, state: Any) -> Any:
     """Return a state in the memory of what was known before: that which the replays of a captured graph read.
 
     Raises:
-        RuntimeError: If it has no place there.
+        RuntimeError: If it has no place there; nothing is written then.
     """
+    return _over(known, _over(known, state, _apart), _written)
+
+
+def _over(known: Any, state: Any, act: Callable[[Any, Any], Any]) -> Any:
+    """Act on each number of a state and what was known of it."""
     match state:
         case Part():
-            return state._replace(state=in_memory_of(known.state, state.state))
+            return state._replace(state=_over(known.state, state.state, act))
         case History():
-            return state.in_memory_of(known)
+            return state.over(known, act)
         case tuple():
-            parts = [in_memory_of(*pair) for pair in zip(known, state, strict=True)]
+            parts = [_over(*pair, act) for pair in zip(known, state, strict=True)]
             return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-        case _ if isinstance(known, Tensor):
-            return write_over(known, state)
         case _:
-            if state is not known and state != known:
-                refuse_capture("counts on the host, or met its first gradient")
-            return state
+            return act(known, state)
+
+
+def _apart(known: Any, number: Any) -> Any:
+    """Return a number, or many, in memory that is not written meanwhile: what was known may be learned elsewhere."""
+    if not isinstance(known, Tensor):
+        if isinstance(number, Tensor) or number != known:
+            refuse_capture("counts on the host, or met its first gradient")
+        return number
+    if not isinstance(number, Tensor) or number is known:
+        return number
+    if number.shape != known.shape:
+        refuse_capture("remembers more norms with each step")
+    return number.clone()
+
+
+def _written(known: Any, number: Any) -> Any:
+    if not isinstance(known, Tensor) or number is known:
+        return number
+    return known.copy_(number) if isinstance(number, Tensor) else known.fill_(number)
 
 
 def learns(state: object) -> bool:

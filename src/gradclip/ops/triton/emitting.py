@@ -62,6 +62,7 @@ class Body:
         self._indent = "    "
         self._names: dict[tuple[Node, At | None], str] = {}
         self._columns: dict[tuple[int, int, str], At] = {}
+        self._is_in_column = False
         self._count = 0
 
     def line(self, text: str) -> None:
@@ -225,22 +226,25 @@ class Body:
         return acc
 
     def _gather(self, node: Node, at: At | None, x: Node, dim: int, places: Node) -> str:
-        if x.name != "sort" or dim != 0 or x.given[1:] != (0,):
-            raise NotImplementedError("places down a column that is not in order")
+        if x.name != "sort" or dim != 0 or x.given[1:] != (0,) or places.shape[0] != 1:
+            raise NotImplementedError("places down a column that is not in order, or several")
         rows, own = self._column(x.given[0], at)
         return f"in_order({own}, {rows.inside}, {self.value(places, at)})"
 
     def _column(self, x: Node, at: At | None) -> tuple[At, str]:
         """Return the places of a column, and its numbers."""
         count, width = x.shape[0], x.numel // x.shape[0]
-        if not self._of_columns or count > MOST_ROWS:
+        if not self._of_columns or count > MOST_ROWS or self._is_in_column:
             raise NotImplementedError("a column here")
         place = count, width, (at or FIRST).index
         if place not in self._columns:
             row = self.named(f"tl.arange(0, {1 << (count - 1).bit_length()})")
             inside = self.named(f"{row} < {count}")
             self._columns[place] = At(self.named(f"{row} * {width} + {place[-1]}"), inside)
-        return self._columns[place], self.value(x, self._columns[place])
+        self._is_in_column = True
+        own = self.value(x, self._columns[place])
+        self._is_in_column = False
+        return self._columns[place], own
 
 
 def _loaded(argument: str, at: At | None) -> str:

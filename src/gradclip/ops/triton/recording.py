@@ -68,7 +68,7 @@ Flat: TypeAlias = Callable[[list[Any]], tuple[list[Any], Any]]
 class Count:
     """A number of the host that a rule may add to and compare: the graph holds where the answers are the same."""
 
-    def __init__(self, place: int, value: float, asked: list["Asked"], more: float = 0.0) -> None:
+    def __init__(self, place: int, value: float, asked: list["Asked"], more: float = 0) -> None:
         self.place = place
         self.more = more
         self._value = value
@@ -196,6 +196,9 @@ class Recorder(TorchDispatchMode):
         shapes = func(*_mapped(_as_shape, args), **kwargs)
         nodes = _mapped(lambda x: self.node_of(x) if isinstance(x, Tensor) else x, args)
         if name == "index_put_":  # of what was written, the numbers are others now
+            storage = args[0].untyped_storage()
+            if any(x is not args[0] and x.untyped_storage() is storage for x in self.kept):
+                raise NotImplementedError("a write that is seen through a view")
             self.written.add(_memory_of(args[0]))
             self._known(args[0], self._scattered(*nodes))
             return args[0]
