@@ -53,6 +53,14 @@ def test_kinds(tmp_path: Path, kind: str) -> None:
     assert not any("left out" in remark for remark in series.remarks)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_with_nothing_between(tmp_path: Path, kind: str) -> None:
+    """Lines below each other, with names and numbers in both, are no table."""
+    norms = [1.5, 2.25, 12345.5]
+    (tmp_path / "train.log").write_text("".join(f"{KINDS[kind](i, n)}\n" for i, n in enumerate(norms, 1)))
+    assert read_series(tmp_path / "train.log").norms.tolist() == norms
+
+
 def test_epochs_of_mmcv(tmp_path: Path) -> None:
     lines = [f"mmcv - INFO - Epoch [{e}][{i}/200]\tlr: 1.0e-02, grad_norm: {e + i}" for e in (1, 2) for i in (50, 100)]
     (tmp_path / "train.log").write_text("\n".join(lines) + "\n")

@@ -139,8 +139,8 @@ def _is_printed(text: str, column: str | None) -> bool:
             over_lines |= "\n" in text[:end]
             text = text[end:].lstrip()
         for line, below in pairwise([*END.split(text), ""]):
-            if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
-                return False
             if has_norm(entry_of(line)):
                 return True
+            if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
+                return False
     return False
