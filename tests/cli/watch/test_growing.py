@@ -49,9 +49,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """All that the readers were given."""
     given_to: list[bytes] = []
 
-    def reading(path: Path, column: str | None) -> Series:
+    def reading(path: Path, **asked: str | None) -> Series:
         given_to.append(path.read_bytes())
-        return read_series(path, column=column)
+        return read_series(path, **asked)
 
     monkeypatch.setattr(growing, "read_series", reading)
     return given_to

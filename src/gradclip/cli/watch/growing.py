@@ -61,7 +61,7 @@ class Growing:
         self.why_none, self.absent = "reading", ""
         self.modified = 0.0
         self._path, self._name = path, name
-        self._asked = {"column": column} | ({} if run is None else {"run": run})
+        self._asked = {"column": column, "run": run}
         self._identity: tuple[int, int] | None = None
         self._begin()
 
