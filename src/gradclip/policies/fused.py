@@ -25,10 +25,10 @@ class Unasked(Sequence[int]):
     """Places that a rule does not ask for: one that does is left to torch."""
 
     def __len__(self) -> int:
-        raise NotImplementedError("which parameters have a gradient")
+        raise LookupError("which parameters have a gradient")
 
     def __getitem__(self, place: Any) -> Any:
-        raise NotImplementedError("which parameters have a gradient")
+        raise LookupError("which parameters have a gradient")
 
 
 UNASKED = Unasked()

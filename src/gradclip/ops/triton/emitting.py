@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 import torch
 
 from gradclip.ops.triton.formulas import ARITHMETIC, COMPARISONS, DTYPES, FILLED, LOGIC, PLAIN, literal, widest
-from gradclip.ops.triton.recording import VIEWS, Node
+from gradclip.ops.triton.recording import VIEWS, Node, NoKernelError
 
 MOST_ROWS = 4096
 """The longest column that a program holds in its registers."""
@@ -93,7 +93,7 @@ class Body:
     def _computed(self, node: Node, at: At | None) -> str:
         name, given = node.name, node.given
         if node.dtype not in DTYPES:
-            raise NotImplementedError(f"numbers of {node.dtype}")
+            raise NoKernelError(f"numbers of {node.dtype}")
         if name in VIEWS and node.dtype == given[0].dtype:
             return self.value(given[0], at)
         if name in FILLED:
@@ -107,7 +107,7 @@ class Body:
         if formula is not None and set(node.named) <= PLAIN and f"{{{len(given) - 1}}}" in formula:
             return formula.format(*(self._operand(x, node, at, dtype) for x in given))
         if (own := getattr(self, f"_{name}", None)) is None:
-            raise NotImplementedError(f"{name} of {node.dtype}, {node.named}")
+            raise NoKernelError(f"{name} of {node.dtype}, {node.named}")
         return own(node, at, *given, **node.named)
 
     def _operand(self, x: Any, of: Node, at: At | None, dtype: torch.dtype) -> str:
@@ -116,7 +116,7 @@ class Body:
             return literal(x, dtype)
         if x.numel not in {1, of.numel}:
             if at is None or not x.shape[-1] == x.numel == of.shape[-1]:
-                raise NotImplementedError(f"a tensor of {x.shape} with one of {of.shape}")
+                raise NoKernelError(f"a tensor of {x.shape} with one of {of.shape}")
             at = At(self.named(f"{at.index} % {x.numel}"), at.inside)
         found = self.value(x, at)
         if dtype == torch.bool and x.numel < of.numel and at is not None:  # of which the interpreter makes no block
@@ -140,7 +140,7 @@ class Body:
 
     def _pow(self, node: Node, at: At | None, x: Any, exponent: Any) -> str:
         if exponent != 2.0:  # noqa: PLR2004
-            raise NotImplementedError(f"the power of {exponent}")
+            raise NoKernelError(f"the power of {exponent}")
         found = self._operand(x, node, at, node.dtype)
         return f"{found} * {found}"
 
@@ -156,7 +156,7 @@ class Body:
             or start < 0
             or node.numel not in {x.numel - start * (x.numel // x.shape[0]), x.numel // x.shape[0]}
         ):
-            raise NotImplementedError("a part that is not the rest")
+            raise NoKernelError("a part that is not the rest")
         if start == 0:
             return self.value(x, at)
         offset = start * (x.numel // x.shape[0])
@@ -165,7 +165,7 @@ class Body:
 
     def _cat(self, node: Node, at: At | None, parts: list[Node], dim: int = 0) -> str:
         if dim != 0:
-            raise NotImplementedError("columns beside each other")
+            raise NoKernelError("columns beside each other")
         at, found, offset = at or FIRST, "", 0
         for part in parts:
             here = self.named(f"({at.index} >= {offset}) & ({at.index} < {offset + part.numel}) & {at.inside}")
@@ -177,7 +177,7 @@ class Body:
     def _index(self, node: Node, at: At | None, x: Node, places: list[Node]) -> str:
         (place,) = places
         if len(x.shape) != 1:
-            raise NotImplementedError("places in a matrix")
+            raise NoKernelError("places in a matrix")
         found = self.value(place, at)
         found = self.named(f"tl.where({found} < 0, {found} + {x.numel}, {found})")
         return self.value(x, At(found, (at or FIRST).inside))
@@ -193,7 +193,7 @@ class Body:
     def _sum(self, node: Node, at: At | None, x: Node, dims: Any = None, **_: Any) -> str:
         if node.numel > 1:
             if list(dims or ()) != [0]:
-                raise NotImplementedError(f"a sum over {dims}")
+                raise NoKernelError(f"a sum over {dims}")
             rows, own = self._column(x, at)
             return f"tl.sum(tl.where({rows.inside}, {own}, 0).to({DTYPES[node.dtype]}))"
         return f"tl.sum({self._over(x, node.dtype, 0, lambda acc, own: f'{acc} + {own}')})"
@@ -202,14 +202,14 @@ class Body:
         if x.numel == 1:
             return self.value(x, None)
         if node.numel > 1 or node.dtype != torch.float64:
-            raise NotImplementedError("the largest of each row")
+            raise NoKernelError("the largest of each row")
         return (
             f"tl.reduce({self._over(x, node.dtype, -torch.inf, lambda acc, own: f'larger({acc}, {own})')}, 0, larger)"
         )
 
     def _linalg_vector_norm(self, node: Node, at: At | None, x: Node, order: float = 2.0, *_: Any) -> str:
         if order != 2.0 or node.numel > 1:  # noqa: PLR2004
-            raise NotImplementedError(f"norms of order {order}")
+            raise NoKernelError(f"norms of order {order}")
         return f"tl.sqrt(tl.sum({self._over(x, node.dtype, 0, lambda acc, own: f'{acc} + {own} * {own}')}))"
 
     def _over(self, x: Node, dtype: torch.dtype, identity: float, add: Callable[[str, str], str]) -> str:
@@ -227,7 +227,7 @@ class Body:
 
     def _gather(self, node: Node, at: At | None, x: Node, dim: int, places: Node) -> str:
         if x.name != "sort" or dim != 0 or x.given[1:] != (0,) or places.shape[0] != 1:
-            raise NotImplementedError("places down a column that is not in order, or several")
+            raise NoKernelError("places down a column that is not in order, or several")
         rows, own = self._column(x.given[0], at)
         return f"in_order({own}, {rows.inside}, {self.value(places, at)})"
 
@@ -235,7 +235,7 @@ class Body:
         """Return the places of a column, and its numbers."""
         count, width = x.shape[0], x.numel // x.shape[0]
         if not self._of_columns or count > MOST_ROWS or self._is_in_column:
-            raise NotImplementedError("a column here")
+            raise NoKernelError("a column here")
         place = count, width, (at or FIRST).index
         if place not in self._columns:
             row = self.named(f"tl.arange(0, {1 << (count - 1).bit_length()})")

@@ -57,6 +57,10 @@ class Node:
         return [x for x in listed if isinstance(x, Node)]
 
 
+class NoKernelError(Exception):
+    """A rule does what no kernel is made of: torch does it."""
+
+
 Leaf: TypeAlias = Tensor | float
 """A number of a device, or many, or one of the host."""
 
@@ -163,7 +167,7 @@ class Recorder(TorchDispatchMode):
     def given(self, place: int, like: Tensor) -> Tensor:
         """Return what stands for an input."""
         if like.device != self.device or type(like) is not Tensor:
-            raise NotImplementedError(f"a tensor of {like.device}, of type {type(like).__name__}")
+            raise NoKernelError(f"a tensor of {like.device}, of type {type(like).__name__}")
         node = Node("input", (place,), {}, tuple(like.shape), like.dtype)
         return self._known(torch.empty_like(like, device=META), node)
 
@@ -175,7 +179,7 @@ class Recorder(TorchDispatchMode):
             number = torch.ops.aten._local_scalar_dense.default(x)
             return Node("full", ((), number), {}, (), x.dtype)
         if x.device != self.device or type(x) is not Tensor or _memory_of(x) in self.written:
-            raise NotImplementedError(f"a tensor of {x.device}, of type {type(x).__name__}")
+            raise NoKernelError(f"a tensor of {x.device}, of type {type(x).__name__}")
         self.constants.add(_memory_of(x))
         self._known(x, Node("constant", (x.contiguous(),), {}, tuple(x.shape), x.dtype))
         return self.nodes[id(x)]
@@ -189,7 +193,7 @@ class Recorder(TorchDispatchMode):
         self.operations += name not in UNLAUNCHED
         if not is_ours and torch.device(kwargs.get("device") or CPU) != META:
             if name.endswith("_") and _memory_of(args[0]) in self.constants:
-                raise NotImplementedError(f"{name} writes a constant")
+                raise NoKernelError(f"{name} writes a constant")
             return func(*args, **kwargs)
         if "device" in kwargs:
             kwargs["device"] = META
@@ -198,12 +202,12 @@ class Recorder(TorchDispatchMode):
         if name == "index_put_":  # of what was written, the numbers are others now
             storage = args[0].untyped_storage()
             if any(x is not args[0] and x.untyped_storage() is storage for x in self.kept):
-                raise NotImplementedError("a write that is seen through a view")
+                raise NoKernelError("a write that is seen through a view")
             self.written.add(_memory_of(args[0]))
             self._known(args[0], self._scattered(*nodes))
             return args[0]
         if name.endswith("_"):
-            raise NotImplementedError(f"{name} writes in place")
+            raise NoKernelError(f"{name} writes in place")
         first = shapes[0] if isinstance(shapes, (list, tuple)) else shapes
         self._known(first, Node(name, tuple(nodes), kwargs, tuple(first.shape), first.dtype))
         return shapes
@@ -212,7 +216,7 @@ class Recorder(TorchDispatchMode):
         """Return numbers with others in some places, by the way back from each place to what is written there."""
         (places,) = indices
         if accumulate or places.name != "constant" or len(old.shape) != 1:
-            raise NotImplementedError("places that are not known")
+            raise NoKernelError("places that are not known")
         back = torch.full(old.shape, -1, dtype=torch.int64, device=self.device)
         back[places.given[0]] = torch.arange(places.numel, device=self.device)
         return Node("scatter", (old, new, self.node_of(self._kept(back))), {}, old.shape, old.dtype)
@@ -266,5 +270,5 @@ def _mapped(act: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
 
 def _plain(x: object) -> float:
     if type(x) not in {int, float}:
-        raise NotImplementedError(f"a number of the host with {x!r}")
+        raise NoKernelError(f"a number of the host with {x!r}")
     return x  # type: ignore[return-value]
