@@ -461,7 +461,7 @@ def test_a_rule_that_fails() -> None:
 @pytest.mark.parametrize("name", ["GRADCLIP_BACKEND", "a dispatch mode", "a capture", "no dispatch modes"])
 def test_where_no_kernel_is_made(name: str, launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch decides where it is asked to, where somebody traces it, and while a graph is captured."""
-    monkeypatch.setattr(rule, "is_capturing", lambda _: name == "a capture")
+    monkeypatch.setattr(rule, "is_captured", lambda _: name == "a capture")
     if name == "no dispatch modes":
         monkeypatch.setattr(backend, "Rule", None)
     around = registry.forced("reference") if name.isupper() else Watching() if "mode" in name else nullcontext()
@@ -477,7 +477,7 @@ def test_what_a_capture_may_use(launched: list[str], monkeypatch: pytest.MonkeyP
     stage, series = Stage(ZClip(1.0), LAYOUT), given(6)
     for norms in series[:3]:
         stage.decide(norms)
-    monkeypatch.setattr(rule, "is_capturing", lambda _: True)
+    monkeypatch.setattr(rule, "is_captured", lambda _: True)
     launched.clear()
     stage.decide(series[3])
     assert launched == ["rule"]

@@ -16,4 +16,7 @@ def is_traced() -> bool:
 
 def is_captured(device: torch.device) -> bool:
     """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()

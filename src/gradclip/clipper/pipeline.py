@@ -90,21 +90,25 @@ class Pipeline:
         explain = explain and self._nonfinite == "skip"
         undone = bool(later) and may_undo
         work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
-        before = tuple(stage.state for stage in self._stages)
+        known = self._captured
+        if known is None and is_captured(self._selection.device):
+            known = tuple(stage.state for stage in self._stages)
         clip = _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
-        known = before if self._captured is None and is_captured(self._selection.device) else self._captured
-        try:
-            self._learn(known, [stage.state for stage in self._stages])
-        except RuntimeError:
-            self._learn(None, before)
-            raise
-        self._captured = known
+        if known is not None:
+            self._keep(known)
         return clip
 
-    def _learn(self, known: tuple[Any, ...] | None, states: Sequence[Any]) -> None:
-        """Know so much: where a captured graph reads it, so that each replay goes on from the one before."""
-        own = states if known is None else in_memory_of(known, tuple(states))
-        for stage, state in zip(self._stages, own, strict=True):
+    def _keep(self, known: tuple[Any, ...]) -> None:
+        """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
+        try:
+            self._know(in_memory_of(known, tuple(stage.state for stage in self._stages)))
+        except RuntimeError:
+            self._know(known)
+            raise
+        self._captured = known
+
+    def _know(self, states: Sequence[Any]) -> None:
+        for stage, state in zip(self._stages, states, strict=True):
             stage.state = state
 
     @property
@@ -186,7 +190,7 @@ class Pipeline:
             unpack(stage.policy.init(stage.layout), entry["state"], stage.layout, name)
             for stage, entry, name in zip(self._stages, saved, mine, strict=True)
         ]
-        self._learn(self._captured, states)
+        self._know(states if self._captured is None else in_memory_of(self._captured, tuple(states)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_captured": None}  # of a copy there is no graph

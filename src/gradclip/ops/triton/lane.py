@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU
+from gradclip.tracing import is_captured
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
@@ -118,20 +119,12 @@ class _Lanes(threading.local):
 _LANES = _Lanes()
 
 
-def is_capturing(device: torch.device) -> bool:
-    """Whether the current stream of a device captures a graph."""
-    if device.type != "cuda":
-        return False
-    with on(device):
-        return torch.cuda.is_current_stream_capturing()
-
-
 def lane_of(device: torch.device) -> Lane | None:
     """Return what this thread keeps for the current stream of a device.
 
     None inside a graph that is being captured, whose replays may run beside other work, and for devices without CUDA.
     """
-    if device.type != "cuda" or is_capturing(device):
+    if device.type != "cuda" or is_captured(device):
         return None
     stream = torch.cuda.current_stream(device).cuda_stream
     lane = _LANES.known.get((device, stream))

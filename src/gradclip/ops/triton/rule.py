@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, final
 import torch
 
 from gradclip.ops.triton.fusing import Kernels
-from gradclip.ops.triton.lane import is_capturing
 from gradclip.ops.triton.recording import Asked, Flat, Leaf, recorded
+from gradclip.tracing import is_captured
 
 FEW = 5
 """Operations that torch is left to launch."""
@@ -51,7 +51,7 @@ class Rule:
         for known in graphs:
             if all(asked.holds(leaves) for asked in known.asked):
                 return None if known.kernels is None else (known.kernels(leaves, self.device), known.template)
-        if len(graphs) == MOST or is_capturing(self.device):
+        if len(graphs) == MOST or is_captured(self.device):
             return None
         known, found = self._learned(flat, leaves)
         graphs.append(known)

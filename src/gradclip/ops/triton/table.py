@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, WIDE
 from gradclip.ops.reference import count_units
-from gradclip.ops.triton.lane import is_capturing, pinned, slots_of
+from gradclip.ops.triton.lane import pinned, slots_of
+from gradclip.tracing import is_captured
 
 try:
     from gradclip.ops import _native
@@ -121,7 +122,7 @@ def copy(table: HostTable, bounds: Sequence[float], to: Table) -> None:
     if there.device.type == "cpu":  # that of Triton's interpreter
         torch.cat([given, numbers], out=there)
         return
-    captured = is_capturing(there.device)
+    captured = is_captured(there.device)
     host = slots_of(there.device).take_spare(len(there)) if captured else None
     if host is None:
         host = pinned(len(there))
