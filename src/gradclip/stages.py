@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, is_bad, is_known, on_host, one_unless_finite
+from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
@@ -172,7 +172,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             learned.append(stage.state)
             decision = stage.decide(norms)
             if nonfinite == "keep":
-                coef = one_unless_finite(decision.coef, norms.total)  # without `_replace`, torch 2.6 compiles it
+                coef = where(isfinite(norms.total), decision.coef, 1.0)  # without `_replace`, torch 2.6 compiles it
                 decision = Decision(coef, decision.threshold, decision.scope, decision.skip, decision.clamp)
             if asked is None:
                 asked = decision

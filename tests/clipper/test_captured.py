@@ -88,6 +88,10 @@ def test_replays_do_what_steps_do(name: str, replayed: Any) -> None:
     assert states[0] == states[1]
 
 
+def fails(*_: Any) -> None:
+    raise ValueError("it fails")
+
+
 @pytest.mark.parametrize("policy", [ZClip(1.0, warmup=3), SpikeSkip(2.0, window=8, warmup=3), AutoClip(1.0, window=5)])
 def test_replays_of_a_fused_step_skip_and_learn(policy: Policy) -> None:
     """Whole steps of an optimizer, of which one has a NaN: parameters and what was learned, bit for bit."""
@@ -116,6 +120,16 @@ def test_replays_of_a_fused_step_skip_and_learn(policy: Policy) -> None:
     for run, act in zip(runs, steps, strict=True):  # and on, where the host decides
         run.draw(50)
         act(lambda: None)
+    for run, act in zip(runs, steps, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(policy), "decide", fails)
+            run.draw(51)
+            with pytest.raises(ValueError, match="fails"):
+                act(lambda: None)
+    runs[0].draw(52)
+    steps[0]()
+    runs[1].draw(52)
+    replay()
     states = [run.clipper.state_dict() for run in runs]
     assert states[0]["stages"] == states[1]["stages"]
     assert states[0]["skips"] == states[1]["skips"]

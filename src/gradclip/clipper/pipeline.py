@@ -95,9 +95,10 @@ class Pipeline:
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False
         known = self._replayed()
-        clip = _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
-        self._keep(known)
-        return clip
+        try:
+            return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+        finally:
+            self._keep(known)
 
     def _replayed(self) -> tuple[Any, ...] | None:
         """Return what was learned before the graph that replays it, or is captured now; None where there is none."""

@@ -74,11 +74,11 @@ class Fused:
             What it decides, and to multiply by 1 where it says to skip; and what it has learned, which of a step that
             does not happen is nothing, unless the policy itself asks for no step.
         """
-        number = as_float64(withheld) if isinstance(withheld, Tensor) else float(withheld)
+        number = float(withheld) if is_known(withheld) else as_float64(withheld)
         return self._decided(partial(_unread, self._policy), norms, state, number)
 
     def _decided(self, rule: Ruling, norms: Norms, state: Any, *more: Scalar) -> tuple[Decision, Any]:
-        may_have = self._is_fixed and isinstance(norms.total, Tensor)
+        may_have = self._is_fixed and not is_known(norms.total)
         decided = self._by_kernels(rule, norms, state, more) if may_have else None
         return rule(norms, state, *more) if decided is None else decided
 
@@ -153,4 +153,4 @@ def _with_numbers(template: Any, numbers: Sequence[Any]) -> Any:
 
 
 def _shape_of(x: Any) -> Any:
-    return x.shape if isinstance(x, Tensor) else None
+    return None if is_known(x) else x.shape

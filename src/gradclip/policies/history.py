@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Condition, Scalar, is_ready, on_host, where
+from gradclip.numbers import Condition, Scalar, is_known, is_ready, on_host, where
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
 
@@ -101,13 +101,13 @@ class History:
 
     def add(self, norms: Scalar) -> "History":
         """Return the history with the norms of one more step."""
-        if isinstance(norms, Tensor) and self._is_elsewhere(norms):
+        if not is_known(norms) and self._is_elsewhere(norms):
             rows = self._as_rows(norms)
             if self.window is None:
                 return self.with_rows(torch.cat([rows, norms[None]]))
             pushed = torch.cat([rows[1:], norms[None]])
             return self.with_rows(torch.where(norms.isfinite(), pushed, rows))
-        numbers = norms.reshape(-1).tolist() if isinstance(norms, Tensor) else [norms]
+        numbers = [norms] if is_known(norms) else norms.reshape(-1).tolist()
         added = tuple(column.add(x, self.window) for column, x in zip(self.columns, numbers, strict=True))
         return History(self.window, added, holds=self.holds)
 
@@ -119,7 +119,7 @@ class History:
 
     def quantile(self, q: float, like: Scalar) -> Scalar:
         """Return the quantile of each column, infinite where there is none, in the form of `like`."""
-        if not isinstance(like, Tensor):
+        if is_known(like):
             return self.columns[0].quantile(q)
         if not self._is_elsewhere(like):
             found = [column.quantile(q) for column in self.columns]

@@ -112,7 +112,7 @@ def _unless(withheld: Condition, known: Any, new: Any) -> Any:
 
 
 def _shape_of(number: Scalar) -> tuple[int, ...]:
-    return () if is_known(number) else number.shape  # type: ignore[union-attr]
+    return () if is_known(number) else number.shape
 
 
 def recalled(state: Any) -> Any:
@@ -123,7 +123,7 @@ def recalled(state: Any) -> Any:
 def _recalled(x: Any) -> Any:
     if isinstance(x, History):
         return x if x.has_many or x.rows is None else x.unpack(x.pack())
-    return x if isinstance(x, Tensor) and x.ndim else on_host(x)
+    return x if not is_known(x) and x.ndim else on_host(x)
 
 
 def in_memory_of(known: Any, state: Any) -> Any:
@@ -144,11 +144,11 @@ def _apart(known: Any, number: Any) -> Any:
     """Return a number, or many, in memory that is not written meanwhile: what was known may be learned elsewhere."""
     if isinstance(number, History):
         return number.over(known, _apart)
-    if not isinstance(known, Tensor):
-        if isinstance(number, Tensor) or number != known:
+    if is_known(known):
+        if not is_known(number) or number != known:
             refuse_capture("counts on the host, or met its first gradient")
         return number
-    if not isinstance(number, Tensor) or number is known:
+    if is_known(number) or number is known:
         return number
     if number.shape != known.shape:
         refuse_capture("remembers more norms with each step")
@@ -158,9 +158,9 @@ def _apart(known: Any, number: Any) -> Any:
 def _written(known: Any, number: Any) -> Any:
     if isinstance(number, History):
         return number.over(known, _written)
-    if not isinstance(known, Tensor) or number is known:
+    if is_known(known) or number is known:
         return number
-    return known.copy_(number) if isinstance(number, Tensor) else known.fill_(number)
+    return known.fill_(number) if is_known(number) else known.copy_(number)
 
 
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
