@@ -7,6 +7,8 @@ seen 300, about the 148 parameters of GPT-2.
     python benchmarks/decisions.py --device cpu     # by floats alone, anywhere
     TRITON_INTERPRET=1 python benchmarks/decisions.py --device cpu --stand-in
 
+*Unread* decisions keep what was learned where a step does not happen, of which only the device knows.
+
 With `--stand-in`, the kernels are launched by a function that does nothing, in the place of the driver's: CPU time of
 Python alone, and no answers.
 """
@@ -107,7 +109,7 @@ def driven(policy: Policy, layout: Layout, way: str) -> tuple[Callable[[], Decis
 
     def decide(norms: Norms) -> Decision:
         with registry.forced("reference") if way == "torch" else nullcontext():
-            return stage.decide(norms)
+            return stage.decide_unread(norms, withheld=False) if way == "unread" else stage.decide(norms)
 
     decisions = [decide(norms) for norms in steps]
     rest = cycle(steps[-40:])
@@ -132,9 +134,9 @@ def stand_in() -> Iterator[None]:
         yield
 
 
-def alone(policy: Policy) -> float:
+def alone(policy: Policy, way: str) -> float:
     """Return the CPU time of a decision in microseconds, where nothing is launched."""
-    decide, _ = driven(policy, layout_on(torch.device("cpu")), "kernels")
+    decide, _ = driven(policy, layout_on(torch.device("cpu")), way)
     times: list[float] = []
     for _ in range(STEPS):
         start = time.perf_counter()
@@ -152,7 +154,7 @@ def check(name: str, ways: dict[str, list[Decision]]) -> None:
     first, *others = ways.values()
     for other in others:
         for ours, theirs in zip(first, other, strict=True):
-            coefs = [torch.as_tensor(x.coef, dtype=torch.float64).cpu() for x in (ours, theirs)]
+            coefs = [torch.as_tensor(1.0 if x.skip else x.coef, dtype=torch.float64).cpu() for x in (ours, theirs)]
             if not torch.allclose(*coefs, rtol=1e-9, atol=0.0) or bool(ours.skip) != bool(theirs.skip):
                 raise RuntimeError(f"{name}: {' and '.join(ways)} decide {coefs[0]} and {coefs[1]}")
 
@@ -160,7 +162,7 @@ def check(name: str, ways: dict[str, list[Decision]]) -> None:
 def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Return CPU times in microseconds, and launches, by the way to decide."""
     policy = POLICIES[name]
-    on_device = ["kernels", "torch"] if device.type != "cpu" else []
+    on_device = ["kernels", "unread", "torch"] if device.type != "cpu" else []
     host = layout_on(torch.device("cpu"))
     ways = {way: driven(policy, replace(host, device=device), way) for way in on_device}
     ways["floats"] = driven(policy, host, "floats")
@@ -189,13 +191,13 @@ def main() -> None:
     if given.stand_in:
         for name, policy in POLICIES.items():
             with stand_in():
-                print(f"{name:<20}{alone(policy):>8.1f} us")
+                print(f"{name:<20}{alone(policy, 'kernels'):>8.1f} us{alone(policy, 'unread'):>8.1f} us unread")
         return
     found = [measure(name, given.device, given.seconds) for name in POLICIES]
-    print(f"{'policy':<20}{'CPU us: kernels, torch, floats':>34}{'launches: kernels, torch':>28}")
+    print(f"{'policy':<20}{'CPU us: kernels, unread, torch, floats':>42}{'launches: kernels, unread, torch':>36}")
     for row in found:
         times = " ".join(f"{row['cpu_us'][way][0]:>8.1f}" for way in row["cpu_us"])
-        print(f"{row['policy']:<20}{times:>34}{' '.join(map(str, row['launches'].values())):>28}")
+        print(f"{row['policy']:<20}{times:>42}{' '.join(map(str, row['launches'].values())):>36}")
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import skip_without, take_elsewhere
-from gradclip.numbers import CPU
+from gradclip.numbers import CPU, as_float64
 from gradclip.ops import registry
 from gradclip.policies import (
     AGC,
@@ -239,6 +239,41 @@ def test_a_saved_state_goes_on(name: str, launched: list[str]) -> None:
         decision, state = policy.decide(norms, state)
         same(stage.decide(norms), decision, rtol)
     assert launched
+
+
+UNREAD = ["FixedNorm", "FixedValue", "AGC of some", "ZClip", "AutoClip of 5", "MedianClip of 5", "SpikeSkip of 9",
+          "by_name", "by_group that learns"]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_exact_roots")
+@pytest.mark.parametrize("is_scaled", [False, True])
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_step_that_only_the_device_knows_of(name: str, is_scaled: bool, launched: list[str]) -> None:
+    """One that does not happen multiplies by 1 and teaches nothing, unless the rule itself asks for no step."""
+    policy, chance = EVERY[name], random.Random(1)
+    stage, state, counts = Stage(policy, LAYOUT), policy.init(LAYOUT), []
+    rtol = 1e-14 if has_sums(policy) else 0.0
+    for norms in given(min(12, steps_of(policy))):
+        overflow = is_scaled and chance.random() < 0.2
+        launched.clear()
+        with NoReads():
+            ours = stage.decide_unread(norms, tensor(overflow) > 0.0 if is_scaled else False)
+        counts.append(len(launched))
+        happens = math.isfinite(norms.total.item()) and not overflow
+        theirs, learned = policy.decide(norms, state) if happens else (Decision(), state)
+        state = learned
+        skips = not happens or bool(theirs.skip)
+        assert bool(ours.skip) is skips
+        for own, expected, if_skipped in zip(
+            ours[:2] + ours[4:], theirs[:2] + theirs[4:], (1.0, None, math.inf), strict=True
+        ):
+            if not skips:
+                same(own is None or as_float64(own), expected is None or as_float64(expected), rtol)
+            elif own is not None and if_skipped is not None:
+                assert bool((as_float64(own) == if_skipped).all())
+        same(pack(stage.state, LAYOUT), pack(state, LAYOUT), rtol)
+    assert counts[0] == 0
+    assert set(counts[2:]) <= {1, 2}
 
 
 def test_results_stay_as_they_are() -> None:

@@ -21,12 +21,15 @@ Floats follow IEEE 754 here, as tensors do: what Python's own operators raise fo
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from gradclip.tracing import is_traced
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Scalar: TypeAlias = float | Tensor
 Condition: TypeAlias = bool | Tensor
@@ -120,7 +123,7 @@ def from_device(number: Scalar) -> Scalar:
     return number
 
 
-def is_known(number: Scalar) -> bool:
+def is_known(number: object) -> "TypeIs[float]":
     """Whether the host knows a number, so that a look at it waits for nothing."""
     return not isinstance(number, Tensor)
 
@@ -203,11 +206,6 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     divisor = norm + eps
     coef = torch.clamp(bound / torch.where(divisor == 0.0, 1.0, divisor), max=1.0)
     return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
-
-
-def one_unless_finite(coef: Scalar, total_norm: Scalar) -> Scalar:
-    """Return the coefficient, or 1 where the norm is NaN or infinite."""
-    return where(isfinite(total_norm), coef, 1.0)
 
 
 FEW = 32

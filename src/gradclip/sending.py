@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_narrow
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_known, is_narrow
 
 
 def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -27,7 +27,7 @@ def placed(x: Tensor, device: torch.device) -> Tensor:
 
 def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
     """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
-    device = next((x.device for x in numbers if isinstance(x, Tensor)), None)
+    device = next((x.device for x in numbers if not is_known(x)), None)
     if device is not None:
         return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
@@ -37,7 +37,7 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
     """Return the numbers of a vector: where `like` are tensors on a device, there, without a wait; else as floats."""
-    device = next((x.device for x in like if isinstance(x, Tensor)), None)
+    device = next((x.device for x in like if not is_known(x)), None)
     if like and device is None:
         return vector.tolist()
     vector = vector if device is None else vector.to(device)

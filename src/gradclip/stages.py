@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import torch
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, is_bad, is_known, on_host, one_unless_finite, where
+from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import pack, unpack
+from gradclip.policies.state import pack, recalled, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -61,6 +61,15 @@ class Stage:
         """Return what to do about these norms, and learn from them."""
         decision, self.state = self.fused.decide(norms, self.state)
         return decision
+
+    def decide_unread(self, norms: Norms, withheld: Condition) -> Decision:
+        """Do so where the host does not know whether the step happens; see `Fused.decide_unread`."""
+        decision, self.state = self.fused.decide_unread(norms, self.state, withheld)
+        return decision
+
+    def recall(self) -> None:
+        """Bring what was learned to the host, which decides about the next norms."""
+        self.state = recalled(self.state)
 
     def follow(self, device: torch.device) -> None:
         """Go on where the norms are now, as after `model.to(device)`: what was learned moves there."""
@@ -163,7 +172,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             learned.append(stage.state)
             decision = stage.decide(norms)
             if nonfinite == "keep":
-                coef = one_unless_finite(decision.coef, norms.total)  # without `_replace`, torch 2.6 compiles it
+                coef = where(isfinite(norms.total), decision.coef, 1.0)  # without `_replace`, torch 2.6 compiles it
                 decision = Decision(coef, decision.threshold, decision.scope, decision.skip, decision.clamp)
             if asked is None:
                 asked = decision
@@ -182,22 +191,18 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
 
 
 def run_unread(stage: Any, work: Work, withheld: Condition) -> Done:
-    """Clip by one stage that learns nothing, which multiplies by 1 where the step should not happen.
+    """Clip by one stage, which multiplies by 1 where the step does not happen.
 
     Args:
         stage: The only one of a policy.
         work: What it works on.
-        withheld: Whether the step should not happen whatever the norm is.
+        withheld: Whether the step does not happen whatever the norm is.
     """
     norms, decides = work.measure(stage)
-    withheld = (norms.total - norms.total != 0.0) | withheld  # not finite, in fewer launches than `isfinite` takes
     if not decides:
         return Done(norms, (), None, withheld=withheld)
-    asked = stage.decide(norms)
-    withheld = withheld | asked.skip  # of a rule that says of itself that it skips, the host asks
-    clamp = None if asked.clamp is None else where(withheld, math.inf, asked.clamp)
-    decision = asked._replace(coef=where(withheld, 1.0, asked.coef), clamp=clamp)
-    return Done(norms, [(norms, work.apply(stage, norms, decision))], asked, withheld=withheld)
+    decision = stage.decide_unread(norms, withheld)
+    return Done(norms, [(norms, work.apply(stage, norms, decision))], decision, withheld=decision.skip)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

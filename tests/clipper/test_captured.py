@@ -1,5 +1,6 @@
 """A clip in a captured graph: each replay goes on from the one before, as steps do that are no replay."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn import Parameter
 
 from gradclip import GradClipper
 from gradclip.numbers import Scalar, bring_down, maximum
-from gradclip.policies import AdaGC, AutoClip, Decision, Layout, Norms, Policy, ZClip, schedule, warmup
+from gradclip.policies import AdaGC, AutoClip, Decision, Layout, Norms, Policy, SpikeSkip, ZClip, schedule, warmup
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
@@ -33,11 +34,11 @@ def given(step: int) -> dict[str, Tensor]:
 class Run:
     """A clipper on the stand-in device, whose gradients stay where they are."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.parameters = {name: Parameter(There(p.detach())) for name, p in model().items()}
+    def __init__(self, policy: Policy, **options: Any) -> None:
+        self.parameters: dict[str, Any] = {name: Parameter(There(p.detach())) for name, p in model().items()}
         for p in self.parameters.values():
             p.grad = torch.zeros_like(p)
-        self.clipper = clipper_of(policy, self.parameters, nonfinite="propagate")
+        self.clipper = clipper_of(policy, self.parameters, **({"nonfinite": "propagate"} | options))
 
     def draw(self, step: int) -> None:
         for name, x in given(step).items():
@@ -85,6 +86,53 @@ def test_replays_do_what_steps_do(name: str, replayed: Any) -> None:
         assert all(map(torch.equal, own, eager))
     states = [run.clipper.state_dict()["stages"] for run in runs]
     assert states[0] == states[1]
+
+
+def fails(*_: Any) -> None:
+    raise ValueError("it fails")
+
+
+@pytest.mark.parametrize("policy", [ZClip(1.0, warmup=3), SpikeSkip(2.0, window=8, warmup=3), AutoClip(1.0, window=5)])
+def test_replays_of_a_fused_step_skip_and_learn(policy: Policy) -> None:
+    """Whole steps of an optimizer, of which one has a NaN: parameters and what was learned, bit for bit."""
+    runs = [Run(policy, nonfinite="skip", max_consecutive_skips=math.inf) for _ in range(2)]
+    steps = []
+    for run in runs:
+        optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, momentum=0.9, fused=True)
+        run.clipper.attach(optimizer)
+        steps.append(optimizer.step)
+    before: list[Tensor] = []
+    for step in range(WARM + REPLAYS):
+        for run, act in zip(runs, steps, strict=True):
+            run.draw(step)
+            if run is runs[0] or step < WARM:
+                act()
+            elif step == WARM:
+                with captured() as replay, no_waits():
+                    act()
+            else:
+                replay()
+        ours, expected = ([p.detach().held.clone() for p in run.parameters.values()] for run in reversed(runs))
+        assert all(map(torch.equal, ours, expected))
+        stays = bool(before) and all(map(torch.equal, ours, before))
+        assert stays is (step == WARM + 7 or (step == WARM + 4 and policy.skips))
+        before = ours
+    for run, act in zip(runs, steps, strict=True):  # and on, where the host decides
+        run.draw(50)
+        act(lambda: None)
+    for run, act in zip(runs, steps, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(policy), "decide", fails)
+            run.draw(51)
+            with pytest.raises(ValueError, match="fails"):
+                act(lambda: None)
+    runs[0].draw(52)
+    steps[0]()
+    runs[1].draw(52)
+    replay()
+    states = [run.clipper.state_dict() for run in runs]
+    assert states[0]["stages"] == states[1]["stages"]
+    assert states[0]["skips"] == states[1]["skips"]
 
 
 def test_a_state_is_loaded_where_replays_read_it() -> None:

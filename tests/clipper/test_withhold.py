@@ -23,7 +23,24 @@ import withhold_workers as workers
 from gradclip import torch_private as private
 from gradclip.clipper.withhold import LATE, SHARDED, Ground, Skips, told
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.policies import Decision, FixedNorm, Layout, Norms, Policy, ZClip, schedule
+from gradclip.numbers import as_float64
+from gradclip.policies import (
+    AdaGC,
+    AutoClip,
+    Decision,
+    FixedNorm,
+    FixedValue,
+    Layout,
+    MedianClip,
+    Norms,
+    Policy,
+    SpikeSkip,
+    ZClip,
+    by_group,
+    by_name,
+    chain,
+    schedule,
+)
 from gradclip.result import Status
 from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
@@ -45,11 +62,8 @@ FUSED: dict[str, Make] = {
 BAD = {0: math.nan, 4: math.inf, 5: math.nan, 9: -math.inf}
 """An element of the gradient in each step that should not happen."""
 
-PLAIN = [
-    name
-    for name in CASES
-    if name.partition(" ")[0] in {"FixedNorm", "FixedValue", "BlockRMS", "AGC", "SmoothNorm", "Normalize"}
-]
+SPIKE = 8
+"""A step whose gradient is a million times as large."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +85,10 @@ class Training:
         self.clipper = clipper_of(policy or FixedNorm(1.0), self.parameters, **options).attach(self.optimizer)
         self.count = 0
 
-    def backward(self, bad: float | None = None) -> None:
+    def backward(self, bad: float | None = None, scale: float = 1.0) -> None:
         torch.manual_seed(self.count)
         for key, shape in SHAPES.items():
-            x = torch.randn(shape, dtype=torch.float64)
+            x = torch.randn(shape, dtype=torch.float64) * scale
             if bad is not None and key == list(SHAPES)[1]:
                 x.view(-1)[0] = bad
             self.parameters[key].grad = There(x)
@@ -92,12 +106,15 @@ class Training:
         return [[held(p.detach()) for p in self.parameters.values()], states, grads]
 
 
-def run(training: Training, *, waits: bool, steps: int = 12) -> list[Any]:
-    """Return all that there is after each step."""
+def run(training: Training, *, waits: bool, steps: int = 12, unread: int = 2) -> list[Any]:
+    """Return all that there is after each step, of which nothing waits from some step on.
+
+    The first that happens makes the state of the optimizer, and waits.
+    """
     found: list[Any] = []
     for step in range(steps):
-        training.backward(BAD.get(step))
-        if step < 2 or waits:  # the first step that happens makes the state of the optimizer
+        training.backward(BAD.get(step), 1e6 if step == SPIKE else 1.0)
+        if step < unread or waits:
             training.optimizer.step()
         else:
             with no_waits():
@@ -132,12 +149,85 @@ def test_optimizers(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     same(ours, run(Training(make), waits=True))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+LEARNING: dict[str, Policy] = {
+    "ZClip": ZClip(math.inf, warmup=3),
+    "ZClip without spikes": ZClip(math.inf, warmup=3, skip_update_on_spike=True),
+    "AutoClip": AutoClip(math.inf, percentile=50.0, window=4),
+    "AutoClip each": AutoClip(math.inf, percentile=50.0, window=4, scope="parameter"),
+    "MedianClip": MedianClip(math.inf, scale=1.0, window=4, warmup=2),
+    "SpikeSkip": SpikeSkip(math.inf, window=6, warmup=2, sigmas=3.0),
+    "SpikeSkip that learns": SpikeSkip(math.inf, window=6, warmup=2, sigmas=3.0, learn_skipped=True),
+    "AdaGC": AdaGC(math.inf, warmup=3),
+    "by_name": by_name({"body.*": ZClip(math.inf, warmup=3)}, default=AutoClip(math.inf, window=4)),
+    "by_group": by_group(MedianClip(math.inf, window=4, warmup=2)),
+    "chain": chain(FixedNorm(1e3), ZClip(math.inf, warmup=3)),
+}
+"""Rules that have warmed up after a few steps."""
+
+COUNTED = ("warmup", "schedule", "AdaGC", "by_name that learns", "chain of two stages", "chain that learns")
+"""Rules that count steps on the host, or measure twice, and so wait for one number as ever."""
+
+
+@pytest.mark.parametrize("name", [*CASES, *(f"{name}, warm" for name in LEARNING)])
 def test_policies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that learn nothing decide on the device what they do on the host."""
-    ours = run(Training(FUSED["AdamW"], CASES[name].policy), waits=False)
+    """All decide and learn on the device what they do on the host."""
+    policy = CASES[name].policy if name in CASES else LEARNING[name.removesuffix(", warm")]
+    unread = 100 if name in COUNTED else 6 if name.startswith("AdaGC") else 2  # which counts the steps of its warm-up
+    ours = run(Training(FUSED["AdamW"], policy), waits=False, unread=unread)
     monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
-    same(ours, run(Training(FUSED["AdamW"], CASES[name].policy), waits=True), bits="tanh" not in name)
+    expected = run(Training(FUSED["AdamW"], policy), waits=True)
+    same(ours, expected, bits="tanh" not in name)
+    statuses = {status for _, status, *_ in expected[0]}
+    assert (Status.SKIPPED_SPIKE in statuses) is (name in {"SpikeSkip, warm", "SpikeSkip that learns, warm"})
+
+
+@dataclass(frozen=True)
+class Growing(Policy):
+    """A rule whose state has another form after each step."""
+
+    def init(self, layout: Layout) -> tuple[Any, ...]:
+        return (0.0,)
+
+    def decide(self, norms: Norms, state: tuple[Any, ...]) -> tuple[Decision, tuple[Any, ...]]:
+        norm = as_float64(norms.total)
+        return Decision(0.5), (*state, norm) if len(state) < 3 else (*state[:2], norm.expand(6) + 0.0)
+
+
+def test_a_state_of_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept or left as a whole."""
+
+    def learned() -> list[Any]:
+        training, found = Training(FUSED["AdamW"], Growing()), []
+        for step in range(12):
+            if step == 7:
+                training.optimizer.step(training.backward)
+            else:
+                training.step(BAD.get(step))
+            found.append([training.left(), training.clipper.state_dict()])
+        return found
+
+    ours = learned()
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
+    same(ours, learned())
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_host_and_device_take_turns_in_learning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step with a closure is left to the host, it goes on from what the device has learned, and back."""
+
+    def trained() -> list[Any]:
+        training, found = Training(FUSED["AdamW"], LEARNING[name]), []
+        for step in range(12):
+            if step % 3 == 2:
+                training.optimizer.step(lambda: training.backward(BAD.get(step)))  # noqa: B023 -- called at once
+            else:
+                training.step(BAD.get(step))
+            found.append([training.left(), training.clipper.state_dict()])
+        return found
+
+    ours = trained()
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
+    same(ours, trained(), bits=False)
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
@@ -167,8 +257,9 @@ OTHERS: dict[str, Callable[[], Training]] = {
     "not fused": lambda: Training(partial(SGD, lr=0.1)),
     "a subclass": lambda: Training(partial(Own, lr=0.1, fused=True)),
     "raise": lambda: Training(nonfinite="raise"),
-    "a group": lambda: Training(FUSED["Adam"], ZClip(max_norm=1.0)),
+    "two stages": lambda: Training(FUSED["Adam"], chain(FixedValue(0.1), ZClip(max_norm=1.0))),
     "counts steps": lambda: Training(policy=schedule(lambda _: FixedNorm(1.0))),
+    "remembers all": lambda: Training(policy=AutoClip(1.0, window=None)),
     "a sink": lambda: Training(sinks=[lambda _: None]),
 }
 

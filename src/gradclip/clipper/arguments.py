@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
-from gradclip.numbers import from_device
+from gradclip.numbers import from_device, is_known
 from gradclip.torch_private import runs_hooks
 from gradclip.validation import check_number, check_word, real
 
@@ -30,7 +30,7 @@ def check_loss(function: str, value: object) -> float | Tensor:
             msg = f"`{function}(loss=...)` must hold one real number, got shape {tuple(value.shape)}. Pass its mean."
             raise ValueError(msg)
         number = from_device(value.detach().reshape(()))
-        return number.to(torch.float64) if isinstance(number, Tensor) else number
+        return number if is_known(number) else number.to(torch.float64)
     return real(function, "loss", value)
 
 

@@ -32,7 +32,7 @@ from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
-from gradclip.numbers import Condition, on_host
+from gradclip.numbers import Condition, is_known, on_host
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 
@@ -189,7 +189,7 @@ class Attaching(ABC):
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
                 refuse_replaced(optimizer)
-        if not reads and self._last is not None and isinstance(self._last.withheld, Tensor):
+        if not reads and self._last is not None and not is_known(self._last.withheld):
             return self._last.withheld
         self._suppression.obey(result)
         self._judge_replicas()

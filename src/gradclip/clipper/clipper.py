@@ -91,7 +91,7 @@ class GradClipper(Attaching):
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
         for one number a step. `"skip"` waits for none where it is attached to one fused Adam, AdamW, SGD or Adagrad,
-        the policy learns nothing and no sink listens; `ConsecutiveSkipsError` comes four steps late then.
+        the policy counts nothing on the host, and no sink listens; `ConsecutiveSkipsError` comes four steps late then.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 

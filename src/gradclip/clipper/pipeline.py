@@ -16,7 +16,7 @@ from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import check_state, has_names, in_memory_of, learns, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run, run_unread
@@ -69,6 +69,7 @@ class Pipeline:
         for stage in self._stages:
             check_state(stage.policy, stage.state, stage.layout)
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
+        self._is_elsewhere = False  # what was learned, as the last clip was unread
 
     def run(
         self,
@@ -90,16 +91,25 @@ class Pipeline:
         explain = explain and self._nonfinite == "skip"
         undone = bool(later) and may_undo
         work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
-        known = self._captured
-        if known is None and is_captured(self._selection.device):
-            known = tuple(stage.state for stage in self._stages)
-        clip = _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
-        if known is not None:
+        if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
+            self._stages[0].recall()  # as the host reads the norm, it decides
+            self._is_elsewhere = False
+        known = self._replayed()
+        try:
+            return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+        finally:
             self._keep(known)
-        return clip
 
-    def _keep(self, known: tuple[Any, ...]) -> None:
+    def _replayed(self) -> tuple[Any, ...] | None:
+        """Return what was learned before the graph that replays it, or is captured now; None where there is none."""
+        if self._captured is None and is_captured(self._selection.device):
+            return tuple(stage.state for stage in self._stages)
+        return self._captured
+
+    def _keep(self, known: tuple[Any, ...] | None) -> None:
         """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
+        if known is None:
+            return
         try:
             self._know(in_memory_of(known, tuple(stage.state for stage in self._stages)))
         except RuntimeError:
@@ -114,14 +124,15 @@ class Pipeline:
     @property
     def can_run_unread(self) -> bool:
         """Whether a step can be clipped for that the host does not know whether it happens."""
-        stage, *later = self._stages
-        plain = not later and not stage.policy.skips and not learns(stage.state)
-        return plain and self._nonfinite == "skip" and self._group is None
+        return len(self._stages) == 1 and self._nonfinite == "skip" and self._group is None
 
     def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(loss, each=each, reads=False)
+        known = self._replayed()
         done = run_unread(self._stages[0], work, overflow)
+        self._keep(known)
+        self._is_elsewhere = True
         return _clip(work, _unread(step, done, overflow))._replace(withheld=done.withheld)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
@@ -217,16 +228,22 @@ def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
         return Status.SKIPPED_SPIKE if math.isfinite(on_host(done.before.total)) else Status.SKIPPED_NONFINITE
 
     def outcome() -> Outcome:
-        clips = done.steps and skipped() is None
-        return _outcome_of(done) if clips else Outcome(done.before.total, None, 1.0, shrunk=False)
+        status = skipped()
+        return _outcome_of(done) if done.steps and status is None else _outcome_without(done.before, done.asked, status)
 
     return ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
 
 
 def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
-    threshold = refusing.threshold if refusing is not None and refusing.scope == "total" else None
-    outcome = Outcome(norms.total, threshold, 1.0, shrunk=False)
+    outcome = _outcome_without(norms, refusing, status)
     return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
+
+
+def _outcome_without(norms: Norms, asked: Decision | None, status: Status | None) -> Outcome:
+    """Return what comes of a clip that does nothing; it has a bound where that belongs to what asked for no step."""
+    refusing = asked if status is Status.SKIPPED_SPIKE else None
+    threshold = None if refusing is None or refusing.scope != "total" else refusing.threshold
+    return Outcome(norms.total, threshold, 1.0, shrunk=False)
 
 
 def _outcome_of(done: Done) -> Outcome:

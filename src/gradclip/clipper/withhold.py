@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.records.transfer import Transfer, can_transfer
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_traced
@@ -154,21 +154,21 @@ class Skips:
     def count(self, *, skipped: bool) -> None:
         """Count a step that the host knows of."""
         self.heard = self.read() + 1 if skipped else 0
-        if isinstance(self._count, Tensor):
+        if not is_known(self._count):
             self._count.fill_(self.heard)  # where it is: a captured graph goes on counting there
         else:
             self._count = float(self.heard)
 
     def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
         """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is."""
-        if not isinstance(withheld, Tensor):  # of no gradients
+        if is_known(withheld):  # of no gradients
             self.count(skipped=withheld)
             return
         count = self._count
-        if not isinstance(count, Tensor):
+        if is_known(count):
             count = self._count = torch.full_like(withheld, count, dtype=torch.float64)
         counted = (count + 1.0) * withheld
-        count.copy_(torch.where(overflow, count, counted) if isinstance(overflow, Tensor) else counted)  # in graphs too
+        count.copy_(torch.where(overflow, count, counted) if not is_known(overflow) else counted)  # in graphs too
         if self._most < math.inf and can_transfer(count):
             self._under_way.append(Transfer(count))
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from gradclip.numbers import from_device
+from gradclip.numbers import from_device, is_known
 from gradclip.validation import check_word, real, refuse_none, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
@@ -30,7 +30,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
             )
             raise ValueError(msg)
         value = from_device(value.detach().reshape(()))
-        if isinstance(value, Tensor):
+        if not is_known(value):
             return value
     number = real(function, argument, value)
     if not number >= 0.0:
@@ -46,7 +46,7 @@ def check_total_norm(function: str, value: object) -> float | Tensor:
     value = _full(value)
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
         value = from_device(value.detach().reshape(()))
-        if isinstance(value, Tensor):
+        if not is_known(value):
             return value
     number = real(function, "total_norm", value)
     if number < 0.0:

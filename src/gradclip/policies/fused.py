@@ -1,20 +1,26 @@
 """A decision on a device in a few launches, where there are kernels for that: the rule itself stays written once."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
+from functools import partial
+from itertools import islice
 from types import FunctionType
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
 
-from gradclip.numbers import as_float64
+from gradclip.numbers import Condition, Scalar, as_float64, is_known, where
 from gradclip.ops import registry
 from gradclip.policies.history import History
 from gradclip.policies.measured import Norms
-from gradclip.policies.partition import Part
 from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.state import filled, leaves, unless
+
+Ruling: TypeAlias = Callable[..., tuple[Decision, Any]]
+"""What decides about norms and a state, and whatever else it is told."""
 
 MEASURED = ("total", "each", "units", "weights", "loss")
 """The numbers among norms."""
@@ -54,12 +60,33 @@ class Fused:
 
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what the policy decides about these norms, and the state after it."""
-        decided = self._by_kernels(norms, state) if self._is_fixed and isinstance(norms.total, Tensor) else None
-        return self._policy.decide(norms, state) if decided is None else decided
+        return self._decided(self._policy.decide, norms, state)
 
-    def _by_kernels(self, norms: Norms, state: Any) -> tuple[Decision, Any] | None:
+    def decide_unread(self, norms: Norms, state: Any, withheld: Condition) -> tuple[Decision, Any]:
+        """Do so where the host does not know whether the step happens: it also does not where a norm is not finite.
+
+        Args:
+            norms: The norms, on a device.
+            state: What the policy has learned.
+            withheld: Whether the step does not happen whatever they are.
+
+        Returns:
+            What it decides, and to multiply by 1 where it says to skip; and what it has learned, which of a step that
+            does not happen is nothing, unless the policy itself asks for no step.
+        """
+        number = float(withheld) if is_known(withheld) else as_float64(withheld)
+        return self._decided(partial(_unread, self._policy), norms, state, number)
+
+    def _decided(self, rule: Ruling, norms: Norms, state: Any, *more: Scalar) -> tuple[Decision, Any]:
+        may_have = self._is_fixed and not is_known(norms.total)
+        decided = self._by_kernels(rule, norms, state, more) if may_have else None
+        return rule(norms, state, *more) if decided is None else decided
+
+    def _by_kernels(
+        self, rule: Ruling, norms: Norms, state: Any, more: tuple[Scalar, ...]
+    ) -> tuple[Decision, Any] | None:
         device = norms.total.device  # pyrefly: ignore[missing-attribute] -- a tensor
-        kernels, learned = registry.kernels_for_rules(device), list(_leaves(state))
+        kernels, learned = registry.kernels_for_rules(device), list(map(_numbers_of, leaves(state)))
         if kernels is None or any(x is None or (isinstance(x, Tensor) and x.dtype != torch.float64) for x in learned):
             return None
         if self._rule is None or self._rule.device != device:
@@ -67,23 +94,35 @@ class Fused:
         if norms.loss is not None:
             norms = norms._replace(loss=as_float64(norms.loss, device))
         names = [name for name in MEASURED if getattr(norms, name) is not None]
-        leaves = [*(getattr(norms, name) for name in names), *learned]
+        given = [*more, *(getattr(norms, name) for name in names), *learned]
 
         def flat(given: list[Any]) -> tuple[list[Any], Any]:
-            own = norms._replace(present=present, **dict(zip(names, given, strict=False)))
-            decision, new = self._policy.decide(own, _filled(state, iter(given[len(names) :])))
-            return [*decision, *_leaves(new)], new
+            left = iter(given)
+            own_more = list(islice(left, len(more)))
+            own = norms._replace(present=present, **dict(zip(names, left, strict=False)))
+            decision, new = rule(own, _with_numbers(state, list(left)), *own_more)
+            return [*decision, *map(_numbers_of, leaves(new))], new
 
         present: Sequence[int] | None = None
         if norms.present is not None:  # a total norm is seldom asked of which parameters, others at each step, it is
             present = UNASKED if norms.each is None else tuple(norms.present)
-        way = (present, norms.complete, norms.order, *map(_shape_of, leaves), *names)
-        found = None if self._rule is None else self._rule(flat, way, leaves)
+        way = (present, norms.complete, norms.order, len(more), *map(_shape_of, given), *names)
+        found = None if self._rule is None else self._rule(flat, way, given)
         if found is None:
             return None
         returned, template = found
         count = len(Decision._fields)
-        return Decision(*returned[:count]), _filled(template, iter(returned[count:]))
+        return Decision(*returned[:count]), _with_numbers(template, returned[count:])
+
+
+def _unread(policy: Policy, norms: Norms, state: Any, withheld: Scalar) -> tuple[Decision, Any]:
+    out_of_range = norms.total - norms.total != 0.0  # in fewer launches than `isfinite` takes
+    withheld = out_of_range | (withheld != 0.0)
+    asked, new = policy.decide(norms, state)
+    skip = withheld | asked.skip  # of a rule that says of itself that it skips, too
+    coef = asked.coef if is_known(asked.coef) and asked.coef == 1.0 else where(skip, 1.0, asked.coef)
+    clamp = None if asked.clamp is None else where(skip, math.inf, asked.clamp)
+    return asked._replace(coef=coef, clamp=clamp, skip=skip), unless(withheld, state, new)
 
 
 def _is_fixed(part: object) -> bool:
@@ -100,33 +139,18 @@ def _is_fixed(part: object) -> bool:
             return part is None or isinstance(part, (int, float, str, Enum))
 
 
-def _leaves(state: Any) -> Iterator[Any]:
-    """Yield the numbers of a state in order: None for those of a history that grows, or is on the host still."""
-    match state:
-        case Part():
-            yield from _leaves(state.state)
-        case History():
-            yield None if state.window is None else state.rows
-        case tuple():
-            for x in state:
-                yield from _leaves(x)
-        case _:
-            yield state
+def _numbers_of(x: Any) -> Any:
+    """Return the numbers of a part of a state: None for a history that grows, or is on the host still."""
+    if isinstance(x, History):
+        return None if x.window is None else x.rows
+    return x
+
+
+def _with_numbers(template: Any, numbers: Sequence[Any]) -> Any:
+    """Return a state with other numbers."""
+    pairs = zip(leaves(template), numbers, strict=True)
+    return filled(template, (own.with_rows(new) if isinstance(own, History) else new for own, new in pairs))
 
 
 def _shape_of(x: Any) -> Any:
-    return x.shape if isinstance(x, Tensor) else None
-
-
-def _filled(template: Any, leaves: Iterator[Any]) -> Any:
-    """Return a state with other numbers."""
-    match template:
-        case Part():
-            return template._replace(state=_filled(template.state, leaves))
-        case History():
-            return History(template.window, rows=next(leaves), holds=template.holds)
-        case tuple():
-            values = [_filled(x, leaves) for x in template]
-            return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
-        case _:
-            return next(leaves)
+    return None if is_known(x) else x.shape

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, is_ready
+from gradclip.numbers import Condition, Scalar, is_known, is_ready, on_host, where
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
 
@@ -101,13 +101,13 @@ class History:
 
     def add(self, norms: Scalar) -> "History":
         """Return the history with the norms of one more step."""
-        if isinstance(norms, Tensor) and self._is_elsewhere(norms):
+        if not is_known(norms) and self._is_elsewhere(norms):
             rows = self._as_rows(norms)
             if self.window is None:
-                return History(None, rows=torch.cat([rows, norms[None]]), holds=self.holds)
+                return self.with_rows(torch.cat([rows, norms[None]]))
             pushed = torch.cat([rows[1:], norms[None]])
-            return History(self.window, rows=torch.where(norms.isfinite(), pushed, rows), holds=self.holds)
-        numbers = norms.reshape(-1).tolist() if isinstance(norms, Tensor) else [norms]
+            return self.with_rows(torch.where(norms.isfinite(), pushed, rows))
+        numbers = [norms] if is_known(norms) else norms.reshape(-1).tolist()
         added = tuple(column.add(x, self.window) for column, x in zip(self.columns, numbers, strict=True))
         return History(self.window, added, holds=self.holds)
 
@@ -119,7 +119,7 @@ class History:
 
     def quantile(self, q: float, like: Scalar) -> Scalar:
         """Return the quantile of each column, infinite where there is none, in the form of `like`."""
-        if not isinstance(like, Tensor):
+        if is_known(like):
             return self.columns[0].quantile(q)
         if not self._is_elsewhere(like):
             found = [column.quantile(q) for column in self.columns]
@@ -166,13 +166,29 @@ class History:
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
+    @property
+    def has_many(self) -> bool:
+        """Whether it is of single parameters."""
+        return len(self.columns) > 1 or (self.rows is not None and self.rows.ndim > 1)
+
+    def with_rows(self, rows: Tensor) -> "History":
+        """Return the same with other norms."""
+        return History(self.window, rows=rows, holds=self.holds)
+
+    def unless(self, withheld: Condition, known: "History") -> "History":
+        """Return the history, or where a step does not happen, the one before it; of one that grows, the host asks."""
+        if self.rows is None or self.window is None:
+            return known if on_host(withheld) else self
+        rows: Any = where(withheld, known._as_rows(self.rows[-1]), self.rows)
+        return self.with_rows(rows)
+
     def over(self, known: "History", act: Callable[[Tensor, Tensor], Tensor]) -> "History":
         """Act on its rows and those of a history before it."""
         if known.rows is None and self.rows is None:
             return self
         if known.rows is None:
             refuse_capture("met its first gradient")
-        return History(self.window, rows=act(known.rows, self._as_rows(known.rows[-1])), holds=self.holds)
+        return self.with_rows(act(known.rows, self._as_rows(known.rows[-1])))
 
     def unpack(self, packed: list[list[float]]) -> "History":
         """Return the history that `pack` was called on, on the host, in place of this one; of a longer one, the end."""

@@ -1,11 +1,13 @@
 """The state of a policy as plain data, and back: numbers, and numbers by the names of parameters."""
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice, starmap
 from typing import Any, NoReturn
 
 from torch import Tensor
 
+from gradclip.numbers import Condition, Scalar, is_known, on_host, where
 from gradclip.policies.history import History, refuse_capture
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
@@ -58,19 +60,70 @@ def check_state(policy: object, state: Any, layout: Layout) -> None:
             refuse_form(policy, state)
 
 
-def has_names(state: object) -> bool:
-    """Whether what a policy has learned is of single parameters."""
+def leaves(state: Any) -> Iterator[Any]:
+    """Yield what a state is made of, in order: numbers, tensors of these, and histories."""
     match state:
         case Part():
-            return has_names(state.state)
-        case History():
-            return len(state.columns) > 1 or (state.rows is not None and state.rows.ndim > 1)
-        case Tensor():
-            return state.ndim > 0
+            yield from leaves(state.state)
         case tuple():
-            return any(map(has_names, state))
+            for x in state:
+                yield from leaves(x)
         case _:
-            return False
+            yield state
+
+
+def filled(template: Any, found: Iterator[Any]) -> Any:
+    """Return a state of one form with others in place of what it is made of."""
+    match template:
+        case Part():
+            return template._replace(state=filled(template.state, found))
+        case tuple():
+            values = [filled(x, found) for x in template]
+            return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
+        case _:
+            return next(found)
+
+
+def has_names(state: object) -> bool:
+    """Whether what a policy has learned is of single parameters."""
+    return any(x.has_many if isinstance(x, History) else isinstance(x, Tensor) and x.ndim > 0 for x in leaves(state))
+
+
+def unless(withheld: Condition, known: Any, state: Any) -> Any:
+    """Return a state, or where a step does not happen, what was known before it.
+
+    The host asks where that is no matter of numbers: of what it has counted itself, and of what has another form.
+    """
+    if sum(1 for _ in leaves(known)) != sum(1 for _ in leaves(state)):
+        return known if on_host(withheld) else state
+    return _over(known, state, partial(_unless, withheld))
+
+
+def _unless(withheld: Condition, known: Any, new: Any) -> Any:
+    if new is known:
+        return new
+    if isinstance(new, History):
+        return new.unless(withheld, known)
+    if is_known(known) and is_known(new):
+        return new if new == known or not on_host(withheld) else known
+    if _shape_of(known) != _shape_of(new):
+        return known if on_host(withheld) else new
+    return where(withheld, known, new)
+
+
+def _shape_of(number: Scalar) -> tuple[int, ...]:
+    return () if is_known(number) else number.shape
+
+
+def recalled(state: Any) -> Any:
+    """Return a state of which the host knows what is a number: it waits for those of a device, one by one."""
+    return filled(state, map(_recalled, leaves(state)))
+
+
+def _recalled(x: Any) -> Any:
+    if isinstance(x, History):
+        return x if x.has_many or x.rows is None else x.unpack(x.pack())
+    return x if not is_known(x) and x.ndim else on_host(x)
 
 
 def in_memory_of(known: Any, state: Any) -> Any:
@@ -83,26 +136,19 @@ def in_memory_of(known: Any, state: Any) -> Any:
 
 
 def _over(known: Any, state: Any, act: Callable[[Any, Any], Any]) -> Any:
-    """Act on each number of a state and what was known of it."""
-    match state:
-        case Part():
-            return state._replace(state=_over(known.state, state.state, act))
-        case History():
-            return state.over(known, act)
-        case tuple():
-            parts = [_over(*pair, act) for pair in zip(known, state, strict=True)]
-            return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-        case _:
-            return act(known, state)
+    """Act on all that a state is made of, and what was known of it."""
+    return filled(state, starmap(act, zip(leaves(known), leaves(state), strict=True)))
 
 
 def _apart(known: Any, number: Any) -> Any:
     """Return a number, or many, in memory that is not written meanwhile: what was known may be learned elsewhere."""
-    if not isinstance(known, Tensor):
-        if isinstance(number, Tensor) or number != known:
+    if isinstance(number, History):
+        return number.over(known, _apart)
+    if is_known(known):
+        if not is_known(number) or number != known:
             refuse_capture("counts on the host, or met its first gradient")
         return number
-    if not isinstance(number, Tensor) or number is known:
+    if is_known(number) or number is known:
         return number
     if number.shape != known.shape:
         refuse_capture("remembers more norms with each step")
@@ -110,20 +156,11 @@ def _apart(known: Any, number: Any) -> Any:
 
 
 def _written(known: Any, number: Any) -> Any:
-    if not isinstance(known, Tensor) or number is known:
+    if isinstance(number, History):
+        return number.over(known, _written)
+    if is_known(known) or number is known:
         return number
-    return known.copy_(number) if isinstance(number, Tensor) else known.fill_(number)
-
-
-def learns(state: object) -> bool:
-    """Whether a state holds anything."""
-    match state:
-        case Part():
-            return learns(state.state)
-        case tuple():
-            return any(map(learns, state))
-        case _:
-            return True
+    return known.fill_(number) if is_known(number) else known.copy_(number)
 
 
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
