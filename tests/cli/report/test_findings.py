@@ -10,12 +10,12 @@ import torch
 from gradclip.analysis import advise
 from gradclip.analysis.series import Event, Series
 from gradclip.cli.report.alarms import Raised, alarms_of
+from gradclip.cli.report.course import stretches_of
 from gradclip.cli.report.events import MOST_MARKS, described, events_of, marks_of
 from gradclip.cli.report.facts import Facts, facts_of, percentiles_of
 from gradclip.cli.report.findings import find
 from gradclip.cli.report.policies import REPLAYED, candidates, tried
 from gradclip.cli.report.runs import Run
-from gradclip.cli.report.stretches import stretches_of
 from gradclip.cli.report.tensors import shares_of, tensors_of
 from gradclip.cli.report.verdict import verdict_of
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip

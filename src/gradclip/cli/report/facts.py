@@ -14,20 +14,9 @@ PERCENTILES = (1, 10, 50, 90, 99, 99.9, 100)
 @final
 @dataclass(frozen=True)
 class Facts:
-    """What a run comes to.
+    """What a run comes to: numbers of its steps, and of its finite norms before and after clipping.
 
-    Attributes:
-        steps: How many steps were recorded.
-        first: The number of the first; 0 of none.
-        last: The number of the last; 0 of none.
-        clipped: How many were clipped; None where that is not known.
-        skipped: How many did not happen; None where that is not known.
-        nonfinite: How many norms are NaN or infinite.
-        median: The median of the finite norms; NaN of none.
-        p99: Their 99th percentile.
-        largest: The largest of them.
-        largest_step: The step of the largest; 0 of none.
-        largest_after: The largest known norm after clipping; NaN where none is known.
+    A count is None where it is not known, a norm is NaN where there is none, and 0 is the step of none.
     """
 
     steps: int
