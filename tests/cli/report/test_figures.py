@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cli.report.packed import unpacked
 from gradclip.analysis.series import Series
-from gradclip.cli.report.course import rates_of, window_of
 from gradclip.cli.report.figures import detail, figures_of
 from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
 from gradclip.cli.report.figures.detail import details_of, packed
 from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat, ticks_of
 from gradclip.cli.report.figures.histogram import FEWEST, MOST, edges_of, histogram
 from gradclip.cli.report.findings import find
+from gradclip.cli.report.rate import rates_of, window_of
 from gradclip.cli.report.runs import Run
 from gradclip.cli.report.tensors import MOST_ROWS
 

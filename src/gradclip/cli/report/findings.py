@@ -11,10 +11,10 @@ from gradclip.analysis import Advice, advise
 from gradclip.analysis.amounts import digits
 from gradclip.analysis.series import Event
 from gradclip.cli.report.alarms import Raised, alarms_of
-from gradclip.cli.report.course import rates_of, window_of
 from gradclip.cli.report.events import events_of
 from gradclip.cli.report.facts import Facts, facts_of
 from gradclip.cli.report.policies import Tried, tried
+from gradclip.cli.report.rate import rates_of, window_of
 from gradclip.cli.report.runs import Run
 from gradclip.cli.report.tensors import Tensors, tensors_of
 from gradclip.cli.report.verdict import Verdict, verdict_of

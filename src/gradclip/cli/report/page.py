@@ -12,9 +12,8 @@ from plotly.offline import get_plotlyjs
 
 import gradclip
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.cli.report.course import stretches_of
 from gradclip.cli.report.events import described
-from gradclip.cli.report.facts import percentiles_of
+from gradclip.cli.report.facts import percentiles_of, stretches_of
 from gradclip.cli.report.figures import figures_of
 from gradclip.cli.report.figures.detail import deflated, details_of
 from gradclip.cli.report.findings import Findings
