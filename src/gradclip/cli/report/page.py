@@ -83,6 +83,7 @@ def _environment() -> Environment:
     assets = files("gradclip.cli.report").joinpath("assets")
     environment = Environment(
         autoescape=True,
+        extensions=["jinja2.ext.do"],
         finalize=_spelled_out,
         loader=FunctionLoader(lambda name: assets.joinpath(name).read_text("utf-8")),
         lstrip_blocks=True,
