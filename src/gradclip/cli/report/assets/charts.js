@@ -10,24 +10,26 @@ let shown = page.steps;
 let widest = Infinity; // of a chart
 
 const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const inflated = (text) => new Response(new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate")));
+const inflated = (text) =>
+  new Response(new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate")));
 
-// All norms of a run: steps as distances, and rows of which the second is the bits in which it is not the first.
+// All norms of a run: steps as distances, and rows; of the second, what is not the lesser of the others, in bits.
 async function loadDetail(run) {
   const packed = page.details[run];
   const steps = new Float64Array(await inflated(packed.steps).arrayBuffer());
   const bits = new Uint32Array(await inflated(packed.rows).arrayBuffer());
   const count = steps.length;
   for (let i = 1; i < count; i++) steps[i] += steps[i - 1];
-  for (let i = 0; i < count; i++) bits[count + i] ^= bits[i];
-  details[run] = { steps, rows: [0, 1, 2].map((row) => new Float32Array(bits.buffer, 4 * count * row, count)) };
+  const rows = [0, 1, 2].map((row) => new Float32Array(bits.buffer, 4 * count * row, count));
+  for (let i = 0; i < count; i++) bits[count + i] ^= bits[rows[2][i] < rows[0][i] ? 2 * count + i : i];
+  details[run] = { steps, rows };
 }
 
 // Numbers as plotly's Python writes them.
 const numbers = ({ dtype, bdata }) => new { f4: Float32Array, f8: Float64Array }[dtype](bytesOf(bdata).buffer);
 
-// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are not
-// too many.
+// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are
+// not too many.
 function cut(trace, [from, to]) {
   const [run, row] = trace.meta.detail ?? [];
   const all = details[run] ? [[details[run].steps, details[run].rows[row]]] : [];

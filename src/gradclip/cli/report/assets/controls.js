@@ -33,8 +33,8 @@ function startControls() {
     });
   }
   for (const [name, box] of Object.entries(boxes)) {
-    const changed = charts.filter((each) => name.startsWith("runs.") || each.closest("section") === box.closest("section"));
-    box.addEventListener("change", () => redraw(changed));
+    const isConcerned = (each) => name.startsWith("runs.") || each.closest("section") === box.closest("section");
+    box.addEventListener("change", () => redraw(charts.filter(isConcerned)));
   }
   for (const element of charts) {
     element.on("plotly_relayout", (change) => {
