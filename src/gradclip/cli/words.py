@@ -20,6 +20,11 @@ def amount(value: float) -> str:
     return f"{rounded:,.0f}" if 1000 <= abs(rounded) < 1e6 else digits  # noqa: PLR2004
 
 
+def count(value: int) -> str:
+    """Return a whole number with its thousands set apart."""
+    return f"{value:,}"
+
+
 def printable(text: str) -> str:
     r"""Return a text with characters spelled out that a page would obey and nobody would see.
 

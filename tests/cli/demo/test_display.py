@@ -69,7 +69,7 @@ def test_the_table_of_many_runs_says_which_was_stopped() -> None:
     skipped = [StepRecord(3 + i, math.nan, math.nan, clipped=False, skipped=True) for i in range(2)]
     outcomes = [Outcome("zclip", taken, 2.25), Outcome("agc", taken + skipped, math.nan, ended="two were skipped")]
     console = Console(file=stream, width=80)
-    display.overview(console, outcomes, guessing_bits=6.69)
+    display.results(console, outcomes, guessing_bits=6.69, many=True)
     display.endings(console, outcomes)
     lines = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
     assert "zclip 2.40 2.25 3,000,000 100.0 % 0" in lines

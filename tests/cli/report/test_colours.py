@@ -22,8 +22,8 @@ VISION = {
 
 
 def colours(theme: str) -> dict[str, str]:
-    light, dark = STYLE.split(':root[data-scheme="dark"]')
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light if theme == "light" else dark))
+    known = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", STYLE)
+    return {name: light if theme == "light" else dark for name, light, dark in known}
 
 
 def linear(colour: str) -> list[float]:
@@ -66,5 +66,5 @@ def test_runs_are_told_apart_by_everybody(theme: str, vision: str) -> None:
     assert min(math.dist(one, other) for one, other in itertools.combinations(seen, 2)) > 12
 
 
-def test_both_themes_have_the_same_colours() -> None:
-    assert set(colours("light")) == set(colours("dark")) and len(colours("light")) > 15
+def test_every_colour_is_one_of_both_themes() -> None:
+    assert len(colours("light")) == STYLE.count("--") > 15

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from cli.report.markup import Element, by_id, parsed
-from gradclip.cli.report.words import amount, moment, printable, shortened
+from gradclip.cli.report.page import moment
+from gradclip.cli.words import amount, printable, shortened
 
 
 @pytest.fixture(scope="module")

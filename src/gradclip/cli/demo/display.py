@@ -32,9 +32,6 @@ Watch: TypeAlias = Callable[[str, StepRecord], None]
 @contextmanager
 def progress(console: Console, steps: int, lines: int = PLAIN_LINES) -> Generator[Watch]:
     """Show loss and norm while the runs go on: bars on a terminal, elsewhere so many plain lines a run."""
-    if not console.is_interactive:
-        yield lambda run, record: _plain(console, run, record, steps, lines)
-        return
     bars = Progress(
         TextColumn("{task.description:<16}"),
         BarColumn(max(4, min(40, console.width - FIXED_COLUMNS)), complete_style="cyan", finished_style="cyan"),
@@ -42,79 +39,62 @@ def progress(console: Console, steps: int, lines: int = PLAIN_LINES) -> Generato
         TextColumn("{task.fields[bits]:>6} bits"),
         TextColumn("norm {task.fields[norm]:<9}"),
         console=console,
+        disable=not console.is_interactive,
     )
     tasks: dict[str, TaskID] = {}
 
     def watch(run: str, record: StepRecord) -> None:
-        measured = {"bits": _amount(record.bits), "norm": _amount(record.norm)}
+        bits, norm = _amount(record.bits), _amount(record.norm)
+        if bars.disable:
+            is_odd = not (record.finite or record.skipped)
+            if record.step % math.ceil(steps / lines) == 0 or record.step == steps or is_odd:
+                say(console, f"{run}: step {record.step}/{steps}, bits per character {bits}, gradient norm {norm}")
+            return
         if run not in tasks:
-            tasks[run] = bars.add_task(run, total=steps, **measured)
-        bars.update(tasks[run], completed=record.step, **measured)
+            tasks[run] = bars.add_task(run, total=steps, bits=bits, norm=norm)
+        bars.update(tasks[run], completed=record.step, bits=bits, norm=norm)
 
     with bars:
         yield watch
 
 
-def _plain(console: Console, run: str, record: StepRecord, steps: int, lines: int) -> None:
-    if record.step % math.ceil(steps / lines) == 0 or record.step == steps or not (record.finite or record.skipped):
-        measured = f"bits per character {_amount(record.bits)}, gradient norm {_amount(record.norm)}"
-        say(console, f"{run}: step {record.step}/{steps}, {measured}")
-
-
-def comparison(console: Console, outcomes: Sequence[Outcome], guessing_bits: float, *, many: bool) -> None:
-    """Print all that came of the runs: of two, a column and a line of what the model writes each; of many, a row."""
-    (overview if many else results)(console, outcomes, guessing_bits)
-    endings(console, outcomes)
-    if not many:
-        samples(console, outcomes)
-
-
-def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
-    """Print the table that compares two runs, one a column."""
-    table = _table(outcomes)
-    for outcome in outcomes:
-        table.add_column(outcome.name, justify="right")
-    measured = [_measured(outcome, guessing_bits) for outcome in outcomes]
-    for name in measured[0]:
-        if name != "steps skipped" or any(outcome.skipped for outcome in outcomes):
-            table.add_row(name, *(cells[name] for cells in measured))
-    console.print(table)
-
-
-def overview(console: Console, outcomes: Sequence[Outcome], guessing_bits: float) -> None:
-    """Print the table that compares many runs, one a row."""
-    table = _table(outcomes)
-    names = ("training loss", "validation loss", "largest gradient norm", "steps clipped", "steps skipped")
-    for name in names:
-        table.add_column(name.replace(" gradient", "").replace(" ", "\n"), justify="right")
-    for outcome in outcomes:
-        cells = _measured(outcome, guessing_bits)
-        if outcome.ended:
-            cells["steps skipped"] += ", stopped"
-        table.add_row(outcome.name, *map(cells.get, names))
-    console.print(table)
-    say(console, f"Guessing has a loss of {guessing_bits:.2f}.")
-
-
-def _table(outcomes: Sequence[Outcome]) -> Table:
+def results(console: Console, outcomes: Sequence[Outcome], guessing_bits: float, *, many: bool = False) -> None:
+    """Print the table that compares runs: of two a column each, of many a row each, with fewer numbers."""
+    measured = [_measured(outcome, guessing_bits, many=many) for outcome in outcomes]
+    names = list(measured[0])
+    if not many and not any(outcome.skipped for outcome in outcomes):
+        names.remove("steps skipped")
+    heads = [name.replace(" gradient", "").replace(" ", "\n") if many else name for name in names]
+    grid: list[tuple[str | Text, ...]] = [("", *heads)]
+    grid += [(outcome.name, *map(cells.__getitem__, names)) for outcome, cells in zip(outcomes, measured, strict=True)]
     last = min(LAST, max(len(outcome.records) for outcome in outcomes))
     caption = f"Loss in bits per character: lower is better.\nTraining is the mean of the last {last} steps."
-    return Table("", box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    first, *rows = grid if many else zip(*grid, strict=True)
+    for place, head in enumerate(first):
+        table.add_column(head, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if many:
+        say(console, f"Guessing has a loss of {guessing_bits:.2f}.")
 
 
-def _measured(outcome: Outcome, guessing_bits: float) -> dict[str, Text]:
+def _measured(outcome: Outcome, guessing_bits: float, *, many: bool) -> dict[str, Text]:
     def judged(bits: float) -> Text:
         return Text(_amount(bits), style="green" if bits < guessing_bits else "red")
 
-    return {
+    stopped = ", stopped" if many and outcome.ended else ""
+    found = {
         "training loss": judged(outcome.training_bits),
         "validation loss": judged(outcome.validation_bits),
         "loss of guessing": Text(f"{guessing_bits:.2f}"),
         "largest gradient norm": Text(_amount(outcome.largest_norm)),
         "steps clipped": Text(f"{100 * outcome.clipped_share:.1f} %"),
-        "steps skipped": Text(str(outcome.skipped)),
+        "steps skipped": Text(f"{outcome.skipped}{stopped}"),
         "steps taken": Text(str(len(outcome.records) - outcome.skipped)),
     }
+    return {name: cell for name, cell in found.items() if not (many and name in {"loss of guessing", "steps taken"})}
 
 
 def endings(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -72,7 +72,10 @@ def run(settings: Settings) -> int:
     if not is_finished:
         say(console, "Interrupted. This is what there is:" if outcomes else "Interrupted before the first step.")
     if outcomes:
-        display.comparison(console, outcomes, corpus.guessing_bits, many=settings.has_many)
+        display.results(console, outcomes, corpus.guessing_bits, many=settings.has_many)
+        display.endings(console, outcomes)
+        if not settings.has_many:
+            display.samples(console, outcomes)
         _save(console, outcomes, corpus, settings)
     return 0 if is_finished else INTERRUPTED
 

@@ -1,4 +1,4 @@
-"""The numbers that matter of a run."""
+"""The numbers that matter of a run, or of a part of it."""
 
 import math
 from dataclasses import dataclass
@@ -6,28 +6,20 @@ from typing import final
 
 import numpy as np
 
+from gradclip.analysis.series import Series
 from gradclip.cli.report.runs import Run
 
 PERCENTILES = (1, 10, 50, 90, 99, 99.9, 100)
+
+STRETCHES = 10
 
 
 @final
 @dataclass(frozen=True)
 class Facts:
-    """What a run comes to.
+    """What some steps come to: how many there are of each kind, and their finite norms before and after clipping.
 
-    Attributes:
-        steps: How many steps were recorded.
-        first: The number of the first; 0 of none.
-        last: The number of the last; 0 of none.
-        clipped: How many were clipped; None where that is not known.
-        skipped: How many did not happen; None where that is not known.
-        nonfinite: How many norms are NaN or infinite.
-        median: The median of the finite norms; NaN of none.
-        p99: Their 99th percentile.
-        largest: The largest of them.
-        largest_step: The step of the largest; 0 of none.
-        largest_after: The largest known norm after clipping; NaN where none is known.
+    A count is None where it is not known, a norm is NaN where there is none, and 0 is the step of none.
     """
 
     steps: int
@@ -74,3 +66,13 @@ def percentiles_of(run: Run) -> dict[str, float]:
     """Return percentiles of the finite norms of a run, of which there is one at least."""
     found = np.percentile(run.finite_norms.numpy(), PERCENTILES).tolist() if len(run.finite_norms) else []
     return {f"{percentile:g}": norm for percentile, norm in zip(PERCENTILES, found, strict=False)}
+
+
+def stretches_of(run: Run) -> list[Facts]:
+    """Return the numbers of stretches of a run, each with as many steps: its chart as a table."""
+    series = run.series
+    columns = (series.steps, series.norms, run.clipped)
+    count = min(STRETCHES, len(series))
+    split = ([None] * count if column is None else column.tensor_split(count) for column in columns)
+    parts = (Series("", steps, norms, clipped=clipped) for steps, norms, clipped in zip(*split, strict=True))
+    return [facts_of(Run("", part)) for part in parts]

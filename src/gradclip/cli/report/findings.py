@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +21,8 @@ from gradclip.cli.report.verdict import Verdict, verdict_of
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """What is said of each run.
-
-    Attributes:
-        run: The run.
-        facts: Its numbers.
-        advice: The threshold to use, or why there is none to be had.
-        verdict: What it says, in a sentence.
-        events: The steps that did not count.
-        alarms: What went wrong.
-        rates: The share of the last steps that were clipped, at each step; None where it is not known.
-    """
+class Finding(NamedTuple):
+    """What is said of a run; `rates` is None where it is not known what was clipped."""
 
     run: Run
     facts: Facts
@@ -61,15 +49,14 @@ class Finding:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """What the report says: of all runs, and in more detail of the first.
+class Findings(NamedTuple):
+    """What the report says: of each run, and more of the first, which it is about.
 
     Attributes:
-        each: What is said of each run; the first is the one that the report is about.
-        tensors: The norms of its tensors; None where they were not recorded.
+        each: What is said of each run.
+        tensors: The norms of the tensors of the first; None where they were not recorded.
         tried: What policies would have done to it.
-        window: The steps that the rates look back on.
+        window: The steps that the rates of all look back on.
     """
 
     each: list[Finding]
@@ -88,14 +75,14 @@ class Findings:
         return [finding.run for finding in self.each]
 
     @property
-    def of(self) -> str:
-        """What is added to say which run is meant; empty where there is one."""
-        return f" in “{self.first.run.name}”" if self.many else ""
-
-    @property
     def many(self) -> bool:
         """Whether runs are compared."""
         return len(self.each) > 1
+
+    @property
+    def of(self) -> str:
+        """What is added to say which run is meant; empty where there is one."""
+        return f" in “{self.first.run.name}”" if self.many else ""
 
     @property
     def span(self) -> tuple[int, int]:

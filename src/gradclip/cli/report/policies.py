@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from gradclip.analysis import Replay
 from gradclip.analysis.series import Series
@@ -16,15 +15,8 @@ REPLAYED = 50_000
 
 
 @final
-@dataclass(frozen=True)
-class Tried:
-    """A policy, and what it would have done.
-
-    Attributes:
-        name: What it is called.
-        policy: The policy.
-        replayed: What it would have done.
-    """
+class Tried(NamedTuple):
+    """A policy by a name, and what it would have done."""
 
     name: str
     policy: Policy
@@ -43,9 +35,8 @@ def candidates(suggested: Mapping[str, float]) -> list[tuple[str, Policy]]:
         suggested: The suggested thresholds by name; there may be none.
     """
     ceiling = max(suggested.values(), default=math.inf)
-    fixed: list[tuple[str, Policy]] = [(f"fixed, {name}", FixedNorm(value)) for name, value in suggested.items()]
     return [
-        *fixed,
+        *((f"fixed, {name}", FixedNorm(value)) for name, value in suggested.items()),
         ("zclip", ZClip(ceiling)),
         ("autoclip, 90th percentile", AutoClip(ceiling, percentile=90.0)),
         ("median", MedianClip(ceiling)),

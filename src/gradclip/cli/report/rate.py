@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from gradclip.cli.report.runs import Run
-
-LARGEST_WINDOW = 500
-"""Steps that the alarm about too much clipping looks back on."""
+from gradclip.records.alarms import WINDOW
 
 
 def window_of(runs: Sequence[Run]) -> int:
-    """Return how many steps a window has, the same for all runs: the shortest has room for it."""
+    """Return how many steps a window has, the same for all runs: the shortest has room for it.
+
+    It is never longer than what the alarm about too much clipping looks back on.
+    """
     steps = min(len(run.series) for run in runs)
-    return max(1, min(steps, LARGEST_WINDOW, max(20, steps // 20)))
+    return max(1, min(steps, WINDOW, max(20, steps // 20)))
 
 
 def rates_of(run: Run, window: int) -> NDArray[np.float64] | None:
@@ -22,7 +24,4 @@ def rates_of(run: Run, window: int) -> NDArray[np.float64] | None:
 
     None where it is not known what was clipped.
     """
-    if run.clipped is None:
-        return None
-    total = np.cumsum(np.concatenate([[0], run.clipped.numpy()]))
-    return np.concatenate([np.full(window - 1, np.nan), (total[window:] - total[:-window]) / window])
+    return None if run.clipped is None else pl.Series(run.clipped.double().numpy()).rolling_mean(window).to_numpy()

@@ -17,14 +17,14 @@ LISTED = 10
 
 @final
 class Listed(NamedTuple):
-    """What is said of one tensor: its mean and largest share, and its median and largest norm; NaN of none."""
+    """What is said of one tensor: its mean and largest share, and its median and largest norm; NaN of no norm."""
 
     name: str
     share: float
     largest_share: float
     median: float
     largest: float
-    largest_step: int
+    largest_step: int | None
 
 
 @final
@@ -58,21 +58,16 @@ class Tensors:
     @property
     def listed(self) -> list[Listed]:
         """The tensors with the largest shares."""
-        return [self._listed(place) for place in self.ranking[:LISTED]]
-
-    def _listed(self, place: int) -> Listed:
-        column = self.norms[:, place]
-        finite = np.isfinite(column)
-        known = column[finite] if finite.any() else np.array([np.nan])
-        top = int(known.argmax())
-        return Listed(
-            self.names[place],
-            float(self.means[place]),
-            float(np.nan_to_num(self.shares[:, place]).max()),
-            float(np.median(known)),
-            float(known[top]),
-            int(self.steps[finite][top]) if finite.any() else 0,
-        )
+        found: list[Listed] = []
+        for place in self.ranking[:LISTED]:
+            share, largest_share = float(self.means[place]), float(np.nan_to_num(self.shares[:, place]).max())
+            finite = np.isfinite(self.norms[:, place])
+            known = self.norms[finite, place] if finite.any() else np.array([np.nan])
+            step = int(self.steps[finite][known.argmax()]) if finite.any() else None
+            found.append(
+                Listed(self.names[place], share, largest_share, float(np.median(known)), float(known.max()), step)
+            )
+        return found
 
 
 def tensors_of(series: Series) -> Tensors | None:

@@ -7,7 +7,7 @@ from gradclip.analysis import Advice
 from gradclip.analysis.amounts import percent, several
 from gradclip.cli.report.alarms import Raised
 from gradclip.cli.report.facts import Facts
-from gradclip.cli.report.words import amount, count
+from gradclip.cli.words import amount, count
 
 Tone: TypeAlias = Literal["good", "note", "look", "bad"]
 

@@ -70,10 +70,7 @@ def show(run: Path) -> None:
     problem, parent = "", os.getppid()
     try:
         with keys() as wait:
-            ended = False
-            while not ended:
-                ended = os.getppid() != parent or wait(INTERVAL_S)
-                session.look()
+            for _ in session.views(INTERVAL_S, lambda seconds: wait(seconds) or os.getppid() != parent):
                 foot.draw(_lines(session, console))
     except ReadError as error:
         problem = f"gradclip: {error}"

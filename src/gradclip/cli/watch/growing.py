@@ -2,12 +2,11 @@
 
 import math
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from mmap import mmap
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, NoReturn, final
@@ -223,16 +222,15 @@ class Growing:
 def _copy(file: BinaryIO, begin: int, copy: Path, head: bytes = b"") -> int:
     """Write some lines, and the whole lines of a file from a place on, into another; return how long the latter are."""
     file.seek(begin)
-    with copy.open("w+b") as out:
+    end = len(head)
+    with copy.open("wb") as out:
         out.write(head)
-        shutil.copyfileobj(file, out, 2**20)
-        out.flush()
-        if not out.tell():
-            return 0
-        with mmap(out.fileno(), 0) as data:
-            end = data.rfind(b"\n") + 1
+        for piece in iter(partial(file.read, 2**20), b""):
+            if (last := piece.rfind(b"\n")) >= 0:
+                end = out.tell() + last + 1
+            out.write(piece)
         out.truncate(end)
-        return end - len(head)
+    return end - len(head)
 
 
 def _joined(run: Series, later: Series) -> Series:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -12,6 +14,7 @@ from gradclip.analysis.reading.names import UNNAMED
 from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
+from gradclip.cli.watch.waiting import Wait
 from gradclip.records import Alarms
 
 WORST = re.compile(rb'"worst"\s*:\s*\[\s*\[')
@@ -44,6 +47,17 @@ class Session:
         self.alarms: dict[str, int] = {}
         self.worst: tuple[int, Worst] | None = None
         self._watch = Alarms()
+
+    def views(self, interval: float, wait: Wait) -> Iterator[None]:
+        """Take what is new again and again, though not all the time where that takes long, as a whole file does."""
+        is_over = False
+        while not is_over:
+            start = time.monotonic()
+            self.look()
+            yield
+            is_over = wait(max(interval, 2.0 * (time.monotonic() - start)))
+        self.look()
+        yield
 
     def look(self) -> None:
         """Take what is new.

@@ -1,6 +1,4 @@
 // The charts: figures of plotly, drawn with the colours, the range and the boxes as they are now.
-"use strict";
-const root = document.documentElement;
 const page = JSON.parse(document.getElementById("data").textContent);
 const charts = [...document.querySelectorAll("[data-chart]")];
 const boxes = Object.fromEntries([...document.querySelectorAll("[data-state]")].map((box) => [box.dataset.state, box]));
@@ -11,32 +9,27 @@ const MOST_POINTS = 50_000; // that a curve is drawn with
 let shown = page.steps;
 let widest = Infinity; // of a chart
 
-async function inflated(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")));
-}
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+const inflated = (text) =>
+  new Response(new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate")));
 
-// All norms of a run: steps as distances, and rows of which the second is the bits in which it is not the first.
+// All norms of a run: steps as distances, and rows; of the second, what is not the lesser of the others, in bits.
 async function loadDetail(run) {
-  const packed = [page.details[run].steps, page.details[run].rows];
-  const buffers = await Promise.all(packed.map(async (text) => (await inflated(text)).arrayBuffer()));
-  const steps = new Float64Array(buffers[0]);
-  const bits = new Uint32Array(buffers[1]);
+  const packed = page.details[run];
+  const steps = new Float64Array(await inflated(packed.steps).arrayBuffer());
+  const bits = new Uint32Array(await inflated(packed.rows).arrayBuffer());
   const count = steps.length;
   for (let i = 1; i < count; i++) steps[i] += steps[i - 1];
-  for (let i = 0; i < count; i++) bits[count + i] ^= bits[i];
-  const row = (place) => new Float32Array(bits.buffer, 4 * count * place, count);
-  details[run] = { steps, rows: [row(0), row(1), row(2)] };
+  const rows = [0, 1, 2].map((row) => new Float32Array(bits.buffer, 4 * count * row, count));
+  for (let i = 0; i < count; i++) bits[count + i] ^= bits[rows[2][i] < rows[0][i] ? 2 * count + i : i];
+  details[run] = { steps, rows };
 }
 
 // Numbers as plotly's Python writes them.
-function numbers({ dtype, bdata }) {
-  const { buffer } = Uint8Array.from(atob(bdata), (letter) => letter.charCodeAt(0));
-  return dtype === "f4" ? new Float32Array(buffer) : new Float64Array(buffer);
-}
+const numbers = ({ dtype, bdata }) => new { f4: Float32Array, f8: Float64Array }[dtype](bytesOf(bdata).buffer);
 
-// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are not
-// too many.
+// Leaves what is shown of a curve, and a point on either side, so that the axis fits it; all points, where these are
+// not too many.
 function cut(trace, [from, to]) {
   const [run, row] = trace.meta.detail ?? [];
   const all = details[run] ? [[details[run].steps, details[run].rows[row]]] : [];
@@ -55,7 +48,9 @@ function figureOf(element) {
   const style = getComputedStyle(root);
   const coloured = (key, value) => {
     const [, name, clear] = /color$/.test(key) ? /^var\((.+?)(-clear)?\)$/.exec(value) ?? [] : [];
-    return name ? style.getPropertyValue(name) + (clear ? "66" : "") : value; // so much of it that others shine through
+    if (!name) return value;
+    const [light, dark] = style.getPropertyValue(name).match(/#\w+/g);
+    return (isDark() ? dark : light) + (clear ? "66" : ""); // so much of it that others shine through
   };
   const { data, layout } = JSON.parse(figures[element.dataset.chart], coloured);
   const { steps, log, narrow } = layout.meta;

@@ -16,15 +16,15 @@ function showFields() {
   document.getElementById("all").disabled = shown[0] === first && shown[1] === last;
 }
 
-function zoom(factor, by) {
-  const width = shown[1] - shown[0];
-  const middle = (shown[0] + shown[1]) / 2 + by * width;
-  show(middle - (width * factor) / 2, middle + (width * factor) / 2);
-}
-
 function startControls() {
-  const buttons = { closer: [0.5, 0], wider: [2, 0], earlier: [1, -0.5], later: [1, 0.5], all: [Infinity, 0] };
-  for (const [id, by] of Object.entries(buttons)) document.getElementById(id).addEventListener("click", () => zoom(...by));
+  const moves = { closer: [0.5, 0], wider: [2, 0], earlier: [1, -0.5], later: [1, 0.5], all: [Infinity, 0] };
+  for (const [id, [factor, by]] of Object.entries(moves)) {
+    document.getElementById(id).addEventListener("click", () => {
+      const width = shown[1] - shown[0];
+      const middle = (shown[0] + shown[1]) / 2 + by * width;
+      show(middle - (width * factor) / 2, middle + (width * factor) / 2);
+    });
+  }
   for (const field of fields) {
     field.addEventListener("change", () => {
       const [from, to] = fields.map((each) => each.valueAsNumber);
@@ -33,8 +33,8 @@ function startControls() {
     });
   }
   for (const [name, box] of Object.entries(boxes)) {
-    const changed = charts.filter((each) => name.startsWith("runs.") || each.closest("section") === box.closest("section"));
-    box.addEventListener("change", () => redraw(changed));
+    const isConcerned = (each) => name.startsWith("runs.") || each.closest("section") === box.closest("section");
+    box.addEventListener("change", () => redraw(charts.filter(isConcerned)));
   }
   for (const element of charts) {
     element.on("plotly_relayout", (change) => {
@@ -46,35 +46,29 @@ function startControls() {
 }
 
 function startTheme() {
-  const follow = () => {
-    showTheme(theme());
-    redraw();
-  };
   for (const input of document.querySelectorAll("input[name=theme]")) {
     input.checked = input.value === theme();
     input.addEventListener("change", () => {
-      theme(input.value);
-      follow();
+      showTheme(theme(input.value));
+      redraw();
     });
   }
-  systemIsDark.addEventListener("change", follow);
+  systemIsDark.addEventListener("change", () => redraw());
   // Paper is light, whatever the screen is, and drawn for at once.
-  addEventListener("beforeprint", () => {
-    widest = 660;
-    showTheme("light");
+  const paper = (name, width) => {
+    showTheme(name);
+    widest = width;
     charts.forEach(draw);
-  });
-  addEventListener("afterprint", () => {
-    widest = Infinity;
-    follow();
-  });
+  };
+  addEventListener("beforeprint", () => paper("light", 660));
+  addEventListener("afterprint", () => paper(theme(), Infinity));
 }
 
 async function start() {
   const script = document.createElement("script");
-  script.textContent = await (await inflated(page.plotly)).text();
+  script.textContent = await inflated(page.plotly).text();
   document.head.append(script);
-  for (const [name, text] of Object.entries(page.figures)) figures[name] = await (await inflated(text)).text();
+  for (const [name, text] of Object.entries(page.figures)) figures[name] = await inflated(text).text();
   startTheme();
   await redraw();
   startControls();

@@ -1,7 +1,8 @@
 // Before anything is painted: light or dark, as was chosen here before or else as the system says.
 "use strict";
-const KEPT = "gradclip-report-theme";
+const root = document.documentElement;
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+const KEPT = "gradclip-report-theme";
 
 // A page opened from a file may have no storage; then the theme is chosen anew next time.
 function theme(chosen) {
@@ -13,9 +14,7 @@ function theme(chosen) {
   }
 }
 
-function showTheme(shown) {
-  const dark = shown === "dark" || (shown === "auto" && systemIsDark.matches);
-  document.documentElement.dataset.scheme = dark ? "dark" : "light";
-}
+const showTheme = (name) => { root.style.colorScheme = name === "auto" ? "" : name; };
+const isDark = () => (root.style.colorScheme || (systemIsDark.matches ? "dark" : "light")) === "dark";
 
 showTheme(theme());

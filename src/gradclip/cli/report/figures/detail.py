@@ -34,13 +34,15 @@ def packed(values: NDArray[Any]) -> str:
 
 
 def _detail(run: Run, most: int) -> dict[str, str]:
-    """Return the steps as distances, and the rows: the second as the bits in which it is not the first."""
+    """Return the steps as distances, and the rows: of the second, what is not the lesser of the others, in bits."""
     series = run.series
     before = single(series.norms.numpy())
     after = before if series.norms_after is None else single(series.norms_after.numpy())
     threshold = np.full_like(before, np.nan) if series.thresholds is None else single(series.thresholds.numpy())
     kept = picked(before, most)
     rows = np.stack([before, after, threshold])[:, kept].view(np.uint32)
-    rows[1] ^= rows[0]
+    rows[1] ^= np.where(threshold < before, threshold, before)[kept].view(
+        np.uint32
+    )  # after clipping, it mostly is this
     steps = series.steps.numpy()[kept].astype(np.float64)
     return {"steps": packed(np.diff(steps, prepend=0.0)), "rows": packed(rows)}

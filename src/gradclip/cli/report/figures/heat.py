@@ -8,7 +8,7 @@ from gradclip.cli.report.figures.curves import single
 from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
 from gradclip.cli.report.findings import Findings
 from gradclip.cli.report.tensors import MOST_ROWS
-from gradclip.cli.report.words import amount, shortened
+from gradclip.cli.words import amount, shortened
 
 MOST_COLUMNS = 1200
 """Moments in the map; each is the largest norm of the steps it stands for."""

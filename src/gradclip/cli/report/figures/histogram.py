@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradclip.analysis.amounts import several
 from gradclip.cli.report.figures.style import INK, figure, plain, run_colour
 from gradclip.cli.report.findings import Findings
-from gradclip.cli.report.words import amount
+from gradclip.cli.words import amount
 
 FEWEST, MOST = 24, 160
 """How many bins there are."""
@@ -53,18 +53,13 @@ def histogram(findings: Findings) -> go.Figure | None:
     for place, (name, log) in enumerate(marked.items()):
         value = findings.thresholds[name]
         line = {"color": INK, "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
-        chart.add_shape(type="line", x0=value, x1=value, y0=0, y1=1, yref="paper", line=line)
-        # Each name in a row of its own, so that near ones do not cover each other.
-        chart.add_annotation(
-            x=log,
-            y=1,
-            yref="paper",
-            yshift=4 + 17 * (len(marked) - 1 - place),
-            yanchor="bottom",
-            xanchor="right" if log > low + 0.7 * (high - low) else "left",
-            showarrow=False,
-            text=plain(f"{name} {amount(value)}"),
-        )
+        label = {
+            "text": plain(f"{name} {amount(value)}"),
+            "x": log,
+            "xanchor": "right" if log > low + 0.7 * (high - low) else "left",
+            "yshift": 4 + 17 * (len(marked) - 1 - place),  # in rows of their own: near ones would cover each other
+        }
+        chart.add_vline(value, line=line, annotation=label, annotation_position="top")
     return chart
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from gradclip.cli.report.words import shortened
+from gradclip.cli.words import shortened
 
 INK, QUIET, CUT, BAD, PALE = "var(--ink)", "var(--quiet)", "var(--cut)", "var(--bad)", "var(--pale)"
 
