@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from gradclip.ops import registry
 from gradclip.ops.triton import driver, lane, launch, table
 from gradclip.policies import FixedNorm, Policy
 from policies.cases import CASES, clipper_of, gradients, model
+from processes import run
 from waits import NoReads, stand_in
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -564,16 +564,10 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         sys.modules["triton"] = None
         gradclip.get_total_norm([torch.ones(3)])
     """
-    environment = {**os.environ, "GRADCLIP_BACKEND": "triton"}
-    said = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, check=False
-    ).stderr
+    said = run(script, GRADCLIP_BACKEND="triton").stderr
     assert "`GRADCLIP_BACKEND=triton` asks for kernels that cannot run here: ModuleNotFoundError" in said
-    no_gpu = {**environment, "TRITON_INTERPRET": "0"}
     if not torch.cuda.is_available():
-        said = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)], env=no_gpu, capture_output=True, text=True, check=False
-        ).stderr
+        said = run(script, GRADCLIP_BACKEND="triton", TRITON_INTERPRET="0").stderr
         assert "cannot run here: torch finds no GPU" in said
 
 
