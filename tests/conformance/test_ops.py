@@ -116,6 +116,22 @@ def test_smallest_magnitude_propagates_nan(backend: Backend) -> None:
     assert math.isnan(measured(backend, [x, torch.tensor([math.nan])], -math.inf))
 
 
+def test_zero_has_no_power_below_0(backend: Backend) -> None:
+    """It is infinite, so that the norm of such an order is 0; of any other order, a zero adds nothing."""
+    x = torch.tensor([2.0, 0.0])
+    assert measured(backend, [x], -1.0) == measured(backend, [x], -2.5) == math.inf
+    assert measured(backend, [x], 0.5) == pytest.approx(2.0**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_a_complex_number_with_an_infinite_part_is_infinite(backend: Backend, dtype: torch.dtype) -> None:
+    """Whatever the other part is."""
+    for other in (1.0, math.inf, -math.inf, math.nan):
+        for x in (complex(math.inf, other), complex(other, -math.inf)):
+            each = [measured(backend, [torch.tensor([1.0, x], dtype=dtype)], p) for p in (1.0, math.inf)]
+            assert each == [math.inf] * 2, (x, each)
+
+
 def test_nan_is_not_zero(backend: Backend) -> None:
     """Order 0 counts NaN and both infinities, and neither zero."""
     assert measured(backend, [torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])], 0.0) == 3
