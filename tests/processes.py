@@ -64,9 +64,10 @@ def _run(source: str, is_file: bool, arguments: list[str], environment: dict[str
     sys.argv = [source if is_file else "-c", *arguments]
     if action := environment.get("PYTHONWARNINGS"):
         warnings.simplefilter(action)  # type: ignore[arg-type] -- one of its words
+    main = sys.modules["__main__"] = ModuleType("__main__")
     if is_file:
         sys.path.insert(0, str(Path(source).parent))
-    main = sys.modules["__main__"] = ModuleType("__main__")
+        main.__file__ = source
     text = Path(source).read_text("utf-8") if is_file else textwrap.dedent(source)
     exec(compile(text, source if is_file else "<string>", "exec"), vars(main))  # noqa: S102 -- our own
 
