@@ -396,6 +396,16 @@ def test_bad_elements_are_counted_and_set_to_zero(backend: Backend, dtype: torch
         assert (tensors[0]._version, tensors[1]._version > versions[1]) == (versions[0], True)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_either_part_of_a_complex_number_may_be_bad(backend: Backend, dtype: torch.dtype) -> None:
+    """One that is both NaN and infinite counts as both; it becomes 0 as a whole."""
+    x = torch.tensor([complex(1, math.nan), complex(-math.inf, 1), complex(math.inf, math.nan), 1 + 1j], dtype=dtype)
+    batch = backend.open([x])
+    assert batch.count_nonfinite().tolist() == [[2], [2]]
+    batch.sanitize_()
+    assert x.tolist() == [0, 0, 0, 1 + 1j]
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
 def test_bad_numbers_of_8_bits(dtype: torch.dtype) -> None:
     """Torch compares none of them, and sets none to 0 by a mask."""
