@@ -89,7 +89,7 @@ unit: setup browser  ## the tests alone
 	$(MAKE) $(AT_ONCE) $(RUNS)
 	$(SUITE)
 
-# The operations with the native kernels in the other instruction sets, and by the other way to read a tensor, where kernels have all cores.
+# The operations with the native kernels in the other instruction sets; by the other way to read a tensor, and with all cores.
 NATIVE := -k 'not triton and not reference' tests/conformance
 kernels-baseline kernels-avx2: kernels-%: setup
 	GRADCLIP_ISA=$* OMP_NUM_THREADS=1 $(BIN)/pytest -q $(NATIVE)
@@ -97,7 +97,7 @@ kernels-baseline kernels-avx2: kernels-%: setup
 exchange: setup
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/test_native.py
 
-# What clips, by plain torch. What is on another device has no kernels in the whole suite either, and states no tensors.
+# What clips, by plain torch, but for saved states, and what is on another device, where plain torch answers anyway.
 OF_CLIPPERS := $(filter-out %/test_captured.py %/test_withhold.py %/test_state.py %/test_damaged_state.py,$(wildcard tests/clipper/test_*.py))
 CLIPS := $(OF_CLIPPERS) tests/policies/test_conformance.py $(addprefix tests/test_,$(addsuffix .py,exactness functional nonfinite parity))
 plain: setup

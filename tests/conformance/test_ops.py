@@ -101,11 +101,12 @@ def test_measure_shows_non_finite_elements(backend: Backend, dtype: torch.dtype)
     tensors = [make(dtype, n) for n, _ in places * 3]
     for x, (_, place), value in zip(tensors, places * 3, bad, strict=True):
         x[place] = value
+    few = slice(len(places) - 1, None, len(places)) if is_slow(backend) else slice(None)
     for p in (1.0, 2.0, 3.3, math.inf):
         good, *each = backend.open([make(dtype, 5), *tensors]).partials(p).tolist()
-        whole = [measured(backend, [make(dtype, 5), x, make(dtype, 5)], p) for x in tensors[:: len(places)]]
+        whole = [measured(backend, [make(dtype, 5), x, make(dtype, 5)], p) for x in tensors[few]]
         assert math.isfinite(good)
-        for value, got in zip([*bad, *bad[:: len(places)]], [*each, *whole], strict=True):
+        for value, got in zip([*bad, *bad[few]], [*each, *whole], strict=True):
             assert math.isnan(got) if math.isnan(value) else got == math.inf, (p, value)
 
 

@@ -97,7 +97,8 @@ def torchrun(*arguments: str, really: bool = False) -> tuple[str, str, int]:
             Script(ROOT / script, *rest, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(int(ranks))
         ]
         done = [script.wait() for script in started]
-        return "".join(x.stdout for x in done), "".join(x.stderr for x in done), max(x.returncode for x in done)
+        code = next((x.returncode for x in done if x.returncode), 0)
+        return "".join(x.stdout for x in done), "".join(x.stderr for x in done), code
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PET_STANDALONE": "1"}  # at any free port
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
     with subprocess.Popen(
