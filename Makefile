@@ -54,12 +54,10 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# The site, of which every reference has to have a target, and the examples of its reference. Nothing is fetched.
+# The site, of which every reference has to have a target. Nothing is fetched. Its examples are those that the tests run.
 SITE := build/docs
-SPHINX := $(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees
 docs: setup  ## the site, in build/docs/html
-	$(SPHINX) --builder html docs $(SITE)/html
-	$(SPHINX) --builder doctest docs $(SITE)/doctest
+	$(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees --builder html docs $(SITE)/html
 
 # The list of public names and signatures that a test compares: what changes it belongs into CHANGELOG.md.
 api: setup  ## write the list of public names and signatures anew
