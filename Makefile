@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help integrations setup demo test format lint types imports docs unit api browser package test-torch bench gpu-wheel gpu doctor clean
+.PHONY: help integrations setup demo test format lint types imports docs unit kernels-baseline kernels-avx2 exchange plain api browser package test-torch bench gpu-wheel gpu doctor clean
 
 setup: $(INSTALLED)  ## the virtual environment .venv with everything in it
 
@@ -33,8 +33,13 @@ demo: setup  ## train the two networks of the README
 doctor: setup  ## which backend answers here and why, and all that a bug report needs
 	$(BIN)/gradclip doctor
 
-# pytest comes last: its closing line is the verdict that continuous integration reads.
-test: format lint types imports package docs unit  ## format, lint, types, import rules, packages, the site, all tests
+# What has one process goes first, two at a time. The whole suite comes last, with one process a core: pytest's closing line
+# is the verdict that continuous integration reads.
+AT_ONCE := --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+RUNS := plain exchange kernels-baseline kernels-avx2
+test: setup browser  ## format, lint, types, import rules, packages, the site, all tests
+	$(MAKE) $(AT_ONCE) format lint types imports package docs $(RUNS)
+	$(SUITE)
 
 format: setup
 	$(BIN)/ruff format --check .
@@ -49,21 +54,15 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# The site, of which every reference has to have a target, and the examples of its reference. Nothing is fetched.
+# The site, of which every reference has to have a target. Nothing is fetched. Its examples are those that the tests run.
 SITE := build/docs
-SPHINX := $(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees
 docs: setup  ## the site, in build/docs/html
-	$(SPHINX) --builder html docs $(SITE)/html
-	$(SPHINX) --builder doctest docs $(SITE)/doctest
+	$(BIN)/sphinx-build --nitpicky --fail-on-warning --quiet --doctree-dir $(SITE)/doctrees --builder html docs $(SITE)/html
 
 # The list of public names and signatures that a test compares: what changes it belongs into CHANGELOG.md.
 api: setup  ## write the list of public names and signatures anew
 	$(BIN)/python tests/public_api.py
 
-# The operations with the native kernels in every instruction set and both ways to read a tensor; what clips, by plain torch; then the whole suite, in which
-# each test of the operations names its backend.
-CLIPS := tests/clipper tests/policies $(addprefix tests/test_,$(addsuffix .py,exactness functional narrow nonfinite parity waits))
-NATIVE := -k 'not triton and not reference'
 FIND_BROWSER := from cli.report.browser import find_browser; print(find_browser() or "")
 BROWSER = $(shell PYTHONPATH=tests $(BIN)/python -c '$(FIND_BROWSER)')
 
@@ -80,15 +79,27 @@ else
 	GRADCLIP_REQUIRE=integrations $(BIN)/pytest -q tests/integrations
 endif
 
-# One process a core, of one thread; the third run has one process, whose kernels have all cores.
+# The whole suite, in which each test of the operations names its backend.
 WORKERS ?= auto
-EACH_CORE := OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses=$(WORKERS) --dist=worksteal
+REQUIRED = native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser)
+SUITE = GRADCLIP_REQUIRE=$(REQUIRED) OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses=$(WORKERS) --dist=worksteal
 unit: setup browser  ## the tests alone
-	GRADCLIP_ISA=baseline $(EACH_CORE) $(NATIVE) tests/conformance
-	GRADCLIP_ISA=avx2 $(EACH_CORE) $(NATIVE) tests/conformance
-	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/conformance tests/test_native.py
-	GRADCLIP_BACKEND=reference $(EACH_CORE) -k 'not triton' $(CLIPS)
-	GRADCLIP_REQUIRE=native,triton,oracles,tensorboard,integrations,$(if $(BROWSER),browser) $(EACH_CORE)
+	$(MAKE) $(AT_ONCE) $(RUNS)
+	$(SUITE)
+
+# The operations with the native kernels in the other instruction sets; by the other way to read a tensor, and with all cores.
+NATIVE := -k 'not triton and not reference' tests/conformance
+kernels-baseline kernels-avx2: kernels-%: setup
+	GRADCLIP_ISA=$* OMP_NUM_THREADS=1 $(BIN)/pytest -q $(NATIVE)
+
+exchange: setup
+	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/test_native.py
+
+# What clips, by plain torch, but for saved states, and what is on another device, where plain torch answers anyway.
+OF_CLIPPERS := $(filter-out %/test_captured.py %/test_withhold.py %/test_state.py %/test_damaged_state.py,$(wildcard tests/clipper/test_*.py))
+CLIPS := $(OF_CLIPPERS) tests/policies/test_conformance.py $(addprefix tests/test_,$(addsuffix .py,exactness functional nonfinite parity))
+plain: setup
+	GRADCLIP_BACKEND=reference OMP_NUM_THREADS=1 $(BIN)/pytest -q -k 'not triton and not native' $(CLIPS)
 
 # Some tests of the report open it in a browser. Where there is none, root gets one if Debian has it; or they are skipped.
 browser: setup

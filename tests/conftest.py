@@ -48,6 +48,17 @@ def take_here(patch: pytest.MonkeyPatch, *, is_host: Any = numbers.is_host, is_r
     patch.setattr("gradclip.policies.history.is_ready", is_ready)
 
 
+def is_slow(backend: Backend) -> bool:
+    """Whether kernels are interpreted, which takes milliseconds for each block of elements."""
+    return backend.name == "triton" and registry.is_interpreted()
+
+
+def in_small_blocks(patch: pytest.MonkeyPatch) -> None:
+    """Have interpreted kernels combine few partials at a time: those of tests are several blocks, and lanes cost."""
+    patch.setattr("gradclip.ops.triton.calls.TOTAL", 4)
+    patch.setattr("gradclip.ops.triton.calls.EACH", 2)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -68,11 +79,14 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "triton":
         if why := registry.why_no_triton():
             skip_without("triton", f"the kernels for GPUs do not run: {why}")
+        is_interpreted = registry.is_interpreted()
         with registry.forced("triton"):
-            found = registry.on_cpu() if registry.is_interpreted() else registry.triton()
+            found = registry.on_cpu() if is_interpreted else registry.triton()
         assert found is not None
         assert found.name == "triton"
-        with torch.device("cpu" if registry.is_interpreted() else "cuda"):
+        with torch.device("cpu" if is_interpreted else "cuda"), pytest.MonkeyPatch.context() as patch:
+            if is_interpreted:
+                in_small_blocks(patch)
             yield found
         return
     if registry.NATIVE is None:

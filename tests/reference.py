@@ -1,7 +1,6 @@
 """The oracle: definitions in exact or float64 arithmetic, written from the formulas and never from `src`."""
 
 import math
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -49,22 +48,17 @@ def coefficient(total_norm: float, max_norm: float, eps: float = 1e-6) -> float:
     return min(1.0, max_norm / (total_norm + eps))
 
 
-def rounded(value: Fraction, dtype: torch.dtype) -> float:
-    """The number of a format that is nearest to an exact value, ties to even."""
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """The number of a format that is nearest to a float64, ties to even."""
     digits, largest, smallest = FORMATS[dtype]
-    if value == 0:
-        return 0.0
-    exponent = _floor_log2(abs(value))
-    unit = Fraction(2) ** max(exponent - digits + 1, smallest)
-    nearest = round(value / unit) * unit  # Python rounds halves of a Fraction to even
-    if abs(nearest) >= Fraction(2) ** (largest + 1):
-        return math.copysign(math.inf, value)
-    return float(nearest)
+    unit = max(math.frexp(value)[1] - digits, smallest)  # what the last digit counts, as a power of two
+    nearest = math.ldexp(round(math.ldexp(value, -unit)), unit)  # Python rounds halves to even; the rest is exact
+    return nearest if math.frexp(nearest)[1] <= largest + 1 else math.copysign(math.inf, value)
 
 
 def scaled(x: Tensor, coef: float) -> list[float]:
     """Every element times a coefficient in float64, then rounded once."""
-    return [rounded(Fraction(v * coef), x.dtype) for v in x.to(torch.float64).reshape(-1).tolist()]
+    return [rounded(v * coef, x.dtype) for v in x.to(torch.float64).reshape(-1).tolist()]
 
 
 def units(x: Tensor) -> list[Tensor]:
@@ -80,8 +74,3 @@ def float32_ulps(a: float, b: float) -> float:
         return math.inf
     unit = 2.0 ** max(math.frexp(b)[1] - 24, -149) if b else 2.0**-149
     return abs(a - b) / unit
-
-
-def _floor_log2(value: Fraction) -> int:
-    guess = value.numerator.bit_length() - value.denominator.bit_length()
-    return guess if Fraction(2) ** guess <= value else guess - 1

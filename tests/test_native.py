@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 import weakref
 from pathlib import Path
@@ -18,23 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 import gradclip
 from conftest import skip_without
 from gradclip.ops import registry
+from processes import printed, run
 
 
 @pytest.fixture(autouse=True)
 def _native() -> None:
     if registry.native() is None:
         skip_without("native", registry.NATIVE_MISSING or "GRADCLIP_BACKEND asks for another backend")
-
-
-def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_one_openmp_runtime_in_the_process() -> None:
@@ -62,7 +51,7 @@ def test_threads_follow_torch() -> None:
             gradclip.get_total_norm([x])
             print(len(os.listdir("/proc/self/task")) - before)
     """
-    assert run(script).stdout.split() == ["0", "1", "3"]
+    assert printed(script).split() == ["0", "1", "3"]
 
 
 def test_small_gradients_stay_on_the_calling_thread() -> None:
@@ -79,7 +68,7 @@ def test_small_gradients_stay_on_the_calling_thread() -> None:
         gradclip.get_total_norm([x])
         print(len(os.listdir("/proc/self/task")) - before)
     """
-    assert run(script).stdout.split() == ["0"]
+    assert printed(script).split() == ["0"]
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
@@ -168,8 +157,7 @@ def test_after_fork() -> None:
             os._exit(0 if gradclip.get_total_norm([x]).item() == 2**12 else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    done = run(script)
-    assert done.stdout.split() == ["0"], done.stderr
+    assert printed(script).split() == ["0"]
 
 
 class Norms(Dataset[float]):
@@ -192,7 +180,7 @@ def test_in_a_dataloader_worker() -> None:
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_is_at_hand(isa: str) -> None:
     """`GRADCLIP_ISA` chooses among what the CPU has; the conformance tests run under each."""
-    answer = run("from gradclip.ops.native import ISA; print(ISA)", GRADCLIP_ISA=isa).stdout.strip()
+    answer = printed("from gradclip.ops.native import ISA; print(ISA)", GRADCLIP_ISA=isa).strip()
     if answer != isa:
         pytest.skip(f"this CPU has no {isa}: {answer} answers")
 
@@ -243,7 +231,7 @@ def test_the_environment_forces_a_backend(name: str, answer: str) -> None:
         from gradclip.gradients import gather
         print(type(gather("f", [torch.ones(3)]).batch).__name__)
     """
-    assert run(script, GRADCLIP_BACKEND=name).stdout.strip() == answer
+    assert printed(script, GRADCLIP_BACKEND=name).strip() == answer
 
 
 def test_forcing_what_is_missing_says_why() -> None:
@@ -350,7 +338,7 @@ else:
 
 def test_what_is_imported_is_not_what_is_used() -> None:
     """FSDP and DTensor may be imported, and frozen parameters may be of any class: the rest goes the fast way."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTED], check=True)
+    printed(IMPORTED)
 
 
 def test_an_owner_of_another_class_with_a_gradient() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import gradclip
+from processes import printed
 
 FORBIDDEN = (
     "triton",
@@ -133,18 +134,18 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_the_exchange_of_torchs_function(name: str, page: str) -> None:
-    """The lines of the page reach it however a script calls it: with ours, 1e20 does not become 0."""
-    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```py\n(import gradclip\n\ngradclip.patch\(\)\n)```", text)
+def test_the_exchange_of_torchs_function(name: str) -> None:
+    """The lines of the pages reach it however a script calls it: with ours, 1e20 does not become 0."""
+    texts = "".join((Path(__file__).parent.parent / page).read_text(encoding="utf-8") for page in PAGES)
+    lines, others = re.findall(r"```py\n(import gradclip\n\ngradclip.patch\(\)\n)```", texts)
+    assert lines == others
     script = (
         f"{lines}\nimport torch\np = torch.nn.Parameter(torch.zeros(1000))\np.grad = torch.full_like(p, 1e20)\n"
         f"{SPELLINGS[name]}\n"
         "assert abs(p.grad.norm().item() - 1.0) < 1e-3, p.grad\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    printed(script)
 
 
 @pytest.mark.parametrize("page", PAGES)

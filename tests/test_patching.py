@@ -21,6 +21,7 @@ from gradclip.patching.clippers import IDLE
 from gradclip.policies import FixedNorm, MedianClip, ZClip, by_group
 from gradclip.records import Memory
 from gradclip.testing import RankPool
+from processes import forked
 
 TORCHS = {name: getattr(nn.utils, name) for name in ("clip_grad_norm_", "clip_grad_value_", "get_total_norm")}
 
@@ -594,6 +595,6 @@ def test_of_lbfgs_it_is_said() -> None:
 
 def test_callers_that_expect_a_dtensor_go_on() -> None:
     """Under FSDP2 torch returns one, and its callers ask for the whole of it."""
-    with RankPool(2) as pool:
+    with forked(RankPool(2)) as pool:
         for norm, expected in pool.run(rank_functions.patched_norm):
             assert norm == pytest.approx(expected, rel=1e-6)

@@ -1,6 +1,5 @@
 """What gradclip uses of torch without being promised it: as it is said to be, and what answers without."""
 
-import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torch_private_workers
 from gradclip import torch_private as private
 from gradclip.testing import RankPool
+from processes import forked, printed
 
 
 class Watching(TorchDispatchMode):
@@ -124,7 +124,7 @@ def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_dtensors_say_the_same_in_public() -> None:
     """Private names cost less; public ones answer alike."""
-    with RankPool(2) as pool:
+    with forked(RankPool(2)) as pool:
         for rank, found in enumerate(pool.run(torch_private_workers.dtensors)):
             assert found["same object"] and found["dtype"] and found["shared"]
             assert found["spec"] == (True, True, True)
@@ -205,7 +205,7 @@ def test_what_a_scaler_leaves() -> None:
 
 def test_fsdp1_knows_its_pieces() -> None:
     """The handle has its flat parameter; the shards of 4 elements on 2 ranks need no padding."""
-    with RankPool(2) as pool:
+    with forked(RankPool(2)) as pool:
         for found in pool.run(torch_private_workers.handles):
             assert found["numels"] == [(4, True, False)]
             assert found["flat"] == [True]
@@ -226,7 +226,7 @@ assert gradclip.clip_grad_norm_([p], 1.0).item() == 5.0
 
 def test_a_torch_without_them_is_imported() -> None:
     """A new torch may cost speed or a check, and never the import."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTED_WITHOUT], check=True)
+    printed(IMPORTED_WITHOUT)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])

@@ -1,17 +1,16 @@
 """The command that prints the table of all policies on synthetic norms."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import run
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "synthetic.py"
 
 
 def printed(*arguments: str) -> list[str]:
-    command = [sys.executable, "-W", "error", str(SCRIPT), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stderr == ""
+    result = run(SCRIPT, *arguments, PYTHONWARNINGS="error")
+    assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.splitlines()
 
 

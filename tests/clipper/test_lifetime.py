@@ -3,8 +3,6 @@
 import copy
 import gc
 import pickle
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -26,6 +24,7 @@ from clipper.training import (
 )
 from gradclip import GradClipper, MisuseWarning
 from gradclip.policies import FixedNorm, ZClip
+from processes import run
 
 
 def test_copies_of_everything_train_alike() -> None:
@@ -212,7 +211,7 @@ def test_a_copy_in_another_process(tmp_path: Path) -> None:
         "optimizer.step()\n"
         "optimizer.step()\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "both.pickle")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run(script, tmp_path / "both.pickle")
+    assert done.returncode == 0
     assert done.stderr.count("MisuseWarning: This optimizer is a copy of one that a `GradClipper` is attached to") == 1
     assert clipper.last is None

@@ -1,6 +1,5 @@
 """Steps of fused optimizers that a device keeps from happening: nothing waits, and all is as where the host decides."""
 
-import contextlib
 import gc
 import math
 import pickle
@@ -44,6 +43,7 @@ from gradclip.policies import (
 from gradclip.result import Status
 from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
+from processes import forked
 from there import There, no_waits
 
 Make = Callable[[list[Parameter]], Optimizer]
@@ -432,7 +432,7 @@ def test_too_many_that_are_over_raise_all_the_same() -> None:
 
 def test_all_ranks_raise_at_the_same_step() -> None:
     """As many steps late on each, though the NaN was on one."""
-    with contextlib.closing(RankPool(2)) as pool:
+    with forked(RankPool(2)) as pool:
         first, second = pool.run(workers.train, (3, 6, 7, 8, 9), 2)
     assert first == second
     assert first[0] == 8 + LATE
@@ -499,7 +499,7 @@ def test_what_is_known_of_one_kind_is_not_taken_for_another(monkeypatch: pytest.
 
 def test_shards_obey() -> None:
     """A fused step of DTensors reads the flag of its rank, as it is."""
-    with contextlib.closing(RankPool(2)) as pool:
+    with forked(RankPool(2)) as pool:
         for kind in sorted(SHARDED, key=lambda kind: kind.__name__):
             assert pool.run(workers.step_with_shards, kind.__name__) == [(True, False)] * 2
 

@@ -1,16 +1,12 @@
 """The ranks that all tests of distributed norms share: a pool of each size, started when a test first needs it."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch.distributed
 
-import rank_functions
 from gradclip.testing import RankPool
-
-IMPORTED_ONCE = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "gradclip"]
-"""What the ranks have from one process, of which they are forks: each would import it for seconds."""
+from processes import forked
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     collect_ignore_glob = ["test_*.py"]  # nothing here can even be imported
@@ -20,15 +16,10 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 def pool_of() -> Iterator[Callable[[int], RankPool]]:
     """A function that returns the pool of so many ranks: the same one for the whole session."""
     pools: dict[int, RankPool] = {}
-    forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(IMPORTED_ONCE)
 
     def of(size: int) -> RankPool:
         if size not in pools:
-            pools[size] = RankPool(size)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("gradclip.testing.ranks.multiprocessing.get_context", lambda _: forking)
-                pools[size].run(rank_functions.rank)  # which starts them
+            pools[size] = forked(RankPool(size))
         return pools[size]
 
     yield of

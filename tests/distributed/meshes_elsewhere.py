@@ -90,7 +90,7 @@ def policies(make: Layout) -> int:
             continue
         tried += 1
         clipper = clipper_of(case.policy, parameters, nonfinite="propagate")
-        for step in range(WARM + 4):
+        for step in range(WARM + 2):
             fresh, _ = make()
             for name, p in parameters.items():
                 p.grad = fresh[name].grad

@@ -26,7 +26,7 @@ class Layout:
         wrap: Wraps a model.
         traits: What its parameters are, on some rank; see `Report`.
         collectives: How many a clip takes: one for each mesh, and one where there are partial gradients.
-        sizes: On how many ranks it is tried.
+        sizes: On how many ranks it is tried: what is but another option of a wrapper, on one number.
         batches: How many batches are added up.
         close: How far its gradients are from those of one process, at most, in relation to their norm.
         without: The parameters that have no gradient.
@@ -55,12 +55,12 @@ def _fsdp1(traits: str, strategy: str = "FULL_SHARD", **arguments: Any) -> Layou
 
 LAYOUTS: dict[str, Layout] = {
     "DDP": Layout(workers.ddp, "plain", 0),
-    "DDP, bucket views": Layout(partial(workers.ddp, gradient_as_bucket_view=True), "plain", 0),
-    "DDP, accumulation": Layout(partial(workers.ddp, accumulate=True), "plain", 0, batches=3),
+    "DDP, bucket views": Layout(partial(workers.ddp, gradient_as_bucket_view=True), "plain", 0, sizes=(2,)),
+    "DDP, accumulation": Layout(partial(workers.ddp, accumulate=True), "plain", 0, sizes=(2,), batches=3),
     "DDP, bucket views, accumulation": Layout(
-        partial(workers.ddp, accumulate=True, gradient_as_bucket_view=True), "plain", 0, batches=3
+        partial(workers.ddp, accumulate=True, gradient_as_bucket_view=True), "plain", 0, sizes=(2,), batches=3
     ),
-    "DDP, static graph": Layout(partial(workers.ddp, static_graph=True), "plain", 0),
+    "DDP, static graph": Layout(partial(workers.ddp, static_graph=True), "plain", 0, sizes=(2,)),
     "FSDP1": _fsdp1("plain empty", orig=True, over=(2, 4)),
     "FSDP1, flat": _fsdp1("plain", orig=False, over=(2, 4)),
     "FSDP1, by block": _fsdp1("plain empty", orig=True, units=BLOCKS),
@@ -74,10 +74,10 @@ LAYOUTS: dict[str, Layout] = {
     "FSDP1, hybrid": _fsdp1("plain empty", "HYBRID_SHARD", orig=True, units=BLOCKS, sizes=(2, 2), over=(4,)),
     "FSDP1, hybrid, flat": _fsdp1("plain", "HYBRID_SHARD", orig=False, units=BLOCKS, sizes=(2, 2), over=(4,)),
     "FSDP2": Layout(workers.fsdp2, "Shard empty"),
-    "FSDP2, bfloat16": Layout(partial(workers.fsdp2, policy=BFLOAT16), "Shard empty", close=0.05),
-    "FSDP2, some ignored": Layout(partial(workers.fsdp2, ignored=IGNORED), "Shard empty plain"),
-    "FSDP2, some frozen": Layout(partial(workers.fsdp2, frozen=FROZEN), "Shard empty", without=FROZEN),
-    "FSDP2, accumulation": Layout(partial(workers.fsdp2, accumulate=True), "Shard empty", batches=3),
+    "FSDP2, bfloat16": Layout(partial(workers.fsdp2, policy=BFLOAT16), "Shard empty", sizes=(2,), close=0.05),
+    "FSDP2, some ignored": Layout(partial(workers.fsdp2, ignored=IGNORED), "Shard empty plain", sizes=(4,)),
+    "FSDP2, some frozen": Layout(partial(workers.fsdp2, frozen=FROZEN), "Shard empty", sizes=(2,), without=FROZEN),
+    "FSDP2, accumulation": Layout(partial(workers.fsdp2, accumulate=True), "Shard empty", sizes=(2,), batches=3),
     "FSDP2, hybrid": Layout(partial(workers.fsdp2, sizes=(2, 2)), "Shard Replicate empty", sizes=(4,)),
     "FSDP2, two meshes": Layout(
         partial(workers.fsdp2, sizes=(2, 2), two_meshes=True), "Shard Replicate empty", sizes=(4,)

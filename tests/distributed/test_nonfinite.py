@@ -14,6 +14,7 @@ from gradclip.policies import AGC, AdaGC, FixedNorm, Policy
 from gradclip.testing import RankError, RankPool
 from layout_workers import Held
 from layouts import Part, summands
+from processes import forks
 
 NAN, INF = math.nan, math.inf
 
@@ -40,7 +41,7 @@ every_break = pytest.mark.parametrize("name", BREAKS)
 @pytest.fixture(scope="module")
 def lonely() -> Iterator[RankPool]:
     """Two ranks that nobody shares, and that do not wait for long."""
-    with RankPool(2, timeout=8.0) as pool:
+    with forks(), RankPool(2, timeout=8.0) as pool:
         yield pool
 
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Generator
+
+from processes import run
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "temporal_order.py"
 
@@ -104,9 +104,8 @@ def test_an_infinite_bound_measures_and_changes_nothing(example: ModuleType) -> 
 
 
 def test_the_script_prints_a_table_and_a_verdict() -> None:
-    command = [sys.executable, "-W", "error", str(SCRIPT), "--steps", "2", "--seeds", "3", "--length", "10"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stderr == ""
+    result = run(SCRIPT, "--steps", 2, "--seeds", 3, "--length", 10, PYTHONWARNINGS="error")
+    assert (result.returncode, result.stderr) == (0, "")
     *header, first, second, third, verdict = result.stdout.splitlines()
     assert header[1].split() == ["seed", "accuracy", "largest", "norm", "accuracy"]
     for seed, row in enumerate((first, second, third)):

@@ -13,6 +13,7 @@ from gradclip.integrations.shared import clipper_of
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.testing import RankPool, assert_clipped
 from integrations.loops import MOMENTUM, RATE, STEPS, batches, loss_of, needed, network, same, trained
+from processes import forked
 
 (accelerate,) = needed("accelerate")
 
@@ -125,7 +126,7 @@ def test_what_was_not_prepared_is_refused() -> None:
 
 def test_two_ranks() -> None:
     """The same norm and parameters on both, those of a loop over both shares of a batch."""
-    with RankPool(2) as pool:
+    with forked(RankPool(2)) as pool:
         found = pool.run(workers.train)
     (norms, parameters), (others, same_parameters) = found
     assert norms == others

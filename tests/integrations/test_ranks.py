@@ -8,6 +8,7 @@ import torch
 
 from gradclip.testing import RankPool
 from integrations.loops import STEPS, needed
+from processes import forked
 
 accelerate, *_ = needed("accelerate", "lightning.pytorch", "transformers")
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RankPool]:
-    with RankPool(2) as made:
+    with forked(RankPool(2)) as made:
         yield made
 
 

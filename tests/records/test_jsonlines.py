@@ -20,6 +20,7 @@ from gradclip import ClipRecord, GradClipper
 from gradclip.policies import FixedNorm
 from gradclip.records import JSONLines
 from gradclip.testing import RankPool
+from processes import forked
 from records import made
 from records.made import record
 
@@ -241,7 +242,7 @@ def test_a_rank_that_is_known_late(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_ranks_of_a_process_group(tmp_path: Path) -> None:
     """Rank 0 alone writes the file, or each its own."""
-    with RankPool(2) as pool:
+    with forked(RankPool(2)) as pool:
         pool.run(made.write_on_rank, str(tmp_path / "one.jsonl"), 0)
         every = pool.run(made.write_on_rank, str(tmp_path / "all.jsonl"), "all")
     assert [path for path, _ in every] == [str(tmp_path / f"all.rank{i}.jsonl") for i in range(2)]

@@ -21,6 +21,7 @@ import rank_functions
 from gradclip.exceptions import GradClipError
 from gradclip.testing import RankError, RankPool
 from gradclip.testing.ranks import GRACE_S
+from processes import forks
 
 WRONG = [
     ({"size": 0}, ValueError, "`RankPool(size=...)` must be an integer and >= 1, got 0."),
@@ -38,7 +39,8 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
+    """Two ranks, as forks: how a pool starts without that, `test_no_rank_outlives_its_parent` sees."""
+    with forks(), RankPool(2) as pool:
         yield pool
 
 
