@@ -1,6 +1,5 @@
 """The pipeline tied to an optimizer."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -26,6 +25,7 @@ from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
+from gradclip.policies.fixed import measures
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
@@ -136,8 +136,7 @@ class GradClipper(Attaching):
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
         self._loss: Scalar | None = None
         self._sinks = Sinks(sinks, self.policy)
-        measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
-        self._listen(quiet=measures)
+        self._listen(quiet=measures(self.policy))
 
     # Clipping.
 

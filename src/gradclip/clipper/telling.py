@@ -1,6 +1,7 @@
 """Hear of the steps that a `torch.amp.GradScaler` leaves out: on an overflow it does not call the optimizer."""
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 from torch.amp import GradScaler
@@ -33,13 +34,7 @@ class TellingStep:
 
     def __call__(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Step, or not."""
-        own = unwrapped(optimizer)
-        before = [(hearer, hearer._steps_of(own)) for hearer in list(self.hearers)]
-        value = self.step(optimizer, *args, **kwargs)
-        for hearer, steps in before:
-            if steps is not None and hearer._steps_of(own) == steps:
-                hearer._hear_overflow(own)
-        return value
+        return tell(list(self.hearers), self.step, optimizer, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:  # a copy of the scaler tells nobody
         return {"step": self.step}
@@ -47,6 +42,17 @@ class TellingStep:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.hearers = weakref.WeakSet()
+
+
+def tell(hearers: Sequence[Hearer], step: Callable[..., Any], optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Step by a scaler, and tell of a step that did not happen."""
+    own = unwrapped(optimizer)
+    before = [(hearer, hearer._steps_of(own)) for hearer in hearers]
+    value = step(optimizer, *args, **kwargs)
+    for hearer, steps in before:
+        if steps is not None and hearer._steps_of(own) == steps:
+            hearer._hear_overflow(own)
+    return value
 
 
 def hear(scaler: Any, hearer: Hearer) -> None:
