@@ -21,7 +21,7 @@ from gradclip.cli.specs import HELP, explanation, parse
 from gradclip.cli.target import said_of
 
 if TYPE_CHECKING:
-    from gradclip.patching.replacement import Patch
+    from gradclip.cli.run.processes import PatchedProcesses
     from gradclip.policies import Policy
     from gradclip.records import JSONLines
 
@@ -97,10 +97,10 @@ class Script:
 
     def run(self) -> int:
         """Run it: how it ends, it ends."""
-        from gradclip.patching import patch  # noqa: PLC0415
+        from gradclip.cli.run.processes import OfProcess, PatchedProcesses  # noqa: PLC0415
 
         sys.excepthook = _told_by_the_script
-        patched = patch(self.policy, sinks=[] if self.sink is None else [self.sink])
+        patched = PatchedProcesses(self.policy, [] if self.sink is None else [OfProcess(self.sink)])
         with self._view():
             try:
                 self._run()
@@ -112,8 +112,8 @@ class Script:
                     self._end(patched)
         return 0
 
-    def _end(self, patched: "Patch") -> None:
-        patched.undo()
+    def _end(self, patched: "PatchedProcesses") -> None:
+        patched.end()
         if self.sink is not None:
             self.sink.close()
 
