@@ -22,7 +22,7 @@ from gradclip.clipper.selection import Selection, Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
@@ -250,7 +250,8 @@ class GradClipper(Attaching):
     def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = clip.result.step
         self._last = clip
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, is_shared=clip.is_shared)
+        zeros = clip.found and is_known(clip.result._total) and on_host(clip.result._total) == 0.0
+        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
         if self._sinks.wanted:
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
