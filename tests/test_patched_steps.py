@@ -313,6 +313,33 @@ def test_a_step_that_a_scaler_leaves_out_is_that_of_an_own_clipper(given: bool) 
     assert list(memory.records) == list(theirs.records)
 
 
+def test_a_scaler_that_is_listened_to_already_tells_a_patch_too() -> None:
+    """Of an optimizer that the own clipper leaves alone; and is afterwards as it was."""
+    memory = Memory()
+    p, q = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizers = torch.optim.SGD([p], lr=0.1), torch.optim.SGD([q], lr=0.1)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    clipper = gradclip.GradClipper([p], FixedNorm(100.0)).attach(optimizers[0], scaler)
+
+    def step(size: float) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        scaler.scale((p + q).sum() * size).backward()
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+
+    with gradclip.patch(sinks=[memory]):
+        step(float("inf"))
+        step(1.0)
+        clipper.detach()
+        step(float("inf"))
+    left_out = [(x.step, x.group) for x in memory.records if x.status == "skipped_scaler"]
+    assert left_out == [(1, None), (1, "parameters 2"), (1, "parameters 3"), (3, "parameters 2")]
+    assert len(memory.records) == 6
+    assert "step" not in vars(scaler)
+
+
 def test_a_call_on_gradients_that_overflow_is_the_record_of_its_step() -> None:
     """Which the scaler then leaves out: it is not recorded once more."""
     memory, p = Memory(), nn.Parameter(torch.ones(2))

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, final
 
 from torch.amp import GradScaler
@@ -26,21 +27,27 @@ class TellingStep:
 
     Args:
         scaler: The scaler, in whose place for the method this is.
+
+    Attributes:
+        before: What somebody else had put there; else its class has the step, which may be replaced meanwhile.
+        hearers: Whom it tells.
     """
 
     def __init__(self, scaler: GradScaler) -> None:
-        self.step = scaler.step
+        self.before: Callable[..., Any] | None = vars(scaler).get("step")
         self.hearers: weakref.WeakSet[Hearer] = weakref.WeakSet()
+        self._scaler = scaler
 
     def __call__(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Step, or not."""
-        return tell(list(self.hearers), self.step, optimizer, *args, **kwargs)
+        step = self.before or partial(type(self._scaler).step, self._scaler)
+        return tell(list(self.hearers), step, optimizer, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:  # a copy of the scaler tells nobody
-        return {"step": self.step}
+        return {**vars(self), "hearers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        self.__dict__.update(state)
         self.hearers = weakref.WeakSet()
 
 
@@ -68,5 +75,5 @@ def hear_no_more(scaler: Any, hearer: Hearer) -> None:
         telling.hearers.discard(hearer)
         if not telling.hearers:
             del scaler.step
-            if scaler.step != telling.step:  # somebody else had put it there
-                scaler.step = telling.step
+            if telling.before is not None:
+                scaler.step = telling.before
