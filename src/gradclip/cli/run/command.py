@@ -137,12 +137,13 @@ class Script:
 
 
 def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error as Python does, from the first line of the script on."""
-    first = trace
-    while first is not None and first.tb_frame.f_code is not Script._run.__code__:
-        first = first.tb_next
-    first = None if first is None else first.tb_next
-    while first is not None and "runpy" in first.tb_frame.f_code.co_filename:
-        first = first.tb_next
-    error.__traceback__ = first or trace
-    sys.__excepthook__(kind, error, error.__traceback__)
+    """Print an error as Python does, from the first line of the script on: of a script that cannot begin, no line."""
+    start = trace
+    while start is not None and start.tb_frame.f_code is not Script._run.__code__:
+        start = start.tb_next
+    if start is not None:
+        trace = start.tb_next
+        while trace is not None and "runpy" in trace.tb_frame.f_code.co_filename:
+            trace = trace.tb_next
+    error.__traceback__ = trace
+    sys.__excepthook__(kind, error, trace)
