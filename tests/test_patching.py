@@ -354,21 +354,6 @@ def test_every_step_is_clipped_and_recorded_once(clips: Any, in_closure: bool) -
     assert found == pytest.approx([math.sqrt(3.0) * (step + 2) for step in range(6)], rel=1e-12)
 
 
-def test_a_clipper_of_the_scripts_own_is_left_alone() -> None:
-    """It clips and records by itself."""
-    records = Memory()
-    p = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([p], lr=0.0)
-    own = gradclip.GradClipper([p], FixedNorm(0.5)).attach(optimizer)
-    with gradclip.patch(FixedNorm(0.1), sinks=[records]):
-        for _ in range(3):
-            p.grad = torch.full((3,), 4.0)
-            optimizer.step()
-            assert p.grad.norm().item() == pytest.approx(0.5)
-    assert not records.records
-    own.detach()
-
-
 def test_parameters_one_by_one() -> None:
     """A rule that learns of each goes on with it, however many there are."""
     parameters = [nn.Parameter(torch.ones(2)) for _ in range(40)]
@@ -577,20 +562,6 @@ def test_a_hook_that_was_there_before() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
-
-
-def test_of_lbfgs_it_is_said() -> None:
-    p = nn.Parameter(torch.ones(2))
-    optimizer: Any = torch.optim.LBFGS([p])
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = p.square().sum()
-        loss.backward()
-        return loss
-
-    with gradclip.patch(FixedNorm(1.0)), pytest.warns(UserWarning, match="LBFGS"):
-        optimizer.step(closure)
 
 
 def test_callers_that_expect_a_dtensor_go_on() -> None:

@@ -30,7 +30,8 @@ class Status(str, Enum):
     SKIPPED_SCALER = "skipped_scaler"
     """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself.
 
-    Where `attach` was not given the scaler, only the steps of a fused optimizer are heard of.
+    Where `attach` was not given the scaler, and no `gradclip.patch` takes records, only the steps of a fused optimizer
+    are heard of.
     """
 
 

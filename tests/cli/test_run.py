@@ -98,6 +98,16 @@ def test_how_it_ends_is_its_own(script: Path) -> None:
     assert len(records_in(script.parent / "r.jsonl")) == 2
 
 
+def test_what_cannot_begin_is_said_as_python_does(script: Path) -> None:
+    """A module that is not there, and a script that is none."""
+    (script.parent / "broken.py").write_text("x = = 1\n")
+    for words, last in (("-m nowhere", "No module named nowhere"), ("broken.py", "SyntaxError: invalid syntax")):
+        done = launched(*words.split(), cwd=script.parent)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.rstrip().endswith(last)
+        assert "gradclip" not in done.stderr and "runpy" not in done.stderr
+
+
 def test_a_module(script: Path) -> None:
     """As `python -m` runs it; the bound is given."""
     done = launched("--max-norm", 0.5, "-m", "train", 2, cwd=script.parent)

@@ -55,6 +55,13 @@ def test_a_right_loop_gets_none(name: str) -> None:
     assert len(records) >= STEPS and sum(record.status == "clipped" for record in records) >= STEPS // 2
 
 
+def test_zeros_now_and_then_get_none() -> None:
+    """As where a loss is 0 for a while."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrong_loops.zeroed_before_the_step(attach=True, rare=100)
+
+
 def test_a_right_loop_gets_none_in_a_long_run() -> None:
     """Nor where a thousand steps pass."""
     net, optimizer, clipper = setup()

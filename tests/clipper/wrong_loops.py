@@ -243,6 +243,21 @@ def attached_to_one_that_was_replaced(*, one_more: bool = False) -> None:
             optimizer.step()
 
 
+def zeroed_before_the_step(*, attach: bool, rare: int = 0) -> None:
+    """Without a gradient but once in so many steps, if ever."""
+    net, optimizer, clipper = setup()
+    if attach:
+        clipper.attach(optimizer)
+    for step, batch in enumerate(data(220), 1):
+        loss_of(net, batch).backward()
+        if not rare or step % rare:
+            optimizer.zero_grad(set_to_none=False)
+        if not attach:
+            clipper.clip()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 AFTER_STEP = (
     r"found the gradients that `optimizer\.step\(\)` has used already: it runs after the step\. Call it between"
 )
@@ -262,6 +277,7 @@ BY_HAND = (
     r"called by hand on gradients that an attached optimizer clips by itself\. Remove the call, or do not `attach`\."
 )
 NEVER = r"ran on gradients that were not clipped since the step before\. Call `clip\(\)` before every step, or `clipper"
+ONLY_ZEROS = r"^All gradients were 0 in 100 clips in a row: they are set to 0 before the step, .*Put `zero_grad\(\)`"
 NEVER_OF_THIS = NEVER + r"\.attach\(optimizer\)` with this optimizer too: the clipper is attached to another, such as"
 
 WRONG: dict[str, tuple[Loop, str]] = {
@@ -293,6 +309,8 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "attached and by hand": (attached_and_by_hand, BY_HAND),
     "attached and by hand, adaptive": (lambda: attached_and_by_hand(policy=ZClip(1.0)), BY_HAND),
     "attached and by hand after it": (lambda: attached_and_by_hand(after=True), BY_HAND),
+    "zeroed before the step": (lambda: zeroed_before_the_step(attach=False), ONLY_ZEROS),
+    "zeroed before the step, attached": (lambda: zeroed_before_the_step(attach=True), ONLY_ZEROS),
     "never": (never, NEVER),
     "every second step": (every_second_step, NEVER),
     "attached to one of two": (attached_to_one_of_two, NEVER),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,17 @@ def test_copies_write_to_the_same_file(tmp_path: Path) -> None:
     assert "ranks='all'" in repr(pickle.loads(pickle.dumps(JSONLines(tmp_path / "x", ranks="all"))))  # noqa: S301
 
 
+def test_a_copy_makes_no_file_before_its_first_record(tmp_path: Path) -> None:
+    """A process that is handed one, and takes no step, leaves nothing."""
+    sink = JSONLines(tmp_path / "run.jsonl")
+    sink.close()
+    sink.path.unlink()
+    handed = pickle.loads(pickle.dumps(sink))  # noqa: S301 -- our own
+    assert not sink.path.exists()
+    handed(record())
+    assert len(read(sink.path)) == 1
+
+
 # Paths that will not do.
 
 
@@ -238,6 +250,30 @@ def test_a_rank_that_is_known_late(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     silent(record())
     every(record())
     assert read(tmp_path / "a.jsonl") == [] and len(read(tmp_path / "b.rank3.jsonl")) == 1
+
+
+FORKED = """
+import os, sys
+from gradclip.records import JSONLines
+from records.made import record
+
+sink = JSONLines(sys.argv[1])
+sink(record(1))
+child = os.fork()
+if child == 0:
+    os.environ["RANK"] = "1"
+    sink(record(2))
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+sink(record(3))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system starts processes otherwise")
+def test_a_process_that_is_forked_may_be_another_rank(tmp_path: Path) -> None:
+    """Though the first has written already."""
+    made.run_python(FORKED, tmp_path / "run.jsonl")
+    assert [line["step"] for line in read(tmp_path / "run.jsonl")] == [1, 3]
 
 
 def test_ranks_of_a_process_group(tmp_path: Path) -> None:

@@ -203,10 +203,11 @@ class Attaching(ABC):
     def _unscale(self, stepping: Optimizer, *, reads: bool) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
         overflow: Condition = False
-        for optimizer, attachment in list(self._attachments.items()):
+        scalers = {optimizer: attachment.scaler for optimizer, attachment in list(self._attachments.items())}
+        for optimizer, scaler in {stepping: None, **scalers}.items():
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
-                unscale_(optimizer, attachment.scaler)
-                found = overflow_in(optimizer, attachment.scaler)
+                unscale_(optimizer, scaler)
+                found = overflow_in(optimizer, scaler)
                 overflow = (bool(on_host(found)) if reads else found) | overflow
         return overflow
 
@@ -273,6 +274,11 @@ class Attaching(ABC):
         """Whether the gradients that an optimizer is about to use are as the last clip left them."""
         trust = self._trust
         return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
+
+    def _clips_for(self, optimizer: Optimizer) -> bool:
+        """Whether it clips for a step that has begun: attached to that optimizer, or by hand since the step before."""
+        trust = self._trust
+        return trust.owns(optimizer) and (optimizer in self._attachments or not trust.has_stepped(optimizer))
 
     def _covers(self, parameter: Tensor) -> bool:
         """Whether it would notice that steps of this parameter are not clipped."""

@@ -1,6 +1,5 @@
 """The pipeline tied to an optimizer."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -23,9 +22,10 @@ from gradclip.clipper.selection import Selection, Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
+from gradclip.policies.fixed import measures
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
@@ -136,8 +136,7 @@ class GradClipper(Attaching):
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
         self._loss: Scalar | None = None
         self._sinks = Sinks(sinks, self.policy)
-        measures = isinstance(self.policy, FixedNorm) and self.policy.max_norm == math.inf
-        self._listen(quiet=measures)
+        self._listen(quiet=measures(self.policy))
 
     # Clipping.
 
@@ -251,7 +250,8 @@ class GradClipper(Attaching):
     def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = clip.result.step
         self._last = clip
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, is_shared=clip.is_shared)
+        zeros = clip.found and is_known(clip.result._total) and on_host(clip.result._total) == 0.0
+        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
         if self._sinks.wanted:
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)

@@ -205,7 +205,7 @@ def _judge_copy(optimizer: Optimizer) -> None:
 
 
 def once_gradients_exist(
-    args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[Any], object]
+    args: tuple[Any, ...], kwargs: dict[str, Any], act: Callable[[Any], object], *, again: bool = True
 ) -> StepArguments | None:
     """Act before a step uses its gradients: now, or where it has a closure that makes them, once that has run.
 
@@ -213,18 +213,23 @@ def once_gradients_exist(
         args: What the pre-hook of the step was given.
         kwargs: The same, by name.
         act: What to do, given the loss that the closure returned, or None.
+        again: Whether to do so each time that the closure runs in the step, or the first time alone.
 
     Returns:
         What the pre-hook should return.
     """
     closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
+    if not callable(closure):  # but what an optimizer of somebody else's has in its place
         act(None)
         return None
+    acts = True
 
     def acting_closure() -> Any:
+        nonlocal acts
         loss = closure()
-        act(loss)
+        if acts:
+            act(loss)
+            acts = again
         return loss
 
     if len(args) > 1:

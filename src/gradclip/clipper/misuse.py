@@ -18,6 +18,11 @@ NEVER_A_GRADIENT = (
     "`loss.backward()` and `optimizer.step()`, or the model has other parameters since. Put `zero_grad()` before "
     "`backward()`, or make the clipper anew from the model."
 )
+ONLY_ZEROS = (
+    "All gradients were 0 in {count} clips in a row: they are set to 0 before the step, as by "
+    "`zero_grad(set_to_none=False)` between `loss.backward()` and `optimizer.step()`, or the loss does not depend on "
+    "the parameters. Put `zero_grad()` before `backward()`."
+)
 AFTER_STEP = f"`clip()` found the gradients that `optimizer.step()` has used already: it runs after the step. {PLACE}"
 NEVER = (
     "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "

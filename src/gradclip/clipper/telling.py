@@ -1,6 +1,8 @@
 """Hear of the steps that a `torch.amp.GradScaler` leaves out: on an overflow it does not call the optimizer."""
 
 import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, final
 
 from torch.amp import GradScaler
@@ -25,28 +27,39 @@ class TellingStep:
 
     Args:
         scaler: The scaler, in whose place for the method this is.
+
+    Attributes:
+        before: What somebody else had put there; else its class has the step, which may be replaced meanwhile.
+        hearers: Whom it tells.
     """
 
     def __init__(self, scaler: GradScaler) -> None:
-        self.step = scaler.step
+        self.before: Callable[..., Any] | None = vars(scaler).get("step")
         self.hearers: weakref.WeakSet[Hearer] = weakref.WeakSet()
+        self._scaler = scaler
 
     def __call__(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         """Step, or not."""
-        own = unwrapped(optimizer)
-        before = [(hearer, hearer._steps_of(own)) for hearer in list(self.hearers)]
-        value = self.step(optimizer, *args, **kwargs)
-        for hearer, steps in before:
-            if steps is not None and hearer._steps_of(own) == steps:
-                hearer._hear_overflow(own)
-        return value
+        step = self.before or partial(type(self._scaler).step, self._scaler)
+        return tell(list(self.hearers), step, optimizer, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:  # a copy of the scaler tells nobody
-        return {"step": self.step}
+        return {**vars(self), "hearers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        self.__dict__.update(state)
         self.hearers = weakref.WeakSet()
+
+
+def tell(hearers: Sequence[Hearer], step: Callable[..., Any], optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Step by a scaler, and tell of a step that did not happen."""
+    own = unwrapped(optimizer)
+    before = [(hearer, hearer._steps_of(own)) for hearer in hearers]
+    value = step(optimizer, *args, **kwargs)
+    for hearer, steps in before:
+        if steps is not None and hearer._steps_of(own) == steps:
+            hearer._hear_overflow(own)
+    return value
 
 
 def hear(scaler: Any, hearer: Hearer) -> None:
@@ -62,5 +75,5 @@ def hear_no_more(scaler: Any, hearer: Hearer) -> None:
         telling.hearers.discard(hearer)
         if not telling.hearers:
             del scaler.step
-            if scaler.step != telling.step:  # somebody else had put it there
-                scaler.step = telling.step
+            if telling.before is not None:
+                scaler.step = telling.before

@@ -89,7 +89,7 @@ class Trust:
         self._found = False  # any gradient
         self._by_hand = False
         self._late = False  # after the step that it was for
-        self._empty = 0  # clips in a row that found no gradient
+        self._empty = self._zeros = 0  # clips in a row that found no gradient, and none but zeros
         self._repeats = 1  # clips by hand without a step in between, of gradients that were added to
         # The last step: what it used. Optimizers that call each other take one step together, the outermost.
         self._depth = 0
@@ -162,13 +162,16 @@ class Trust:
         repeated = self._by_hand and self._step_at < self.clips and self._was_added_to()
         self._repeats = self._repeats + 1 if repeated else 1
 
-    def after_clip(self, *, by_hand: bool, found: bool, is_shared: bool) -> None:
-        """Remember what a clip left, and whether it found any gradient here; other ranks may have some."""
+    def after_clip(self, *, by_hand: bool, found: bool, zeros: bool, is_shared: bool) -> None:
+        """Remember what a clip left, and whether it found any gradient here, or zeros alone; others may have some."""
         self._empty = 0 if found or is_shared else self._empty + 1
         if by_hand and self._empty == EMPTY and not any(k.steps for k in self._optimizers.values() if k.places):
             self._warn("no gradient", misuse.NO_GRADIENT.format(count=EMPTY))
         if self._empty == PATIENCE:
             self._warn("no gradient", misuse.NEVER_A_GRADIENT.format(count=PATIENCE))
+        self._zeros = self._zeros + 1 if zeros else 0
+        if self._zeros == PATIENCE:
+            self._warn("only zeros", misuse.ONLY_ZEROS.format(count=PATIENCE))
         self.clips += 1
         self._at_clip = mark(self._owners)
         self._by_hand = by_hand

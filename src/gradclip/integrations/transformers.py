@@ -6,12 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
 
 from gradclip.clipper import GradClipper
 from gradclip.integrations.shared import Latest, clipper_of, policy_of
 from gradclip.policies import Policy
 from gradclip.records import Sink
+
+try:
+    from transformers import Trainer, TrainerCallback
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    message = "this integration needs transformers: pip install transformers"
+    raise ModuleNotFoundError(message, name="transformers") from None
 
 STATE = "gradclip"
 """Where the clipper's state is among those of callbacks, in the `trainer_state.json` of a checkpoint."""

@@ -13,11 +13,11 @@ from torch.optim import LBFGS, Optimizer
 from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, watchers
-from gradclip.clipper.scaling import unscale_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
-from gradclip.records import ClipRecord, Sink
+from gradclip.policies.fixed import measures
+from gradclip.records import ClipRecord, Sinks
 
 IDLE = 1000
 """Calls after which parameters are forgotten that none of them was about, such as those of a model that is gone."""
@@ -32,13 +32,11 @@ class Clippers:
 
     Args:
         policy: The rule in place of what callers ask for; None for theirs.
-        sinks: What takes the records; those of the second family of parameters and so on carry a `group`.
     """
 
-    def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
+    def __init__(self, policy: Policy | None) -> None:
         listen()  # before a step, in which no hook can be added
         self._policy = policy
-        self._sinks = sinks
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
@@ -48,6 +46,7 @@ class Clippers:
         self._watched: list[weakref.ref[Optimizer]] = []  # and when they are gone
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
+        self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
         self._count = 0
 
     def clip(
@@ -63,7 +62,7 @@ class Clippers:
         self._calls += 1
         if self._calls % IDLE == 0:
             self._forget()
-        settings = self._settings(norm_type, raises=raises)
+        settings: Settings = (None if self._policy else norm_type), raises
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -83,14 +82,55 @@ class Clippers:
         return as_float64(self._told(family, max_norm, total_norm).clip()._total)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
-        """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that."""
-        if isinstance(optimizer, LBFGS):
-            callers.warn_once("Steps of LBFGS, whose line search has its own gradients, are not clipped or recorded.")
-            return None
-        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer))
+        """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
+
+        A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
+        that the step sets out from.
+        """
+        by_rule = self._steps_by_rule(optimizer)
+        if self._policy is not None and not by_rule:
+            callers.warn_once(
+                "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
+                "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
+            )
+        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=by_rule)
+
+    def _steps_by_rule(self, optimizer: Optimizer) -> bool:
+        return self._policy is not None and not isinstance(optimizer, LBFGS)
 
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
+        if (family := self._family_for(optimizer)) is not None:
+            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+
+    def leave_out(self, optimizer: Optimizer) -> None:
+        """Record a step that a scaler keeps from happening, without a call of the optimizer."""
+        for other in self._others():
+            if optimizer in other._attachments:  # given the scaler or not: it would have clipped
+                other._hear_overflow(optimizer)
+        if (family := self._family_for(optimizer)) is not None:
+            self._told(family, math.inf, None)._hear_overflow(optimizer)
+
+    def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
+        """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
+        if sinks not in self._groups:  # of a clipper of the script's own
+            if self._is_no_clip(sinks.policy):
+                return None
+            self._groups[sinks] = self._next_group
+            self._count += 1
+        group = self._groups[sinks]
+        return record if group is None else replace(record, group=group)
+
+    def _is_no_clip(self, policy: object) -> bool:
+        """Whether a clipper of the script's own leaves the clip to the rule, as a call with an infinite bound does."""
+        return self._policy is not None and measures(policy)
+
+    def _others(self) -> list[GradClipper]:
+        """Return the clippers of the script's own."""
         own = set(self._own)
+        return [watcher for watcher in watchers() if isinstance(watcher, GradClipper) and watcher not in own]
+
+    def _family_for(self, optimizer: Optimizer) -> Family | None:
+        """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
         owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         families = self._families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
@@ -98,20 +138,22 @@ class Clippers:
             self._belongs(family, optimizer)
         done = {id(p) for family in clipped for p in family.parameters}
         if any(family.is_called for family in clipped) or (clipped and done.issuperset(map(id, owners))):
-            return
+            return None
         owners = [p for p in owners if id(p) not in done]  # without those that another optimizer has just stepped with
-        if not owners or any(watcher._clips(p) for watcher in watchers() if watcher not in own for p in owners):
-            return  # which clips by itself
-        gentle = (family for family in families if not family.settings[1])
+        if not owners or any(x._clips_for(optimizer) for x in self._others() if not self._is_no_clip(x.policy)):
+            return None
+        settings: Settings = (None if self._steps_by_rule(optimizer) else 2.0), False
+        gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))
         family = next((x for x in gentle if x.take_up(owners)), None)
-        if family is None:
-            family = self._made_for_call(owners, self._settings()) if clipped else self._made_for_steps(optimizer)
+        if family is None and clipped:
+            family = self._made_for_call(owners, settings)
+        elif family is None:
+            family = self._made_for_steps(optimizer, settings)
         if family is not None:
             family.is_called = False
             self._know(family)
             self._belongs(family, optimizer)
-            unscale_(optimizer, None)  # of a fused one, which would do so by itself
-            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        return family
 
     def end(self) -> None:
         """Clip no more."""
@@ -125,10 +167,6 @@ class Clippers:
         self._watched.clear()
 
     # Which family clips.
-
-    def _settings(self, norm_type: float = 2.0, *, raises: bool = False) -> Settings:
-        """Return what calls must have in common to share a clipper: by default, what steps that nobody clips have."""
-        return (None if self._policy else norm_type), raises
 
     def _families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
@@ -197,10 +235,9 @@ class Clippers:
             self._loose[family] = self._calls
         return family
 
-    def _made_for_steps(self, optimizer: Optimizer) -> Family | None:
+    def _made_for_steps(self, optimizer: Optimizer, settings: Settings) -> Family | None:
         if optimizer in self._refused:
             return None
-        settings = self._settings()
         own = [p for group in optimizer.param_groups for p in group["params"]]
         family = self._awake(own, settings) or self._made(optimizer, settings, self._next_group)
         if family is None and (family := self._made(own, settings, self._next_group, says=True)) is None:
@@ -213,11 +250,10 @@ class Clippers:
 
     def _made(self, parameters: Any, settings: Settings, group: str | None, *, says: bool = False) -> Family | None:
         order, raises = settings
-        policy = self._policy or Given(2.0 if order is None else order)
-        nonfinite: Any = "raise" if raises else "skip" if self._policy else "propagate"
-        sinks = [sink if group is None else _Grouped(sink, group) for sink in self._sinks]
+        policy = self._policy if order is None else Given(order)
+        nonfinite: Any = "raise" if raises else "skip" if order is None else "propagate"
         try:
-            clipper = GradClipper(parameters, policy, nonfinite=nonfinite, sinks=sinks, max_consecutive_skips=math.inf)
+            clipper = GradClipper(parameters, policy, nonfinite=nonfinite, max_consecutive_skips=math.inf)
         except (TypeError, ValueError) as error:  # a script that runs without it has to run
             if says:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
@@ -225,16 +261,5 @@ class Clippers:
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         self._count += group == self._next_group
         self._own.add(clipper)
+        self._groups[clipper._sinks] = group
         return Family(clipper, settings, group, grows=not isinstance(parameters, Optimizer))
-
-
-@final
-class _Grouped:
-    """A sink whose records say which parameters they are of."""
-
-    def __init__(self, sink: Sink, group: str) -> None:
-        self._sink = sink
-        self._group = group
-
-    def __call__(self, record: ClipRecord) -> None:
-        self._sink(replace(record, group=self._group))

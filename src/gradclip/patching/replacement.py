@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip import callers, functional
 from gradclip.clipper.arguments import check_sinks
@@ -18,6 +17,7 @@ from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
+from gradclip.patching.hearing import Hearing
 from gradclip.patching.places import CLIPPING, Function, Place, holders_of, originals, ours, places_of
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
@@ -45,7 +45,7 @@ class Patch:
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
         self._is_active, self._times = True, 1
-        self._clippers = Clippers(policy, sinks) if policy is not None or sinks else None
+        self._clippers = Clippers(policy) if policy is not None or sinks else None
         torchs = originals()
         self._originals = {True: torchs, False: {} if self._clippers is None else ours()}  # by whether they are torch's
         self.unreached = sorted(set(holders_of(torchs)))
@@ -55,7 +55,7 @@ class Patch:
             for name, original in functions.items()
         }
         self._replaced = _exchange(self._owns)
-        self._hook = None if self._clippers is None else register_optimizer_step_pre_hook(self._before_step)
+        self._hearing = None if self._clippers is None else Hearing(self._clippers, sinks, self._holds)
 
     @property
     def places(self) -> list[str]:
@@ -67,11 +67,11 @@ class Patch:
         _exchange({own: original for original, own in self._owns.items()})
         self._is_active = False
         self._replaced.clear()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
         if self._clippers is not None:
             self._clippers.end()
+        if self._hearing is not None:
+            self._hearing.end()
+            self._hearing = None
         if self in _CURRENT:
             _CURRENT.remove(self)
 
@@ -85,11 +85,9 @@ class Patch:
         if self._times <= 0:
             self.undo()
 
-    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Clip before a step, unless another patch holds for now."""
-        if self._clippers is None or (_CURRENT and _CURRENT[-1] is not self):
-            return None
-        return self._clippers.before_step(optimizer, args, kwargs)
+    def _holds(self) -> bool:
+        """Whether no other patch within holds for now."""
+        return not _CURRENT or _CURRENT[-1] is self
 
     def _in_place_of(self, name: str, *, is_torchs: bool) -> Function:
         """Return what is called in place of a function, of torch or of ours."""
@@ -167,7 +165,8 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
     Args:
         policy: A rule in place of the bound that callers give; then optimizers whose gradients nobody clips are clipped
             before each step too. A step on gradients that are NaN or infinite does not happen then.
-        sinks: Callables that take a `ClipRecord` of each clip, and of each step of an optimizer that nobody clips for.
+        sinks: Callables that take a `ClipRecord` of each clip, those of a `GradClipper` among them, of each step of an
+            optimizer that nobody clips for, and of each that a `GradScaler` leaves out.
 
     Returns:
         What was replaced. As a context manager, it puts everything back at the end; else `unpatch` does. A second call

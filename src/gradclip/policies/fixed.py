@@ -1,5 +1,6 @@
 """A bound that stays."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
@@ -51,3 +52,8 @@ class FixedNorm(Policy):
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         coef = coefficient(norms.at(self.scope), self.max_norm, self.eps)
         return Decision(coef, self.max_norm, self.scope), state
+
+
+def measures(policy: object) -> bool:
+    """Whether a policy is there for its norms alone, as its bound is infinite."""
+    return isinstance(policy, FixedNorm) and policy.max_norm == math.inf

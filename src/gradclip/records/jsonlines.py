@@ -5,7 +5,6 @@ import json
 import os
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -77,8 +76,8 @@ class JSONLines:
             raise ValueError(msg)
         self._whole = Path(path).absolute()
         self._ranks: Literal[0, "all"] = ranks
-        self._rank = _rank()
-        self._is_settled = False
+        self._rank = rank() or 0
+        self._settled_in: int | None = None  # which process: a forked one may be another rank
         self._file: int | None = None
         if self._writes:
             self._file = _open(self.path)
@@ -95,7 +94,7 @@ class JSONLines:
 
     def __call__(self, record: ClipRecord) -> None:
         """Write a record."""
-        if not self._is_settled:
+        if self._settled_in != os.getpid():
             self._settle()
         if not self._writes:
             return
@@ -117,27 +116,29 @@ class JSONLines:
 
     def _settle(self) -> None:
         """Look once more which rank this is: ranks are as a rule known by the first record."""
-        self._is_settled = True
-        if (rank := _rank()) != self._rank:
+        self._settled_in = os.getpid()
+        if (own := rank() or 0) != self._rank:
             self.close()
-            self._rank = rank
+            self._rank = own
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
             self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(JSONLines, ranks=self._ranks), (self._whole,)
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of, in another process as a rule: it opens the file at its first record."""
+        return {**vars(self), "_file": None, "_settled_in": None}
 
     def __repr__(self) -> str:
         return f"JSONLines({str(self._whole)!r}{'' if self._ranks == 0 else ', ranks=' + repr(self._ranks)})"
 
 
-def _rank() -> int:
+def rank() -> int | None:
+    """Return which rank this process is, by `torch.distributed` or by the environment; None where neither says so."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank()
-    rank = os.environ.get("RANK", "")
-    return int(rank) if rank.isdecimal() else 0
+    word = os.environ.get("RANK", "")
+    return int(word) if word.isdecimal() else None
 
 
 # Opening.

@@ -6,7 +6,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias, final
+from functools import partial
+from typing import NamedTuple, TypeAlias, final
 
 from torch.optim import Optimizer
 
@@ -19,8 +20,23 @@ from gradclip.result import ClipResult
 
 Sink: TypeAlias = Callable[[ClipRecord], object]
 
-LISTENERS: list[Sink] = []
-"""Who hears the records of all clippers of the process; `gradclip.testing.capture_records` does."""
+
+class Listener(NamedTuple):
+    """Who hears the records of all clippers of the process: `gradclip.patch` and `gradclip.testing.capture_records` do.
+
+    Attributes:
+        sink: What takes them.
+        hear: Gives it a record, and knows which clipper that is of by its sinks.
+        at_once: Whether it hears of a clip before the next line of the program: tests do not want to wait.
+    """
+
+    sink: Sink
+    hear: "Callable[[ClipRecord, Sinks], object]"
+    at_once: bool = False
+
+
+LISTENERS: list[Listener] = []
+"""Those there are."""
 
 MOST_WAITING = 64
 """Records whose numbers are on their way from a device, at most: then the oldest is waited for."""
@@ -36,11 +52,12 @@ class Sinks:
 
     Attributes:
         sinks: The sinks there are now.
+        policy: The policy of the clipper.
     """
 
     def __init__(self, sinks: tuple[Sink, ...], policy: object) -> None:
         self.sinks = list(sinks)
-        self._policy = policy
+        self.policy = policy
         self._written = ""
         self._alarms = Alarms()
         self._waiting: deque[tuple[Draft, Transfer | None]] = deque()
@@ -62,7 +79,7 @@ class Sinks:
         """Give the record of a clip that has just been to every sink.
 
         At once, where the host knows its numbers. Else they are copied to it, which nothing waits for, and the record
-        is given with that of a later clip: once they are there. Listeners are tests, which do not want to wait.
+        is given with that of a later clip: once they are there.
 
         Args:
             result: What the clip did.
@@ -71,7 +88,7 @@ class Sinks:
             nonfinite: The counts of NaN and of infinite elements, where the total norm is neither.
             norms: Whether the norm of each parameter was asked for.
         """
-        self._written = self._written or repr(self._policy)
+        self._written = self._written or repr(self.policy)
         draft = Draft(result, self._written, optimizer, loss, nonfinite, norms=norms)
         if self._waiting or draft.is_elsewhere:
             self._defer(draft)
@@ -88,7 +105,7 @@ class Sinks:
         _WAITING.add(self)
         while self._waiting and (len(self._waiting) > MOST_WAITING or _is_there(self._waiting[0][1])):
             self._emit_oldest()
-        if LISTENERS:
+        if any(listener.at_once for listener in LISTENERS):
             self.flush()
 
     def _emit_oldest(self) -> None:
@@ -100,12 +117,14 @@ class Sinks:
     def _emit(self, record: ClipRecord) -> None:
         if begun := self._alarms.feed(record):
             record = replace(record, alarms=begun)
-        for sinks in (self.sinks, LISTENERS):
-            for sink in tuple(sinks):
-                if (error := _failure(sink, record)) is not None:
-                    sinks.remove(sink)
-                    message = f"The sink {sink!r} failed at step {record.step} and is dropped: {error!r}"
-                    warnings.warn(message, stacklevel=2)
+        for sink in tuple(self.sinks):
+            if (error := _failure(partial(sink, record))) is not None:
+                self.sinks.remove(sink)
+                _drop(sink, record, error)
+        for listener in tuple(LISTENERS):
+            if (error := _failure(partial(listener.hear, record, self))) is not None:
+                LISTENERS.remove(listener)
+                _drop(listener.sink, record, error)
 
     def __del__(self) -> None:
         self.flush()
@@ -134,9 +153,14 @@ def _is_there(transfer: Transfer | None) -> bool:
     return transfer is None or transfer.is_done()
 
 
-def _failure(sink: Sink, record: ClipRecord) -> Exception | None:
+def _failure(give: Callable[[], object]) -> Exception | None:
     try:
-        sink(record)
+        give()
     except Exception as error:  # noqa: BLE001 -- whatever a sink does, training goes on
         return error
     return None
+
+
+def _drop(sink: Sink, record: ClipRecord, error: Exception) -> None:
+    message = f"The sink {sink!r} failed at step {record.step} and is dropped: {error!r}"
+    warnings.warn(message, stacklevel=3)

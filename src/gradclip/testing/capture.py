@@ -2,10 +2,11 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 from gradclip.clipper import GradClipper
-from gradclip.records import ClipRecord
-from gradclip.records.sinks import LISTENERS
+from gradclip.records import ClipRecord, Sinks
+from gradclip.records.sinks import LISTENERS, Listener
 
 
 @contextmanager
@@ -29,11 +30,16 @@ def capture_records(clipper: GradClipper | None = None) -> Generator[list[ClipRe
         >>> [(record.status, record.total_norm) for record in records]
         [('clipped', 5.0)]
     """
-    sinks = LISTENERS if clipper is None else clipper._sinks.sinks
     records: list[ClipRecord] = []
     sink = records.append
-    sinks.append(sink)
+
+    def hear(record: ClipRecord, source: Sinks) -> None:  # noqa: ARG001 -- of whichever
+        sink(record)
+
+    heard_by: list[Any] = LISTENERS if clipper is None else clipper._sinks.sinks
+    hears = Listener(sink, hear, at_once=True) if clipper is None else sink
+    heard_by.append(hears)
     try:
         yield records
     finally:
-        sinks.remove(sink)
+        heard_by.remove(hears)

@@ -21,7 +21,7 @@ from gradclip.cli.specs import HELP, explanation, parse
 from gradclip.cli.target import said_of
 
 if TYPE_CHECKING:
-    from gradclip.patching.replacement import Patch
+    from gradclip.cli.run.processes import PatchedProcesses
     from gradclip.policies import Policy
     from gradclip.records import JSONLines
 
@@ -97,10 +97,10 @@ class Script:
 
     def run(self) -> int:
         """Run it: how it ends, it ends."""
-        from gradclip.patching import patch  # noqa: PLC0415
+        from gradclip.cli.run.processes import OfProcess, PatchedProcesses  # noqa: PLC0415
 
         sys.excepthook = _told_by_the_script
-        patched = patch(self.policy, sinks=[] if self.sink is None else [self.sink])
+        patched = PatchedProcesses(self.policy, [] if self.sink is None else [OfProcess(self.sink)])
         with self._view():
             try:
                 self._run()
@@ -112,8 +112,8 @@ class Script:
                     self._end(patched)
         return 0
 
-    def _end(self, patched: "Patch") -> None:
-        patched.undo()
+    def _end(self, patched: "PatchedProcesses") -> None:
+        patched.end()
         if self.sink is not None:
             self.sink.close()
 
@@ -137,12 +137,13 @@ class Script:
 
 
 def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error as Python does, from the first line of the script on."""
-    first = trace
-    while first is not None and first.tb_frame.f_code is not Script._run.__code__:
-        first = first.tb_next
-    first = None if first is None else first.tb_next
-    while first is not None and "runpy" in first.tb_frame.f_code.co_filename:
-        first = first.tb_next
-    error.__traceback__ = first or trace
-    sys.__excepthook__(kind, error, error.__traceback__)
+    """Print an error as Python does, from the first line of the script on: of a script that cannot begin, no line."""
+    start = trace
+    while start is not None and start.tb_frame.f_code is not Script._run.__code__:
+        start = start.tb_next
+    if start is not None:
+        trace = start.tb_next
+        while trace is not None and "runpy" in trace.tb_frame.f_code.co_filename:
+            trace = trace.tb_next
+    error.__traceback__ = trace
+    sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,78 @@
+"""Hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers."""
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, final
+
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gradclip.clipper.telling import tell
+from gradclip.patching.clippers import Clippers
+from gradclip.records import ClipRecord, Sink, Sinks, flush
+from gradclip.records.sinks import LISTENERS, Listener
+from gradclip.torch_private import runs_hooks
+
+
+@final
+class Hearing:
+    """What tells clippers of steps, and sinks of clips, until `end`.
+
+    Args:
+        clippers: What clips before the steps.
+        sinks: What takes the records, those of clippers of the script's own too.
+        holds: Whether to do so now, or another patch does.
+    """
+
+    def __init__(self, clippers: Clippers, sinks: Sequence[Sink], holds: Callable[[], bool]) -> None:
+        flush()  # what is of before
+        self._clippers = clippers
+        self._holds = holds
+        self._steps = 0  # that have begun
+        self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
+        LISTENERS.extend(self._listeners)
+        self._scalers_step = GradScaler.step
+        self._telling_step = _telling(GradScaler.step, self)
+        GradScaler.step = self._telling_step  # type: ignore[method-assign]
+
+    def end(self) -> None:
+        """Hear no more."""
+        flush()
+        self._hook.remove()
+        LISTENERS[:] = [listener for listener in LISTENERS if listener not in self._listeners]  # or it is dropped
+        if GradScaler.step is self._telling_step:
+            GradScaler.step = self._scalers_step  # type: ignore[method-assign]
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._steps += 1
+        return self._clippers.before_step(optimizer, args, kwargs) if self._holds() else None
+
+    def _give(self, sink: Sink, record: ClipRecord, source: Sinks) -> None:
+        if self._holds() and (named := self._clippers.named(record, source)) is not None:
+            sink(named)
+
+    # As what hears of the steps that a scaler keeps from happening.
+
+    def _steps_of(self, optimizer: Any) -> int | None:
+        """Return how many steps have begun, of all optimizers: one that wraps another may run no hooks by itself."""
+        return self._steps if isinstance(optimizer, Optimizer) and runs_hooks(optimizer, inherited=True) else None
+
+    def _hear_overflow(self, optimizer: Optimizer) -> None:
+        if self._holds():
+            self._clippers.leave_out(optimizer)
+
+
+def _telling(step: Callable[..., Any], hearing: Hearing) -> Callable[..., Any]:
+    """Return the `step` of all scalers, which tells of the steps that they leave out."""
+    reference = weakref.ref(hearing)  # somebody may have kept the function
+
+    @functools.wraps(step)
+    def telling_step(scaler: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        hearers = [] if (heard_by := reference()) is None else [heard_by]
+        return tell(hearers, partial(step, scaler), optimizer, *args, **kwargs)
+
+    return telling_step

@@ -1,0 +1,263 @@
+"""Under `patch()` every step leaves a record: of a line search, and of an own clipper."""
+
+import gc
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradclip
+from clipper.training import Batch, backward, batches, network, norm_of
+from gradclip.policies import FixedNorm
+from gradclip.records import Memory
+
+STEPS = 4
+
+
+def found_in(memory: Memory) -> list[tuple[int, str, str | None]]:
+    return [(record.step, record.status, record.group) for record in memory.records]
+
+
+# LBFGS, whose closure makes the gradients several times within a step.
+
+
+def searched(clip: Callable[[nn.Module], object] = lambda net: None) -> tuple[list[Tensor], list[float], list[float]]:
+    """Train by LBFGS; return the weights, and the norm and the loss of the first evaluation of each step."""
+    net = network()
+    optimizer: Any = torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=5, line_search_fn="strong_wolfe")
+    norms, losses = [], []
+    for batch in batches(STEPS):
+        evaluated: list[tuple[float, float]] = []
+
+        def closure(batch: Batch = batch, evaluated: list[tuple[float, float]] = evaluated) -> Tensor:
+            loss = backward(net, optimizer, batch)
+            evaluated.append((norm_of(net), loss.item()))
+            clip(net)
+            return loss
+
+        optimizer.step(closure)
+        assert len(evaluated) > 1
+        norms.append(evaluated[0][0])
+        losses.append(evaluated[0][1])
+    return [p.detach() for p in net.parameters()], norms, losses
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(1e-3)])
+def test_a_line_search_leaves_one_record_a_step_and_is_left_alone(
+    policy: FixedNorm | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the gradient that it starts from, with its loss; a rule does not bend what is searched, and says so."""
+    monkeypatch.setattr("gradclip.callers._said", set())
+    expected, _, _ = searched()
+    memory = Memory()
+    with warnings.catch_warnings(record=True) as caught, gradclip.patch(policy, sinks=[memory]):
+        warnings.simplefilter("always")
+        weights, norms, losses = searched()
+    assert all(map(torch.equal, weights, expected))
+    assert found_in(memory) == [(step, "ok", None) for step in range(1, STEPS + 1)]
+    assert [x.total_norm for x in memory.records] == pytest.approx(norms, rel=1e-12)
+    assert [x.loss for x in memory.records] == losses
+    assert {x.optimizer for x in memory.records} == {"LBFGS"}
+    assert [str(x.message)[:30] for x in caught] == ["Steps of LBFGS are recorded, an"[:30]] * (policy is not None)
+
+
+@pytest.mark.filterwarnings("ignore:Steps of LBFGS")
+def test_a_line_search_is_clipped_where_the_closure_asks_for_it() -> None:
+    """Each evaluation then is a clip, and leaves a record."""
+    memory = Memory()
+    with gradclip.patch(FixedNorm(1e-3), sinks=[memory]):
+        evaluations = 0
+
+        def clip(net: nn.Module) -> None:
+            nonlocal evaluations
+            evaluations += 1
+            nn.utils.clip_grad_norm_(net.parameters(), 1e9)
+
+        searched(clip)
+    assert found_in(memory) == [(step, "clipped", None) for step in range(1, evaluations + 1)]
+
+
+@pytest.mark.filterwarnings("ignore:Steps of LBFGS")
+def test_a_rule_goes_on_before_and_after_a_line_search() -> None:
+    """Over the same parameters: by the rule where there is no line search, and by none where there is."""
+    memory, p = Memory(), nn.Parameter(torch.zeros(2))
+    descent, search = torch.optim.SGD([p], lr=0.0), torch.optim.LBFGS([p], lr=0.0, max_iter=1)
+
+    def closure() -> Tensor:
+        p.grad = torch.tensor([3.0, 4.0])
+        return torch.tensor(0.5)
+
+    with gradclip.patch(FixedNorm(1.0, eps=0.0), sinks=[memory]):
+        for optimizer in (descent, search, descent, search):
+            optimizer.step(closure)
+            assert p.grad is not None
+            assert p.grad.norm().item() == pytest.approx(1.0 if optimizer is descent else 5.0)
+    assert found_in(memory) == [(i, *x) for i in (1, 2) for x in (("clipped", None), ("ok", "parameters 2"))]
+
+
+def test_what_is_no_closure_stays_what_it_is() -> None:
+    """An optimizer may take whatever else as its first argument."""
+    seen = []
+
+    class Optional(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            seen.append(closure)
+
+    memory, p = Memory(), nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones(2)
+    with gradclip.patch(sinks=[memory]):
+        Optional([p], lr=0.1).step({"eta": 2})
+    assert seen == [{"eta": 2}]
+    assert len(memory.records) == 1
+
+
+def test_an_optimizer_that_evaluates_twice_leaves_one_record_a_step() -> None:
+    """Whatever its name is."""
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            return closure()
+
+    memory, p = Memory(), nn.Parameter(torch.ones(1))
+    optimizer = Twice([p], lr=0.1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    with gradclip.patch(sinks=[memory]):
+        for _ in range(3):
+            optimizer.step(closure)
+    assert found_in(memory) == [(step, "ok", None) for step in (1, 2, 3)]
+
+
+# A `GradClipper` of the script's own.
+
+
+def own_clipper(*, attach: bool, p: nn.Parameter, optimizer: Any, sink: Memory, max_norm: float = 0.5) -> Any:
+    clipper = gradclip.GradClipper([p], FixedNorm(max_norm), sinks=[sink])
+    return clipper.attach(optimizer) if attach else clipper
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.1)])
+@pytest.mark.parametrize("attach", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_the_records_of_an_own_clipper_are_among_the_others(
+    policy: FixedNorm | None, attach: bool, before: bool
+) -> None:
+    """Once a step, of its own policy, whenever it was made; it clips as ever, and its sinks take the same."""
+    theirs, ours = Memory(), Memory()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    made = {"attach": attach, "p": p, "optimizer": optimizer, "sink": theirs}
+    clipper = own_clipper(**made) if before else None
+    with gradclip.patch(policy, sinks=[ours]):
+        clipper = clipper or own_clipper(**made)
+        for _ in range(3):
+            p.grad = torch.full((3,), 4.0)
+            if not attach:
+                clipper.clip()
+            optimizer.step()
+            assert p.grad.norm().item() == pytest.approx(0.5)
+    assert found_in(ours) == [(step, "clipped", None) for step in (1, 2, 3)]
+    assert list(ours.records) == list(theirs.records)
+    assert {record.policy for record in ours.records} == {repr(FixedNorm(0.5))}
+    p.grad = torch.full((3,), 4.0)
+    clipper.clip() if not attach else optimizer.step()
+    assert (len(ours.records), len(theirs.records)) == (3, 4)
+
+
+def test_steps_that_an_own_clipper_leaves_out_are_recorded_too() -> None:
+    """Before its first clip, between two, and once it is detached: what nobody clips for is as ever."""
+    theirs, ours = Memory(), Memory()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    clipper = gradclip.GradClipper([p], FixedNorm(0.5), sinks=[theirs])
+    clipper._trust.quiet = True  # of the misuse that this is
+    with gradclip.patch(sinks=[ours]):
+        for step in range(8):
+            p.grad = torch.full((3,), 4.0)
+            if step == 3:
+                clipper.clip()
+            if step == 5:
+                clipper.attach(optimizer)
+            optimizer.step()
+            if step == 6:
+                clipper.detach()
+    assert [record.status for record in ours.records] == ["ok"] * 3 + ["clipped", "ok", "clipped", "clipped", "ok"]
+    assert [record.status for record in theirs.records] == ["clipped"] * 3
+
+
+def test_own_clippers_are_told_apart() -> None:
+    """Those of two networks, and what neither of them clips."""
+    ours = Memory()
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    optimizers = [torch.optim.SGD([p], lr=0.0) for p in parameters]
+    with gradclip.patch(sinks=[ours]):
+        for p, optimizer in zip(parameters[:2], optimizers, strict=False):
+            gradclip.GradClipper([p], FixedNorm(0.5)).attach(optimizer)
+        for _ in range(2):
+            for p, optimizer in zip(parameters, optimizers, strict=True):
+                p.grad = torch.ones(1)
+                optimizer.step()
+    groups = [(None, "clipped"), ("parameters 2", "clipped"), ("parameters 3", "ok")]
+    assert found_in(ours) == [(step, status, group) for step in (1, 2) for group, status in groups]
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)])
+@pytest.mark.parametrize("attach", [True, False])
+def test_an_own_clipper_that_measures_leaves_the_clip_to_the_rule(policy: FixedNorm | None, attach: bool) -> None:
+    """As a call with an infinite bound is no clip; each step leaves one record either way."""
+    theirs, ours = Memory(), Memory()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    clipper = own_clipper(attach=attach, p=p, optimizer=optimizer, sink=theirs, max_norm=float("inf"))
+    with gradclip.patch(policy, sinks=[ours]):
+        for _ in range(3):
+            p.grad = torch.full((3,), 4.0)
+            if not attach:
+                clipper.clip()
+            optimizer.step()
+    status = "clipped" if policy else "ok"
+    assert found_in(ours) == [(step, status, None) for step in (1, 2, 3)]
+    assert len(theirs.records) == 3
+
+
+def test_a_patch_within_another_hears_own_clippers_alone() -> None:
+    """And a sink that fails is dropped by its name, without the others."""
+    outer, inner = Memory(), Memory()
+    p = nn.Parameter(torch.ones(1))
+    clipper = gradclip.GradClipper([p], FixedNorm(0.5))
+
+    def failing(record: Any) -> None:
+        raise ValueError("full")
+
+    with gradclip.patch(sinks=[outer]):
+        with gradclip.patch(sinks=[failing, inner]):
+            p.grad = torch.ones(1)
+            with pytest.warns(UserWarning, match=r"sink <function .*failing.*full"):
+                clipper.clip()
+            p.grad = torch.ones(1)
+            clipper.clip()
+        p.grad = torch.ones(1)
+        clipper.clip()
+    assert [record.step for record in inner.records] == [1, 2]
+    assert [record.step for record in outer.records] == [3]
+
+
+def test_own_clippers_are_let_go() -> None:
+    """With what they are called."""
+    with gradclip.patch(sinks=[Memory()]) as patched:
+        for _ in range(3):
+            p = nn.Parameter(torch.ones(1))
+            p.grad = torch.ones(1)
+            gradclip.GradClipper([p]).clip()
+        gc.collect()
+        assert patched._clippers is not None
+        assert len(patched._clippers._groups) == 0
