@@ -2,7 +2,8 @@
 
 For each task and seed, a pilot runs at a low learning rate, unclipped. `advise` reads its norms, and the task is
 trained at four times the learning rate with each bound of `BOUNDS`. All runs of a seed begin with the same weights and
-see the same batches. `advice_tasks.py` has five kinds of task, `advice_unseen.py` seven by which nothing was chosen.
+see the same batches. `advice_tasks.py` has five kinds of task, `advice_unseen.py` seven by which nothing was chosen,
+`advice_more.py` four that are trained where they are named.
 
 A run fails where its final loss, on what no step saw, is not finite or more than 10 % above that of the pilot of its
 seed. The table has the median of the final losses over seeds and how many failed; below it is said how the balanced
@@ -27,6 +28,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import advice_more
 import advice_tasks
 import advice_unseen
 import torch
@@ -48,7 +50,7 @@ WARMUP = 20
 
 RESULTS = Path(__file__).parent / "results"
 
-TASKS = advice_tasks.TASKS | advice_unseen.TASKS
+TASKS = advice_tasks.TASKS | advice_unseen.TASKS | advice_more.TASKS
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
         chosen, found, refusal = late, signs(late.norms), None
     bound = recorded_bound(series, chosen)
     shares = dominating(series, int(series.steps[chosen.places[0]]))
-    suggestions = suggest(chosen.norms, seed, drifting=verdicts.is_drifting(found)) if refusal is None else ()
+    suggestions = suggest(chosen.norms, seed, drifting=found.drifting) if refusal is None else ()
     evidence = verdicts.Evidence(chosen, found, bound, how, suggestions, shares)
     verdict, headline, reasons = refusal or verdicts.judge(evidence)
     if verdict == "clipping is idle":

@@ -53,7 +53,7 @@ def _doubts(series: Series, chosen: Judged, signs: Signs, balanced: Suggestion) 
     steps = len(chosen.norms)
     found = {
         f"{several(steps, 'step')} are few": steps < FEW_STEPS,
-        "the level of the norms moves": max(signs.drift, 1.0 / signs.drift, signs.growth) > MOST_MOVED,
+        "the level of the norms moves": signs.moves > MOST_MOVED,
         "the norms swing slowly": signs.swing > MOST_SWING,
         "the tail is heavy": signs.tail < LEAST_TAIL_INDEX,
         "the interval is wide": balanced.high > WIDE * balanced.low,

@@ -26,9 +26,14 @@ class Bound(NamedTuple):
     coefficient: float
 
     @property
+    def moves(self) -> bool:
+        """Whether it moved."""
+        return math.isnan(self.value)
+
+    @property
     def words(self) -> str:
         """The bound, as a sentence goes on with it."""
-        return "the moving bound" if math.isnan(self.value) else f"the bound of {digits(self.value)}"
+        return "the moving bound" if self.moves else f"the bound of {digits(self.value)}"
 
 
 def recorded_bound(series: Series, chosen: Judged) -> Bound | None:

@@ -4,6 +4,7 @@ from gradclip.analysis.advice.course import Course, course
 from gradclip.analysis.advice.finding import MOSTLY, Finding
 from gradclip.analysis.advice.judged import Judged
 from gradclip.analysis.advice.signs import LEAST_TAIL_INDEX, MOST_GROWTH, MOST_SPREAD, TAIL, Signs
+from gradclip.analysis.advice.thresholds import share_clipped
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series, spacing
 
@@ -49,20 +50,21 @@ def too_few(series: Series, chosen: Judged) -> Finding:
 
 def refuse(series: Series, chosen: Judged, signs: Signs) -> Finding | None:
     """Return the refusal of a recording from which no threshold should be taken; None where there is none."""
-    largest = signs.largest
-    at_largest = (chosen.norms > (1.0 - NEAR_MAXIMUM) * largest).double().mean().item()
-    if at_largest > MOST_AT_MAXIMUM:
-        headline = f"No advice: {percent(at_largest)} of the norms are the same and the largest, {digits(largest)}."
-        reason = "So are norms after clipping, which do not say what was clipped. Record those before it."
-        return Finding("already clipped", headline, (reason,))
-    found = _broken(series, chosen) or _vanished(series, chosen, signs)
-    if found is not None:
-        return found
-    reasons = _explosion(signs, course(series, chosen))
-    if reasons:
-        headline = "No advice: the recording looks exploded, and a threshold from it would let explosions through."
-        return Finding("exploded", headline, (*reasons, HEALTHY))
-    return None
+    return (
+        _already_clipped(chosen, signs)
+        or _broken(series, chosen)
+        or _vanished(series, chosen, signs)
+        or _exploded(signs, course(series, chosen))
+    )
+
+
+def _already_clipped(chosen: Judged, signs: Signs) -> Finding | None:
+    share = share_clipped(chosen.norms, (1.0 - NEAR_MAXIMUM) * signs.largest)
+    if share <= MOST_AT_MAXIMUM:
+        return None
+    headline = f"No advice: {percent(share)} of the norms are the same and the largest, {digits(signs.largest)}."
+    reason = "So are norms after clipping, which do not say what was clipped. Record those before it."
+    return Finding("already clipped", headline, (reason,))
 
 
 def _broken(series: Series, chosen: Judged) -> Finding | None:
@@ -93,7 +95,7 @@ def _vanished(series: Series, chosen: Judged, signs: Signs) -> Finding | None:
     return Finding("vanished", f"No advice: the norms vanish: {lost[0]}.", (reason,))
 
 
-def _explosion(signs: Signs, run: Course) -> list[str]:
+def _exploded(signs: Signs, run: Course) -> Finding | None:
     reasons: list[str] = []
     if signs.explosive_tail:
         reasons.append(
@@ -121,4 +123,5 @@ def _explosion(signs: Signs, run: Course) -> list[str]:
         reasons.append(f"The loss rises: it ends {digits(run.loss_rise)} times as high as it begins.")
     if far_off and signs.early > MOSTLY and not run.loss_rise > MOST_LOSS:
         reasons.append("Most of the largest norms are early. If the run was only settling, leave out more as warm-up.")
-    return reasons
+    headline = "No advice: the recording looks exploded, and a threshold from it would let explosions through."
+    return Finding("exploded", headline, (*reasons, HEALTHY)) if reasons else None

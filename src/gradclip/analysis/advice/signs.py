@@ -26,6 +26,9 @@ FEW = 0.01
 REACH = 3.0
 """Robust deviations within which norms count in full for how they swing."""
 
+MOST_DRIFT = 3.0
+"""The factor by which the median may move over the run for a constant to fit all of it."""
+
 PIECES = 20
 """Medians of consecutive steps that the drift is fitted to."""
 
@@ -65,10 +68,21 @@ class Signs(NamedTuple):
     begins_highest: bool
     swing: float
 
+    @property
+    def moves(self) -> float:
+        """The factor by which the level moves, up or down."""
+        return max(self.drift, self.growth, 1.0 / self.drift)
+
+    @property
+    def drifting(self) -> bool:
+        """Whether it moves too far for a constant to fit all of the run."""
+        return self.moves > MOST_DRIFT
+
 
 def signs(norms: Tensor) -> Signs:
     """Return the signs in norms > 0 in the order of their steps, of shape (n,), n >= 20."""
     largest_first, order = norms.sort(descending=True)
+    largest = largest_first[0].item()
     found = landmarks(norms)
     middle, spiky = found.center.exp().item(), spikes(norms, found)
     rest = without_spells(norms, found).sort(descending=True).values
@@ -78,9 +92,9 @@ def signs(norms: Tensor) -> Signs:
     medians = _of_pieces(norms)
     return Signs(
         median=middle,
-        largest=largest_first[0].item(),
+        largest=largest,
         tail=tail_index(largest_first),
-        spread=largest_first[0].item() / middle,
+        spread=largest / middle,
         growth=(median(norms[-quarter:]) / median(norms[:quarter])).item(),
         drift=_drift(medians),
         spikes=int(spiky.sum()),

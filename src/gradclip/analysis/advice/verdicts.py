@@ -1,6 +1,5 @@
 """What to make of a recording that may be trusted: one verdict, and the reasons for it."""
 
-import math
 from typing import NamedTuple, final
 
 from gradclip.analysis.advice.finding import MOSTLY, Finding, Verdict
@@ -14,9 +13,6 @@ from gradclip.analysis.amounts import digits, percent, several
 
 IDLE = 0.001
 """The share of steps above a bound that clips next to nothing."""
-
-MOST_DRIFT = 3.0
-"""The factor by which the median may move over the run for a constant to fit all of it."""
 
 MUCH_NONFINITE, WIDE = 0.01, 1.5
 """What is worth a remark: a share of norms that are not finite, and the upper end of an interval in lower ends."""
@@ -52,7 +48,7 @@ def judge(evidence: Evidence) -> Finding:
 def _too_tight(evidence: Evidence) -> Finding | None:
     bound = evidence.bound
     how = evidence.trained
-    if bound is None or math.isnan(bound.value) or bound.share <= MOSTLY or how.follows_scale is False:
+    if bound is None or bound.moves or bound.share <= MOSTLY or how.follows_scale is False:
         return None
     headline = (
         f"Lower the learning rate instead: {percent(bound.share)} of the steps are above the bound of "
@@ -72,13 +68,8 @@ def _too_tight(evidence: Evidence) -> Finding | None:
     return Finding("lower the learning rate", headline, (reason, other))
 
 
-def is_drifting(signs: Signs) -> bool:
-    """Whether the median moves too far over the run for a constant to fit all of it."""
-    return max(signs.drift, signs.growth, 1.0 / signs.drift) > MOST_DRIFT
-
-
 def _drifting(evidence: Evidence) -> Finding | None:
-    if not is_drifting(evidence.signs):
+    if not evidence.signs.drifting:
         return None
     rise, fall = max(evidence.signs.drift, evidence.signs.growth), 1.0 / evidence.signs.drift
     way = f"rises by a factor of {digits(rise)}" if rise > fall else f"falls by a factor of {digits(fall)}"
@@ -104,9 +95,7 @@ def _idle(evidence: Evidence) -> Finding | None:
 
 def kept(verdict: Verdict, bound: Bound | None) -> float | None:
     """Return the bound to keep after a verdict; None where there is none, or it moves."""
-    if verdict != "clipping is idle" or bound is None or math.isnan(bound.value):
-        return None
-    return bound.value
+    return None if verdict != "clipping is idle" or bound is None or bound.moves else bound.value
 
 
 def _clip(evidence: Evidence) -> Finding:
@@ -131,7 +120,7 @@ def _remarks(evidence: Evidence) -> list[str]:
             f"{percent(bound.share)} of the steps are above {bound.words}. Under {how.optimizer} that hardly shortens "
             "them, but gives all batches the same weight: it is no reason for another learning rate."
         )
-    elif bound is not None and bound.share > MOSTLY and math.isnan(bound.value):
+    elif bound is not None and bound.share > MOSTLY and bound.moves:
         lines.append(
             f"{percent(bound.share)} of the steps are above the moving bound: it sets the length of most of them, as "
             "some rules mean to."
