@@ -14,10 +14,11 @@ from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
+from gradclip.ops.triton.copying import copy
 from gradclip.ops.triton.lane import Lane, lane_of
 from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
-from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
+from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read, read_by_extension, tabled
 
 try:
     from gradclip.ops.triton.rule import Rule
@@ -203,7 +204,7 @@ class TritonBatch(Batch):
 def _copied(table: HostTable, device: torch.device) -> Table:
     """Return a table on a device."""
     there = on_device(table, device)
-    copy(table, (), there)
+    copy(table, there, lane_of(device))
     return there
 
 
