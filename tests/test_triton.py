@@ -241,7 +241,7 @@ def test_no_element_at_all() -> None:
         assert gradclip.clip_grad_norm_(given, 1.0).item() == 0.0
         assert gradclip.get_total_norm([p.grad for p in given], math.inf).item() == 0.0
     batch = triton_backend.TritonBatch([torch.zeros(0)])
-    assert len(batch._partials(batch._tabled(), None)) == 1
+    assert len(lane.partials_of(batch._tabled().chunks, torch.device("cpu"), None)) == 1
 
 
 def test_units_are_tabled_once(monkeypatch: pytest.MonkeyPatch) -> None:

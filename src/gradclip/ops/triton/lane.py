@@ -115,6 +115,12 @@ class Lane:
         return self._partials
 
 
+def partials_of(chunks: int, device: torch.device, lane: Lane | None) -> Tensor:
+    """Return memory for the partials of chunks, which are used up before the next are asked for."""
+    count = max(1, chunks)  # what combines none writes all the same
+    return torch.empty(count, dtype=torch.float64, device=device) if lane is None else lane.partials(count)
+
+
 @final
 class _Lanes(threading.local):
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradclip.ops.triton import driver, writing
 from gradclip.ops.triton.calls import measuring_each, norming, over_runs
 from gradclip.ops.triton.copying import Bounds, copy, start
-from gradclip.ops.triton.lane import Lane, on
+from gradclip.ops.triton.lane import Lane, on, partials_of
 from gradclip.ops.triton.launch import Call, launch, launches_of
 from gradclip.ops.triton.table import HostTable, Run, Table, on_device
 
@@ -94,9 +94,7 @@ class Plan:
         with torch.inference_mode(mode=False):  # or what was made inside is not copied to outside
             self.table = on_device(host, device)
         self.turn = 0
-        count = max(1, host.chunks)  # what combines none writes all the same
-        empty = torch.empty(count, dtype=torch.float64, device=device) if lane is None else lane.partials(count)
-        self._partials = empty  # of this plan too, as its address is in the launches
+        self._partials = partials_of(host.chunks, device, lane)  # of this plan too, as its address is in the launches
         self._device = device
         self._measuring: Sheet | None = None
         self._scaling: Sheet | None = None
