@@ -163,10 +163,10 @@ PyMethodDef methods[] = {
      "an owner with any of the attributes `marks`, or on another device; and the table of those of a GPU, or if `tabled` of "
      "any device, which are not measured, else None. None alone if something in the list is no tensor."},
     {"table", fast<table>(), METH_FASTCALL,
-     "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the table, yet to be written; the runs "
-     "of each dtype with their begin, end and whether they are aligned; how many chunks; how many segments; and the bits of "
-     "the widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are "
-     "many, and how many that is."},
+     "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the table, yet to be written; the "
+     "runs of each dtype with their begin, end and whether they are aligned; how many chunks; how many segments; and "
+     "the bits of the widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where "
+     "there are many, and how many that is."},
     {"fill", fast<fill>(), METH_FASTCALL,
      "fill(table, max_norm, eps, host)\n\nWrite a table with its bounds to memory of the host, by its address."},
     {"launch", fast<launch>(), METH_FASTCALL,

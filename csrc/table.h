@@ -1,8 +1,8 @@
 // The table of chunks that the kernels of a GPU go by.
 //
-// int64 words: of N chunks their addresses, their numbers of elements, and the segments that they belong to; of S segments
-// their first chunk, and the one after their last; 0 and N, as if all were one segment; `max_norm` and `eps`, as float64.
-// `ops/triton/table.py` says the same.
+// int64 words: of N chunks their addresses, their numbers of elements, and the segments that they belong to; of S
+// segments their first chunk, and the one after their last; 0 and N, as if all were one segment; `max_norm` and `eps`,
+// as float64. `ops/triton/table.py` says the same.
 #pragma once
 
 #include "sweep.h"

@@ -1,4 +1,4 @@
-// The table of chunks as Python gets it: what is known of it, and a capsule that writes its words where they are wanted.
+// The table of chunks as Python gets it: what is known of it, and a capsule that writes its words where they are to be.
 #include <algorithm>
 #include <memory>
 
