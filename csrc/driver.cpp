@@ -1,6 +1,4 @@
 // The driver of a GPU, whose functions Python has found: addresses and handles are numbers here.
-#include <cstring>
-
 #include "python.h"
 
 namespace gradclip::python {
@@ -12,11 +10,6 @@ using Launch = int (*)(void* function, unsigned grid_x, unsigned grid_y, unsigne
 using Copy = int (*)(std::uint64_t to, const void* from, std::size_t bytes, void* stream);
 
 constexpr Py_ssize_t kMost = 24;
-
-bool read_number(PyObject* object, std::uint64_t* out) {
-  *out = PyLong_AsUnsignedLongLong(object);
-  return *out != static_cast<std::uint64_t>(-1) || !PyErr_Occurred();
-}
 
 bool failed(int error, const char* what) {
   if (error) PyErr_Format(PyExc_RuntimeError, "the driver could not %s: error %d", what, error);
@@ -63,17 +56,13 @@ PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n) {
   std::uint64_t driver, copier, stream, host, device;
-  double bounds[2];
+  std::size_t bytes;
   if (!has_arguments("start", n, 9, 9) || !read_number(args[0], &driver) || !read_number(args[1], &copier) ||
-      !read_number(args[2], &stream) || !read_double(args[4], &bounds[0]) || !read_double(args[5], &bounds[1]) ||
-      !read_number(args[6], &host) || !read_number(args[7], &device))
+      !read_number(args[2], &stream) || !read_number(args[6], &host) || !read_number(args[7], &device) ||
+      !write_table(args[3], args[4], args[5], host, &bytes))
     return nullptr;
-  if (!PyByteArray_Check(args[3])) return PyErr_Format(PyExc_TypeError, "words must be a bytearray");
-  const auto bytes = static_cast<std::size_t>(PyByteArray_Size(args[3]));
-  auto* to = reinterpret_cast<char*>(host);
-  std::memcpy(to, PyByteArray_AsString(args[3]), bytes);
-  std::memcpy(to + bytes, bounds, sizeof bounds);
-  if (failed(reinterpret_cast<Copy>(copier)(device, to, bytes + sizeof bounds, reinterpret_cast<void*>(stream)),
+  if (failed(reinterpret_cast<Copy>(copier)(device, reinterpret_cast<void*>(host), bytes,
+                                            reinterpret_cast<void*>(stream)),
              "copy a table"))
     return nullptr;
   return launch_all(driver, stream, args[8]);

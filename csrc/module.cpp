@@ -163,15 +163,17 @@ PyMethodDef methods[] = {
      "an owner with any of the attributes `marks`, or on another device; and the table of those of a GPU, or if `tabled` of "
      "any device, which are not measured, else None. None alone if something in the list is no tensor."},
     {"table", fast<table>(), METH_FASTCALL,
-     "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the words of the table, the runs of "
-     "each dtype with their begin, end and whether they are aligned, how many chunks, how many segments, and the bits of the "
-     "widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where there are "
-     "many, and how many that is."},
+     "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the table, yet to be written; the "
+     "runs of each dtype with their begin, end and whether they are aligned; how many chunks; how many segments; and "
+     "the bits of the widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where "
+     "there are many, and how many that is."},
+    {"fill", fast<fill>(), METH_FASTCALL,
+     "fill(table, max_norm, eps, host)\n\nWrite a table with its bounds to memory of the host, by its address."},
     {"launch", fast<launch>(), METH_FASTCALL,
      "launch(driver, stream, launches)\n\nLaunch kernels by the address of the driver's function: each a tuple of its "
      "handle, how many programs, threads of one, bytes of shared memory, and a list of arguments of 8 bytes each."},
     {"start", fast<start>(), METH_FASTCALL,
-     "start(driver, copier, stream, words, max_norm, eps, host, device, launches)\n\nWrite a table with its bounds to "
+     "start(driver, copier, stream, table, max_norm, eps, host, device, launches)\n\nWrite a table with its bounds to "
      "pinned memory, copy it to the device by the address of the driver's function, and launch kernels."},
     {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},

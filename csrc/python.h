@@ -23,6 +23,11 @@ inline bool read_double(PyObject* object, double* out) {
   return *out != -1 || !PyErr_Occurred();
 }
 
+inline bool read_number(PyObject* object, std::uint64_t* out) {
+  *out = PyLong_AsUnsignedLongLong(object);
+  return *out != static_cast<std::uint64_t>(-1) || !PyErr_Occurred();
+}
+
 // False with a Python error set if memory has run out.
 inline bool append(PyObject* list, std::int64_t number) {
   const Owned object{PyLong_FromLongLong(number)};
@@ -50,6 +55,7 @@ bool name_attributes();
 // Functions of the module, which says what they do.
 PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n);
 PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n);
+PyObject* fill(PyObject*, PyObject* const* args, Py_ssize_t n);
 PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n);
 PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n);
 
@@ -57,6 +63,9 @@ PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n);
 bool read_sizes(PyObject* tuple, ChunkSizes* out);
 
 // The table of tensors of one device; a new reference, or null with a Python error set.
-PyObject* as_table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& sizes);
+PyObject* as_table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& sizes);
+
+// Writes a table with its bounds to memory of the host, and says how many bytes. False with a Python error set.
+bool write_table(PyObject* table, PyObject* max_norm, PyObject* eps, std::uint64_t address, std::size_t* bytes);
 
 }  // namespace gradclip::python

@@ -1,7 +1,8 @@
 // The table of chunks that the kernels of a GPU go by.
 //
-// int64 words: of N chunks their addresses, their numbers of elements, and the segments that they belong to; of S segments
-// their first chunk, and the one after their last; 0 and N, as if all were one segment. `ops/triton/table.py` says the same.
+// int64 words: of N chunks their addresses, their numbers of elements, and the segments that they belong to; of S
+// segments their first chunk, and the one after their last; 0 and N, as if all were one segment; `max_norm` and `eps`,
+// as float64. `ops/triton/table.py` says the same.
 #pragma once
 
 #include "sweep.h"
@@ -23,18 +24,23 @@ struct Run {
 class Table {
  public:
   // A segment is a tensor, or with `by_unit` each unit of one; then units lie in order in each tensor.
-  Table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& sizes);
+  Table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& sizes);
 
   std::int64_t chunks = 0, segments = 0;
   std::vector<Run> runs;
 
-  std::size_t words() const { return static_cast<std::size_t>(3 * chunks + 2 * segments + 2); }
-  void write(std::int64_t* words);
+  // Writes all words, and returns how many these are; no element is read, wherever it is.
+  std::size_t write(std::int64_t* words, double max_norm, double eps) const;
 
  private:
-  std::int64_t units_of(const Dense& tensor) const { return by_unit_ ? tensor.units : 1; }
+  // The units of a tensor, the elements of each, and the chunks that these are cut into.
+  struct Cut {
+    std::int64_t units, size, pieces;
+  };
+  Cut cut(const Dense& tensor) const;
+  std::size_t run_of(DType dtype) const;
 
-  const std::vector<Dense>& tensors_;
+  std::vector<Dense> tensors_;
   bool by_unit_;
   std::int64_t chunk_ = 0;
 };

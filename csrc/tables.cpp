@@ -1,9 +1,17 @@
-// The table of chunks as Python gets it: words in a bytearray, to be copied to a device.
+// The table of chunks as Python gets it: what is known of it, and a capsule that writes its words where they are to be.
 #include <algorithm>
+#include <memory>
 
 #include "python.h"
 
 namespace gradclip::python {
+namespace {
+
+constexpr char kName[] = "gradclip table";
+
+void destroy(PyObject* capsule) { delete static_cast<Table*>(PyCapsule_GetPointer(capsule, kName)); }
+
+}  // namespace
 
 bool read_sizes(PyObject* tuple, ChunkSizes* out) {
   std::int64_t* const numbers[] = {&out->small, &out->large, &out->threshold};
@@ -21,21 +29,39 @@ bool read_sizes(PyObject* tuple, ChunkSizes* out) {
   return false;
 }
 
-PyObject* as_table(const std::vector<Dense>& tensors, bool by_unit, const ChunkSizes& sizes) {
-  Table table(tensors, by_unit, sizes);
-  const auto bytes = static_cast<Py_ssize_t>(table.words() * sizeof(std::int64_t));
-  const Owned words{PyByteArray_FromStringAndSize(nullptr, bytes)}, runs{PyList_New(0)};
-  if (!words.object || !runs.object) return nullptr;
-  table.write(reinterpret_cast<std::int64_t*>(PyByteArray_AsString(words.object)));
+PyObject* as_table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& sizes) {
   long bits = 16;
   for (const Dense& tensor : tensors) bits = std::max(bits, real_bits(tensor.dtype));
-  for (const Run& run : table.runs) {
-    const Owned entry{Py_BuildValue("iLLO", static_cast<int>(run.dtype), static_cast<long long>(run.begin),
-                                    static_cast<long long>(run.end), run.aligned ? Py_True : Py_False)};
-    if (!entry.object || PyList_Append(runs.object, entry.object) != 0) return nullptr;
+  auto table = std::make_unique<Table>(std::move(tensors), by_unit, sizes);
+  const Owned runs{PyTuple_New(static_cast<Py_ssize_t>(table->runs.size()))};
+  for (std::size_t i = 0; runs.object && i < table->runs.size(); ++i) {
+    const Run& run = table->runs[i];
+    PyObject* entry = Py_BuildValue("iLLO", static_cast<int>(run.dtype), static_cast<long long>(run.begin),
+                                    static_cast<long long>(run.end), run.aligned ? Py_True : Py_False);
+    if (!entry || PyTuple_SetItem(runs.object, static_cast<Py_ssize_t>(i), entry) != 0) return nullptr;
   }
-  return Py_BuildValue("OOLLl", words.object, runs.object, static_cast<long long>(table.chunks),
-                       static_cast<long long>(table.segments), bits);
+  const Owned capsule{runs.object ? PyCapsule_New(table.get(), kName, destroy) : nullptr};
+  if (!capsule.object) return nullptr;
+  const Table* known = table.release();  // the capsule's from now on
+  return Py_BuildValue("OOLLl", capsule.object, runs.object, static_cast<long long>(known->chunks),
+                       static_cast<long long>(known->segments), bits);
+}
+
+bool write_table(PyObject* capsule, PyObject* max_norm, PyObject* eps, std::uint64_t address, std::size_t* bytes) {
+  double bounds[2];
+  const auto* table = static_cast<const Table*>(PyCapsule_GetPointer(capsule, kName));
+  if (!table || !read_double(max_norm, &bounds[0]) || !read_double(eps, &bounds[1])) return false;
+  *bytes = table->write(reinterpret_cast<std::int64_t*>(address), bounds[0], bounds[1]) * sizeof(std::int64_t);
+  return true;
+}
+
+PyObject* fill(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  std::uint64_t address;
+  std::size_t bytes;
+  if (!has_arguments("fill", n, 4, 4) || !read_number(args[3], &address) ||
+      !write_table(args[0], args[1], args[2], address, &bytes))
+    return nullptr;
+  Py_RETURN_NONE;
 }
 
 PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -52,7 +78,7 @@ PyObject* table(PyObject*, PyObject* const* args, Py_ssize_t n) {
         (by_unit && !tensors[i].units_in_order))
       Py_RETURN_NONE;
   }
-  return as_table(tensors, by_unit, sizes);
+  return as_table(std::move(tensors), by_unit, sizes);
 }
 
 }  // namespace gradclip::python

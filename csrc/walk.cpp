@@ -248,12 +248,15 @@ PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n) {
   }
   const bool all = read == taken.size(), is_tabled = read && (!is_host(tensors[0].device) || args[5] == Py_True);
   tensors.resize(read);
-  int threads;
-  if ((!all && !leave(&found, taken)) || !read_threads(tensors, &threads)) return nullptr;
-  if (known && !is_tabled) without_gil([&] { partial = measure(tensors, norm_type, 1, threads, nullptr); });
+  if (!all && !leave(&found, taken)) return nullptr;
+  if (known && !is_tabled) {
+    int threads;
+    if (!read_threads(tensors, &threads)) return nullptr;
+    without_gil([&] { partial = measure(tensors, norm_type, 1, threads, nullptr); });
+  }
   const bool everywhere = static_cast<Py_ssize_t>(found.places.size()) == PyList_Size(owners.object);
   const Owned places{everywhere ? Py_NewRef(Py_None) : as_list(found.places)}, left{as_list(found.left)};
-  const Owned table{is_tabled ? as_table(tensors, false, sizes) : Py_NewRef(Py_None)};
+  const Owned table{is_tabled ? as_table(std::move(tensors), false, sizes) : Py_NewRef(Py_None)};
   if (!places.object || !left.object || !table.object) return nullptr;
   PyObject* specs = found.any_sharded ? found.specs.object : Py_None;
   return Py_BuildValue("OOldOOO", found.gradients.object, places.object, bits, partial, specs, left.object, table.object);

@@ -20,7 +20,7 @@ import gradclip
 import reference
 from conftest import in_small_blocks, skip_without
 from gradclip.ops import registry
-from gradclip.ops.triton import driver, lane, launch, table
+from gradclip.ops.triton import copying, driver, lane, launch, table
 from gradclip.policies import FixedNorm, Policy
 from policies.cases import CASES, clipper_of, gradients, model
 from processes import run
@@ -46,16 +46,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the kernels that were launched."""
     names: list[str] = []
 
-    def noted(act: Any, at: int) -> Any:
-        def noting(*arguments: Any) -> None:
-            names.extend(call.kernel.fn.__name__ for call in arguments[at])
-            act(*arguments)
-
-        return noting
+    def noting(calls: list[launch.Call], device: torch.device) -> None:
+        names.extend(call.kernel.fn.__name__ for call in calls)
+        launch.launch(calls, device)
 
     for module in (triton_backend, plan):
-        monkeypatch.setattr(module, "launch", noted(launch.launch, 0))
-    monkeypatch.setattr(plan, "start", noted(launch.start, 3))
+        monkeypatch.setattr(module, "launch", noting)
     return names
 
 
@@ -86,8 +82,9 @@ def some_tensors() -> list[Tensor]:
 
 
 def words_of(found: table.HostTable) -> Tensor:
-    is_raw = isinstance(found.words, bytearray)
-    return torch.frombuffer(found.words, dtype=torch.int64) if is_raw else found.words
+    out = table.on_device(found, torch.device("cpu")).words
+    table.write(found, (0.1, 1e-6), out)
+    return out
 
 
 @pytest.mark.parametrize("by_unit", [False, True])
@@ -107,7 +104,7 @@ def test_both_ways_to_the_table(by_unit: bool) -> None:
     ):
         ours, theirs = table.tabled(listed, by_unit=by_unit), table.written(listed, by_unit=by_unit)
         assert ours[1:] == theirs[1:]
-        assert isinstance(ours.words, bytearray)
+        assert not isinstance(ours.words, Tensor)
         assert torch.equal(words_of(ours), words_of(theirs))
 
 
@@ -123,7 +120,7 @@ def test_bounds_travel_with_the_table() -> None:
     """As float64, since Triton would pass them as float32."""
     for host in (table.tabled(some_tensors()), table.written(some_tensors())):
         found = table.on_device(host, torch.device("cpu"))
-        table.copy(host, (0.1, 1e-6), found)
+        copying.copy(host, found, None, (0.1, 1e-6))
         assert found.words[found.bounds :].view(torch.float64).tolist() == [0.1, 1e-6]
         assert found.words[found.whole : found.bounds].tolist() == [0, found.chunks]
 
@@ -245,7 +242,7 @@ def test_no_element_at_all() -> None:
         assert gradclip.clip_grad_norm_(given, 1.0).item() == 0.0
         assert gradclip.get_total_norm([p.grad for p in given], math.inf).item() == 0.0
     batch = triton_backend.TritonBatch([torch.zeros(0)])
-    assert len(batch._partials(batch._tabled(), None)) == 1
+    assert len(lane.partials_of(batch._tabled().chunks, torch.device("cpu"), None)) == 1
 
 
 def test_units_are_tabled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +318,12 @@ class Slot:
     def __init__(self, words: int) -> None:
         self.host = torch.zeros(words, dtype=torch.int64)
         self.address = self.host.data_ptr()
-        self.copied = SimpleNamespace(query=lambda: self.free, record=lambda: None)
+        self.copied = SimpleNamespace(query=lambda: self.free, record=self.record)
         self.free = True
+        self.stream: Any = None
+
+    def record(self, stream: Any) -> None:
+        self.stream = stream
 
 
 @pytest.fixture
@@ -331,17 +332,25 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in_for_it = StandIn()
     monkeypatch.setattr(driver, "found", lambda: driver.Driver(*stand_in_for_it.addresses))
     monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
-    monkeypatch.setattr(lane, "Slot", Slot)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
-    own, slots = lane.Lane(torch.device("cpu"), 77), lane.Slots()
-    monkeypatch.setattr(slots, "take", Slot)
-    monkeypatch.setattr(launch, "slots_of", lambda _: slots)
+    own = lane_on(77)
     monkeypatch.setattr(triton_backend, "lane_of", lambda _: own)
     return stand_in_for_it
 
 
+def lane_on(stream: int) -> lane.Lane:
+    """What is kept for a stream, with pinned memory that is not used again; its copies are noted in that stream."""
+    own = lane.Lane(torch.device("cpu"), SimpleNamespace(cuda_stream=stream))
+
+    def give_back(slot: Slot) -> None:
+        assert slot.stream is own.stream
+
+    own.slots = SimpleNamespace(take=Slot, give_back=give_back)  # type: ignore[assignment]
+    return own
+
+
 def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is copied and both kernels are launched in one call of the extension; the scaling is another."""
+    """From the second on, the table is copied and measured in one call of the extension; the scaling is another."""
     stand_in(monkeypatch)
     gradients = [torch.randn(20_000), torch.randn(7), torch.randn(300)]
     before = [x.clone() for x in gradients]
@@ -354,6 +363,12 @@ def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatc
     assert by_driver.launched == [("measure_powers", 2, 77), ("combine", 1, 77), ("scale", 2, 77)]
     chunks, segments = 4, 3
     assert by_driver.copied == [(8 * (3 * chunks + 2 * segments + 4), 77)]
+    calls: list[str] = []
+    for name in ("launch", "start"):
+        act = getattr(driver.Driver, name)
+        monkeypatch.setattr(driver.Driver, name, lambda *given, _act=act, _n=name: calls.append(_n) or _act(*given))
+    clipped(*before)
+    assert calls == ["start", "launch"]
 
 
 def clipped(*gradients: Tensor, max_norm: float = 0.5) -> Tensor:
@@ -409,15 +424,15 @@ def test_a_table_that_is_another_clip_s(by_driver: StandIn, monkeypatch: pytest.
 def test_a_plan_belongs_to_a_stream(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured in one stream and is scaled in another, or in a graph, has a table of its own there."""
     stand_in(monkeypatch)
-    for there in (lane.Lane(torch.device("cpu"), 78), None):
+    for there in (lane_on(78), None):
         gradient = torch.full((50,), 2.0)
         batch = triton_backend.TritonBatch([gradient])
         coef = batch.norm_and_coefficient(1.0, 1e-6)[1]
-        copies = len(by_driver.copied)
+        by_driver.copied.clear()
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(triton_backend, "lane_of", lambda _, found=there: found)
             batch.scale_(coef)
-        assert len(by_driver.copied) == copies  # on the CPU a table is copied by torch
+        assert [stream for _, stream in by_driver.copied] == ([] if there is None else [78])
         assert gradient.norm().item() == pytest.approx(1.0, rel=1e-5)
 
 
@@ -438,6 +453,7 @@ def test_everything_by_the_driver(by_driver: StandIn) -> None:
     assert batch.unit_partials().tolist() == pytest.approx(plain.unit_partials().tolist(), rel=1e-12)
     assert batch.count_nonfinite().sum() == 0
     assert len(by_driver.launched) > 30
+    assert len(by_driver.copied) == 2  # the table, and that of units
 
 
 def test_a_kernel_is_triton_s_until_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,8 +530,11 @@ def test_an_error_of_the_driver() -> None:
     for wrong in ([(1, 1, 32, 0, [0] * 25)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):
         with pytest.raises(TypeError, match="a launch must be a tuple"):
             native.launch(failing.addresses[0], 0, wrong)
-    with pytest.raises(TypeError, match="words must be a bytearray"):
-        native.start(*failing.addresses, 0, b"", 1.0, 1e-6, memory, memory, [])
+    for wrong in (b"", SimpleNamespace()):
+        with pytest.raises(ValueError, match="invalid PyCapsule"):
+            native.start(*failing.addresses, 0, wrong, 1.0, 1e-6, memory, memory, [])
+        with pytest.raises(ValueError, match="invalid PyCapsule"):
+            native.fill(wrong, 1.0, 1e-6, memory)
 
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,9 +566,34 @@ def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots.take_spare(1) is None  # one for each graph, until there is new memory
 
 
+def test_a_lane_for_each_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver gets a context there first; where a graph is captured, and on other devices, there is none."""
+    asked: list[Any] = []
+    now = SimpleNamespace(cuda_stream=1)
+    monkeypatch.setattr(lane, "_LANES", lane._Lanes())
+    monkeypatch.setattr(lane, "is_captured", lambda _: now.cuda_stream == 3)
+    monkeypatch.setattr(lane, "on", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: asked.append(device) or now)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: asked.append("context")))
+    device = torch.device("cuda", 1)
+    first = lane.lane_of(device)
+    assert first is not None
+    assert (first.device, first.stream, first.handle) == (device, now, 1)
+    assert first.slots is lane.slots_of(device)
+    assert lane.lane_of(device) is first
+    assert asked == [1, "context", 1]
+    now = SimpleNamespace(cuda_stream=2)
+    second = lane.lane_of(device)
+    assert second is not None
+    assert (second.handle, second.slots) == (2, first.slots)
+    now = SimpleNamespace(cuda_stream=3)
+    assert lane.lane_of(device) is None
+    assert lane.lane_of(torch.device("cpu")) is None
+
+
 def test_a_lane_keeps_its_partials() -> None:
     """Memory for more numbers takes the place of that for fewer."""
-    own = lane.Lane(torch.device("cpu"), 0)
+    own = lane_on(0)
     assert own.partials(5) is own.partials(3)
     assert len(own.partials(50)) == 50
 

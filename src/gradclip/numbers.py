@@ -90,6 +90,8 @@ def home(device: torch.device) -> torch.device:
 def as_float64(value: Scalar, device: torch.device | None = None) -> Tensor:
     """Return a scalar as a 0-dim float64 tensor on a device; by default where it is, whatever the default device is."""
     if isinstance(value, Tensor):
+        if value.dtype == torch.float64 and (device is None or device == value.device):
+            return value
         where = home(device or value.device)
         return value.to(where).to(torch.float64) if is_narrow(value.device) else value.to(where, torch.float64)
     # `torch.tensor` would copy it there, and wait.

@@ -18,5 +18,5 @@ def is_captured(device: torch.device) -> bool:
     """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
     if device.type != "cuda":
         return False
-    with torch.cuda.device(device):
+    with torch.cuda.device(device.index):  # torch takes twice as long to look at a device
         return torch.cuda.is_current_stream_capturing()

@@ -7,7 +7,7 @@ ISA: str
 HAS_EXCHANGE: int
 
 Launch: TypeAlias = tuple[int, int, int, int, list[int]]
-Chunks: TypeAlias = tuple[bytearray, list[tuple[int, int, int, bool]], int, int, int]
+Chunks: TypeAlias = tuple[object, tuple[tuple[int, int, int, bool], ...], int, int, int]
 
 def widest(tensors: list[Tensor], /) -> int: ...
 def walk(
@@ -20,12 +20,13 @@ def walk(
     /,
 ) -> tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int], Chunks | None] | None: ...
 def table(tensors: list[Tensor], by_unit: bool, sizes: tuple[int, int, int], /) -> Chunks | None: ...
+def fill(table: object, max_norm: float, eps: float, host: int, /) -> None: ...
 def launch(driver: int, stream: int, launches: list[Launch], /) -> None: ...
 def start(
     driver: int,
     copier: int,
     stream: int,
-    words: bytearray,
+    table: object,
     max_norm: float,
     eps: float,
     host: int,

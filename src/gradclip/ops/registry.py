@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,8 +108,9 @@ def on_cpu() -> "Native | Triton | None":
     return _tried.backend() if FORCED.get() == "triton" and is_interpreted() else native()
 
 
+@cache
 def is_interpreted() -> bool:
-    """Whether Triton's interpreter runs its kernels, on the CPU."""
+    """Whether Triton's interpreter runs its kernels, on the CPU: Triton looks once too, where they are made."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

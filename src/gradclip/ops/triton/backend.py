@@ -14,10 +14,11 @@ from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
-from gradclip.ops.triton.lane import Lane, lane_of
+from gradclip.ops.triton.copying import copy
+from gradclip.ops.triton.lane import lane_of, partials_of
 from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
-from gradclip.ops.triton.table import DTYPES, HostTable, Table, copy, on_device, read, read_by_extension, tabled
+from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read, read_by_extension, tabled
 
 try:
     from gradclip.ops.triton.rule import Rule
@@ -55,7 +56,7 @@ class TritonBatch(Batch):
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         factors = None if isinstance(factor, float) and factor == 1.0 else as_float64(factor, self._device).view(1)
         table, out = self._tabled(), self._empty(1)
-        partials = self._partials(table, lane_of(self._device))
+        partials = self._partials(table)
         launch([*measuring_each(table, order, partials, factors), combining(table, order, partials, out)], self._device)
         return from_device(out[0])
 
@@ -187,14 +188,12 @@ class TritonBatch(Batch):
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.float64, device=self._device)
 
-    def _partials(self, table: Table, lane: Lane | None) -> Tensor:
-        """Return memory for the partials of chunks, which are used up before the next are asked for."""
-        count = max(1, table.chunks)  # what combines none writes all the same
-        return self._empty(count) if lane is None else lane.partials(count)
+    def _partials(self, table: Table) -> Tensor:
+        return partials_of(table.chunks, self._device, lane_of(self._device))
 
     def _each(self, table: Table, order: float, factors: Tensor | None = None) -> Tensor:
         """Return the partial of each segment."""
-        partials, out = self._partials(table, lane_of(self._device)), self._empty(table.segments)
+        partials, out = self._partials(table), self._empty(table.segments)
         calls = [*measuring_each(table, order, partials, factors), *combining_each(table, order, partials, out)]
         launch(calls, self._device)
         return out
@@ -203,7 +202,7 @@ class TritonBatch(Batch):
 def _copied(table: HostTable, device: torch.device) -> Table:
     """Return a table on a device."""
     there = on_device(table, device)
-    copy(table, (), there)
+    copy(table, there, lane_of(device))
     return there
 
 

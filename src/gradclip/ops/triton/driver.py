@@ -39,19 +39,19 @@ class Driver:
         _native.launch(self._launcher, stream, launches)  # type: ignore[union-attr] -- there is a driver
 
     def start(
-        self, stream: int, words: bytearray, bounds: tuple[float, float], host: int, device: int, launches: list[Launch]
+        self, stream: int, table: object, bounds: tuple[float, float], host: int, device: int, launches: list[Launch]
     ) -> None:
-        """Copy a table with its bounds, by way of pinned memory, and launch kernels.
+        """Write a table with its bounds to pinned memory, copy it, and launch kernels.
 
         Args:
             stream: The stream, of the current device.
-            words: The table.
+            table: What the extension has made of tensors.
             bounds: `max_norm` and `eps`.
             host: The address of pinned memory for both, which is not written before the copy is made.
             device: The address of memory for both on the device.
             launches: The kernels.
         """
-        _native.start(self._launcher, self._copier, stream, words, *bounds, host, device, launches)  # type: ignore[union-attr]
+        _native.start(self._launcher, self._copier, stream, table, *bounds, host, device, launches)  # type: ignore[union-attr]
 
 
 @lru_cache(maxsize=1)

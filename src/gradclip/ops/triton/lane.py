@@ -63,7 +63,7 @@ class Slots:
         if not slot.copied.query():
             self._free.appendleft(slot)
             return self._new(words)
-        return slot if len(slot.host) >= words else self._new(words)
+        return slot if slot.host.numel() >= words else self._new(words)
 
     def give_back(self, slot: Slot) -> None:
         """Take memory back whose copy is under way, and its event recorded."""
@@ -93,21 +93,32 @@ class Lane:
     """What a thread keeps for one stream; two threads on one stream may take turns between two launches.
 
     Attributes:
-        stream: The handle of the stream.
+        device: The device.
+        stream: The stream.
+        handle: What the driver calls it.
+        slots: The pinned memory of the device.
         plans: The clips that it has made there, by the form of their tables.
     """
 
-    def __init__(self, device: torch.device, stream: int) -> None:
+    def __init__(self, device: torch.device, stream: Any) -> None:
+        self.device = device
         self.stream = stream
+        self.handle: int = stream.cuda_stream
+        self.slots = slots_of(device)
         self.plans: dict[Any, Any] = {}
-        self._device = device
         self._partials: Tensor | None = None
 
     def partials(self, count: int) -> Tensor:
         """Return float64 memory for so many numbers or more, until the next call."""
         if self._partials is None or len(self._partials) < count:
-            self._partials = torch.empty(count, dtype=torch.float64, device=self._device)
+            self._partials = torch.empty(count, dtype=torch.float64, device=self.device)
         return self._partials
+
+
+def partials_of(chunks: int, device: torch.device, lane: Lane | None) -> Tensor:
+    """Return memory for the partials of chunks, which are used up before the next are asked for."""
+    count = max(1, chunks)  # what combines none writes all the same
+    return torch.empty(count, dtype=torch.float64, device=device) if lane is None else lane.partials(count)
 
 
 @final
@@ -126,10 +137,10 @@ def lane_of(device: torch.device) -> Lane | None:
     """
     if device.type != "cuda" or is_captured(device):
         return None
-    stream = torch.cuda.current_stream(device).cuda_stream
-    lane = _LANES.known.get((device, stream))
+    stream = torch.cuda.current_stream(device.index)  # torch takes twice as long to look at a device
+    lane = _LANES.known.get((device, stream.cuda_stream))
     if lane is None:
         with on(device):
             torch.cuda.Event().record()  # the driver launches nothing in a thread that has no context yet
-        lane = _LANES.known[device, stream] = Lane(device, stream)
+        lane = _LANES.known[device, stream.cuda_stream] = Lane(device, stream)
     return lane

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from gradclip.ops.triton import driver
-from gradclip.ops.triton.lane import Lane, on, slots_of
-from gradclip.ops.triton.table import HostTable, Table, copy
+from gradclip.ops.triton.lane import on
 
 PER_PROCESSOR = 8
 """Programs for each multiprocessor."""
@@ -53,7 +52,7 @@ def launch(calls: list[Call], device: torch.device) -> None:
     by = driver.found()
     with on(device):
         if by is not None and (launches := launches_of(calls, device)) is not None:
-            by.launch(torch.cuda.current_stream(device).cuda_stream, launches)
+            by.launch(torch.cuda.current_stream(device.index).cuda_stream, launches)
             return
         for call in calls:
             options = {"enable_fp_fusion": call.fused, "num_warps": call.warps}
@@ -62,55 +61,8 @@ def launch(calls: list[Call], device: torch.device) -> None:
                 _compiled[call.key(device)] = ready
 
 
-def launch_again(launches: list[driver.Launch], device: torch.device, lane: Lane) -> None:
-    """Launch by the driver what it has launched before, in the current stream of a device."""
-    with on(device):
-        _driver().launch(lane.stream, launches)
-
-
-def start(table: HostTable, bounds: tuple[float, float], to: Table, calls: list[Call], lane: Lane | None) -> None:
-    """Copy a table to a device and launch kernels there: in one call of the extension, where the driver can.
-
-    Args:
-        table: The table on the host.
-        bounds: `max_norm` and `eps`.
-        to: The same on the device.
-        calls: The kernels.
-        lane: What the thread keeps for the current stream, if it does.
-    """
-    launches = None if lane is None else launches_of(calls, to.words.device)
-    if lane is not None and launches is not None and isinstance(table.words, bytearray):
-        start_again(table, bounds, to, launches, lane)
-    else:
-        copy(table, bounds, to)
-        launch(calls, to.words.device)
-
-
-def start_again(
-    table: HostTable, bounds: tuple[float, float], to: Table, launches: list[driver.Launch], lane: Lane
-) -> None:
-    """Do the same by the driver, with a table that the extension has written."""
-    device, words = to.words.device, table.words
-    if not isinstance(words, bytearray):
-        raise TypeError("the driver copies a table that the extension has written")
-    with on(device):
-        slots = slots_of(device)
-        slot = slots.take(len(to.words))
-        _driver().start(lane.stream, words, bounds, slot.address, to.words.data_ptr(), launches)
-        slot.copied.record()
-        slots.give_back(slot)
-
-
-def _driver() -> driver.Driver:
-    if (by := driver.found()) is None:
-        raise RuntimeError("there is no driver to launch what it has launched before")
-    return by
-
-
 def launches_of(calls: list[Call], device: torch.device) -> list[driver.Launch] | None:
     """Return how the driver launches kernels, if each was compiled and it can."""
-    if driver.found() is None:
-        return None
     found: list[driver.Launch] = []
     for call in calls:
         if (ready := _compiled.get(call.key(device))) is None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gradclip.ops.triton import driver, writing
 from gradclip.ops.triton.calls import measuring_each, norming, over_runs
-from gradclip.ops.triton.lane import Lane
-from gradclip.ops.triton.launch import Call, launch, launch_again, launches_of, start, start_again
-from gradclip.ops.triton.table import HostTable, Run, on_device
+from gradclip.ops.triton.copying import Bounds, copy, start
+from gradclip.ops.triton.lane import Lane, on, partials_of
+from gradclip.ops.triton.launch import Call, launch, launches_of
+from gradclip.ops.triton.table import HostTable, Run, Table, on_device
 
 Form: TypeAlias = tuple[tuple[Run, ...], int, int, bool]
 """What the tables of one model have in common: runs, chunks, segments, and whether any tensor is wide."""
@@ -24,17 +25,28 @@ MOST = 8
 
 @final
 class Sheet:
-    """Launches with blanks for the addresses of some numbers.
+    """Launches by the driver, with blanks for the addresses of some numbers.
 
     Args:
+        by: The driver.
+        lane: What the thread keeps for the stream.
         launches: The launches.
         calls: What they are.
         numbers: The numbers that are others each time.
     """
 
-    __slots__ = ("_blanks", "_launches")
+    __slots__ = ("_blanks", "_by", "_lane", "_launches")
 
-    def __init__(self, launches: list[driver.Launch], calls: list[Call], numbers: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self,
+        by: driver.Driver,
+        lane: Lane,
+        launches: list[driver.Launch],
+        calls: list[Call],
+        numbers: tuple[Tensor, ...],
+    ) -> None:
+        self._by = by
+        self._lane = lane
         self._launches = launches
         self._blanks = [
             (arguments, place, which)
@@ -44,8 +56,16 @@ class Sheet:
             if argument is number
         ]
 
-    def on(self, *numbers: Tensor) -> list[driver.Launch]:
-        """Return the launches on these numbers, until the next call."""
+    def launch(self, *numbers: Tensor) -> None:
+        """Launch, on these numbers."""
+        with on(self._lane.device):
+            self._by.launch(self._lane.handle, self._on(numbers))
+
+    def start(self, host: HostTable, bounds: Bounds, to: Table, *numbers: Tensor) -> None:
+        """Copy a table, and launch."""
+        start(self._by, host, bounds, to, self._on(numbers), self._lane)
+
+    def _on(self, numbers: tuple[Tensor, ...]) -> list[driver.Launch]:
         addresses = [number.data_ptr() for number in numbers]
         for arguments, place, which in self._blanks:
             arguments[place] = addresses[which]
@@ -74,31 +94,30 @@ class Plan:
         with torch.inference_mode(mode=False):  # or what was made inside is not copied to outside
             self.table = on_device(host, device)
         self.turn = 0
-        count = max(1, host.chunks)  # what combines none writes all the same
-        empty = torch.empty(count, dtype=torch.float64, device=device) if lane is None else lane.partials(count)
-        self._partials = empty  # of this plan too, as its address is in the launches
+        self._partials = partials_of(host.chunks, device, lane)  # of this plan too, as its address is in the launches
         self._device = device
         self._measuring: Sheet | None = None
         self._scaling: Sheet | None = None
 
-    def norm_and_coefficient(self, host: HostTable, bounds: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the norm in float64, the coefficient, and the norm as it is returned, by `max_norm` and `eps`."""
+    def norm_and_coefficient(self, host: HostTable, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the norm in float64, the coefficient, and the norm as it is returned."""
         self.turn += 1
         dtype = torch.float64 if host.is_wide else torch.float32
         length, coef = torch.empty(2, dtype=torch.float64, device=self._device).unbind()
         numbers = length, coef, torch.empty((), dtype=dtype, device=self._device)
-        if self._measuring is not None and self.lane is not None:
-            start_again(host, bounds, self.table, self._measuring.on(*numbers), self.lane)
+        if self._measuring is not None:
+            self._measuring.start(host, bounds, self.table, *numbers)
         else:
             calls = [*measuring_each(self.table, 2.0, self._partials), norming(self.table, self._partials, *numbers)]
-            start(host, bounds, self.table, calls, self.lane)
+            copy(host, self.table, self.lane, bounds)
+            launch(calls, self._device)
             self._measuring = self._sheet(calls, numbers)
         return numbers
 
     def scale_(self, coef: Tensor) -> None:
         """Multiply by one number."""
-        if self._scaling is not None and self.lane is not None:
-            launch_again(self._scaling.on(coef), self._device, self.lane)
+        if self._scaling is not None:
+            self._scaling.launch(coef)
         else:
             calls = over_runs(writing.scale, self.table, coef, EACH=False)
             launch(calls, self._device)
@@ -106,15 +125,17 @@ class Plan:
 
     def _sheet(self, calls: list[Call], numbers: tuple[Tensor, ...]) -> Sheet | None:
         """Write calls down, if the driver launches them."""
-        found = None if self.lane is None else launches_of(calls, self._device)
-        return None if found is None else Sheet(found, calls, numbers)
+        by = driver.found()
+        if by is None or self.lane is None or (found := launches_of(calls, self._device)) is None:
+            return None
+        return Sheet(by, self.lane, found, calls, numbers)
 
 
 def plan_of(host: HostTable, device: torch.device, lane: Lane | None) -> Plan:
     """Return the plan for a table: that of the last step, where there was one."""
-    if lane is None or not isinstance(host.words, bytearray):
+    if lane is None or isinstance(host.words, Tensor):
         return Plan(host, device, None)
-    form: Form = (tuple(host.runs), *host[2:])
+    form: Form = host[1:]
     if (plan := lane.plans.get(form)) is None:
         if len(lane.plans) >= MOST:
             lane.plans.clear()

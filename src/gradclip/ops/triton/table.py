@@ -1,4 +1,4 @@
-"""The table of chunks that the kernels go by: built on the host at every call, and copied without a wait.
+"""The table of chunks that the kernels go by: made anew at every call.
 
 Gradients of a training loop are at other addresses at every step, so nothing of it is kept.
 
@@ -16,16 +16,13 @@ S, S                   the first chunk of each segment, and the one after its la
 Chunks of one dtype lie together, whatever the order of the tensors.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, WIDE
 from gradclip.ops.reference import count_units
-from gradclip.ops.triton.lane import pinned, slots_of
-from gradclip.tracing import is_captured
 
 try:
     from gradclip.ops import _native
@@ -39,13 +36,10 @@ SIZES = 2**14, 2**16, 2**28
 """Elements of a chunk; of one where there are many elements; and how many that is. Fewer chunks starve a GPU, and more
 partials take time to combine."""
 
-BYTES, FLOAT64_BITS = 8, 64
+FLOAT64_BITS = 64
 
 ALIGNMENT = 16
 """Bytes that are read at once, where all chunks begin at a multiple of them."""
-
-_captured: list[Tensor] = []
-"""What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
 
 
 class Run(NamedTuple):
@@ -59,18 +53,19 @@ class Run(NamedTuple):
 
 @final
 class HostTable(NamedTuple):
-    """A table on the host, without the bounds.
+    """What is known of a table before it is written, which takes longer than the rest where there are many chunks.
 
     Attributes:
-        words: The table; by the extension in bytes.
+        words: A tensor of the words but for the bounds; or what the extension writes them by, straight to where they
+            are copied from.
         runs: Its chunks by dtype.
         chunks: The number N of chunks.
         segments: The number S of segments.
         is_wide: Whether any tensor has the precision of float64, one without elements too.
     """
 
-    words: bytearray | Tensor
-    runs: list[Run]
+    words: Any
+    runs: tuple[Run, ...]
     chunks: int
     segments: int
     is_wide: bool
@@ -78,10 +73,10 @@ class HostTable(NamedTuple):
 
 @final
 class Table(NamedTuple):
-    """The same on the device, where there is room for the bounds too."""
+    """The same on the device."""
 
     words: Tensor
-    runs: list[Run]
+    runs: tuple[Run, ...]
     chunks: int
     segments: int
     is_wide: bool
@@ -104,33 +99,17 @@ class Table(NamedTuple):
 
 def on_device(table: HostTable, device: torch.device) -> Table:
     """Return a table on a device, where nothing is written yet."""
-    words = len(table.words) // BYTES if isinstance(table.words, bytearray) else len(table.words)
-    return Table(torch.empty(words + 2, dtype=torch.int64, device=device), *table[1:])
+    words = 3 * table.chunks + 2 * table.segments + 4
+    return Table(torch.empty(words, dtype=torch.int64, device=device), *table[1:])
 
 
-def copy(table: HostTable, bounds: Sequence[float], to: Table) -> None:
-    """Copy a table to a device, without a wait.
-
-    Args:
-        table: The table on the host.
-        bounds: `max_norm` and `eps`, or nothing.
-        to: The same on the device.
-    """
-    given = torch.frombuffer(table.words, dtype=torch.int64) if isinstance(table.words, bytearray) else table.words
-    numbers = torch.tensor(list(bounds) or [0.0, 0.0], dtype=torch.float64, device=CPU).view(torch.int64)
-    there = to.words
-    if there.device.type == "cpu":  # that of Triton's interpreter
-        torch.cat([given, numbers], out=there)
-        return
-    captured = is_captured(there.device)
-    host = slots_of(there.device).take_spare(len(there)) if captured else None
-    if host is None:
-        host = pinned(len(there))
-    host = host[: len(there)]
-    torch.cat([given, numbers], out=host)
-    if captured:
-        _captured.append(host)
-    there.copy_(host, non_blocking=True)
+def write(table: HostTable, bounds: tuple[float, float], out: Tensor) -> None:
+    """Write a table, with `max_norm` and `eps`, to int64 memory of the host."""
+    if isinstance(table.words, Tensor):
+        numbers = torch.tensor(bounds, dtype=torch.float64, device=CPU).view(torch.int64)
+        torch.cat([table.words, numbers], out=out)
+    else:
+        _native.fill(table.words, *bounds, out.data_ptr())  # type: ignore[union-attr] -- which has made it
 
 
 def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
@@ -150,9 +129,9 @@ def read_by_extension(tensors: list[Tensor], *, by_unit: bool = False) -> HostTa
     return None if found is None else read(*found)
 
 
-def read(words: bytearray, runs: list[tuple[int, int, int, bool]], chunks: int, segments: int, bits: int) -> HostTable:
-    """Return the table that the extension has written."""
-    named = [Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs]
+def read(words: Any, runs: tuple[tuple[int, int, int, bool], ...], chunks: int, segments: int, bits: int) -> HostTable:
+    """Return the table that the extension has made."""
+    named = tuple([Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs])
     return HostTable(words, named, chunks, segments, bits == FLOAT64_BITS)
 
 
@@ -203,7 +182,7 @@ def _counted(counts: Tensor) -> Tensor:
     return torch.arange(total, device=CPU) - _spread(torch.cumsum(counts, 0) - counts, counts)
 
 
-def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> list[Run]:
+def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> tuple[Run, ...]:
     runs: list[Run] = []
     begin = 0
     for x, count in zip(tensors, chunks.tolist(), strict=True):
@@ -212,4 +191,4 @@ def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> list[Run]:
         elif count:
             runs.append(Run(x.dtype, begin, begin + count, aligned=True))
         begin += count
-    return [run._replace(aligned=not bool((where[run.begin : run.end] % ALIGNMENT).any())) for run in runs]
+    return tuple(run._replace(aligned=not bool((where[run.begin : run.end] % ALIGNMENT).any())) for run in runs)

@@ -1,0 +1,54 @@
+"""The way of a table to a device, without a wait."""
+
+from typing import TypeAlias
+
+from torch import Tensor
+
+from gradclip.ops.triton import driver
+from gradclip.ops.triton.lane import Lane, on, pinned, slots_of
+from gradclip.ops.triton.table import HostTable, Table, write
+from gradclip.tracing import is_captured
+
+Bounds: TypeAlias = tuple[float, float]
+"""`max_norm` and `eps`, which lie behind a table."""
+
+_captured: list[Tensor] = []
+"""What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
+
+
+def copy(table: HostTable, to: Table, lane: Lane | None, bounds: Bounds = (0.0, 0.0)) -> None:
+    """Copy a table to a device.
+
+    Args:
+        table: The table on the host.
+        to: The same on the device.
+        lane: What the thread keeps for the current stream, if it does.
+        bounds: Read by kernels that make a coefficient.
+    """
+    there = to.words
+    if lane is not None and (by := driver.found()) is not None and not isinstance(table.words, Tensor):
+        start(by, table, bounds, to, [], lane)
+        return
+    if there.device.type == "cpu":  # that of Triton's interpreter
+        write(table, bounds, there)
+        return
+    captured = is_captured(there.device)
+    host = slots_of(there.device).take_spare(len(there)) if captured else None
+    if host is None:
+        host = pinned(len(there))
+    host = host[: len(there)]
+    write(table, bounds, host)
+    if captured:
+        _captured.append(host)
+    there.copy_(host, non_blocking=True)
+
+
+def start(
+    by: driver.Driver, table: HostTable, bounds: Bounds, to: Table, launches: list[driver.Launch], lane: Lane
+) -> None:
+    """Write a table, copy it and launch what goes by it, in one call of the extension, which has made the table."""
+    with on(lane.device):
+        slot = lane.slots.take(to.words.numel())
+        by.start(lane.handle, table.words, bounds, slot.address, to.words.data_ptr(), launches)
+        slot.copied.record(lane.stream)
+        lane.slots.give_back(slot)
