@@ -11,38 +11,35 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 - Lines without a norm are left out, without a word: most are about something else.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, tee
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import AT_ONCE, Chunk, chunks_of
+from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import END, entry_of
 
 
-def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+def read_printed(source: Source) -> Iterator[Chunk]:
     """Return what a trainer printed, some lines at a time.
 
     Raises:
         ReadError: If no number is named as the norm.
     """
-    with files[0].open("rb") as file:
-        entries, ahead = tee(_entries(pieces(file, source.path)))
-        source.choose(source.sample((entry for _, entry in ahead), AT_ONCE), "number")
-        del ahead
-        norm = source.fields["norms"]
-        told = (found for found in entries if norm in found[1])
-        first = list(islice(told, AT_ONCE))
-        source.choose(source.sample((entry for _, entry in first), AT_ONCE + 1), "number")  # what is told beside it
-        step = source.fields.get("steps", norm)
-        yield from chunks_of((found for found in chain(first, told) if step in found[1]), source)
+    rest = pieces(source)
+    first = next(rest, Piece(1, b""))
+    source.choose(entry for _, entry in _entries(first))
+    norm = source.fields["norms"]
+    source.choose(entry for _, entry in _entries(first) if norm in entry)  # what is told beside it
+    told = {norm, source.fields.get("steps", norm)}
+    found = chain.from_iterable(map(_entries, chain([first], rest)))
+    yield from chunks_of(((line, entry) for line, entry in found if told <= entry.keys()), source)
 
 
-def _entries(some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for piece in some:
-        for number, data in piece.lines():
-            for part in END.split(data.decode(errors="replace").rstrip()):
-                if entry := entry_of(part):
-                    yield number, entry
+def _entries(piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the numbers of lines by their names, where there are any, and where these lines are."""
+    for line, data in piece.lines():
+        for part in END.split(data.decode(errors="replace").rstrip()):
+            if entry := entry_of(part):
+                yield line, entry
