@@ -13,7 +13,12 @@ Fields: TypeAlias = dict[str, str]
 
 @final
 class Field(NamedTuple):
-    """What is read: a whole number, a number, text or an object; and its usual names, in the order of their trial."""
+    """What is read.
+
+    Attributes:
+        kind: `int` for whole numbers, `float` for any, `str` for text, `dict` for objects.
+        names: What it is usually called, in the order in which these are tried.
+    """
 
     kind: type
     names: tuple[str, ...]
@@ -54,6 +59,7 @@ STATUSES = (*(status.value for status in Status), "skipped")
 """What a status may be: the last is that of a logger that keeps numbers alone."""
 
 SKIPPED = tuple(status for status in STATUSES if status.startswith("skipped"))
+"""The statuses of steps that did not happen."""
 
 UNNAMED = "all parameters"
 """The group of records that have none: as a rule, of a clipper of all parameters."""
