@@ -12,13 +12,16 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import islice
 from typing import Any
 
-from gradclip.analysis.reading.pieces import Piece, pieces
+from gradclip.analysis.reading.pieces import pieces
 from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import END, entry_of
+
+FIRST = 2
+"""Pieces in which the norm is looked for: a last line without an end is one of its own."""
 
 
 def read_printed(source: Source) -> Iterator[Chunk]:
@@ -27,19 +30,17 @@ def read_printed(source: Source) -> Iterator[Chunk]:
     Raises:
         ReadError: If no number is named as the norm.
     """
-    rest = pieces(source)
-    first = next(rest, Piece(1, b""))
-    source.choose(entry for _, entry in _entries(first))
+    source.choose(entry for _, entry in _entries(source, FIRST))
     norm = source.fields["norms"]
-    source.choose(entry for _, entry in _entries(first) if norm in entry)  # what is told beside it
+    source.choose(entry for _, entry in _entries(source, FIRST) if norm in entry)  # what is told beside it
     told = {norm, source.fields.get("steps", norm)}
-    found = chain.from_iterable(map(_entries, chain([first], rest)))
-    yield from chunks_of(((line, entry) for line, entry in found if told <= entry.keys()), source)
+    yield from chunks_of((found for found in _entries(source) if told <= found[1].keys()), source)
 
 
-def _entries(piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(source: Source, most: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Return the numbers of lines by their names, where there are any, and where these lines are."""
-    for line, data in piece.lines():
-        for part in END.split(data.decode(errors="replace").rstrip()):
-            if entry := entry_of(part):
-                yield line, entry
+    for piece in islice(pieces(source), most):
+        for line, data in piece.lines():
+            for part in END.split(data.decode(errors="replace").rstrip()):
+                if entry := entry_of(part):
+                    yield line, entry

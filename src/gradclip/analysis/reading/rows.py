@@ -1,6 +1,7 @@
 """From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -111,8 +112,15 @@ def _text(role: str, values: Sequence[Any]) -> pl.Series:
             column = pl.Series(role, values, dtype=pl.String, strict=False)
             if column.null_count() == values.count(None):  # polars has no integers of more than 128 bits
                 return column
-    written = (value if isinstance(value, (str, type(None))) else shown(value) for value in values)
-    return pl.Series(role, [text and plain(text) for text in written], dtype=pl.String)
+    return pl.Series(role, [None if value is None else _written(value) for value in values], dtype=pl.String)
+
+
+def _written(value: Any) -> str:
+    """Return a value of any kind as text: a number as all its digits, what is neither as a word."""
+    if isinstance(value, str):
+        return plain(value)
+    is_number = type(value) is int and abs(value) <= sys.float_info.max
+    return str(value) if is_number else shown(value)
 
 
 def _number(column: pl.Series) -> pl.Series:
