@@ -23,7 +23,7 @@ import polars as pl
 
 from gradclip.analysis.reading.names import FIELDS
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import UNREADABLE, Chunk, chunks_of
+from gradclip.analysis.reading.rows import NUMBERS, UNREADABLE, Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 
 EMPTY = b" \t\r\n\0"
@@ -32,7 +32,7 @@ EMPTY = b" \t\r\n\0"
 NOT_FINITE = re.compile(rb"(?<=[:,\[\s])(-?(?:NaN|Infinity))(?=[,}\]\s])")
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
 
-KINDS: dict[type, Any] = {int: pl.Int64, float: pl.Float64, str: pl.String, dict: pl.String}
+KINDS: dict[type, Any] = NUMBERS | {str: pl.String, dict: pl.String}
 """What polars reads; of an object it is enough to know that there is one."""
 
 AS_TEXT: dict[type, Any] = KINDS | {int: pl.Float64, float: pl.String}

@@ -20,6 +20,8 @@ AT_ONCE = 10_000
 MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
 """Words for no number, in lower case."""
 
+NUMBERS: dict[type, Any] = {int: pl.Int64, float: pl.Float64}
+
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises where a file is not as it reads them."""
 
@@ -49,7 +51,7 @@ def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) ->
     rest = iter(found)
     while some := list(islice(rest, AT_ONCE)):
         lines, entries = zip(*some, strict=True)
-        columns = [_text(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
+        columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
         yield Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
 
 
@@ -78,8 +80,9 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     _check(rows, raw, had_norm, chunk, source)
     for role, add in (("each", source.details.add_norms), ("nonfinite", source.details.add_counts)):
         if role in raw and chunk.entry is not None:
-            for row in raw[role].is_not_null().arg_true():
-                add(rows["line"][row], partial(_object, chunk.entry, row, source.fields[role]))
+            told = raw[role].is_not_null().arg_true()
+            for row, line in zip(told, rows["line"].gather(told), strict=True):
+                add(line, partial(_object, chunk.entry, row, source.fields[role]))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
@@ -103,11 +106,15 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
         source.refuse(problem.format(name=shown(name), value=shown(value), norm=norms[row]), rows["line"][row])
 
 
-def _text(role: str, values: Sequence[Any]) -> pl.Series:
-    """Return values of any kind as text."""
+def _column(role: str, values: Sequence[Any]) -> pl.Series:
+    """Return values of any kind as numbers, where numbers are read and all are, or as text."""
+    dtype, kinds = NUMBERS.get(FIELDS[role].kind), {*map(type, values)}
+    if dtype is not None and kinds <= {int, float, type(None)}:
+        with suppress(TypeError, OverflowError):
+            return pl.Series(role, values, dtype=dtype)
     if FIELDS[role].kind is int:  # polars writes a float with fewer digits than it has
         values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    if {*map(type, values)} <= {int, float, str, type(None)}:
+    if kinds <= {int, float, str, type(None)}:
         with suppress(UnicodeEncodeError):
             column = pl.Series(role, values, dtype=pl.String, strict=False)
             if column.null_count() == values.count(None):  # polars has no integers of more than 128 bits
