@@ -61,13 +61,14 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
         >>> series.norms, series.events[0].step
         (tensor([2.5000,    nan], dtype=torch.float64), 2)
     """
+    file = Path(path)
     try:
         import polars as pl  # noqa: F401, PLC0415 -- gradclip needs torch alone
     except ImportError:
-        raise ReadError(path, f"reading it needs polars: {how_to_install('report')}") from None
+        raise ReadError(file, f"reading it needs polars: {how_to_install('report')}") from None
     from gradclip.analysis.reading.gather import series_of  # noqa: PLC0415
 
-    with said(path):
-        if "\0" in str(path):
+    with said(file):
+        if "\0" in str(file):
             raise FileNotFoundError  # as for any other name that no file can have
-        return series_of(Path(path), column, run)
+        return series_of(file, column, run)
