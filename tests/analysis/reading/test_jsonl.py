@@ -11,7 +11,7 @@ from torch import nn
 
 import gradclip
 from analysis.reading.files import record, refusal, same, write_lines
-from gradclip.analysis.reading import jsonl, pieces, read_series
+from gradclip.analysis.reading import jsonl, pieces, read_series, source
 from gradclip.analysis.series import Event
 from gradclip.policies import FixedNorm
 from gradclip.records import JSONLines, Memory
@@ -84,6 +84,7 @@ def test_lines_of_others_without_a_norm_are_left_out(path: Path) -> None:
         ("7", 7.0),
         ("-0.0", 0.0),
         ("123456789012345678901234567890", 123456789012345678901234567890.0),
+        ("1" + 70 * "0", 1e70),
         ("5e-324", 5e-324),
         ("0.1234567890123456789012345", 0.12345678901234568),
     ],
@@ -209,7 +210,7 @@ def test_polars_and_json_read_the_same(path: Path, monkeypatch: pytest.MonkeyPat
     write_lines(path, lines)
     quick = read_series(path)
     by_json: list[int] = []
-    monkeypatch.setattr(jsonl, "_parsed", lambda piece, source: by_json.append(piece.line))
+    monkeypatch.setattr(jsonl, "_by_polars", lambda piece, source: by_json.append(piece.line))
     assert same(read_series(path), quick)
     assert by_json == [1]
     assert len(quick) == 2700
@@ -223,7 +224,7 @@ def test_a_blank_line_costs_the_others_nothing(path: Path, monkeypatch: pytest.M
     lines[777] = ""
     read_one_by_one: list[int] = []
     parse = json.loads
-    monkeypatch.setattr(jsonl, "SAMPLE", 1)
+    monkeypatch.setattr(source, "ENOUGH", 1)
     monkeypatch.setattr(jsonl.json, "loads", lambda text: read_one_by_one.append(1) or parse(text))
     series = read_series(write_lines(path, lines))
     assert series.steps.tolist() == [*range(1, 778), *range(779, 2001)]
@@ -231,7 +232,7 @@ def test_a_blank_line_costs_the_others_nothing(path: Path, monkeypatch: pytest.M
 
 
 def test_norms_that_are_not_finite_are_read_by_polars_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "chunk_of", None)
+    monkeypatch.setattr(jsonl, "chunks_of", None)
     lines = [{"step": s, "grad_norm": [1.5, NAN, math.inf, "2.5"][s % 4], "note": "NaN or Infinity"} for s in range(99)]
     series = read_series(write_lines(path, [*lines, {"step": 99, "grad_norm": 1e-300, "x": [NAN, -math.inf]}]))
     assert series.norms.tolist() == pytest.approx([*([1.5, NAN, math.inf, 2.5] * 25)[:99], 1e-300], nan_ok=True)

@@ -81,6 +81,11 @@ def test_a_long_prologue(tmp_path: Path) -> None:
     assert read_series(tmp_path / "train.log").norms.tolist() == [2.5]
 
 
+def test_the_first_norm_on_a_last_line_without_an_end(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text("loading, shard: 1\nstep: 1 grad_norm: 2.5")
+    assert read_series(tmp_path / "train.log").norms.tolist() == [2.5]
+
+
 def test_another_name(tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text("step: 1 | gradient size: 2.5 | grad_norm: 1.0\n")
     assert read_series(tmp_path / "train.log", column="gradient size").norms.tolist() == [2.5]

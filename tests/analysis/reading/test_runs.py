@@ -1,5 +1,6 @@
 """Steps that come again: resumed runs, second runs, and records of several clippers in one file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_records_of_several_groups_are_refused(path: Path) -> None:
 
 def test_one_group_is_read(path: Path) -> None:
     assert len(read_series(write_lines(path, [record(s, group="critic") for s in (1, 2)]))) == 2
+
+
+@pytest.mark.parametrize("form", ["lines", "history", "printed"])
+def test_norms_of_parameters_are_read_in_any_format_that_has_objects(path: Path, form: str) -> None:
+    entries = [record(1, norms={"a": 1.0}), record(2, None, "skipped_nonfinite", nonfinite={"b": [0, 1]})]
+    written = {"history": [json.dumps({"log_history": entries})], "printed": [f"INFO {entry}" for entry in entries]}
+    series = read_series(write_lines(path, written.get(form, entries)))
+    assert series.each == ((1, {"a": 1.0}),)
+    assert [(event.step, event.nonfinite) for event in series.events] == [(2, {"b": (0, 1)})]
 
 
 def test_norms_of_parameters_are_thinned_evenly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,7 @@ Whatever is in a file, the outcome is a `Series` or a `ReadError` of one line.
 from os import PathLike
 from pathlib import Path
 
-from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.kinds import files_of
-from gradclip.analysis.reading.source import Source
+from gradclip.analysis.reading.error import ReadError, said
 from gradclip.analysis.series import Series
 from gradclip.extras import how_to_install
 
@@ -63,20 +61,14 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
         >>> series.norms, series.events[0].step
         (tensor([2.5000,    nan], dtype=torch.float64), 2)
     """
-    source = Source(Path(path), column, run)
+    file = Path(path)
     try:
         import polars as pl  # noqa: F401, PLC0415 -- gradclip needs torch alone
     except ImportError:
-        source.refuse(f"reading it needs polars: {how_to_install('report')}")
+        raise ReadError(file, f"reading it needs polars: {how_to_install('report')}") from None
     from gradclip.analysis.reading.gather import series_of  # noqa: PLC0415
 
-    try:
-        if "\0" in str(source.path):
+    with said(file):
+        if "\0" in str(file):
             raise FileNotFoundError  # as for any other name that no file can have
-        return series_of(*files_of(source.path, column), source)
-    except FileNotFoundError:
-        source.refuse("there is no such file. Check the path.")
-    except PermissionError:
-        source.refuse("it may not be read. Ask for the permission, or copy it.")
-    except OSError as error:
-        source.refuse(f"it cannot be read ({error.strerror}). Check the path and the disk.")
+        return series_of(file, column, run)

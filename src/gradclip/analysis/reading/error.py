@@ -1,6 +1,7 @@
 """The one error of all readers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike, fspath
 from typing import Any, final
 
@@ -28,6 +29,19 @@ class ReadError(ValueError):
         super().__init__(printable(f"{place}: {problem}"))
 
 
+@contextmanager
+def said(path: str | PathLike[str]) -> Iterator[None]:
+    """Say as a `ReadError` what the operating system has against a file or folder."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ReadError(path, "there is no such file. Check the path.") from error
+    except PermissionError as error:
+        raise ReadError(path, "it may not be read. Ask for the permission, or copy it.") from error
+    except OSError as error:
+        raise ReadError(path, f"it cannot be read ({error.strerror}). Check the path and the disk.") from error
+
+
 def shown(value: Any) -> str:
     """Return what stands in a file, quoted and short."""
     if isinstance(value, (list, dict)):
@@ -47,3 +61,8 @@ def listed(names: Sequence[Any], most: int = 20) -> str:
 def printable(message: str) -> str:
     """Return a message on one line: the name of a file, or of a column in it, may hold anything."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+
+
+def plain(text: str) -> str:
+    """Return text that can be written anywhere: JSON may name halves of characters."""
+    return text.encode("utf-8", "replace").decode()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import FLAGS, NUMBERS, may_be_of_use
+from gradclip.analysis.reading.names import FLAGS, may_be_of_use
 from gradclip.analysis.reading.rows import Chunk
 from gradclip.analysis.reading.source import Source
 
@@ -24,16 +24,15 @@ FRAME = 16
 """Bytes around each record of an event file: its length and two checksums."""
 
 
-def read_events(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+def read_events(source: Source) -> Iterator[Chunk]:
     """Return a row for each norm in event files: those of one run, in the order of time.
 
     Raises:
         ReadError: If they hold none, or tensorboard is not installed.
     """
-    source.part = "scalar"
-    scalars: dict[str, tuple[array[int], array[float]] | None] = {}
+    points: dict[str, tuple[array[int], array[float]] | None] = {}
     place = 0
-    for file in files:
+    for file in source.files:
         size, read = file.stat().st_size, 0
         for length, event in _events(file):
             read += length + FRAME
@@ -41,37 +40,35 @@ def read_events(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
                 place += 1
                 if (number := _scalar(value)) is None:
                     continue
-                if value.tag not in scalars:
-                    scalars[value.tag] = (array("q"), array("d")) if may_be_of_use(value.tag, source.column) else None
-                if (columns := scalars[value.tag]) is not None:
+                if value.tag not in points:
+                    points[value.tag] = (array("q"), array("d")) if may_be_of_use(value.tag, source.column) else None
+                if (columns := points[value.tag]) is not None:
                     columns[0].extend((place, event.step))
                     columns[1].extend((number, event.wall_time))
         if size and not read:
             raise ReadError(file, "it is no event file, or damaged from its beginning. Leave it out, or copy it again.")
         if read < size:
             source.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
-    source.choose(dict.fromkeys(scalars), "tag")
-    rows = _rows({role: columns for role, tag in source.fields.items() if (columns := scalars[tag])})
+    source.choose([dict.fromkeys(points)])
+    rows = _rows({role: _frame(role, *found) for role, tag in source.fields.items() if (found := points[tag])})
     yield Chunk(rows["place"], rows.drop("place"))
 
 
-def _rows(scalars: Mapping[str, tuple[array[int], array[float]]]) -> pl.DataFrame:
+def _frame(role: str, whole: array[int], real: array[float]) -> pl.DataFrame:
+    columns = {"place": whole[::2], "steps": whole[1::2], role: real[::2], "times": real[1::2]}
+    return pl.DataFrame({name: pl.Series(name, memoryview(column)) for name, column in columns.items()})
+
+
+def _rows(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Return a row for each norm, and for each flag at a step without one: a norm that was not finite is not logged."""
-
-    def points(role: str) -> pl.DataFrame:
-        whole, real = scalars[role]
-        columns = {"place": whole[::2], "steps": whole[1::2], role: real[::2], "times": real[1::2]}
-        return pl.DataFrame({name: pl.Series(name, memoryview(column)) for name, column in columns.items()})
-
-    rows = points("norms")
-    for flag in FLAGS:
-        if flag in scalars:
-            alone = points(flag).join(rows, on="steps", how="anti")
-            rows = pl.concat([rows, alone.drop(flag)], how="diagonal")
+    rows = frames["norms"]
+    for flag in filter(frames.__contains__, FLAGS):
+        alone = frames[flag].drop(flag).join(rows, on="steps", how="anti")
+        rows = pl.concat([rows, alone], how="diagonal")
     rows = rows.sort("place")
-    for role in (*FLAGS, *NUMBERS):
-        if role in scalars and role not in rows.columns:
-            last = points(role).unique("steps", keep="last", maintain_order=True).select("steps", role)
+    for role, frame in frames.items():
+        if role not in rows.columns:
+            last = frame.unique("steps", keep="last", maintain_order=True).select("steps", role)
             rows = rows.join(last, on="steps", how="left", maintain_order="left")
     return rows
 

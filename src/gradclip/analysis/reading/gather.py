@@ -1,6 +1,7 @@
 """From the rows of a file to a run: which of them count, and what a reader should know about the rest."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
 from os import fspath
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from torch import Tensor
 from gradclip.analysis.reading.error import listed
 from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
-from gradclip.analysis.reading.kinds import Kind
-from gradclip.analysis.reading.names import CLIPPED, FOREIGN, NO_STATUS, STATUSES, UNNAMED
-from gradclip.analysis.reading.order import check_one_run, counted_on, spaced, that_count
+from gradclip.analysis.reading.kinds import Kind, files_of
+from gradclip.analysis.reading.names import SKIPPED, STATUSES, UNNAMED
+from gradclip.analysis.reading.order import counted_on, policies_of_one_run, spaced, that_count
 from gradclip.analysis.reading.printed import read_printed
 from gradclip.analysis.reading.rows import Chunk, rows_of
 from gradclip.analysis.reading.source import Source
@@ -20,13 +21,14 @@ from gradclip.analysis.reading.table import read_table
 from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Event, Series
 
-FORMATS: dict[Kind, Callable[[Sequence[Path], Source], Iterator[Chunk]]] = {
-    "jsonl": read_jsonl,
-    "table": read_table,
-    "trainer_state": read_trainer_state,
-    "printed": read_printed,
-    "events": read_events,
+FORMATS: dict[Kind, tuple[Callable[[Source], Iterator[Chunk]], str, str]] = {
+    "jsonl": (read_jsonl, "line", "field"),
+    "table": (read_table, "line", "column"),
+    "trainer_state": (read_trainer_state, "log_history entry", "field"),
+    "printed": (read_printed, "line", "number"),
+    "events": (read_events, "scalar", "tag"),
 }
+"""How a kind of file is read, what the numbers of its rows count, and what a column is called there."""
 
 MOST_EVENTS = 10_000
 """Events that are kept; a run may be one long event."""
@@ -37,8 +39,6 @@ SINCE_1970 = 1e8
 MILLISECONDS = 1e11
 """Seconds in 5138: larger times are milliseconds, as MLflow counts them."""
 
-SKIPPED = [code for code, status in enumerate(STATUSES) if status.startswith("skipped")]
-
 RECORD = "Record the norm of each step, or name its column with column=."
 
 NO_WORD = "nonfinite"
@@ -47,48 +47,49 @@ NO_WORD = "nonfinite"
 WAY_OUT = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
 
 
-def series_of(kind: Kind, files: Sequence[Path], source: Source) -> Series:
-    """Return the run in the files of one kind.
+def series_of(path: Path, column: str | None, run: str | None) -> Series:
+    """Return the run in a file or folder.
 
     Raises:
-        ReadError: If they cannot be read, there is no norm, or the rows are of several runs or groups.
+        ReadError: If it cannot be read, there is no norm, or the rows are of several runs or groups.
+        OSError: If it cannot be looked at.
     """
-    parts = [rows_of(chunk, source) for chunk in FORMATS[kind](files, source)]
+    kind, files = files_of(path, column)
+    read, part, called = FORMATS[kind]
+    source = Source(path, column, run, files, part, called)
+    parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
         source.refuse(f"there are no rows. {RECORD}")
     frame, remarks = _one_run(pl.concat(parts), source)
-    policies, optimizers = _changes(frame, "policy"), _changes(frame, "optimizer")
-    if "status" in frame and ((frame["status"] == FOREIGN).any() or (frame["status"] == NO_STATUS).all()):
-        frame = frame.drop("status")  # a column of this name may say something else, such as "running"
+    has_status = _has_status(frame)
+    frame = frame.with_columns(status=pl.col("status").cast(str).fill_null(NO_WORD) if has_status else pl.lit(NO_WORD))
     if "steps" not in frame:
         remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
     if (onward := counted_on(frame)) is not None:
         remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(steps=onward)
-    check_one_run(frame, policies, source)
-    frame, dropped = that_count(frame, source)
-    steps, times = frame["steps"].to_torch(), _numbers(frame, "times")
-    if times is not None and (times > MILLISECONDS).any():
-        times = times / 1000
+    policies = policies_of_one_run(frame, source)
+    frame, dropped = that_count(frame, source, any_order=kind == "table")
+    steps = frame["steps"].to_torch()
     remarks += [*dropped, *spaced(steps)]
     if len(policies) > 1:
-        remarks.append(f"The policy changes: {listed([policy for _, policy in policies], 4)}.")
+        remarks.append(f"The policy changes: {listed(policies, 4)}.")
+    skipped, norms = frame["status"].is_in(SKIPPED), source.details.each
+    kept = frame.select("steps", "line").filter(pl.col("line").is_in(list(norms)))
+    columns = {role: _numbers(frame, role) for role in ("norms_after", "thresholds", "losses", "lrs")}
     return Series(
-        source=fspath(source.path),
-        steps=steps,
-        norms=frame["norms"].to_torch(),
-        norms_after=_numbers(frame, "norms_after"),
-        thresholds=_numbers(frame, "thresholds"),
-        clipped=(frame["status"] == CLIPPED).to_torch() if "status" in frame else None,
-        skipped=frame["status"].is_in(SKIPPED).to_torch() if "status" in frame else None,
-        losses=_numbers(frame, "losses"),
-        lrs=_numbers(frame, "lrs"),
-        times=times if times is not None and (times > SINCE_1970).any() else None,
-        policy=policies[-1][1] if policies else None,
-        optimizer=optimizers[-1][1] if optimizers else None,
-        each=_each(frame, source),
-        events=_events(frame, source, remarks),
+        fspath(path),
+        steps,
+        frame["norms"].to_torch(),
+        **columns,
+        clipped=(frame["status"] == "clipped").to_torch() if has_status else None,
+        skipped=skipped.to_torch() if has_status else None,
+        times=_dates(_numbers(frame, "times")),
+        policy=_last(frame, "policy"),
+        optimizer=_last(frame, "optimizer"),
+        each=tuple((step, norms[line]) for step, line in kept.iter_rows()),
+        events=_events(frame.filter(skipped | ~frame["norms"].is_finite()), source, remarks),
         remarks=(*source.noticed(), *remarks, *source.details.remarks()),
     )
 
@@ -98,12 +99,12 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
     rows = frame.filter(frame["norms"].is_not_null())
     runs, groups = _distinct(rows, "run"), _distinct(rows, "group")
     if source.run is not None:
-        named = [*runs, *([] if groups == [UNNAMED] else groups)]
+        named = [*runs, *(groups if groups != [UNNAMED] else [])]
         if source.run not in named:
             there_are = f"there are: {listed(named)}" if named else "no column says of which run a row is"
             source.refuse(f"there is no run {source.run!r}; {there_are}.")
         role = "run" if source.run in runs else "group"
-        frame, rows = (some.filter(some[role].cast(str) == source.run) for some in (frame, rows))
+        frame, rows = (some.filter(pl.col(role) == source.run) for some in (frame, rows))
         groups = _distinct(rows, "group")
     elif len(runs) > 1:
         source.refuse(f"the rows are of {len(runs)} runs: {listed(runs, 5)}. {WAY_OUT}")
@@ -117,40 +118,38 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
 
 
 def _distinct(frame: pl.DataFrame, role: str) -> list[str]:
-    """Return what a column of text holds, but for empty cells."""
-    return sorted(filter(None, frame[role].unique())) if role in frame else []
+    """Return what a column of text holds."""
+    return sorted(frame[role].drop_nulls().unique()) if role in frame else []
 
 
-def _changes(frame: pl.DataFrame, role: str) -> list[tuple[int, str]]:
-    """Return the rows at which a column of text changes, and what it then says."""
-    if role not in frame:
-        return []
-    named = frame.select(role).with_row_index().drop_nulls()
-    return named.filter(named[role].ne_missing(named[role].shift())).rows()
+def _has_status(frame: pl.DataFrame) -> bool:
+    """Say whether there are statuses of ours: a column of this name may say something else, such as "running"."""
+    said = _distinct(frame, "status")
+    return bool(said) and {*said} <= {*STATUSES}
+
+
+def _last(frame: pl.DataFrame, role: str) -> str | None:
+    """Return what a column of text says last."""
+    named = frame[role].drop_nulls() if role in frame else None
+    return None if named is None or named.is_empty() else named[-1]
 
 
 def _numbers(frame: pl.DataFrame, role: str) -> Tensor | None:
     """Return a column; None where nothing of it is known."""
-    column = frame[role].fill_null(float("nan")) if role in frame else None
+    column = frame[role].fill_null(math.nan) if role in frame else None
     return None if column is None or column.is_nan().all() else column.to_torch()
 
 
-def _events(frame: pl.DataFrame, source: Source, remarks: list[str]) -> tuple[Event, ...]:
+def _dates(times: Tensor | None) -> Tensor | None:
+    """Return times in seconds since 1970; None where they are since the start of a run."""
+    if times is not None and (times > MILLISECONDS).any():
+        times = times / 1000
+    return times if times is not None and (times > SINCE_1970).any() else None
+
+
+def _events(found: pl.DataFrame, source: Source, remarks: list[str]) -> tuple[Event, ...]:
     """Return the steps that were skipped or not finite."""
-    bad = ~frame["norms"].is_finite()
-    if "status" in frame:
-        bad |= frame["status"].is_in(SKIPPED)
-    found = frame.filter(bad)
     if found.height > MOST_EVENTS:
         remarks.append(f"Of {found.height} steps skipped or not finite, the first {MOST_EVENTS} are listed.")
-        found = found.head(MOST_EVENTS)
-    words = [STATUSES[code] if code >= 0 else NO_WORD for code in found["status"]] if "status" in found else None
-    counts = [source.details.nonfinite.get(line, {}) for line in found["line"]]
-    return tuple(map(Event, found["steps"], words or [NO_WORD] * found.height, counts))
-
-
-def _each(frame: pl.DataFrame, source: Source) -> tuple[tuple[int, dict[str, float]], ...]:
-    """Return the norms of parameters on those lines that count, with their steps."""
-    norms = dict(source.details.each)
-    found = frame.filter(frame["line"].is_in(list(norms))) if norms else frame.clear()
-    return tuple((step, norms[line]) for step, line in found.select("steps", "line").iter_rows())
+    rows = found.select("steps", "status", "line").head(MOST_EVENTS).iter_rows()
+    return tuple(Event(step, status, source.details.nonfinite.get(line, {})) for step, status, line in rows)

@@ -16,22 +16,23 @@ from gradclip.analysis.reading.text import CELLS, END, entry_of, is_number
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 
-EVENTS = "tfevents"
-"""What the names of event files hold."""
+EVENTS, TRAINER_STATE = "tfevents", "trainer_state.json"
+"""What the names of event files hold, and how the log of a Trainer is called."""
 
-TRAINER_STATE = "trainer_state.json"
-
-HEAD = 4096
-"""Bytes that are looked at."""
-
-PROLOGUE = 2**18
-"""Bytes of text in which a trainer prints its first norm."""
+IN_FOLDERS: dict[Kind, str] = {"events": f"*{EVENTS}*", "trainer_state": TRAINER_STATE}
+"""What is looked for in folders."""
 
 DEPTH = 3
 """How many folders below one that was named are looked into."""
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """What a Trainer calls the folders of one run: the last holds all steps."""
+
+HEAD = 4096
+"""Bytes that tell a binary file from text."""
+
+PROLOGUE = 2**18
+"""Bytes of text in which a trainer prints its first norm."""
 
 LIST = re.compile(r"\[\s*(?:[\]{]|$)")
 """How a list of objects begins; a line of text may begin with a bracket too."""
@@ -66,29 +67,22 @@ def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path]]:
 
 
 def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
-    if events := _event_files(folder):
-        return "events", events
-    if (state := folder / TRAINER_STATE).is_file():
-        return "trainer_state", [state]
-    below = [
-        here for depth in range(1, DEPTH + 1) for here in sorted(folder.glob("/".join("*" * depth))) if here.is_dir()
-    ]
-    runs = [here for here in below if _event_files(here)] or [
-        here for here in below if (here / TRAINER_STATE).is_file()
-    ]
-    checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
-    if len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
-        runs = [max(checkpoints)[1]]
-    if len(runs) == 1:
-        return _in_folder(runs[0])
-    if runs:
-        names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
-        raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
+    """Return the run in a folder itself, or else the one below it."""
+    with os.scandir(folder):  # which says where it may not be read, as a search does not
+        pass
+    for depths in ([0], range(1, DEPTH + 1)):
+        for kind, name in IN_FOLDERS.items():
+            files = [file for depth in depths for file in sorted(folder.glob("*/" * depth + name)) if file.is_file()]
+            runs = list(dict.fromkeys(file.parent for file in files))
+            checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
+            if runs and len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
+                runs = [max(checkpoints)[1]]
+            if len(runs) > 1:
+                names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
+                raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
+            if runs:
+                return kind, [file for file in files if file.parent == runs[0]]
     raise ReadError(folder, "there is no event file and no trainer_state.json in the folder. Name a file.")
-
-
-def _event_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if EVENTS in file.name and file.is_file())
 
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:

@@ -1,65 +1,65 @@
-"""What columns are called: the usual names, and how one is chosen among those that a file has."""
+"""What columns are called: what is read, its usual names, and how a column is chosen among those that a file has."""
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, final
 
 from gradclip.analysis.reading.error import ReadError, listed, shown
 from gradclip.result import Status
 
 Fields: TypeAlias = dict[str, str]
-"""The names of columns by what is read from them: `"norms"`, and what is there of `OTHERS`."""
+"""The names of columns by what is read from them: `"norms"`, and what is there of `FIELDS`."""
+
+
+@final
+class Field(NamedTuple):
+    """What is read.
+
+    Attributes:
+        kind: `int` for whole numbers, `float` for any, `str` for text, `dict` for objects.
+        names: What it is usually called, in the order in which these are tried.
+    """
+
+    kind: type
+    names: tuple[str, ...]
+
 
 NORMS = (
-    "total_norm",
-    "grad_norm",
-    "gradient_norm",
-    "global_norm",
-    "global_grad_norm",
-    "total_grad_norm",
-    "grad_norm_total",
-    "grad_2.0_norm_total",
-    "gnorm",
+    *("total_norm", "grad_norm", "gradient_norm", "global_norm", "global_grad_norm", "total_grad_norm"),
+    *("grad_norm_total", "grad_2.0_norm_total", "gnorm"),
 )
-"""Usual names of the norm before clipping, in the order in which they are tried."""
+"""Usual names of the norm before clipping, alone or in a folder; alone it may be called `norm` as well."""
 
-OTHERS = {
-    "steps": ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update"),
-    "norms_after": ("total_norm_after",),
-    "thresholds": ("threshold",),
-    "losses": ("loss", "train_loss", "training_loss", "lm_loss"),
-    "lrs": ("lr", "learning_rate"),
-    "times": ("time", "_timestamp", "timestamp", "wall_time"),
-    "status": ("status",),
-    "clipped": ("clipped",),
-    "skipped": ("skipped",),
-    "epochs": ("epoch",),
-    "policy": ("policy",),
-    "optimizer": ("optimizer", "optim"),
-    "run": ("run", "run_id", "run_name", "seed", "split"),
-    "group": ("group",),
+FIELDS = {
+    "norms": Field(float, (*NORMS, "norm")),
+    "steps": Field(int, ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update")),
+    "norms_after": Field(float, ("total_norm_after",)),
+    "thresholds": Field(float, ("threshold",)),
+    "losses": Field(float, ("loss", "train_loss", "training_loss", "lm_loss")),
+    "lrs": Field(float, ("lr", "learning_rate")),
+    "times": Field(float, ("time", "_timestamp", "timestamp", "wall_time")),
+    "status": Field(str, ("status",)),
+    "clipped": Field(float, ("clipped",)),
+    "skipped": Field(float, ("skipped",)),
+    "epochs": Field(float, ("epoch",)),
+    "policy": Field(str, ("policy",)),
+    "optimizer": Field(str, ("optimizer", "optim")),
+    "run": Field(str, ("run", "run_id", "run_name", "seed", "split")),
+    "group": Field(str, ("group",)),
+    "metric": Field(str, ("key", "metric")),
+    "each": Field(dict, ("norms",)),
+    "nonfinite": Field(dict, ("nonfinite",)),
 }
-"""Usual names of what else is read."""
-
-NUMBERS = ("norms_after", "thresholds", "losses", "lrs", "times", "epochs")
-"""What is read beside the norms where it is a number, and taken for missing where it is none."""
+"""What is read. A metric says what the number beside it is of, where that is called `value`, as MLflow exports it."""
 
 FLAGS = ("clipped", "skipped")
 """Numbers that stand for a status where there is none: 1.0 for yes."""
 
-NAMES = ("policy", "optimizer", "group", "run")
-"""What is kept as text."""
-
-TEXT = ("status", "metric", *NAMES)
-"""What is read as text."""
-
 STATUSES = (*(status.value for status in Status), "skipped")
-"""What a status may be; a row holds its place here. The last is that of a logger that keeps numbers alone."""
+"""What a status may be: the last is that of a logger that keeps numbers alone."""
 
-OK, CLIPPED, SKIPPED = map(STATUSES.index, ("ok", "clipped", "skipped"))
-
-NO_STATUS, FOREIGN = -1, -2
-"""Instead of the place of a status: none is given, or one that is not ours, such as `"running"`."""
+SKIPPED = tuple(status for status in STATUSES if status.startswith("skipped"))
+"""The statuses of steps that did not happen."""
 
 UNNAMED = "all parameters"
 """The group of records that have none: as a rule, of a clipper of all parameters."""
@@ -67,14 +67,11 @@ UNNAMED = "all parameters"
 ONE_TAG = {"wall_time", "step", "value"}
 """The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""
 
-METRIC = ("key", "metric")
-"""Columns that say what the number in the column `value` is, as MLflow exports its metrics."""
-
 ANY = None
 """A folder that may have any name. What stands before the last slash of a name is its folder here."""
 
 NORMS_IN_ORDER = (
-    *(("", name) for name in (*NORMS, "norm")),
+    *(("", name) for name in FIELDS["norms"].names),
     *((folder, name) for folder in ("train", "gradclip", ANY) for name in NORMS),
 )
 """Folders and names of the norm, in the order in which they are tried."""
@@ -109,28 +106,29 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
         raise ReadError(path, f"several {kind}s may be the norm: {listed(norm)}. {advice}")
     fields = {"norms": norm[0]}
     run, folder, word = _parts(norm[0])
-    for role, names in (OTHERS | ({"metric": METRIC} if word == "value" else {})).items():
+    for role, field in FIELDS.items():
+        if role in fields or (role == "metric" and word != "value"):
+            continue
         near = [name for name in columns if name not in fields.values() and _parts(name)[0] in (run, "")]
         folders = (folder, "", "train", *((ANY,) if role == "steps" else ()))
-        if found := _usual(near, [(place, name) for place in folders for name in names]):
+        if found := _usual(near, [(place, name) for place in folders for name in field.names]):
             fields[role] = found[0]
     return fields
 
 
-def norms_among(columns: Sequence[str], wanted: str | None) -> list[str]:
+def norms_among(columns: Sequence[str], wanted: str | None = None) -> list[str]:
     """Return the columns that may be the norm, of which there should be one."""
     if wanted is not None:
         return _meant(columns, wanted)
     words = {_parts(column)[2] for column in columns}
-    is_value = words == ONE_TAG or not words.isdisjoint(METRIC)
+    is_value = words == ONE_TAG or not words.isdisjoint(FIELDS["metric"].names)
     return _usual(columns, NORMS_IN_ORDER) or (_meant(columns, "value") if is_value else [])
 
 
 def may_be_of_use(column: str, wanted: str | None) -> bool:
-    """Say whether a column may be chosen, whatever the others are."""
-    word = _parts(column)[2]
-    usual = word in (*NORMS, "norm") or any(word in names for names in OTHERS.values())
-    return usual or (wanted is not None and word == _parts(wanted)[2])
+    """Say whether a column of numbers may be chosen, whatever the others are."""
+    words = {name for field in FIELDS.values() if field.kind is float for name in field.names}
+    return _parts(column)[2] in (words if wanted is None else {*words, _parts(wanted)[2]})
 
 
 def _usual(columns: Sequence[str], places: Iterable[tuple[str | None, str]]) -> list[str]:
@@ -146,12 +144,10 @@ def _meant(columns: Sequence[str], wanted: str) -> list[str]:
     """Return the column of this name; else those that differ in case, in the run, or in the folder alone."""
     if wanted in columns:
         return [wanted]
-    run, folder, last = _parts(wanted)
-    tries: list[tuple[str, ...]] = [(run, folder, last)]
-    tries += [(folder, last)] if not run else []
-    tries += [(last,)] if not run and not folder else []
-    for words in tries:
-        if found := [column for column in columns if _parts(column)[-len(words) :] == words]:
+    parts = _parts(wanted)
+    said = next((place for place, part in enumerate(parts) if part), len(parts) - 1)
+    for first in range(said + 1):
+        if found := [column for column in columns if _parts(column)[first:] == parts[first:]]:
             return found
     return []
 

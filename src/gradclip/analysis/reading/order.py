@@ -16,7 +16,7 @@ MOST_SHOWN = 3
 """Places that a remark names."""
 
 
-def that_count(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
+def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> tuple[pl.DataFrame, list[str]]:
     """Return the rows that count, their steps rising, and what is to be said of the others.
 
     A run that is resumed goes back to a step that it was at before: from there on the later rows count, and of the
@@ -25,7 +25,7 @@ def that_count(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[
     """
     remarks: list[str] = []
     back = (frame["steps"].diff() < 0).sum()
-    if source.any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
+    if any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
         remarks.append("The rows were not in the order of their steps and are sorted.")
         frame = frame.sort("steps", maintain_order=True)
     steps = frame["steps"]
@@ -89,17 +89,18 @@ def spaced(steps: Tensor) -> list[str]:
     return [remark]
 
 
-def check_one_run(frame: pl.DataFrame, policies: list[tuple[int, str]], source: Source) -> None:
-    """Check that no second run begins in the file: one with another policy, from the first step again.
-
-    The policies are given with the rows at which they begin.
+def policies_of_one_run(frame: pl.DataFrame, source: Source) -> list[str]:
+    """Return the policies of a run, one after another.
 
     Raises:
-        ReadError: If one does.
+        ReadError: If a second run begins in the file: one with another policy, from the first step again.
     """
-    first = frame["steps"].min() if len(policies) > 1 else None
-    for (_, before), (row, policy) in pairwise(policies):
-        step, line = frame["steps"][row], frame["line"][row]
-        if step == first:
+    if "policy" not in frame:
+        return []
+    named = frame.select("policy", "steps", "line").drop_nulls("policy")
+    begun = named.filter(named["policy"].ne_missing(named["policy"].shift())).rows()
+    for (before, _, _), (policy, step, line) in pairwise(begun):
+        if step == frame["steps"].min():
             problem = f"another run begins here, at step {step} again and with {shown(policy)} after {shown(before)}."
             source.refuse(f"{problem} Split the file here: one run a file.", line)
+    return [policy for policy, _, _ in begun]

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from os import PathLike
-from typing import BinaryIO, final
+from io import BytesIO
+from typing import final
 
-from gradclip.analysis.reading.error import ReadError
+from gradclip.analysis.reading.source import Source
 
 SIZE = 4 * 2**20
 """Bytes of a piece, as a rule."""
 
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line that no record has."""
+
+MARK = b"\xef\xbb\xbf"
+"""The order of bytes, which some programs write in front of UTF-8."""
 
 
 @final
@@ -31,44 +33,36 @@ class Piece:
     data: bytes
     open: bool = False
 
-    @cached_property
-    def count(self) -> int:
-        """How many lines there are."""
+    def __len__(self) -> int:
         return self.data.count(b"\n") + self.open
+
+    @cached_property
+    def texts(self) -> list[bytes]:
+        """The lines, without their ends."""
+        return self.data.split(b"\n")[: len(self)]
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Return the lines with their numbers, one by one."""
-        start, number = 0, self.line
-        while start < len(self.data):
-            end = self.data.find(b"\n", start) + 1 or len(self.data)
-            yield number, self.data[start:end]
-            start, number = end, number + 1
-
-    def below(self, line: int) -> "Piece":
-        """Return the lines from one on."""
-        above = sum(len(text) for _, text in islice(self.lines(), line - self.line))
-        return Piece(line, self.data[above:], self.open)
+        return enumerate(BytesIO(self.data), self.line)
 
 
-def pieces(file: BinaryIO, path: str | PathLike[str]) -> Iterator[Piece]:
-    """Return the pieces of a file from where it is read next, without a byte order mark.
+def pieces(source: Source) -> Iterator[Piece]:
+    """Return the pieces of a file.
 
     Raises:
         ReadError: If a line has no end for too long.
     """
-    line, rest = 1, b""
-    while read := file.read(SIZE):
-        if line == 1 and not rest:
-            read = read.removeprefix(b"\xef\xbb\xbf")
-        cut = read.rfind(b"\n") + 1
-        if cut:
-            piece = Piece(line, rest + read[:cut])
-            yield piece
-            line, rest = line + piece.count, read[cut:]
-        elif len(rest) > LONGEST_LINE:
-            problem = "the line is longer than 64 MiB. Is this a file of records, one a line?"
-            raise ReadError(path, problem, line=line)
-        else:
-            rest += read
-    if rest:
-        yield Piece(line, rest, open=True)
+    line = 1
+    with source.files[0].open("rb") as file:
+        if file.read(len(MARK)) != MARK:
+            file.seek(0)
+        while data := file.read(SIZE) + file.readline(LONGEST_LINE):
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole:
+                yield Piece(line, whole)
+                line += whole.count(b"\n")
+            if len(data) - len(whole) >= LONGEST_LINE:
+                source.refuse("the line is longer than 64 MiB. Is this a file of records, one a line?", line)
+            if len(data) > len(whole):
+                yield Piece(line, data[len(whole) :], open=True)
+                return

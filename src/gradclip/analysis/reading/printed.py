@@ -11,38 +11,36 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 - Lines without a norm are left out, without a word: most are about something else.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, tee
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import AT_ONCE, Chunk, chunks_of
+from gradclip.analysis.reading.pieces import pieces
+from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import END, entry_of
 
+FIRST = 2
+"""Pieces in which the norm is looked for: a last line without an end is one of its own."""
 
-def read_printed(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+
+def read_printed(source: Source) -> Iterator[Chunk]:
     """Return what a trainer printed, some lines at a time.
 
     Raises:
         ReadError: If no number is named as the norm.
     """
-    with files[0].open("rb") as file:
-        entries, ahead = tee(_entries(pieces(file, source.path)))
-        source.choose(source.sample((entry for _, entry in ahead), AT_ONCE), "number")
-        del ahead
-        norm = source.fields["norms"]
-        told = (found for found in entries if norm in found[1])
-        first = list(islice(told, AT_ONCE))
-        source.choose(source.sample((entry for _, entry in first), AT_ONCE + 1), "number")  # what is told beside it
-        step = source.fields.get("steps", norm)
-        yield from chunks_of((found for found in chain(first, told) if step in found[1]), source)
+    source.choose(entry for _, entry in _entries(source, FIRST))
+    norm = source.fields["norms"]
+    source.choose(entry for _, entry in _entries(source, FIRST) if norm in entry)  # what is told beside it
+    told = {norm, source.fields.get("steps", norm)}
+    yield from chunks_of((found for found in _entries(source) if told <= found[1].keys()), source)
 
 
-def _entries(some: Iterable[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for piece in some:
-        for number, data in piece.lines():
+def _entries(source: Source, most: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the numbers of lines by their names, where there are any, and where these lines are."""
+    for piece in islice(pieces(source), most):
+        for line, data in piece.lines():
             for part in END.split(data.decode(errors="replace").rstrip()):
                 if entry := entry_of(part):
-                    yield number, entry
+                    yield line, entry

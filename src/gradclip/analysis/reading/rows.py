@@ -1,34 +1,29 @@
 """From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, final
 
 import polars as pl
 
-from gradclip.analysis.reading.error import listed, shown
-from gradclip.analysis.reading.names import (
-    CLIPPED,
-    FLAGS,
-    FOREIGN,
-    NAMES,
-    NO_STATUS,
-    NUMBERS,
-    OK,
-    SKIPPED,
-    STATUSES,
-    UNNAMED,
-    norms_among,
-)
+from gradclip.analysis.reading.error import listed, plain, shown
+from gradclip.analysis.reading.names import FIELDS, FLAGS, STATUSES, UNNAMED, norms_among
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import MISSING, plain
 
 AT_ONCE = 10_000
 """Entries that are rows at once."""
 
-LARGEST_STEP = 2**63 - 1
-"""The largest integer of 64 bits."""
+MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
+"""Words for no number, in lower case."""
+
+NUMBERS: dict[type, Any] = {int: pl.Int64, float: pl.Float64}
+
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises where a file is not as it reads them."""
 
 PUT_RIGHT = "Put it right, or name another column with column= (on the command line: --column)."
 
@@ -42,8 +37,8 @@ class Chunk(NamedTuple):
     Attributes:
         lines: Where each is in the file.
         frame: What is read, by role: columns of numbers or of text, null for nothing.
-        entry: From a row to its values as they are written, by the names of columns, for messages; None where the
-            frame holds their text.
+        entry: From a row to its values as they are written, by the names of columns; None where the frame holds their
+            text.
     """
 
     lines: Sequence[int] | pl.Series
@@ -51,88 +46,91 @@ class Chunk(NamedTuple):
     entry: Callable[[int], Mapping[str, Any]] | None = None
 
 
-def chunk_of(lines: Sequence[int], entries: Sequence[Mapping[str, Any]], source: Source) -> Chunk:
-    """Return the rows of entries: values by the names of columns, and the places of these in the file."""
-    columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
-    return Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
-
-
 def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[Chunk]:
-    """Return the rows of places and the entries there, some at a time."""
+    """Return the rows of entries, some at a time: of their places in the file, and values by the names of columns."""
     rest = iter(found)
     while some := list(islice(rest, AT_ONCE)):
-        yield chunk_of([line for line, _ in some], [entry for _, entry in some], source)
+        lines, entries = zip(*some, strict=True)
+        columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
+        yield Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
 
 
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
-    """Return the columns of a run: `line` and `norms`; and by what there is, `steps`, `status`, `NUMBERS` and `NAMES`.
+    """Return the columns of a run: `line`, and those of `FIELDS` that there are, each of its kind.
 
-    A norm is null where there is none, and NaN where a status says that there was one; a status is a place in
-    `STATUSES`, `NO_STATUS` or `FOREIGN`.
+    A norm is null where there is none, and NaN where a status says that there was one. Objects go to `source.details`.
 
     Raises:
         ReadError: If a norm or a step is not what it should be.
     """
-    raw, lines = chunk.frame, pl.Series("line", chunk.lines, dtype=pl.Int64)
+    raw = chunk.frame
     if "metric" in raw:  # a row is a number and what it is of
-        named = norms_among(raw["metric"].drop_nulls().unique().sort().to_list(), None)
+        named = norms_among(raw["metric"].drop_nulls().unique().sort().to_list())
         if len(named) > 1:
             source.refuse(f"several metrics may be the norm: {listed(named)}. Write one to a file of its own.")
-        raw = raw.with_columns(pl.when(pl.col("metric").is_in(named)).then("norms"))
-    norms = _numbers(raw["norms"])
-    columns, kept = [lines], norms.is_not_null()
-    refused = {f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}": ("norms", norms < 0.0)}
-    if not raw["norms"].dtype.is_numeric():
-        said_so = raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
-        refused[f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"] = ("norms", ~kept & ~said_so)
-    if any(role in raw for role in ("status", *FLAGS)):
-        columns.append(_statuses(raw).alias("status"))
-        kept |= columns[-1] >= 0
-    if "steps" in raw:
-        columns.append(_whole(raw["steps"]))
+        raw = raw.with_columns(pl.when(pl.col("metric").is_in(named)).then("norms")).drop("metric")
+    kinds = {column.name: FIELDS[column.name].kind for column in raw}
+    rows = pl.DataFrame([READ[kinds[column.name]](column) for column in raw if kinds[column.name] in READ])
+    if "status" not in rows and any(flag in rows for flag in FLAGS):
+        rows = rows.with_columns(status=_status(rows).cast(pl.Categorical))
+    rows = rows.with_columns(pl.Series("line", chunk.lines, dtype=pl.Int64))
+    had_norm = rows["norms"].is_not_null()
+    if "status" in rows:
+        had_norm |= rows["status"].is_in(STATUSES).fill_null(value=False)
+    _check(rows, raw, had_norm, chunk, source)
+    for role, add in (("each", source.details.add_norms), ("nonfinite", source.details.add_counts)):
+        if role in raw and chunk.entry is not None:
+            told = raw[role].is_not_null().arg_true()
+            for row, line in zip(told, rows["line"].gather(told), strict=True):
+                add(line, partial(_object, chunk.entry, row, source.fields[role]))
+    return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
+
+
+def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Chunk, source: Source) -> None:
+    """Raise for the first row that is refused, if one is."""
+    norms, unread = rows["norms"], rows["norms"].is_null() & raw["norms"].is_not_null()
+    if unread.any():
+        unread &= ~raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
+    refused = [
+        ("norms", norms < 0.0, f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}"),
+        ("norms", unread, f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"),
+    ]
+    if "steps" in rows:
         problem = "{name} must be the whole number of a step, got {value}. Put it right."
-        refused[problem] = ("steps", kept & columns[-1].is_null())
-    _check(refused, chunk, source)
-    columns.append(norms.set(kept & norms.is_null(), float("nan")))
-    columns += [_numbers(raw[role]) for role in NUMBERS if role in raw]
-    if "group" in raw:
-        raw = raw.with_columns(raw["group"].fill_null("").replace("", UNNAMED))
-    columns += [raw[role].cast(pl.Categorical) for role in NAMES if role in raw]
-    return raw.select(columns)
-
-
-def _check(refused: Mapping[str, tuple[str, pl.Series]], chunk: Chunk, source: Source) -> None:
-    """Raise for the first row that is refused, if one is: by problem, the column that has it, and in which rows."""
-    first = [(rows.arg_max() or 0, role, problem) for problem, (role, rows) in refused.items() if rows.any()]
+        refused.append(("steps", had_norm & rows["steps"].is_null(), problem))
+    first = [(found.arg_max() or 0, role, problem) for role, found, problem in refused if found.any()]
     if first:
         row, role, problem = min(first)
         name = source.fields[role]
-        value = chunk.entry(row).get(name) if chunk.entry else chunk.frame[row, role] or ""
-        norm = _numbers(chunk.frame["norms"])[row]
-        source.refuse(problem.format(name=shown(name), value=shown(value), norm=norm), int(chunk.lines[row]))
+        value = chunk.entry(row).get(name) if chunk.entry else raw[row, role] or ""
+        source.refuse(problem.format(name=shown(name), value=shown(value), norm=norms[row]), rows["line"][row])
 
 
 def _column(role: str, values: Sequence[Any]) -> pl.Series:
-    """Return values of any kind as numbers, where all are, or as text."""
-    if role in NAMES:
-        kept = (str, int) if role == "run" else (str,)
-        values = [plain(str(value)) if type(value) in kept else None for value in values]
-    elif role != "status" and bool not in map(type, values):
+    """Return values of any kind as numbers, where numbers are read and all are, or as text."""
+    dtype, kinds = NUMBERS.get(FIELDS[role].kind), {*map(type, values)}
+    if dtype is not None and kinds <= {int, float, type(None)}:
         with suppress(TypeError, OverflowError):
-            return pl.Series(role, values, dtype=pl.Int64 if role == "steps" else pl.Float64)
-    return pl.Series(role, list(map(_text, values)), dtype=pl.String)
+            return pl.Series(role, values, dtype=dtype)
+    if FIELDS[role].kind is int:  # polars writes a float with fewer digits than it has
+        values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    if kinds <= {int, float, str, type(None)}:
+        with suppress(UnicodeEncodeError):
+            column = pl.Series(role, values, dtype=pl.String, strict=False)
+            if column.null_count() == values.count(None):  # polars has no integers of more than 128 bits
+                return column
+    return pl.Series(role, [None if value is None else _written(value) for value in values], dtype=pl.String)
 
 
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else plain(value)
-    try:
-        return repr(value if isinstance(value, int) and abs(value) <= LARGEST_STEP else float(value))
-    except (TypeError, OverflowError):
-        return "neither text nor a number"
+def _written(value: Any) -> str:
+    """Return a value of any kind as text: a number as all its digits, what is neither as a word."""
+    if isinstance(value, str):
+        return plain(value)
+    is_number = type(value) is int and abs(value) <= sys.float_info.max
+    return str(value) if is_number else shown(value)
 
 
-def _numbers(column: pl.Series) -> pl.Series:
+def _number(column: pl.Series) -> pl.Series:
     """Return numbers, null for what is none."""
     found = column.cast(pl.Float64, strict=False)
     if found.null_count() > column.null_count():
@@ -144,19 +142,30 @@ def _whole(column: pl.Series) -> pl.Series:
     """Return whole numbers of 64 bits, whether they are written so or like 3.0; null for others."""
     if column.dtype.is_integer():
         return column
-    is_text = column.dtype == pl.String
-    column = column.str.strip_chars() if is_text else column
-    real = column.cast(pl.Float64, strict=False)
+    real = _number(column)
     whole = real.set(real != real.floor(), None).cast(pl.Int64, strict=False)
-    return column.cast(pl.Int64, strict=False).fill_null(whole) if is_text else whole
+    return whole if column.dtype.is_float() else column.str.strip_chars().cast(pl.Int64, strict=False).fill_null(whole)
 
 
-def _statuses(raw: pl.DataFrame) -> pl.Series:
-    if "status" in raw:
-        codes = {status: code for code, status in enumerate(STATUSES)} | {"": NO_STATUS, None: NO_STATUS}
-        return raw["status"].replace_strict(codes, default=FOREIGN, return_dtype=pl.Int8)
-    flags = raw.select(_numbers(raw[flag]).fill_nan(None) for flag in FLAGS if flag in raw)
-    clipped, skipped = (pl.col(flag) if flag in raw else pl.lit(None, pl.Float64) for flag in FLAGS)
-    code = pl.when(skipped > 0.0).then(SKIPPED).when(clipped > 0.0).then(CLIPPED)
-    code = code.when(clipped.is_null() & skipped.is_null()).then(NO_STATUS).otherwise(OK)
-    return flags.select(code.cast(pl.Int8)).to_series()
+def _name(column: pl.Series) -> pl.Series:
+    """Return text, null for nothing; the records of a group may leave it out."""
+    names = column.replace("", None)
+    return (names.fill_null(UNNAMED) if column.name == "group" else names).cast(pl.Categorical)
+
+
+READ = {float: _number, int: _whole, str: _name}
+
+
+def _status(rows: pl.DataFrame) -> pl.Expr:
+    """Return the status of rows that have but numbers for it."""
+    clipped, skipped = (pl.col(flag).fill_nan(None) if flag in rows else pl.lit(None, pl.Float64) for flag in FLAGS)
+    known = pl.when(clipped.is_not_null() | skipped.is_not_null()).then(pl.lit("ok"))
+    return pl.when(skipped > 0.0).then(pl.lit("skipped")).when(clipped > 0.0).then(pl.lit("clipped")).otherwise(known)
+
+
+def _object(entry: Callable[[int], Mapping[str, Any]], row: int, name: str) -> dict[str, Any]:
+    """Return the object of a name in a row; an empty one where it is none."""
+    with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
+        found = entry(row).get(name)
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -12,16 +12,15 @@
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import NamedTuple, final
 
 import polars as pl
 
 from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import Chunk, chunks_of
+from gradclip.analysis.reading.rows import UNREADABLE, Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.text import CELLS, is_number
 
@@ -32,28 +31,8 @@ MOST_ABOVE = 1000
 """Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
 
 
-def read_table(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
-    """Return the rows of a table, piece by piece.
-
-    Raises:
-        ReadError: If a row cannot be read, or no column is that of the norm.
-    """
-    source.any_order = True
-    with files[0].open("rb") as file:
-        rest = pieces(file, source.path)
-        first = next(rest, Piece(1, b""))
-        head = _head(first, source)
-        rest = chain([first.below(head.below)], rest)
-        for piece in rest:
-            if chunk := _parsed(piece, head, source):
-                yield chunk
-            else:  # a cell over several lines may go on in the next piece
-                rows = _rows(chain([piece], rest) if b'"' in piece.data else [piece], head.separator, source)
-                yield from chunks_of(_entries(rows, head, source), source)
-
-
 @final
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """What stands between cells, the names of columns, and the line below them."""
 
     separator: str
@@ -61,22 +40,44 @@ class _Head(NamedTuple):
     below: int
 
 
-def _head(first: Piece, source: Source) -> _Head:
+def read_table(source: Source) -> Iterator[Chunk]:
+    """Return the rows of a table, piece by piece.
+
+    Raises:
+        ReadError: If a row cannot be read, or no column is that of the norm.
+    """
+    rest = pieces(source)
+    first = next(rest, Piece(1, b""))
+    head = _head(first, source)
+    source.choose([dict.fromkeys(head.names)])
+    for piece in chain([_from(head.below, first)], rest):
+        if chunk := _by_polars(piece, head, source):
+            yield chunk
+        else:  # a cell over several lines may go on in the next piece
+            some = chain([piece], rest) if b'"' in piece.data else [piece]
+            yield from chunks_of(_entries(_rows(some, head.separator, source), head, source), source)
+
+
+def _from(line: int, piece: Piece) -> Piece:
+    """Return the lines of a piece from one on."""
+    return Piece(line, b"".join(text for number, text in piece.lines() if number >= line), piece.open)
+
+
+def _head(first: Piece, source: Source) -> Head:
     """Return the head of a table: the first line that names a norm, or else the first on which there is something."""
     lines = ((line, data.decode(errors="replace").strip()) for line, data in islice(first.lines(), MOST_ABOVE))
     filled = [found for found in lines if found[1]] or [(1, "")]
     named = (found for found in filled if norms_among(CELLS.split(found[1]), source.column))
     line, text = next(named, filled[0])
     separator = max(SEPARATORS, key=text.count)
-    cells = [cell for _, _, row in islice(_rows([first.below(line)], separator, source), 1) for cell in row]
+    cells = [cell for _, _, row in islice(_rows([_from(line, first)], separator, source), 1) for cell in row]
     names = [cell.strip() for cell in cells]
     if names and all(map(is_number, names)):
         source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
-    source.choose(dict.fromkeys(names), "column")
-    return _Head(separator, names, line + 1 + sum(cell.count("\n") for cell in cells))
+    return Head(separator, names, line + 1 + sum(cell.count("\n") for cell in cells))
 
 
-def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
+def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
     """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
     places = {role: str(head.names.index(name)) for role, name in source.fields.items()}
     numbered = head.separator.join(map(str, range(len(head.names)))).encode() + b"\n"
@@ -89,20 +90,20 @@ def _parsed(piece: Piece, head: _Head, source: Source) -> Chunk | None:
             truncate_ragged_lines=True,
             encoding="utf8-lossy",
         )
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+    except UNREADABLE:
         return None
-    if piece.open or cells.height != piece.count:
+    if piece.open or cells.height != len(piece):
         return None
     frame = cells.select(pl.col(place).alias(role) for role, place in places.items())
-    return Chunk(range(piece.line, piece.line + piece.count), frame)
+    return Chunk(range(piece.line, piece.line + len(piece)), frame)
 
 
 def _entries(
-    rows: Iterable[tuple[int, bool, list[str]]], head: _Head, source: Source
+    rows: Iterable[tuple[int, bool, list[str]]], head: Head, source: Source
 ) -> Iterator[tuple[int, dict[str, str]]]:
     for line, is_open, cells in rows:
         if is_open and 0 < len(cells) < len(head.names):
-            source.torn.append(line)
+            source.torn.add(line)
         elif cells:
             named = list(zip(head.names, cells, strict=False))
             yield line, dict(reversed(named))  # of two columns of one name the first counts

@@ -1,14 +1,11 @@
-"""What people write in lines of text: numbers that have names, and words for none."""
+"""What people write in lines of text: numbers that have names."""
 
 import ast
 import json
 import re
 from typing import Any
 
-from gradclip.analysis.reading.names import NORMS, OTHERS
-
-MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
-"""Words for no number, in lower case."""
+from gradclip.analysis.reading.names import FIELDS
 
 END = re.compile(r"[\r\n]+")
 """What ends a line: progress bars write a carriage return."""
@@ -24,7 +21,7 @@ THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?"
 
 NUMBER = rf"(?:[-+]?(?:{THOUSANDS}|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf(?:inity)?)|none|null)"
 
-USUAL = (*NORMS, "norm", *OTHERS["steps"], *OTHERS["losses"], *OTHERS["lrs"])
+USUAL = tuple(name for role in ("norms", "steps", "losses", "lrs") for name in FIELDS[role].names)
 """How words end that a number may follow without a sign."""
 
 PAIR = re.compile(rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*([:=\s])\s*({NUMBER})(?=[\s;|)\]}}%]|,(?!\d)|[.:](?:\s|$)|$)")
@@ -74,11 +71,6 @@ def entry_of(line: str) -> dict[str, Any]:
 def is_number(value: Any) -> bool:
     """Say whether a value of JSON, or a cell of a table, is a number or stands for one."""
     return re.fullmatch(NUMBER, str(value).strip(), re.IGNORECASE) is not None
-
-
-def plain(text: str) -> str:
-    """Return text that can be written anywhere: JSON may name halves of characters."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _dict_of(text: str) -> dict[str, Any]:

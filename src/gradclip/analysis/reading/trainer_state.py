@@ -6,11 +6,11 @@ Entries without a norm, such as those of an evaluation, are left out. A list of 
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from gradclip.analysis.reading.rows import Chunk, chunk_of
+from gradclip.analysis.reading.error import ReadError
+from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 
 LARGEST = 2**29
@@ -22,36 +22,39 @@ ASKED = (
 )
 
 
-def read_trainer_state(files: Sequence[Path], source: Source) -> Iterator[Chunk]:
+def read_trainer_state(source: Source) -> Iterator[Chunk]:
     """Return the log of a trainer.
 
     Raises:
         ReadError: If it holds none.
     """
-    found = _parsed(files[0], source)
+    found = _parsed(source)
     history: Any = found.get("log_history") if isinstance(found, dict) else found
     if not isinstance(history, list):
         source.refuse(
             "there is no list log_history in it. Name a trainer_state.json, or write one record a line (JSON Lines)."
         )
-    source.part = "log_history entry"
     for place, entry in enumerate(history, 1):
         if not isinstance(entry, dict):
             source.refuse("the entry is no object. Delete it.", place)
-    source.choose(source.sample(history, 1 + len(history)), "field")
+    source.choose(history)
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
-    yield chunk_of(range(1, len(history) + 1), history, source)
+    yield from chunks_of(enumerate(history, 1), source)
 
 
-def _parsed(path: Path, source: Source) -> Any:
+def _parsed(source: Source) -> Any:
+    (path,) = source.files
     if path.stat().st_size > LARGEST:
         source.refuse("the file is larger than 512 MiB. Write one record a line (JSON Lines) to read it.")
+    line = None
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        source.refuse(f"the file is not JSON from here on ({error.msg}). Is it whole? Copy it again.", error.lineno)
+        line, problem = error.lineno, f"the file is not JSON from here on ({error.msg}). Is it whole? Copy it again."
     except UnicodeDecodeError as error:
-        source.refuse("the line is not UTF-8. Correct it.", error.object.count(b"\n", 0, error.start) + 1)
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = "the line is not UTF-8. Correct it."
     except (ValueError, RecursionError):
-        source.refuse("the file is nested too deeply, or holds a number of thousands of digits.")
+        problem = "the file is nested too deeply, or holds a number of thousands of digits."
+    raise ReadError(source.path, problem, line=line)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn, final
 import torch
 
 from gradclip.analysis.reading import ReadError, read_series
-from gradclip.analysis.reading.error import printable
+from gradclip.analysis.reading.error import printable, said
 from gradclip.analysis.reading.kinds import PROLOGUE, files_of
 from gradclip.analysis.reading.order import spaced
 from gradclip.analysis.reading.pieces import LONGEST_LINE
@@ -111,14 +111,11 @@ class Growing:
     def _told(self, path: Path) -> Iterator[Path]:
         """Have errors call a file by the name that the user knows."""
         try:
-            yield path
+            with said(self._name):
+                yield path
         except ReadError as error:
             error.args = (str(error).replace(printable(str(path)), printable(self._name)),)
             raise
-        except PermissionError:
-            self._refuse("it may not be read. Ask for the permission, or copy it.")
-        except OSError as error:
-            self._refuse(f"it cannot be read ({error.strerror}). Check the path and the disk.")
 
     def _refuse(self, problem: str) -> NoReturn:
         raise ReadError(self._name, problem) from None

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import final
 
 from gradclip.analysis.as_records import Worst, records_of
+from gradclip.analysis.reading.error import plain
 from gradclip.analysis.reading.names import UNNAMED
-from gradclip.analysis.reading.text import plain
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
 from gradclip.cli.watch.waiting import Wait
