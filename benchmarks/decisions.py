@@ -109,7 +109,11 @@ def driven(policy: Policy, layout: Layout, way: str) -> tuple[Callable[[], Decis
 
     def decide(norms: Norms) -> Decision:
         with registry.forced("reference") if way == "torch" else nullcontext():
-            return stage.decide_unread(norms, withheld=False) if way == "unread" else stage.decide(norms)
+            return (
+                stage.decide_unread(norms, withheld=False, skips_nonfinite=True)
+                if way == "unread"
+                else stage.decide(norms)
+            )
 
     decisions = [decide(norms) for norms in steps]
     rest = cycle(steps[-40:])

@@ -62,9 +62,9 @@ class Stage:
         decision, self.state = self.fused.decide(norms, self.state)
         return decision
 
-    def decide_unread(self, norms: Norms, withheld: Condition) -> Decision:
+    def decide_unread(self, norms: Norms, withheld: Condition, *, skips_nonfinite: bool) -> Decision:
         """Do so where the host does not know whether the step happens; see `Fused.decide_unread`."""
-        decision, self.state = self.fused.decide_unread(norms, self.state, withheld)
+        decision, self.state = self.fused.decide_unread(norms, self.state, withheld, skips_nonfinite=skips_nonfinite)
         return decision
 
     def recall(self) -> None:
@@ -190,18 +190,19 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     return Done(before, steps, asked, None, None, sanitized)
 
 
-def run_unread(stage: Any, work: Work, withheld: Condition) -> Done:
+def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: bool) -> Done:
     """Clip by one stage, which multiplies by 1 where the step does not happen.
 
     Args:
         stage: The only one of a policy.
         work: What it works on.
         withheld: Whether the step does not happen whatever the norm is.
+        skips_nonfinite: Whether it does not happen where that is NaN or infinite.
     """
     norms, decides = work.measure(stage)
     if not decides:
         return Done(norms, (), None, withheld=withheld)
-    decision = stage.decide_unread(norms, withheld)
+    decision = stage.decide_unread(norms, withheld, skips_nonfinite=skips_nonfinite)
     return Done(norms, [(norms, work.apply(stage, norms, decision))], decision, withheld=decision.skip)
 
 

@@ -181,6 +181,22 @@ def test_policies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Status.SKIPPED_SPIKE in statuses) is (name in {"SpikeSkip, warm", "SpikeSkip that learns, warm"})
 
 
+@pytest.mark.parametrize("name", ["SpikeSkip", "SpikeSkip that learns", "ZClip", "AutoClip each"])
+def test_policies_that_compute_with_what_is_not_finite(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that skips then keeps a step from happening by itself alone."""
+
+    def trained() -> Training:
+        return Training(FUSED["AdamW"], LEARNING[name], nonfinite="propagate")
+
+    monkeypatch.setattr(sys.modules[__name__], "BAD", {10: math.nan})
+    ours = run(trained(), waits=False)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
+    same(ours, run(trained(), waits=True))
+    statuses = [status for _, status, *_ in ours[0]]
+    assert [i for i, status in enumerate(statuses) if status.value.startswith("skipped")] == [SPIKE] * ("Spike" in name)
+    assert "skipped_nonfinite" not in statuses
+
+
 @dataclass(frozen=True)
 class Growing(Policy):
     """A rule whose state has another form after each step."""

@@ -90,8 +90,8 @@ class GradClipper(Attaching):
         units, as in `AGC`, of each unit.
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
-        for one number a step. `"skip"` waits for none where it is attached to one fused Adam, AdamW, SGD or Adagrad,
-        the policy counts nothing on the host, and no sink listens; `ConsecutiveSkipsError` comes four steps late then.
+        for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
+        Adagrad, where they count nothing on the host and no sink listens: `ConsecutiveSkipsError` is four steps late.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 

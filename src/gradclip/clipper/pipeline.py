@@ -124,16 +124,17 @@ class Pipeline:
     @property
     def can_run_unread(self) -> bool:
         """Whether a step can be clipped for that the host does not know whether it happens."""
-        return len(self._stages) == 1 and self._nonfinite == "skip" and self._group is None
+        return len(self._stages) == 1 and self._nonfinite in {"skip", "propagate"} and self._group is None
 
     def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(loss, each=each, reads=False)
         known = self._replayed()
-        done = run_unread(self._stages[0], work, overflow)
+        skips = self._nonfinite == "skip"
+        done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
         self._keep(known)
         self._is_elsewhere = True
-        return _clip(work, _unread(step, done, overflow))._replace(withheld=done.withheld)
+        return _clip(work, _unread(step, done, overflow, skips_nonfinite=skips))._replace(withheld=done.withheld)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -217,7 +218,7 @@ def _result(step: int, done: Done) -> ClipResult:
     return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
 
 
-def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
+def _unread(step: int, done: Done, overflow: Condition, *, skips_nonfinite: bool) -> ClipResult:
     """Return a result that finds out whether there was a step once it is asked."""
 
     def skipped() -> Status | None:
@@ -225,7 +226,8 @@ def _unread(step: int, done: Done, overflow: Condition) -> ClipResult:
             return None
         if on_host(overflow):
             return Status.SKIPPED_SCALER
-        return Status.SKIPPED_SPIKE if math.isfinite(on_host(done.before.total)) else Status.SKIPPED_NONFINITE
+        is_spike = not skips_nonfinite or math.isfinite(on_host(done.before.total))
+        return Status.SKIPPED_SPIKE if is_spike else Status.SKIPPED_NONFINITE
 
     def outcome() -> Outcome:
         status = skipped()

@@ -62,20 +62,23 @@ class Fused:
         """Return what the policy decides about these norms, and the state after it."""
         return self._decided(self._policy.decide, norms, state)
 
-    def decide_unread(self, norms: Norms, state: Any, withheld: Condition) -> tuple[Decision, Any]:
-        """Do so where the host does not know whether the step happens: it also does not where a norm is not finite.
+    def decide_unread(
+        self, norms: Norms, state: Any, withheld: Condition, *, skips_nonfinite: bool
+    ) -> tuple[Decision, Any]:
+        """Do so where the host does not know whether the step happens.
 
         Args:
             norms: The norms, on a device.
             state: What the policy has learned.
             withheld: Whether the step does not happen whatever they are.
+            skips_nonfinite: Whether it does not happen where the total norm is NaN or infinite.
 
         Returns:
             What it decides, and to multiply by 1 where it says to skip; and what it has learned, which of a step that
             does not happen is nothing, unless the policy itself asks for no step.
         """
         number = float(withheld) if is_known(withheld) else as_float64(withheld)
-        return self._decided(partial(_unread, self._policy), norms, state, number)
+        return self._decided(partial(_unread, self._policy), norms, state, number, float(skips_nonfinite))
 
     def _decided(self, rule: Ruling, norms: Norms, state: Any, *more: Scalar) -> tuple[Decision, Any]:
         may_have = self._is_fixed and not is_known(norms.total)
@@ -115,9 +118,10 @@ class Fused:
         return Decision(*returned[:count]), _with_numbers(template, returned[count:])
 
 
-def _unread(policy: Policy, norms: Norms, state: Any, withheld: Scalar) -> tuple[Decision, Any]:
-    out_of_range = norms.total - norms.total != 0.0  # in fewer launches than `isfinite` takes
-    withheld = out_of_range | (withheld != 0.0)
+def _unread(policy: Policy, norms: Norms, state: Any, number: Scalar, skips_nonfinite: float) -> tuple[Decision, Any]:
+    withheld = number != 0.0
+    if skips_nonfinite:
+        withheld = (norms.total - norms.total != 0.0) | withheld  # in fewer launches than `isfinite` takes
     asked, new = policy.decide(norms, state)
     skip = withheld | asked.skip  # of a rule that says of itself that it skips, too
     coef = asked.coef if is_known(asked.coef) and asked.coef == 1.0 else where(skip, 1.0, asked.coef)
