@@ -62,7 +62,8 @@ def test_how_to_install_it_is_said_in_one_place() -> None:
         if path.name != "extras.py"
         for words in re.findall(r"(?:pip|uv|conda) (?:install|add) [^`\"'}]*", path.read_text())
     }
-    assert hints == {"lightning.py: pip install lightning", "events.py: pip install tensorboard"}
+    named = {"lightning.py": "lightning", "transformers.py": "transformers", "events.py": "tensorboard"}
+    assert hints == {f"{file}: pip install {package}" for file, package in named.items()}
 
 
 def _is_module(value: object) -> bool:
