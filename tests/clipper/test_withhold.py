@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ import withhold_workers as workers
 from gradclip import torch_private as private
 from gradclip.clipper.withhold import LATE, SHARDED, Ground, Skips, told
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import as_float64
+from gradclip.numbers import as_float64, where
 from gradclip.policies import (
     AdaGC,
     AutoClip,
@@ -459,17 +460,28 @@ class Undeclared(Policy):
     """A rule that skips, and does not say so of itself."""
 
     most: float
+    form: Callable[[Any], Any]
 
     def init(self, layout: Layout) -> tuple[()]:
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
-        return Decision(skip=norms.total > self.most), state
+        return Decision(skip=self.form(norms.total > self.most)), state
 
 
-def test_a_rule_that_skips_undeclared() -> None:
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "as it is": lambda x: x,
+    "a number": lambda x: where(x, 1.0, 0.0),
+    "of NumPy": lambda x: np.bool_(bool(held(x))),
+}
+"""How a rule may say that it skips: whatever is true or not."""
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_rule_that_skips_undeclared(form: Callable[[Any], Any], nonfinite: Any) -> None:
     """It is obeyed all the same."""
-    training = Training(FUSED["AdamW"], Undeclared(1e3))
+    training = Training(FUSED["AdamW"], Undeclared(1e3, form), nonfinite=nonfinite)
     training.step()
     for scale in (1.0, 1e6, 1.0):
         training.backward()
