@@ -394,6 +394,23 @@ def test_a_step_that_raises_leaves_nothing_on_the_optimizer(monkeypatch: pytest.
     assert not torch.equal(training.left()[0][0], before[0])
 
 
+def test_a_clip_that_raises_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the host decides."""
+    training = Training(FUSED["Adam"], LEARNING["ZClip"])
+    for _ in range(4):
+        training.step()
+    before = training.clipper.state_dict()
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gradclip.clipper.work.ClipWork.apply", fails)
+        with no_waits(), pytest.raises(RuntimeError, match="out of memory"):
+            training.step()
+    assert training.clipper.state_dict() == before
+
+
 def test_a_step_again_on_the_same_gradients() -> None:
     """After a step that raised, what was decided stands."""
     training = Training(FUSED["Adam"])
