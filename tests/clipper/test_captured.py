@@ -157,6 +157,24 @@ def test_a_state_is_loaded_where_replays_read_it() -> None:
     assert all(map(torch.equal, runs[1].left(), runs[0].left()))
 
 
+def test_a_count_of_skips_is_loaded_where_replays_count_on() -> None:
+    """As what the policy has learned."""
+    run = Run(ZClip(1.0, warmup=3), nonfinite="skip")
+    optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, fused=True)
+    run.clipper.attach(optimizer)
+    for step in range(5):
+        run.draw(step)
+        optimizer.step()
+    with captured() as replay:
+        optimizer.step()
+    run.draw(WARM + 7)
+    replay()
+    run.clipper.load_state_dict({**run.clipper.state_dict(), "skips": 5})
+    replay()
+    replay()
+    assert run.clipper.state_dict()["skips"] == 7
+
+
 @pytest.mark.parametrize(
     ("policy", "steps", "why"),
     [

@@ -529,6 +529,16 @@ def test_a_count_in_a_graph_goes_on() -> None:
     assert type(copied._count) is float
 
 
+def test_a_count_follows_the_gradients() -> None:
+    """As after `model.to(device)`."""
+    skips = Skips(math.inf)
+    for bad in (There(torch.tensor(True)), torch.tensor(True)):
+        skips.count_withheld(bad, overflow=False)
+        assert isinstance(skips._count, Tensor)
+        assert skips._count.device == bad.device
+    assert skips.read() == 2
+
+
 def test_what_is_known_of_one_kind_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards that Adam may step with are none for SGD; and nothing is kept of what was detached."""
     training = Training(FUSED["AdamW"])
