@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice, starmap
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from gradclip.numbers import Condition, Scalar, is_known, on_host, where
@@ -18,8 +19,8 @@ from gradclip.sending import sent
 def pack(state: Any, layout: Layout) -> Any:
     """Return a state as dicts, lists and numbers, which JSON and `torch.load(weights_only=True)` take.
 
-    A vector of one number a parameter becomes a dict by name, so that it survives another order of the parameters; one
-    of a number a unit, a dict of lists.
+    What is true is 1.0. A vector of one number a parameter becomes a dict by name, so that it survives another order of
+    the parameters; one of a number a unit, a dict of lists.
     """
     match state:
         case Part():
@@ -27,6 +28,8 @@ def pack(state: Any, layout: Layout) -> Any:
         case History():
             columns = state.pack()
             return dict(zip(layout.names, columns, strict=True)) if len(columns) > 1 else columns
+        case Tensor() if state.dtype == torch.bool:
+            return pack(state.to(torch.float64), layout)
         case Tensor() if state.ndim == 0:
             return state.item()
         case Tensor():
@@ -34,6 +37,8 @@ def pack(state: Any, layout: Layout) -> Any:
             return dict(zip(layout.names, found, strict=True))
         case tuple():
             return {key: pack(value, layout) for key, value in _items(state)}
+        case bool() | float():  # a float of NumPy, too
+            return float(state)
         case _:
             return state
 
