@@ -12,7 +12,19 @@ from torch.nn import Parameter
 
 from gradclip import GradClipper
 from gradclip.numbers import Scalar, bring_down, is_known, maximum
-from gradclip.policies import AdaGC, AutoClip, Decision, Layout, Norms, Policy, SpikeSkip, ZClip, schedule, warmup
+from gradclip.policies import (
+    AdaGC,
+    AutoClip,
+    Decision,
+    FixedNorm,
+    Layout,
+    Norms,
+    Policy,
+    SpikeSkip,
+    ZClip,
+    schedule,
+    warmup,
+)
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
@@ -155,6 +167,23 @@ def test_a_state_is_loaded_where_replays_read_it() -> None:
     runs[1].draw(WARM + 4)
     replay()
     assert all(map(torch.equal, runs[1].left(), runs[0].left()))
+
+
+def test_a_count_of_skips_begins_outside_of_a_graph() -> None:
+    """Replays would begin it anew; after one step outside they count on."""
+    run = Run(FixedNorm(1.0), nonfinite="skip", max_consecutive_skips=math.inf)
+    optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, fused=True)
+    run.clipper.attach(optimizer)
+    run.draw(0)
+    with captured(), no_waits(), pytest.raises(RuntimeError, match="met its first gradient in it. Clip outside"):
+        optimizer.step()
+    optimizer.step()
+    with captured() as replay, no_waits():
+        optimizer.step()
+    run.draw(WARM + 7)
+    for _ in range(3):
+        replay()
+    assert run.clipper.state_dict()["skips"] == 3
 
 
 def test_a_count_of_skips_is_loaded_where_replays_count_on() -> None:
