@@ -138,7 +138,8 @@ def captured() -> Iterator[Callable[[], None]]:
             act()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradclip.clipper.pipeline.is_captured", lambda device: device == PLACE)
+        for module in ("clipper.pipeline", "clipper.withhold", "policies.history"):
+            patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)
         try:
             yield replay
         finally:

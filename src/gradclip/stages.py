@@ -202,8 +202,14 @@ def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: 
     norms, decides = work.measure(stage)
     if not decides:
         return Done(norms, (), None, withheld=withheld)
-    decision = stage.decide_unread(norms, withheld, skips_nonfinite=skips_nonfinite)
-    return Done(norms, [(norms, work.apply(stage, norms, decision))], decision, withheld=decision.skip)
+    learned = stage.state
+    try:
+        decision = stage.decide_unread(norms, withheld, skips_nonfinite=skips_nonfinite)
+        applied = work.apply(stage, norms, decision)
+    except BaseException:
+        _take_back(work, [stage], [learned])
+        raise
+    return Done(norms, [(norms, applied)], decision, withheld=decision.skip)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

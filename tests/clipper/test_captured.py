@@ -11,8 +11,20 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip import GradClipper
-from gradclip.numbers import Scalar, bring_down, maximum
-from gradclip.policies import AdaGC, AutoClip, Decision, Layout, Norms, Policy, SpikeSkip, ZClip, schedule, warmup
+from gradclip.numbers import Scalar, bring_down, is_known, maximum
+from gradclip.policies import (
+    AdaGC,
+    AutoClip,
+    Decision,
+    FixedNorm,
+    Layout,
+    Norms,
+    Policy,
+    SpikeSkip,
+    ZClip,
+    schedule,
+    warmup,
+)
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
@@ -157,6 +169,41 @@ def test_a_state_is_loaded_where_replays_read_it() -> None:
     assert all(map(torch.equal, runs[1].left(), runs[0].left()))
 
 
+def test_a_count_of_skips_begins_outside_of_a_graph() -> None:
+    """Replays would begin it anew; after one step outside they count on."""
+    run = Run(FixedNorm(1.0), nonfinite="skip", max_consecutive_skips=math.inf)
+    optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, fused=True)
+    run.clipper.attach(optimizer)
+    run.draw(0)
+    with captured(), no_waits(), pytest.raises(RuntimeError, match="met its first gradient in it. Clip outside"):
+        optimizer.step()
+    optimizer.step()
+    with captured() as replay, no_waits():
+        optimizer.step()
+    run.draw(WARM + 7)
+    for _ in range(3):
+        replay()
+    assert run.clipper.state_dict()["skips"] == 3
+
+
+def test_a_count_of_skips_is_loaded_where_replays_count_on() -> None:
+    """As what the policy has learned."""
+    run = Run(ZClip(1.0, warmup=3), nonfinite="skip")
+    optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, fused=True)
+    run.clipper.attach(optimizer)
+    for step in range(5):
+        run.draw(step)
+        optimizer.step()
+    with captured() as replay:
+        optimizer.step()
+    run.draw(WARM + 7)
+    replay()
+    run.clipper.load_state_dict({**run.clipper.state_dict(), "skips": 5})
+    replay()
+    replay()
+    assert run.clipper.state_dict()["skips"] == 7
+
+
 @pytest.mark.parametrize(
     ("policy", "steps", "why"),
     [
@@ -170,19 +217,25 @@ def test_a_state_is_loaded_where_replays_read_it() -> None:
 )
 def test_what_cannot_be_replayed_is_refused(policy: Policy, steps: int, why: str) -> None:
     """With what to do about it; outside of a graph it goes on."""
-    run = Run(policy)
-    for step in range(steps):
-        run.draw(step)
-        run.clipper.clip()
-    run.draw(steps)
-    with (
-        captured(),
-        pytest.raises(RuntimeError, match=rf"must do the same at every step .* {why}.* in it. Clip outside"),
-    ):
-        run.clipper.clip()
-    for step in range(steps, steps + 3):
-        run.draw(step)
-        run.clipper.clip()
+    by_hand, fused = Run(policy), Run(policy, nonfinite="skip")
+    optimizer = torch.optim.SGD(fused.parameters.values(), lr=0.1, fused=True)
+    fused.clipper.attach(optimizer)
+    for run, act in ((by_hand, by_hand.clipper.clip), (fused, optimizer.step)):
+        for step in range(steps):
+            run.draw(step)
+            act()
+        run.draw(steps)
+        before = run.clipper.state_dict()
+        with (
+            captured(),
+            no_waits(),
+            pytest.raises(RuntimeError, match=rf"must do the same at every step .* {why}.* in it. Clip outside"),
+        ):
+            act()
+        assert run.clipper.state_dict() == before
+        for step in range(steps, steps + 3):
+            run.draw(step)
+            act()
 
 
 @dataclass(frozen=True)
@@ -195,6 +248,42 @@ class LastTwo(Policy):
     def decide(self, norms: Norms, state: tuple[Scalar, Scalar]) -> tuple[Decision, tuple[Scalar, Scalar]]:
         bound = 2.0 * maximum(*state)
         return Decision(bring_down(norms.total, bound, 0.0), bound), (norms.total, state[0])
+
+
+@dataclass(frozen=True)
+class First(Policy):
+    """Remember the first norm beside the last, which are one tensor at first."""
+
+    def init(self, layout: Layout) -> tuple[float, float]:
+        return (0.0, 0.0)
+
+    def decide(self, norms: Norms, state: tuple[Scalar, Scalar]) -> tuple[Decision, tuple[Scalar, Scalar]]:
+        return Decision(0.5), (norms.total if is_known(state[0]) else state[0], norms.total)
+
+
+@dataclass(frozen=True)
+class Longer(Policy):
+    """Remember one more number each step."""
+
+    def init(self, layout: Layout) -> tuple[float, ...]:
+        return (0.0,)
+
+    def decide(self, norms: Norms, state: tuple[Scalar, ...]) -> tuple[Decision, tuple[Scalar, ...]]:
+        return Decision(0.5), (*state, norms.total)
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"), [(First(), "keeps one tensor in two places"), (Longer(), "remembers more norms")]
+)
+def test_what_has_no_place_of_its_own_is_refused(policy: Policy, why: str) -> None:
+    """Replays would write one number over another; nothing is learned."""
+    run = Run(policy)
+    run.draw(0)
+    run.clipper.clip()
+    before = run.clipper.state_dict()
+    with captured(), pytest.raises(RuntimeError, match=why):
+        run.clipper.clip()
+    assert run.clipper.state_dict()["stages"] == before["stages"]
 
 
 def test_what_was_known_may_be_learned_in_another_place(replayed: Any) -> None:

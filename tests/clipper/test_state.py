@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -366,6 +367,35 @@ class Learning(Policy):
 def test_a_state_that_could_not_be_loaded_is_refused_before_it_is_learned(state: Any) -> None:
     with pytest.raises(TypeError, match=r"`Learning\.init` must return numbers, tensors of one number for each"):
         GradClipper(nn.Linear(2, 3), Learning(state))
+
+
+@dataclass(frozen=True)
+class Flags(Policy):
+    """Remember what is true of norms: of the total, as the host or a tensor has it, and of each."""
+
+    scope: Any = "parameter"
+
+    def init(self, layout: Layout) -> Any:
+        return np.float64(0.0), 0.0, torch.tensor(False), torch.zeros(len(layout.names), dtype=torch.bool)
+
+    def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
+        assert norms.each is not None
+        large = norms.each > 1.0
+        return Decision(), (state[0] + np.float64(1.0), norms.total > 1.0, large.any(), large)
+
+
+def test_what_is_true_is_saved_as_a_number() -> None:
+    """Plain ones, which are loaded again."""
+    model = nn.Linear(2, 3)
+    clipper, other = GradClipper(model, Flags()), GradClipper(model, Flags())
+    model(torch.ones(1, 2)).square().sum().mul(9.0).backward()
+    clipper.clip()
+    saved = by_torch(clipper.state_dict())
+    state = saved["stages"][0]["state"]
+    assert [state[key] for key in "012"] == [1.0, 1.0, 1.0]
+    assert set(map(type, [*map(state.get, "012"), *state["3"].values()])) == {float}
+    other.load_state_dict(json.loads(json.dumps(saved)))
+    assert other.state_dict() == saved
 
 
 def test_a_number_for_each_unit_is_saved_by_the_name_of_its_parameter() -> None:

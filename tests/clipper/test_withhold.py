@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ import withhold_workers as workers
 from gradclip import torch_private as private
 from gradclip.clipper.withhold import LATE, SHARDED, Ground, Skips, told
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import as_float64
+from gradclip.numbers import as_float64, where
 from gradclip.policies import (
     AdaGC,
     AutoClip,
@@ -393,6 +394,23 @@ def test_a_step_that_raises_leaves_nothing_on_the_optimizer(monkeypatch: pytest.
     assert not torch.equal(training.left()[0][0], before[0])
 
 
+def test_a_clip_that_raises_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the host decides."""
+    training = Training(FUSED["Adam"], LEARNING["ZClip"])
+    for _ in range(4):
+        training.step()
+    before = training.clipper.state_dict()
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gradclip.clipper.work.ClipWork.apply", fails)
+        with no_waits(), pytest.raises(RuntimeError, match="out of memory"):
+            training.step()
+    assert training.clipper.state_dict() == before
+
+
 def test_a_step_again_on_the_same_gradients() -> None:
     """After a step that raised, what was decided stands."""
     training = Training(FUSED["Adam"])
@@ -459,17 +477,28 @@ class Undeclared(Policy):
     """A rule that skips, and does not say so of itself."""
 
     most: float
+    form: Callable[[Any], Any]
 
     def init(self, layout: Layout) -> tuple[()]:
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
-        return Decision(skip=norms.total > self.most), state
+        return Decision(skip=self.form(norms.total > self.most)), state
 
 
-def test_a_rule_that_skips_undeclared() -> None:
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "as it is": lambda x: x,
+    "a number": lambda x: where(x, 1.0, 0.0),
+    "of NumPy": lambda x: np.bool_(bool(held(x))),
+}
+"""How a rule may say that it skips: whatever is true or not."""
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_rule_that_skips_undeclared(form: Callable[[Any], Any], nonfinite: Any) -> None:
     """It is obeyed all the same."""
-    training = Training(FUSED["AdamW"], Undeclared(1e3))
+    training = Training(FUSED["AdamW"], Undeclared(1e3, form), nonfinite=nonfinite)
     training.step()
     for scale in (1.0, 1e6, 1.0):
         training.backward()
@@ -498,6 +527,16 @@ def test_a_count_in_a_graph_goes_on() -> None:
     copied = pickle.loads(pickle.dumps(skips))  # noqa: S301 -- our own
     assert copied.read() == 3
     assert type(copied._count) is float
+
+
+def test_a_count_follows_the_gradients() -> None:
+    """As after `model.to(device)`."""
+    skips = Skips(math.inf)
+    for bad in (There(torch.tensor(True)), torch.tensor(True)):
+        skips.count_withheld(bad, overflow=False)
+        assert isinstance(skips._count, Tensor)
+        assert skips._count.device == bad.device
+    assert skips.read() == 2
 
 
 def test_what_is_known_of_one_kind_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

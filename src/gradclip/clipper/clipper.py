@@ -284,7 +284,7 @@ class GradClipper(Attaching):
         """
         self._follow()
         self._step, skips = loaded(state_dict, self._selection.names, self._pipeline)
-        self._skips = Skips(self._max_skips, skips)
+        self._skips.load(skips)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}

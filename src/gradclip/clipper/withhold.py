@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.numbers import Condition, Scalar, is_known, on_host
+from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
+from gradclip.policies.history import COUNTS, refuse_capture
 from gradclip.records.transfer import Transfer, can_transfer
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_captured, is_traced
 
 KINDS = {Adam, AdamW, SGD, Adagrad}
 """Optimizers in which all is written by a kernel that reads `found_inf`; of a subclass nobody knows."""
@@ -151,22 +152,36 @@ class Skips:
         self.hear()
         return int(on_host(self._count))
 
+    def load(self, count: int) -> None:
+        """Go on from a count that was saved."""
+        self._under_way.clear()
+        self._hold(count)
+
+    def _hold(self, count: int) -> None:
+        self.heard = count
+        if not is_known(self._count):
+            self._count.fill_(count)  # where it is: a captured graph goes on counting there
+        else:
+            self._count = float(count)
+
     def count(self, *, skipped: bool) -> None:
         """Count a step that the host knows of."""
-        self.heard = self.read() + 1 if skipped else 0
-        if not is_known(self._count):
-            self._count.fill_(self.heard)  # where it is: a captured graph goes on counting there
-        else:
-            self._count = float(self.heard)
+        self._hold(self.read() + 1 if skipped else 0)
 
     def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
-        """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is."""
+        """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is.
+
+        Raises:
+            RuntimeError: If it would begin in a captured graph.
+        """
         if is_known(withheld):  # of no gradients
             self.count(skipped=withheld)
             return
         count = self._count
-        if is_known(count):
-            count = self._count = torch.full_like(withheld, count, dtype=torch.float64)
+        if is_known(count) or count.device != withheld.device:  # as after `model.to(device)`
+            if is_captured(withheld.device):  # each replay would begin with it anew
+                refuse_capture(COUNTS)
+            count = self._count = as_float64(count, withheld.device)
         counted = (count + 1.0) * withheld
         count.copy_(torch.where(overflow, count, counted) if not is_known(overflow) else counted)  # in graphs too
         if self._most < math.inf and can_transfer(count):

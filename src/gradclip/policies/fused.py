@@ -123,7 +123,8 @@ def _unread(policy: Policy, norms: Norms, state: Any, number: Scalar, skips_nonf
     if skips_nonfinite:
         withheld = (norms.total - norms.total != 0.0) | withheld  # in fewer launches than `isfinite` takes
     asked, new = policy.decide(norms, state)
-    skip = withheld | asked.skip  # of a rule that says of itself that it skips, too
+    own = asked.skip  # of a rule that says of itself that it skips, in whatever is true or not
+    skip = withheld | (bool(own) if is_known(own) else own.to(torch.bool))
     coef = asked.coef if is_known(asked.coef) and asked.coef == 1.0 else where(skip, 1.0, asked.coef)
     clamp = None if asked.clamp is None else where(skip, math.inf, asked.clamp)
     return asked._replace(coef=coef, clamp=clamp, skip=skip), unless(withheld, state, new)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradclip.numbers import Condition, Scalar, is_known, is_ready, on_host, where
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
+from gradclip.tracing import is_captured
 
 
 class Column(NamedTuple):
@@ -66,6 +67,22 @@ def refuse_capture(why: str) -> NoReturn:
         "Clip outside of the graph before, for as long as it warms up, and use a `window`; for a `schedule`, clip "
         "outside of the graph."
     )
+
+
+COUNTS = "counts on the host, or met its first gradient"
+GROWS = "remembers more norms with each step"
+"""Why a rule cannot be replayed."""
+
+
+def asked(withheld: Condition, why: str) -> bool:
+    """Return on the host whether a step does not happen, which what a rule has learned of it depends on.
+
+    Raises:
+        RuntimeError: If a graph is captured, in which nothing can be waited for.
+    """
+    if not is_known(withheld) and is_captured(withheld.device):
+        refuse_capture(why)
+    return bool(on_host(withheld))
 
 
 @final
@@ -178,7 +195,7 @@ class History:
     def unless(self, withheld: Condition, known: "History") -> "History":
         """Return the history, or where a step does not happen, the one before it; of one that grows, the host asks."""
         if self.rows is None or self.window is None:
-            return known if on_host(withheld) else self
+            return known if asked(withheld, GROWS) else self
         rows: Any = where(withheld, known._as_rows(self.rows[-1]), self.rows)
         return self.with_rows(rows)
 

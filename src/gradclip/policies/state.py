@@ -5,10 +5,11 @@ from functools import partial
 from itertools import islice, starmap
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from gradclip.numbers import Condition, Scalar, is_known, on_host, where
-from gradclip.policies.history import History, refuse_capture
+from gradclip.policies.history import COUNTS, GROWS, History, asked, refuse_capture
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
 from gradclip.policies.partition import Part
@@ -18,8 +19,8 @@ from gradclip.sending import sent
 def pack(state: Any, layout: Layout) -> Any:
     """Return a state as dicts, lists and numbers, which JSON and `torch.load(weights_only=True)` take.
 
-    A vector of one number a parameter becomes a dict by name, so that it survives another order of the parameters; one
-    of a number a unit, a dict of lists.
+    What is true is 1.0. A vector of one number a parameter becomes a dict by name, so that it survives another order of
+    the parameters; one of a number a unit, a dict of lists.
     """
     match state:
         case Part():
@@ -27,6 +28,8 @@ def pack(state: Any, layout: Layout) -> Any:
         case History():
             columns = state.pack()
             return dict(zip(layout.names, columns, strict=True)) if len(columns) > 1 else columns
+        case Tensor() if state.dtype == torch.bool:
+            return pack(state.to(torch.float64), layout)
         case Tensor() if state.ndim == 0:
             return state.item()
         case Tensor():
@@ -34,6 +37,8 @@ def pack(state: Any, layout: Layout) -> Any:
             return dict(zip(layout.names, found, strict=True))
         case tuple():
             return {key: pack(value, layout) for key, value in _items(state)}
+        case bool() | float():  # a float of NumPy, too
+            return float(state)
         case _:
             return state
 
@@ -94,9 +99,13 @@ def unless(withheld: Condition, known: Any, state: Any) -> Any:
 
     The host asks where that is no matter of numbers: of what it has counted itself, and of what has another form.
     """
-    if sum(1 for _ in leaves(known)) != sum(1 for _ in leaves(state)):
-        return known if on_host(withheld) else state
+    if not _has_as_many(known, state):
+        return known if asked(withheld, GROWS) else state
     return _over(known, state, partial(_unless, withheld))
+
+
+def _has_as_many(known: Any, state: Any) -> bool:
+    return sum(1 for _ in leaves(known)) == sum(1 for _ in leaves(state))
 
 
 def _unless(withheld: Condition, known: Any, new: Any) -> Any:
@@ -105,9 +114,9 @@ def _unless(withheld: Condition, known: Any, new: Any) -> Any:
     if isinstance(new, History):
         return new.unless(withheld, known)
     if is_known(known) and is_known(new):
-        return new if new == known or not on_host(withheld) else known
+        return new if new == known or not asked(withheld, COUNTS) else known
     if _shape_of(known) != _shape_of(new):
-        return known if on_host(withheld) else new
+        return known if asked(withheld, GROWS) else new
     return where(withheld, known, new)
 
 
@@ -132,7 +141,18 @@ def in_memory_of(known: Any, state: Any) -> Any:
     Raises:
         RuntimeError: If it has no place there; nothing is written then.
     """
-    return _over(known, _over(known, state, _apart), _written)
+    if not _has_as_many(known, state):
+        refuse_capture(GROWS)
+    apart = _over(known, state, _apart)
+    places, new = (list(map(_place_of, leaves(x))) for x in (known, apart))
+    written = [own for own, other in zip(places, new, strict=True) if isinstance(own, Tensor) and other is not own]
+    if any(sum(own is other for other in places) > 1 for own in written):
+        refuse_capture("keeps one tensor in two places")
+    return _over(known, apart, _written)
+
+
+def _place_of(x: Any) -> Any:
+    return x.rows if isinstance(x, History) else x
 
 
 def _over(known: Any, state: Any, act: Callable[[Any, Any], Any]) -> Any:
@@ -146,12 +166,12 @@ def _apart(known: Any, number: Any) -> Any:
         return number.over(known, _apart)
     if is_known(known):
         if not is_known(number) or number != known:
-            refuse_capture("counts on the host, or met its first gradient")
+            refuse_capture(COUNTS)
         return number
     if is_known(number) or number is known:
         return number
     if number.shape != known.shape:
-        refuse_capture("remembers more norms with each step")
+        refuse_capture(GROWS)
     return number.clone()
 
 
