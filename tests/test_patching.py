@@ -115,6 +115,21 @@ def test_all_that_hold_are_put_back() -> None:
     assert p.item() == -9.0
 
 
+@pytest.mark.parametrize("second", [None, FixedNorm(1.0)], ids=["none", "fixed"])
+def test_a_patch_that_ends_before_one_made_later_leaves_nothing_behind(second: FixedNorm | None) -> None:
+    """Neither of torch's, nor of ours, nor of scalers."""
+    ours, scalers = gradclip.clip_grad_norm_, torch.amp.GradScaler.step
+    first, later = gradclip.patch(FixedNorm(0.5)), gradclip.patch(second)
+    first.undo()
+    p = nn.Parameter(torch.zeros(1))
+    p.grad = torch.full((1,), 9.0)
+    nn.utils.clip_grad_norm_([p], 3.0)
+    assert p.grad.item() == pytest.approx(3.0 if second is None else 1.0)
+    later.undo()
+    assert {name: getattr(nn.utils, name) for name in TORCHS} == TORCHS
+    assert gradclip.clip_grad_norm_ is ours and torch.amp.GradScaler.step is scalers
+
+
 def test_what_is_imported_meanwhile_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where somebody has kept our function, it calls torch's afterwards."""
     late = ModuleType("late")

@@ -34,6 +34,39 @@ if "fail" in sys.argv:
 sys.exit(7 if "seven" in sys.argv else 0)
 '''
 
+LATE = '''
+"""A script that trains in a thread, and saves its model there and at exit."""
+import atexit
+import io
+import sys
+import threading
+
+import torch
+
+
+class Net(torch.nn.Linear):
+    pass
+
+
+def save(where):
+    torch.save(Net(1, 1), io.BytesIO())
+    print(where)
+
+
+def train():
+    main.join()
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    torch.optim.SGD([p], lr=0.1).step()
+    save("thread")
+
+
+main = threading.main_thread()
+atexit.register(save, "exit")
+threading.Thread(target=train).start()
+sys.exit(3)
+'''
+
 RANKS = """
 import torch
 from torch import distributed
@@ -106,6 +139,15 @@ def test_what_cannot_begin_is_said_as_python_does(script: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.rstrip().endswith(last)
         assert "gradclip" not in done.stderr and "runpy" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["late.py", "-m late"])
+def test_what_goes_on_after_the_script_finds_it(words: str, tmp_path: Path) -> None:
+    """A thread, and what is called at exit, pickle what is of the script, which stays `__main__`."""
+    (tmp_path / "late.py").write_text(LATE)
+    done = launched("--record", "r.jsonl", *words.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (3, "", ["thread", "exit"])
+    assert len(records_in(tmp_path / "r.jsonl")) == 1
 
 
 def test_a_module(script: Path) -> None:

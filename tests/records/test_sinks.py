@@ -5,8 +5,10 @@ import math
 import re
 import sqlite3
 import sys
+import threading
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradclip import ClipRecord, GradClipper
+from gradclip import ClipRecord, GradClipper, patch
 from gradclip.policies import FixedNorm
 from gradclip.records import JSONLines, Memory, Sink, TensorBoard
 from records.made import record
@@ -96,6 +98,24 @@ def test_a_sink_that_fails_stops_nothing(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"failed at step 1 and is dropped: ConnectionError\(1\)") as caught:
         clip_with(memory, fragile, file)
     assert len(caught) == 1 and len(memory.records) == len(file.path.read_text().splitlines()) == len(NORMS)
+
+
+def test_a_sink_that_fails_in_two_threads_at_once_is_dropped_once() -> None:
+    """And no step of either fails for it."""
+    both = threading.Barrier(2)
+
+    def fragile(record: ClipRecord) -> None:
+        both.wait(60.0)
+        raise ConnectionError(record.step)
+
+    def train(_: int) -> None:
+        p = nn.Parameter(torch.ones(2))
+        p.grad = torch.ones(2)
+        torch.optim.SGD([p], lr=0.1).step()
+
+    with patch(sinks=[fragile]), ThreadPoolExecutor(2) as pool, pytest.warns(UserWarning, match="dropped") as caught:
+        list(pool.map(train, range(2)))
+    assert len(caught) == 1
 
 
 # One line for each logger, with a stand-in and with the real thing where it is installed.

@@ -47,6 +47,11 @@ class Hearing:
         if GradScaler.step is self._telling_step:
             GradScaler.step = self._scalers_step  # type: ignore[method-assign]
 
+    def go_on_without(self, ended: "Hearing") -> None:
+        """Put back, at the end, what was there before another, which ends first."""
+        if self._scalers_step is ended._telling_step:
+            self._scalers_step = ended._scalers_step
+
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._steps += 1
         return self._clippers.before_step(optimizer, args, kwargs) if self._holds() else None

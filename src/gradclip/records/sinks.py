@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from torch.optim import Optimizer
 
@@ -119,12 +119,10 @@ class Sinks:
             record = replace(record, alarms=begun)
         for sink in tuple(self.sinks):
             if (error := _failure(partial(sink, record))) is not None:
-                self.sinks.remove(sink)
-                _drop(sink, record, error)
+                _drop(sink, self.sinks, sink, record, error)
         for listener in tuple(LISTENERS):
             if (error := _failure(partial(listener.hear, record, self))) is not None:
-                LISTENERS.remove(listener)
-                _drop(listener.sink, record, error)
+                _drop(listener, LISTENERS, listener.sink, record, error)
 
     def __del__(self) -> None:
         self.flush()
@@ -161,6 +159,10 @@ def _failure(give: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _drop(sink: Sink, record: ClipRecord, error: Exception) -> None:
+def _drop(entry: object, among: list[Any], sink: Sink, record: ClipRecord, error: Exception) -> None:
+    try:
+        among.remove(entry)
+    except ValueError:  # another thread, in which it failed too, was faster
+        return
     message = f"The sink {sink!r} failed at step {record.step} and is dropped: {error!r}"
     warnings.warn(message, stacklevel=3)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, final
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
@@ -128,12 +128,42 @@ class Script:
     def _run(self) -> None:
         name = self.command[0]
         sys.argv = list(self.command)
-        if self.is_module:
-            sys.path.insert(0, "")
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, str(Path(name).resolve().parent))
-            runpy.run_path(name, run_name="__main__")
+        main: Any = Main()
+        try:
+            if self.is_module:
+                sys.path.insert(0, "")
+                runpy.run_module(name, main, run_name="__main__", alter_sys=True)
+            else:
+                sys.path.insert(0, str(Path(name).resolve().parent))
+                runpy.run_path(name, main, run_name="__main__")
+        finally:
+            main.keep()
+
+
+@final
+class Main:
+    """The module of a script, which stays `__main__` for its threads and what it does at exit, as Python has it.
+
+    `runpy` puts back what was there before, and hands out no module. It takes names to add to one, and asks for them,
+    as of any mapping, once the module is in place.
+    """
+
+    def __init__(self) -> None:
+        self._module: ModuleType | None = None
+
+    def keys(self) -> tuple[()]:
+        """Return the names to add: none."""
+        self._module = sys.modules["__main__"]
+        return ()
+
+    def __getitem__(self, name: str) -> object:
+        """Return what a name stands for."""
+        raise KeyError(name)
+
+    def keep(self) -> None:
+        """Have it be `__main__` from now on, if the script has begun."""
+        if self._module is not None:
+            sys.modules["__main__"] = self._module
 
 
 def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
