@@ -250,7 +250,7 @@ class GradClipper(Attaching):
     def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
         self._step = clip.result.step
         self._last = clip
-        zeros = clip.found and is_known(clip.result._total) and on_host(clip.result._total) == 0.0
+        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
         self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
         if self._sinks.wanted:
             asked = self._measures_each(clip.result.step)

@@ -52,4 +52,4 @@ def without_spells(norms: Tensor, found: Landmarks) -> Tensor:
         after = int(torch.searchsorted(calm, start))
         end = int(calm[after]) if after < len(calm) else len(norms)
         kept[start:end] = False
-    return norms if (~kept).double().mean() > MOST_ASIDE else norms[kept]
+    return norms if not spells or (~kept).double().mean() > MOST_ASIDE else norms[kept]

@@ -48,8 +48,9 @@ def suggest(norms: Tensor, seed: int, *, drifting: bool) -> tuple[Suggestion, ..
     Where they drift, the deviation holds the drift as well as the noise: none is then above the largest norm. At the
     edge of what was recorded, a threshold may move up as far as down.
     """
-    usual = without_spells(norms, landmarks(norms))
-    values = landmarks(usual).thresholds()
+    found = landmarks(norms)
+    usual = without_spells(norms, found)
+    values = (found if usual is norms else landmarks(usual)).thresholds()  # once where nothing is set aside
     if drifting:
         values = values.clamp(max=usual.max())
     low, high = (factor**BOTH for factor in intervals(usual, seed))
