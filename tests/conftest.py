@@ -1,7 +1,9 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
+import inspect
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +64,13 @@ def in_small_blocks(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def scalers_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no clipper of another test hear of the steps that scalers leave out."""
+    monkeypatch.setattr("gradclip.clipper.overflows._HEARERS", weakref.WeakSet())
+    monkeypatch.setattr(torch.amp.GradScaler, "step", inspect.unwrap(torch.amp.GradScaler.step))
 
 
 @pytest.fixture(scope="module", params=["native", "triton", "reference", "reference elsewhere"])

@@ -1,6 +1,8 @@
 """Under `patch()` a step that a scaler keeps from happening leaves a record."""
 
 import copy
+import gc
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +12,20 @@ from torch import nn
 from torch.amp import GradScaler
 
 import gradclip
+from gradclip import GradClipper
 from gradclip.policies import FixedNorm
 from gradclip.records import Memory
+from gradclip.testing import capture_records
 from test_patched_steps import found_in
 
-STEP = GradScaler.step
+STEP = inspect.unwrap(GradScaler.step)
+
+pytestmark = pytest.mark.usefixtures("scalers_of_torch")
 
 
-def scaled(memory: Memory, policy: Any = None, *, prepare: Callable[..., Any] = lambda *_: None, **options: Any) -> Any:
+def scaled(
+    memory: Memory, policy: Any = None, *, prepare: Callable[..., GradClipper | None] = lambda *_: None, **options: Any
+) -> Any:
     """Train with a scaled loss that overflows at the second of three steps; return the weight."""
     p = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([p], lr=0.1, **options)
@@ -29,7 +37,8 @@ def scaled(memory: Memory, policy: Any = None, *, prepare: Callable[..., Any] = 
             scaler.scale((p * torch.tensor([3.0, float("inf") if step == 1 else 4.0])).sum()).backward()
             scaler.step(optimizer)
             scaler.update()
-    del kept
+    if kept is not None:
+        kept.detach()
     assert GradScaler.step is STEP
     return p.detach()
 
@@ -50,7 +59,7 @@ def test_a_step_that_a_scaler_leaves_out_is_that_of_an_own_clipper(given: bool) 
     """Once, whether that was given the scaler or not."""
     memory, theirs = Memory(), Memory()
 
-    def prepare(p: nn.Parameter, optimizer: Any, scaler: GradScaler) -> Any:
+    def prepare(p: nn.Parameter, optimizer: Any, scaler: GradScaler) -> GradClipper:
         clipper = gradclip.GradClipper([p], FixedNorm(100.0), sinks=[theirs])
         return clipper.attach(optimizer, scaler if given else None)
 
@@ -83,7 +92,47 @@ def test_a_scaler_that_is_listened_to_already_tells_a_patch_too() -> None:
     left_out = [(x.step, x.group) for x in memory.records if x.status == "skipped_scaler"]
     assert left_out == [(1, None), (1, "parameters 2"), (1, "parameters 3"), (3, "parameters 2")]
     assert len(memory.records) == 6
-    assert "step" not in vars(scaler)
+    assert GradScaler.step is STEP
+
+
+def test_scalers_are_left_as_they_were_by_the_last_clipper() -> None:
+    """Also where one has gone without a word, and where somebody has wrapped the method meanwhile."""
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizers = [torch.optim.SGD([p], lr=0.1) for p in parameters]
+
+    def left_out(place: int) -> list[str]:
+        """Return the statuses of a step that overflows."""
+        scaler = GradScaler("cpu")
+        with capture_records(clippers[place]) as records:
+            scaler.scale((parameters[place] * float("inf")).sum()).backward()
+            scaler.step(optimizers[place])
+        return [record.status for record in records]
+
+    clippers = [GradClipper([p]).attach(optimizer) for p, optimizer in zip(parameters, optimizers, strict=True)]
+    clippers.pop().detach()
+    assert GradScaler.step is not STEP and left_out(0) == ["skipped_scaler"]
+    del optimizers[2]
+    clippers.pop()
+    optimizers.pop()
+    gc.collect()
+    clippers[0].detach()
+    assert GradScaler.step is STEP and left_out(0) == []
+
+    clippers[0].attach(optimizers[0])
+    own, calls = GradScaler.step, list[GradScaler]()
+
+    def counted(scaler: GradScaler, optimizer: Any) -> Any:
+        calls.append(scaler)
+        return own(scaler, optimizer)
+
+    with pytest.MonkeyPatch.context() as patch, gradclip.patch(sinks=[memory := Memory()]):
+        patch.setattr(GradScaler, "step", counted)
+        other = GradClipper([parameters[1]]).attach(torch.optim.SGD([parameters[1]], lr=0.1))
+        assert left_out(0) == ["skipped_scaler"] and found_in(memory) == [(2, "skipped_scaler", None)]
+        assert len(calls) == 1
+        other.detach()
+    clippers[0].detach()
+    assert GradScaler.step is STEP
 
 
 def test_a_call_on_gradients_that_overflow_is_the_record_of_its_step() -> None:

@@ -115,6 +115,7 @@ def test_all_that_hold_are_put_back() -> None:
     assert p.item() == -9.0
 
 
+@pytest.mark.usefixtures("scalers_of_torch")
 @pytest.mark.parametrize("second", [None, FixedNorm(1.0)], ids=["none", "fixed"])
 def test_a_patch_that_ends_before_one_made_later_leaves_nothing_behind(second: FixedNorm | None) -> None:
     """Neither of torch's, nor of ours, nor of scalers."""

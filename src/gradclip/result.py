@@ -28,11 +28,7 @@ class Status(str, Enum):
     """The policy asked for no step."""
 
     SKIPPED_SCALER = "skipped_scaler"
-    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself.
-
-    Where `attach` was not given the scaler, and no `gradclip.patch` takes records, only the steps of a fused optimizer
-    are heard of.
-    """
+    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself."""
 
 
 class Outcome(NamedTuple):

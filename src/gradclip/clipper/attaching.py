@@ -23,11 +23,11 @@ from gradclip.clipper.arguments import (
     unwrapped,
 )
 from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
+from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
-from gradclip.clipper.telling import hear, hear_no_more
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.withhold import Ground
@@ -109,8 +109,8 @@ class Attaching(ABC):
                 a framework has wrapped around one is looked through: Accelerate, Lightning and Fabric, and SAM with its
                 `base_optimizer`.
             scaler: The `torch.amp.GradScaler` of its loss; by default that of the wrapper, if it has one. Gradients are
-                unscaled once, here or by the call of `scaler.unscale_` before; steps on which the scaler finds an
-                overflow stay its own.
+                unscaled once, here or by the call of `scaler.unscale_` before; steps on which any scaler finds an
+                overflow stay its own, and are heard of: `GradScaler.step` tells so while a clipper is attached.
 
         Returns:
             The clipper, which in a `with` statement is detached at the end.
@@ -131,8 +131,7 @@ class Attaching(ABC):
         if any(self._is_rival(other, optimizer) for other in watchers()):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
-        if scaler is not None:
-            hear(scaler, self)
+        hear(self)
         self._trust.is_attached = True
         return self
 
@@ -145,12 +144,10 @@ class Attaching(ABC):
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
             check_attached(one, attached=one in self._attachments)
-            attachment = self._attachments.pop(one)
-            release(one, attachment)
-            scaler = attachment.scaler
-            if scaler is not None and all(other.scaler is not scaler for other in self._attachments.values()):
-                hear_no_more(scaler, self)
+            release(one, self._attachments.pop(one))
             self._trust.release(one)
+        if not self._attachments:
+            hear_no_more(self)
         self._ground = Ground()  # which holds what was stepped with
         self._trust.is_attached = bool(self._attachments)
         self._flush()

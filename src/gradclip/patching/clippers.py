@@ -104,9 +104,6 @@ class Clippers:
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
-        for other in self._others():
-            if optimizer in other._attachments:  # given the scaler or not: it would have clipped
-                other._hear_overflow(optimizer)
         if (family := self._family_for(optimizer)) is not None:
             self._told(family, math.inf, None)._hear_overflow(optimizer)
 

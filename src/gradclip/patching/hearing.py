@@ -1,16 +1,13 @@
 """Hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers."""
 
-import functools
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
 
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradclip.clipper.telling import tell
+from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.patching.clippers import Clippers
 from gradclip.records import ClipRecord, Sink, Sinks, flush
 from gradclip.records.sinks import LISTENERS, Listener
@@ -35,22 +32,14 @@ class Hearing:
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
         LISTENERS.extend(self._listeners)
-        self._scalers_step = GradScaler.step
-        self._telling_step = _telling(GradScaler.step, self)
-        GradScaler.step = self._telling_step  # type: ignore[method-assign]
+        hear(self)
 
     def end(self) -> None:
         """Hear no more."""
         flush()
         self._hook.remove()
         LISTENERS[:] = [listener for listener in LISTENERS if listener not in self._listeners]  # or it is dropped
-        if GradScaler.step is self._telling_step:
-            GradScaler.step = self._scalers_step  # type: ignore[method-assign]
-
-    def go_on_without(self, ended: "Hearing") -> None:
-        """Put back, at the end, what was there before another, which ends first."""
-        if self._scalers_step is ended._telling_step:
-            self._scalers_step = ended._scalers_step
+        hear_no_more(self)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._steps += 1
@@ -69,15 +58,3 @@ class Hearing:
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         if self._holds():
             self._clippers.leave_out(optimizer)
-
-
-def _telling(step: Callable[..., Any], hearing: Hearing) -> Callable[..., Any]:
-    """Return the `step` of all scalers, which tells of the steps that they leave out."""
-    reference = weakref.ref(hearing)  # somebody may have kept the function
-
-    @functools.wraps(step)
-    def telling_step(scaler: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        hearers = [] if (heard_by := reference()) is None else [heard_by]
-        return tell(hearers, partial(step, scaler), optimizer, *args, **kwargs)
-
-    return telling_step

@@ -67,7 +67,7 @@ class Patch:
         back = {own: original for original, own in self._owns.items()}
         _exchange(back)
         for other in _CURRENT:
-            other._go_on_without(self, back)
+            other._go_on_without(back)
         self._is_active = False
         self._replaced.clear()
         if self._clippers is not None:
@@ -92,13 +92,11 @@ class Patch:
         """Whether no other patch within holds for now."""
         return not _CURRENT or _CURRENT[-1] is self
 
-    def _go_on_without(self, ended: "Patch", back: dict[Function, Function]) -> None:
+    def _go_on_without(self, back: dict[Function, Function]) -> None:
         """Stand in place of what another patch, which ends before this one, had replaced."""
         self._owns = {back.get(original, original): own for original, own in self._owns.items()}
         for functions in self._originals.values():
             functions.update({name: back.get(original, original) for name, original in functions.items()})
-        if self._hearing is not None and ended._hearing is not None:
-            self._hearing.go_on_without(ended._hearing)
 
     def _in_place_of(self, name: str, *, is_torchs: bool) -> Function:
         """Return what is called in place of a function, of torch or of ours."""
