@@ -31,6 +31,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # in which a paragraph may go over several lines
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in COMMANDS:
