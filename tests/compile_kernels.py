@@ -34,7 +34,7 @@ def variants() -> Iterator[Variant]:
         for aligned in (True, False):
             yield writing.scale, 4, {**run, "ALIGNED": aligned, "EACH": aligned}
         yield writing.clamp, 4, {**run, "EACH": True}
-        yield measuring.count_nonfinite, 4, run
+        yield measuring.count_nonfinite, 4, {**run, "ASKED": place % 2 == 0}
         yield writing.sanitize, 4, run
     for dtype in (tl.float32, tl.float64):  # of complex elements
         run = {"DTYPE": dtype, "WIDTH": 2, "ALIGNED": True}
@@ -42,7 +42,7 @@ def variants() -> Iterator[Variant]:
             yield measuring.measure_powers, 4, {**run, "KIND": kind, "SCALED": 2}
         yield measuring.measure_extrema, 4, {**run, "KIND": 5}
         yield writing.scale, 4, {**run, "EACH": False}
-        yield measuring.count_nonfinite, 4, run
+        yield measuring.count_nonfinite, 4, {**run, "ASKED": dtype == tl.float32}
         yield writing.sanitize, 4, run
     for kind in range(6):
         yield measuring.combine, 1, {"KIND": kind, "COEF": False, "WIDE": False}

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "partials": (math.inf, None),
     "unit_partials": (2.0,),
     "norm_and_coefficient": (0.5, 1e-6),
-    "count_nonfinite": (),
+    "count_nonfinite": (torch.tensor(math.inf, dtype=torch.float64),),
     "scale_": (torch.tensor(0.5, dtype=torch.float64),),
     "scale_units_": (torch.linspace(0.1, 1.0, UNITS, dtype=torch.float64),),
     "clamp_": (torch.tensor(0.5, dtype=torch.float64),),

@@ -138,7 +138,7 @@ def captured() -> Iterator[Callable[[], None]]:
             act()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("clipper.pipeline", "clipper.withhold", "policies.history"):
+        for module in ("clipper.clipper", "clipper.pipeline", "clipper.withhold", "policies.history"):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)
         try:
             yield replay

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, on_host
+from gradclip.numbers import Condition, Scalar, on_host
 
 
 @final
@@ -78,6 +78,29 @@ TINY = 1e-140
 """The squares of smaller norms are no normal float64 any more."""
 
 
+class Unread(NamedTuple):
+    """Whether a step happens, where a device knows.
+
+    Attributes:
+        withheld: Whether it does not.
+        overflow: Whether a scaler keeps it from happening.
+        skips_nonfinite: Whether it does not happen where the total norm is NaN or infinite.
+    """
+
+    withheld: Condition
+    overflow: Condition
+    skips_nonfinite: bool
+
+    def reason(self, total: Scalar) -> Status | None:
+        """Return why it does not, or None, given the total norm; waits for what is on a device."""
+        if not on_host(self.withheld):
+            return None
+        if on_host(self.overflow):
+            return Status.SKIPPED_SCALER
+        is_spike = not self.skips_nonfinite or math.isfinite(on_host(total))
+        return Status.SKIPPED_SPIKE if is_spike else Status.SKIPPED_NONFINITE
+
+
 @final
 class ClipResult:
     """What one call of `GradClipper.clip` did.
@@ -95,9 +118,9 @@ class ClipResult:
         self,
         step: int,
         total: Scalar,
-        judge: Callable[[], Outcome],
+        judge: Callable[[Status | None], Outcome],
         each: Callable[[], Each | None],
-        skipped: Status | Callable[[], Status | None] | None = None,
+        skipped: Status | Unread | None = None,
     ) -> None:
         """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at."""
         self.step = step
@@ -109,14 +132,14 @@ class ClipResult:
 
     def _outcome(self) -> Outcome:
         if self._found is None:
-            self._found = self._judge()
+            self._found = self._judge(self.skipped)
         return self._found
 
     @property
     def skipped(self) -> Status | None:
         """Why the step does not happen, or None."""
-        if callable(self._skipped):
-            self._skipped = self._skipped()
+        if isinstance(self._skipped, Unread):
+            self._skipped = self._skipped.reason(self._total)
         return self._skipped
 
     @property

@@ -120,7 +120,7 @@ class Done(NamedTuple):
         steps: The norms that each stage decided from, and what it decided; none where nothing was done.
         asked: What the first stage decided, whatever became of it; None where it was not asked.
         skipped: Why nothing was done and the step should not happen, or None.
-        refusing: What the stage decided that asked for no step.
+        refusing: What the stage decided that asked for no step, or may have.
         sanitized: Whether elements that are not finite were set to 0.
         withheld: Whether the step should not happen, where a device knows.
     """
@@ -209,7 +209,7 @@ def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: 
     except BaseException:
         _take_back(work, [stage], [learned])
         raise
-    return Done(norms, [(norms, applied)], decision, withheld=decision.skip)
+    return Done(norms, [(norms, applied)], decision, refusing=decision, withheld=decision.skip)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

@@ -397,6 +397,18 @@ def test_bad_elements_are_counted_and_set_to_zero(backend: Backend, dtype: torch
         assert (tensors[0]._version, tensors[1]._version > versions[1]) == (versions[0], True)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.complex64], ids=str)
+def test_none_is_counted_where_a_number_is_finite(backend: Backend, dtype: torch.dtype) -> None:
+    """Whether the host knows that, or a device."""
+    tensors = [make(dtype, 3, 5), make(dtype, 3000), make(dtype, 0)]
+    tensors[0][1, 1], tensors[1][2000], tensors[1][-1] = math.nan, math.inf, math.nan
+    batch = backend.open(tensors)
+    found, none = [[1, 1, 0], [0, 1, 0]], [[0] * 3] * 2
+    for number, counts in ((math.nan, found), (math.inf, found), (1.0, none)):
+        assert batch.count_nonfinite(number).tolist() == counts
+        assert batch.count_nonfinite(torch.tensor(number, dtype=torch.float64)).tolist() == counts
+
+
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
 def test_either_part_of_a_complex_number_may_be_bad(backend: Backend, dtype: torch.dtype) -> None:
     """One that is both NaN and infinite counts as both; it becomes 0 as a whole."""

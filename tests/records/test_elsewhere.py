@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conftest import skip_without
 from gradclip import ClipRecord, ClipResult, GradClipper, Status
+from gradclip.gradients.nonfinite import Counts
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.records import Memory, flush, sinks
 from gradclip.records.sinks import Sinks
@@ -64,7 +65,7 @@ def result(step: int, norm: float = 5.0, skipped: Status | None = None) -> ClipR
     coefficient = min(1.0, 1.0 / norm)
     outcome = Outcome(number(norm * coefficient), number(1.0), number(coefficient), torch.tensor(coefficient < 1.0))
     each = Each(("a", "b", "c"), torch.tensor([3.0, 4.0], dtype=torch.float64), torch.tensor([0, 2]))
-    return ClipResult(step, number(norm), lambda: outcome, lambda: each, skipped)
+    return ClipResult(step, number(norm), lambda _: outcome, lambda: each, skipped)
 
 
 def give(to: Sinks, *results: ClipResult, loss: Tensor | None = None) -> None:
@@ -99,7 +100,7 @@ def test_every_number_comes_across(copies: list[SlowCopy]) -> None:
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=rate)
     own = sinks_of(memory)
     given = result(1)
-    own.record(given, optimizer, loss, {"a": (1, 0)}, norms=True)
+    own.record(given, optimizer, loss, Counts(["a", "b"], torch.tensor([[1, 0], [0, 0]])), norms=True)
     rate.fill_(0.0)
     loss.fill_(0.0)
     assert isinstance(given._total, Tensor)
@@ -128,7 +129,7 @@ def test_what_the_host_knows_waits_for_its_turn(copies: list[SlowCopy]) -> None:
     """Records come in the order of their steps."""
     memory = Memory()
     own = sinks_of(memory)
-    known = ClipResult(2, 0.5, lambda: Outcome(0.5, 1.0, 1.0, shrunk=False), lambda: None)
+    known = ClipResult(2, 0.5, lambda _: Outcome(0.5, 1.0, 1.0, shrunk=False), lambda: None)
     give(own, result(1), known, result(3, 0.5), result(4, math.inf, Status.SKIPPED_NONFINITE))
     assert len(memory.records) == 0 and len(copies) == 3
     own.flush()

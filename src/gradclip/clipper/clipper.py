@@ -23,12 +23,14 @@ from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, is_known, on_host
+from gradclip.ops.registry import has_kernels
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
+from gradclip.tracing import is_captured
 from gradclip.validation import check_number
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
@@ -91,7 +93,7 @@ class GradClipper(Attaching):
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
         for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
-        Adagrad, where they count nothing on the host and no sink listens: `ConsecutiveSkipsError` is four steps late.
+        Adagrad, where they count nothing on the host: `ConsecutiveSkipsError` is four steps late.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 
@@ -184,12 +186,12 @@ class GradClipper(Attaching):
     ) -> ClipResult:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step, skips = self._step + 1, self._skips
-        each, count, compare = self._measures_each(step), self._sinks.wanted, self._compares
+        each, count, compare = self._measures_each(step), self._records, self._compares
         skips.hear(but=0 if reads else LATE - 1)
         late = skips.heard if skips.is_over else 0
         reads = reads or late > 0
         if not reads:
-            clip = self._pipeline.run_unread(step, loss, overflow, each=each)
+            clip = self._pipeline.run_unread(step, loss, overflow, each=each, count=count)
             skips.count_withheld(clip.withheld, overflow)
         elif on_host(overflow):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
@@ -197,14 +199,19 @@ class GradClipper(Attaching):
             explain = late > 0 or skips.read() >= self._max_skips  # one more is too many
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
             skips.count(skipped=clip.result.skipped is not None)
-        self._finish(clip, stepping, loss, by_hand=by_hand)
+        self._finish(clip, stepping, loss, by_hand=by_hand, records=count)
         if reads and clip.result.skipped is not Status.SKIPPED_SCALER and (late or skips.is_over):
-            most, skips.heard = max(late, skips.heard), 0
-            raise ConsecutiveSkipsError(self._too_many_skips(clip, most))
+            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, clip.reason, late))
         return clip.result
 
     def _may_be_unread(self) -> bool:
-        return self._compares_every == 0 and not self._sinks.wanted and self._pipeline.can_run_unread
+        counts = not self._sinks.wanted or has_kernels(self._selection.device)  # what a record names
+        return self._compares_every == 0 and counts and self._pipeline.can_run_unread
+
+    @property
+    def _records(self) -> bool:
+        """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
+        return self._sinks.wanted and not is_captured(self._selection.device)
 
     def _observe_closure(self, loss: float | Tensor) -> None:
         if self._loss is None:  # and none was told
@@ -247,23 +254,16 @@ class GradClipper(Attaching):
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
-    def _finish(self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool) -> None:
+    def _finish(
+        self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool, records: bool
+    ) -> None:
         self._step = clip.result.step
         self._last = clip
         zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
         self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
-        if self._sinks.wanted:
+        if records:
             asked = self._measures_each(clip.result.step)
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
-
-    def _too_many_skips(self, clip: Clip, count: int) -> str:
-        reason = f" {clip.reason}" if clip.reason else ""
-        last = clip.result.skipped or Status.SKIPPED_NONFINITE  # of which the host has heard late
-        return (
-            f"{count} steps in a row were skipped, the last as {last.value}, and "
-            f"`max_consecutive_skips` is {self._max_skips:g}.{reason} Lower the learning rate, look at the data, or go "
-            "back to a checkpoint."
-        )
 
     # Saving.
 

@@ -11,13 +11,14 @@ from gradclip.clipper.work import ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
+from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Condition, Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
-from gradclip.result import ClipResult, Each, Outcome, Status
+from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run, run_unread
 from gradclip.tracing import is_captured
@@ -31,7 +32,7 @@ class Clip(NamedTuple):
         found: Whether there was any gradient here.
         is_shared: Whether its norms were made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
-            norm is known not to be finite; else None.
+            norm may not be finite; else None.
         reason: Which gradients made it skip, in words, where they were asked for; else empty.
         differing: The norms of parameters that differ between ranks, where they were compared and the total norms do;
             else None.
@@ -41,7 +42,7 @@ class Clip(NamedTuple):
     result: ClipResult
     found: bool
     is_shared: bool
-    nonfinite: dict[str, tuple[int, int]] | None
+    nonfinite: Counts | None
     reason: str
     differing: Differing | None
     withheld: Condition = False
@@ -126,15 +127,16 @@ class Pipeline:
         """Whether a step can be clipped for that the host does not know whether it happens."""
         return len(self._stages) == 1 and self._nonfinite in {"skip", "propagate"} and self._group is None
 
-    def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
+    def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool, count: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
-        work = self._work(loss, each=each, reads=False)
+        work = self._work(loss, each=each, count=count, reads=False)
         known = self._replayed()
         skips = self._nonfinite == "skip"
         done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
         self._keep(known)
         self._is_elsewhere = True
-        return _clip(work, _unread(step, done, overflow, skips_nonfinite=skips))._replace(withheld=done.withheld)
+        unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
+        return _clip(work, _result(step, done, unread))._replace(withheld=done.withheld)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -145,7 +147,7 @@ class Pipeline:
         norms, _ = work.measure(self._stages[0])
         if count and not math.isfinite(on_host(norms.total)):
             work.see_nonfinite(norms)
-        return _clip(work, _untouched(step, norms, None, Status.SKIPPED_SCALER))
+        return _clip(work, _result(step, Done(norms, (), None, Status.SKIPPED_SCALER)))
 
     def fail(self, error: Exception, *, each: bool, compare: bool) -> NoReturn:
         """Raise an error, once all ranks know of it that wait for this one in the same clip."""
@@ -212,43 +214,17 @@ def _clip(work: ClipWork, result: ClipResult) -> Clip:
     return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
 
 
-def _result(step: int, done: Done) -> ClipResult:
-    if not done.steps:
-        return _untouched(step, done.before, done.refusing, done.skipped)
-    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
+def _result(step: int, done: Done, unread: Unread | None = None) -> ClipResult:
+    skipped = done.skipped if unread is None else unread
+    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before), skipped)
 
 
-def _unread(step: int, done: Done, overflow: Condition, *, skips_nonfinite: bool) -> ClipResult:
-    """Return a result that finds out whether there was a step once it is asked."""
-
-    def skipped() -> Status | None:
-        if not on_host(done.withheld):
-            return None
-        if on_host(overflow):
-            return Status.SKIPPED_SCALER
-        is_spike = not skips_nonfinite or math.isfinite(on_host(done.before.total))
-        return Status.SKIPPED_SPIKE if is_spike else Status.SKIPPED_NONFINITE
-
-    def outcome() -> Outcome:
-        status = skipped()
-        return _outcome_of(done) if done.steps and status is None else _outcome_without(done.before, done.asked, status)
-
-    return ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
-
-
-def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
-    outcome = _outcome_without(norms, refusing, status)
-    return ClipResult(step, norms.total, lambda: outcome, partial(_each_of, norms), status)
-
-
-def _outcome_without(norms: Norms, asked: Decision | None, status: Status | None) -> Outcome:
-    """Return what comes of a clip that does nothing; it has a bound where that belongs to what asked for no step."""
-    refusing = asked if status is Status.SKIPPED_SPIKE else None
-    threshold = None if refusing is None or refusing.scope != "total" else refusing.threshold
-    return Outcome(norms.total, threshold, 1.0, shrunk=False)
-
-
-def _outcome_of(done: Done) -> Outcome:
+def _outcome_of(done: Done, skipped: Status | None) -> Outcome:
+    """Return what came of a clip; of one that does nothing, the bound where that belongs to what asked for no step."""
+    if skipped is not None or not done.steps:
+        refusing = done.refusing if skipped is Status.SKIPPED_SPIKE else None
+        threshold = None if refusing is None or refusing.scope != "total" else refusing.threshold
+        return Outcome(done.before.total, threshold, 1.0, shrunk=False)
     norms, decision = done.steps[0]
     coef, sanitized = decision.coef, done.sanitized
     threshold = done.asked.threshold if done.asked is not None and done.asked.bounds_all_alike else None

@@ -20,6 +20,7 @@ from gradclip.distributed.dtensor import is_dtensor
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
 from gradclip.policies.history import COUNTS, refuse_capture
 from gradclip.records.transfer import Transfer, can_transfer
+from gradclip.result import Status
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_captured, is_traced
 
@@ -146,6 +147,16 @@ class Skips:
             transfer = self._under_way.popleft()
             transfer.wait()
             self.heard = max(self.heard, int(transfer.host))
+
+    def complaint(self, last: Status | None, reason: str, late: int) -> str:
+        """Return why there are too many in a row, or had been before this step, and forget what the host has heard."""
+        count, self.heard = max(late, self.heard), 0
+        reason = f" {reason}" if reason else ""
+        return (
+            f"{count} steps in a row were skipped, the last as {(last or Status.SKIPPED_NONFINITE).value}, and "
+            f"`max_consecutive_skips` is {self._most:g}.{reason} Lower the learning rate, look at the data, or go back "
+            "to a checkpoint."
+        )
 
     def read(self) -> int:
         """Return how many there are now, which waits where a device counts."""

@@ -12,16 +12,15 @@ from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing, differing, everyone, is_same
 from gradclip.distributed.span import Span
 from gradclip.gradients import GradientSet, collect
+from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.told import told
 from gradclip.numbers import Scalar, as_float64, is_known, is_one, on_host
+from gradclip.ops.registry import has_kernels
 from gradclip.policies.measured import Norms, Scope
 from gradclip.policies.policy import Decision
 from gradclip.stages import Stage, Work
 
 FUNCTION = "GradClipper.clip"
-
-COUNTED = 100
-"""Parameters whose non-finite elements are counted for a record, at most: the first ones."""
 
 
 @final
@@ -49,7 +48,7 @@ class ClipWork(Work):
     Attributes:
         found: Whether there is any gradient here.
         is_shared: Whether the norms are made of those of several ranks.
-        nonfinite: The counts of NaN and of infinite elements here by parameter, where asked for and there are any.
+        nonfinite: The counts of NaN and of infinite elements here by parameter, where asked for and there may be any.
         reason: Which gradients are not finite, in words, where asked for.
         differing: The norms of parameters that differ between ranks, where they were compared and total norms do.
     """
@@ -72,7 +71,7 @@ class ClipWork(Work):
     ) -> None:
         self.found = False
         self.is_shared = False
-        self.nonfinite: dict[str, tuple[int, int]] | None = None
+        self.nonfinite: Counts | None = None
         self.reason = ""
         self.differing: Differing | None = None
         self._selection = selection
@@ -97,6 +96,8 @@ class ClipWork(Work):
         self._compare = False
         if not gradients.any_found:
             return norms, False
+        if self._count and not (self._reads or is_known(norms.total)) and has_kernels(stage.layout.device):
+            self.see_nonfinite(norms)  # which nobody knows in time
         if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
             self._make(is_last=False)
             gradients, norms = self._measured(stage)
@@ -124,9 +125,9 @@ class ClipWork(Work):
         _, norms = self._measured(stage, in_units=True)
         return self._foreseen(norms)
 
-    def see_nonfinite(self, norms: Norms) -> None:  # noqa: ARG002 -- it is the gradients that are looked at
+    def see_nonfinite(self, norms: Norms) -> None:
         if self._count and self.nonfinite is None:
-            self.nonfinite = self._gradients.count_nonfinite(COUNTED)
+            self.nonfinite = self._gradients.count_nonfinite(norms.total)
         if self._explain:
             self.reason = self._gradients.describe_nonfinite()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from gradclip.gradients.nonfinite import bad_in, described
+from gradclip.gradients.nonfinite import Counts, bad_in, described
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
@@ -201,10 +201,9 @@ class GradientSet(ABC):
         """Return what all ranks say, where this one says `own`."""
         return own
 
-    def count_nonfinite(self, at_most: int) -> dict[str, tuple[int, int]]:
-        """Return the counts of NaN and of infinite elements by name, of the first gradients here that have any."""
-        names = self.names()
-        return {names[x.position]: (x.nan, x.inf) for x in bad_in(self.batch)[:at_most]}
+    def count_nonfinite(self, norm: Scalar) -> Counts:
+        """Return the counts of NaN and of infinite elements of each gradient here, if a norm is not finite."""
+        return Counts(self.names(), self.batch.count_nonfinite(norm))
 
 
 def refuse_sparse_units(name: str) -> NoReturn:

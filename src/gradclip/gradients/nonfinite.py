@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from gradclip.ops.backend import Batch
 
 SHOWN = 3
@@ -15,6 +17,24 @@ class Bad(NamedTuple):
     nan: int
     inf: int
     numel: int
+
+
+class Counts(NamedTuple):
+    """Counts of NaN and of infinite elements, which may be on a device: none where a norm of the gradients is finite.
+
+    Attributes:
+        names: Those of the gradients.
+        counts: Of shape (2, gradients).
+    """
+
+    names: list[str]
+    counts: Tensor
+
+    def by_name(self, at_most: int) -> dict[str, tuple[int, int]]:
+        """Return those of the first gradients that have any; waits for them."""
+        nan, inf = self.counts.tolist()
+        found = [(name, (int(x), int(y))) for name, x, y in zip(self.names, nan, inf, strict=True) if x or y]
+        return dict(found[:at_most])
 
 
 def bad_in(batch: Batch) -> list[Bad]:

@@ -1,5 +1,6 @@
 """What a backend does: tensors of one device, opened as a batch, and the operations that clipping needs on it."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -79,8 +80,11 @@ class Batch(ABC):
         """Forget what was measured, where tensors were written in another way."""
 
     @abstractmethod
-    def count_nonfinite(self) -> Tensor:
-        """Return how many elements of each tensor are NaN, and how many infinite: int64, of shape (2, tensors)."""
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
+        """Return how many elements of each tensor are NaN, and how many infinite: int64, of shape (2, tensors).
+
+        Where a number, such as their norm, is finite, none counts, and kernels read none.
+        """
 
     @abstractmethod
     def sanitize_(self) -> None:

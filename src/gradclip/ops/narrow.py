@@ -12,7 +12,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum
+from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum, on_host
 from gradclip.ops.backend import Batch
 from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, sanitize_
 
@@ -96,10 +96,12 @@ class NarrowBatch(Batch):
                     limit = torch.tensor(own, dtype=torch.float64, device=CPU).to(parts.dtype).item()
                     parts.clamp_(-limit, limit)
 
-    def count_nonfinite(self) -> Tensor:
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         with torch.no_grad():
-            counts = [count_bad(x) for x in self.tensors]
-            return torch.stack(counts, dim=1).to(CPU) if counts else torch.zeros((2, 0), dtype=torch.int64, device=CPU)
+            asks = not math.isfinite(on_host(unless_finite))
+            counts = [count_bad(x) for x in self.tensors if asks]
+            none = torch.zeros((2, len(self.tensors)), dtype=torch.int64, device=CPU)
+            return torch.stack(counts, dim=1).to(CPU) if counts else none
 
     def sanitize_(self) -> None:
         with torch.no_grad():

@@ -145,9 +145,9 @@ class NativeBatch(Batch):
     def forget(self) -> None:
         self._known = None
 
-    def count_nonfinite(self) -> Tensor:
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         counts = torch.zeros((2, len(self.tensors)), dtype=torch.int64, device=CPU)
-        for i in self._bad():
+        for i in () if math.isfinite(on_host(unless_finite)) else self._bad():
             counts[:, i] = count_bad(self.tensors[i])
         return counts
 

@@ -73,8 +73,8 @@ class OperatorBatch(Batch):
     def clamp_(self, bound: Scalar) -> None:
         _OPERATORS.clamp_(self._detached, self._number(bound))
 
-    def count_nonfinite(self) -> Tensor:
-        return _OPERATORS.count_nonfinite(self._detached)
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
+        return _OPERATORS.count_nonfinite(self._detached, self._number(unless_finite))
 
     def sanitize_(self) -> None:
         _OPERATORS.sanitize_(self._detached)
@@ -143,8 +143,8 @@ def define_all(
         norm = batch.as_tensor(total)
         return as_float64(total, device), as_float64(coef, device), norm.clone() if norm is total else norm
 
-    def count_nonfinite(xs: list[Tensor]) -> Tensor:
-        return open_(xs).count_nonfinite()
+    def count_nonfinite(xs: list[Tensor], unless_finite: Tensor) -> Tensor:
+        return open_(xs).count_nonfinite(from_device(unless_finite))
 
     def scale_(xs: list[Tensor], coef: Tensor) -> None:
         to_write("scale_", xs).scale_(from_device(coef))
@@ -162,7 +162,7 @@ def define_all(
     _define("(Tensor[] xs, float order, Tensor? factors) -> Tensor", partials, _one_a_tensor)
     _define("(Tensor[] xs, float order) -> Tensor", unit_partials, _one_a_unit)
     _define("(Tensor[] xs, float max_norm, float eps) -> (Tensor, Tensor, Tensor)", norm_and_coefficient, _three)
-    _define("(Tensor[] xs) -> Tensor", count_nonfinite, _two_a_tensor)
+    _define("(Tensor[] xs, Tensor unless_finite) -> Tensor", count_nonfinite, _two_a_tensor)
     _define("(Tensor(a!)[] xs, Tensor coef) -> ()", scale_, _none)
     _define("(Tensor(a!)[] xs, Tensor coefs) -> ()", scale_units_, _none)
     _define("(Tensor(a!)[] xs, Tensor bound) -> ()", clamp_, _none)

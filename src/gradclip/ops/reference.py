@@ -115,10 +115,11 @@ class ReferenceBatch(Batch):
                     wide, limit = _wide(parts), limit.to(torch.float64)
                     parts.copy_(wide.clamp_(-limit, limit))
 
-    def count_nonfinite(self) -> Tensor:
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         with torch.no_grad():
             counts = [count_bad(x) for x in self.tensors]
-            return torch.stack(counts, dim=1) if counts else torch.zeros((2, 0), dtype=torch.int64, device=self._device)
+            found = torch.stack(counts, 1) if counts else torch.zeros((2, 0), dtype=torch.int64, device=self._device)
+            return found * ~as_float64(unless_finite, found.device).isfinite()
 
     def sanitize_(self) -> None:
         with torch.no_grad():

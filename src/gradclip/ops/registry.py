@@ -176,6 +176,11 @@ def kernels_of(device: torch.device) -> Backend | None:
     return kernels() if (kernels := KERNELS.get(device.type)) is not None else None
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels answer on a device, which read nothing where nothing is asked; see `Batch.count_nonfinite`."""
+    return not is_traced() and kernels_of(device) is not None
+
+
 def kernels_for_rules(device: torch.device) -> Backend | None:
     """Return the backend that may have few launches for a rule about numbers of a device; see `Backend.rule`."""
     return None if is_traced() else kernels_of(device)

@@ -1,5 +1,6 @@
 """Tensors of several devices or backends, as one batch."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias, final
 
@@ -65,8 +66,8 @@ class Several(Batch):
         for batch, _ in self._parts:
             batch.forget()
 
-    def count_nonfinite(self) -> Tensor:
-        found = [batch.count_nonfinite().t() for batch, _ in self._parts]
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
+        found = [batch.count_nonfinite(unless_finite).t() for batch, _ in self._parts]
         return self._in_order(found, [1] * len(self.tensors)).t()
 
     def sanitize_(self) -> None:

@@ -1,5 +1,6 @@
 """Sparse tensors that are not coalesced: an element is the sum of its duplicates."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import final
@@ -69,8 +70,8 @@ class Uncoalesced(Batch):
         self._measured.clamp_(bound)
         self._write_back()
 
-    def count_nonfinite(self) -> Tensor:
-        return self._measured.count_nonfinite()
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
+        return self._measured.count_nonfinite(unless_finite)
 
     def sanitize_(self) -> None:
         self._measured.sanitize_()

@@ -1,22 +1,24 @@
 """From what a clip left to its record: at once where the host knows the numbers, later where a device does."""
 
+import math
 import time
-from typing import TypeAlias, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Scalar, is_ready
 from gradclip.records.record import ClipRecord
 from gradclip.records.transfer import Transfer
-from gradclip.result import ClipResult, Each, Status
+from gradclip.result import ClipResult, Status, Unread
 
 WORST = 3
 """How many of the largest norms a record names."""
 
-Numbers: TypeAlias = tuple[Scalar, Scalar, Scalar | None, Scalar, bool | Tensor, Scalar | None, Scalar | None]
-"""The total norm before and after, the threshold, the coefficient, whether it is below 1, learning rate and loss."""
+COUNTED = 100
+"""Parameters whose elements that are not finite a record counts, at most: the first ones."""
 
 
 @final
@@ -28,7 +30,7 @@ class Draft:
         policy: The policy, as it is written.
         optimizer: Whose step it was for; None where it was called by hand.
         loss: The loss of the step, where the clipper was told.
-        nonfinite: The counts of NaN and of infinite elements, where there are any.
+        nonfinite: The counts of NaN and of infinite elements, where there may be any.
         norms: Whether the norm of each parameter was asked for.
     """
 
@@ -40,46 +42,62 @@ class Draft:
         policy: str,
         optimizer: Optimizer | None,
         loss: Scalar | None,
-        nonfinite: dict[str, tuple[int, int]] | None,
+        nonfinite: Counts | None,
         *,
         norms: bool,
     ) -> None:
         self._step = result.step
         self._time = time.time()
-        self._skipped = result.skipped
         self._policy = policy
         self._optimizer = None if optimizer is None else type(optimizer).__name__
         self._nonfinite = nonfinite
-        after, threshold, coefficient, shrunk = result._outcome()
-        self._numbers: Numbers = (result._total, after, threshold, coefficient, shrunk, _rate_of(optimizer), loss)
+        self._skipped = result._skipped
+        # The total norm, learning rate and loss; what comes of it if the step happens; and what tells whether it does.
+        if isinstance(self._skipped, Unread):
+            told = (*self._skipped[:2], result._judge(Status.SKIPPED_SPIKE).threshold)
+            outcome = (*result._judge(None), *told)
+        else:
+            outcome = tuple(result._outcome())
+        self._numbers: tuple[Any, ...] = (result._total, _rate_of(optimizer), loss, *outcome)
         self._each = result._each()
         self._asked = norms
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether to read the numbers now would wait for a device."""
-        total, each = self._numbers[0], self._each
-        return not is_ready(total) or (each is not None and not is_ready(each.norms))
+        return not all(map(is_ready, (self._numbers[0], *self._vectors())))
+
+    def _vectors(self) -> list[Tensor]:
+        norms = [] if self._each is None else [self._each.norms]
+        return norms if self._nonfinite is None else [*norms, self._nonfinite.counts]
 
     def fetch(self) -> Transfer:
         """Put copies on the host in place of what is elsewhere, and return what makes them."""
-        held = self._numbers if self._each is None else (*self._numbers, self._each.norms)
-        tensors = [x for x in held if isinstance(x, Tensor) and not is_ready(x)]
+        tensors = [x for x in (*self._numbers, *self._vectors()) if isinstance(x, Tensor) and not is_ready(x)]
         device = tensors[0].device
         vector = torch.cat([x.detach().reshape(-1).to(device, torch.float64, non_blocking=True) for x in tensors])
         transfer = Transfer(vector)
         pieces = transfer.host.split([x.numel() for x in tensors])
-        copies = {id(x): piece for x, piece in zip(tensors, pieces, strict=True)}
-        self._numbers = cast("Numbers", tuple(copies.get(id(x), x) for x in self._numbers))
+        copies = {id(x): piece.view(x.shape) for x, piece in zip(tensors, pieces, strict=True)}
+        self._numbers = tuple(copies.get(id(x), x) for x in self._numbers)
         if (each := self._each) is not None:
-            self._each = Each(each.names, copies.get(id(each.norms), each.norms), each.places)
+            self._each = each._replace(norms=copies.get(id(each.norms), each.norms))
+        if (bad := self._nonfinite) is not None:
+            self._nonfinite = bad._replace(counts=copies.get(id(bad.counts), bad.counts))
         return transfer
 
     def record(self) -> ClipRecord:
         """Return the record."""
-        total, after, threshold, coefficient, shrunk, lr, loss = self._numbers
-        status = self._skipped or (Status.CLIPPED if shrunk else Status.OK)
-        each = self._each
+        total, lr, loss, after, threshold, coefficient, shrunk, *told = self._numbers
+        skipped = self._skipped
+        if isinstance(skipped, Unread):
+            withheld, overflow, bound = told
+            skipped = Unread(withheld, overflow, skipped.skips_nonfinite).reason(total)
+            if skipped is not None:
+                after, coefficient = total, 1.0
+                threshold = bound if skipped is Status.SKIPPED_SPIKE else None
+        status = skipped or (Status.CLIPPED if shrunk else Status.OK)
+        each, bad = self._each, None if self._nonfinite is None else self._nonfinite.by_name(COUNTED)
         return ClipRecord(
             self._step,
             self._time,
@@ -93,7 +111,7 @@ class Draft:
             None,
             None if lr is None else float(lr),
             None if loss is None else float(loss),
-            self._nonfinite,
+            bad if bad or not math.isfinite(total) else None,
             each.by_name() if each is not None and self._asked else None,
             optimizer=self._optimizer,
         )

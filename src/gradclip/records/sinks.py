@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 from torch.optim import Optimizer
 
+from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Scalar
 from gradclip.records.alarms import Alarms
 from gradclip.records.draft import Draft
@@ -72,7 +73,7 @@ class Sinks:
         result: ClipResult,
         optimizer: Optimizer | None,
         loss: Scalar | None,
-        nonfinite: dict[str, tuple[int, int]] | None,
+        nonfinite: Counts | None,
         *,
         norms: bool,
     ) -> None:
@@ -85,7 +86,7 @@ class Sinks:
             result: What the clip did.
             optimizer: Whose step it was for; None where it was called by hand.
             loss: The loss of the step, where the clipper was told.
-            nonfinite: The counts of NaN and of infinite elements, where the total norm is neither.
+            nonfinite: The counts of NaN and of infinite elements, where there may be any.
             norms: Whether the norm of each parameter was asked for.
         """
         self._written = self._written or repr(self.policy)

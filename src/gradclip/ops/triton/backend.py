@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
-from gradclip.numbers import Scalar, as_float64, from_device, is_host
+from gradclip.numbers import Scalar, as_float64, from_device, is_host, is_known, on_host
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
 from gradclip.ops.several import Part, Several
@@ -79,11 +79,13 @@ class TritonBatch(Batch):
             return self._norm[1]  # rounded already
         return norm_tensor(number, self.is_wide if wide is None else wide, self._device)
 
-    def count_nonfinite(self) -> Tensor:
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         table = self._tabled()
         partials = self._empty(2 * table.chunks)
         out = self._empty(2 * table.segments).view(2, -1)
-        calls = over_runs(measuring.count_nonfinite, table, partials)
+        asked = not is_known(unless_finite) or math.isfinite(on_host(unless_finite))
+        number = as_float64(unless_finite, self._device) if asked else partials  # which is not read
+        calls = over_runs(measuring.count_nonfinite, table, partials, number, ASKED=asked)
         for counts, own in zip(partials.view(2, -1), out, strict=True):
             calls += combining_each(table, 1.0, counts, own)
         launch(calls, self._device)

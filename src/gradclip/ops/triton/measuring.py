@@ -240,14 +240,20 @@ def combine(
 
 @triton.jit(do_not_specialize=ARGUMENTS, do_not_specialize_on_alignment=ARGUMENTS)
 def count_nonfinite(
-    table, n, begin, end, partials,
-    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+    table, n, begin, end, partials, numbers,
+    DTYPE: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, ASKED: tl.constexpr,
 ):  # fmt: skip
-    """partials[c], partials[n + c] = how many elements of chunk c are NaN, and how many infinite; a complex one may be both."""
+    """partials[c], partials[n + c] = how many elements of chunk c are NaN, and how many infinite; a complex one may be both.
+
+    `ASKED`: where a number is finite, none counts, and none is read.
+    """
     lanes = tl.arange(0, BLOCK)
+    number = tl.load(numbers) if ASKED else INF
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         base = begin_of(table, c, DTYPE, ALIGNED)
         count = tl.load(table + n + c).to(tl.int32)
+        if ASKED:
+            count = tl.where(number - number == 0.0, 0, count)
         nans = tl.zeros((BLOCK,), tl.float64)
         infinite = tl.zeros((BLOCK,), tl.float64)
         for o in range(0, count, BLOCK):
