@@ -20,6 +20,7 @@ from conftest import skip_without
 from gradclip.clipper.withhold import LATE
 from gradclip.ops import registry
 from gradclip.policies import FixedNorm, Layout, MedianClip, Norms, Policy, ZClip
+from gradclip.records import Memory
 from gradclip.stages import Stage
 from policies.cases import CASES, LAYOUT, SHAPES, clipper_of, model
 
@@ -426,10 +427,10 @@ FUSED = {
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
 def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
-    """Parameters, state and counts of steps stay bit for bit, the next step happens, and too many raise late."""
-    net = torch.nn.Linear(8, 8).cuda()
+    """Parameters, state and step counts stay bit for bit, the next step happens, too many raise late, records tell."""
+    net, memory = torch.nn.Linear(8, 8).cuda(), Memory()
     optimizer = make(net.parameters())
-    clipper = gradclip.GradClipper(net, max_consecutive_skips=2).attach(optimizer)
+    clipper = gradclip.GradClipper(net, max_consecutive_skips=2, sinks=[memory]).attach(optimizer)
 
     def step(value: float) -> list[Tensor]:
         for p in net.parameters():
@@ -449,6 +450,10 @@ def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
         step(float("inf"))
     with pytest.raises(gradclip.ConsecutiveSkipsError, match="skipped_nonfinite"):
         step(float("inf"))
+    gradclip.records.flush()
+    found = [record.nonfinite for record in memory.records]
+    assert found[:3] == [None, {"weight": (64, 0), "bias": (8, 0)}, None]
+    assert found[3:] == [{"weight": (0, 64), "bias": (0, 8)}] * (3 + LATE)
 
 
 def test_a_captured_step_is_skipped() -> None:
