@@ -1,7 +1,9 @@
 """A script that calls torch's functions calls ours, wherever it has them from, and everything is put back."""
 
+import contextlib
 import functools
 import gc
+import inspect
 import math
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from torch.nn.utils import clip_grad
 import gradclip
 import rank_functions
 from gradclip.patching.clippers import IDLE
+from gradclip.patching.places import originals
 from gradclip.policies import FixedNorm, MedianClip, ZClip, by_group
 from gradclip.records import Memory
 from gradclip.testing import RankPool
@@ -80,6 +83,44 @@ def _bad() -> nn.Parameter:
     p = huge()
     p.grad[0] = math.nan
     return p
+
+
+WRONG_CALLS = [
+    ((), {}),
+    ((), {"max_norm": 1.0}),
+    ((), {"parameters": [], "function": 1}),
+    (([],), {}),
+    (([],), {"parameters": []}),
+    (([],), {"tensors": []}),
+    (([], 1.0), {"max_norm": 1.0, "clip_value": 1.0, "norm_type": 2.0}),
+    (([], 1.0), {"max_nrom": 1.0}),
+    (([], 1.0, 2.0), {"function": "clip_grad_norm_"}),
+    (([], 1.0, 2.0, False, None, None), {}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["plain", "recorded"])
+@pytest.mark.parametrize("name", sorted(originals()))
+def test_a_wrong_call_is_the_error_that_it_is_to_torch(name: str, sinks: list[Memory], depth: int) -> None:
+    """Whatever is missing, unknown or there twice: in torch's own words, and under its own names."""
+
+    def complaint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        try:
+            getattr(nn.utils, name)(*args, **kwargs)
+        except TypeError as error:
+            return str(error)
+        return ""
+
+    def complaints() -> list[str]:
+        return [complaint(*call) for call in WRONG_CALLS]
+
+    expected, signature = complaints(), inspect.signature(getattr(nn.utils, name))
+    assert sum(map(bool, expected)) >= len(WRONG_CALLS) - 2
+    with gradclip.patch(sinks=sinks), gradclip.patch(FixedNorm(1.0)) if depth > 1 else contextlib.nullcontext():
+        assert complaints() == expected
+        assert inspect.signature(getattr(nn.utils, name)) == signature
 
 
 def test_twice_is_once() -> None:

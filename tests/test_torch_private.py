@@ -159,7 +159,7 @@ def test_hooks_of_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
     private.run_last(optimizer, first)
     optimizer.step()
     assert ran == [2, 1]
-    assert private.step_hooks_of(SimpleNamespace()) == []  # type: ignore[arg-type]
+    assert private.step_hooks_of(SimpleNamespace()) == {}  # type: ignore[arg-type]
     private.run_last(SimpleNamespace(), first)
     monkeypatch.setattr(private, "_marks_hooked_steps", lambda: False)
     assert private.runs_hooks(Bare())

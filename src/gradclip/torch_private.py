@@ -247,9 +247,9 @@ def stepping_optimizer(frame: FrameType) -> Any:
     return frame.f_locals.get("self")
 
 
-def step_hooks_of(optimizer: Optimizer) -> list[Any]:
+def step_hooks_of(optimizer: Optimizer) -> dict[int, Any]:
     """Return the hooks that run before the steps of an optimizer. Without it, none: copies are less often noticed."""
-    return list(getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+    return getattr(optimizer, "_optimizer_step_pre_hooks", {})
 
 
 def run_last(optimizer: Any, hook: RemovableHandle) -> None:

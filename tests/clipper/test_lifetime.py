@@ -64,17 +64,20 @@ def test_an_attached_clipper_lives_as_long_as_its_optimizer() -> None:
 
 def test_a_clipper_that_is_gone_watches_nothing() -> None:
     """Its warnings go with it, and a step costs no more."""
-    from gradclip.clipper import hooks
+    from gradclip.clipper.watching import WATCHERS
 
     net = network()
     optimizer = OPTIMIZERS["SGD"](net.parameters())
     gc.collect()
-    before = len(hooks.watchers())
-    clipper = GradClipper(net)
-    assert len(hooks.watchers()) == before + 1
+    before = len(WATCHERS._about)
+    clipper, other = GradClipper(net), GradClipper(net[0])
+    assert WATCHERS.of_step(optimizer) == WATCHERS.of(net[0].weight) == [clipper, other]
     del clipper
     gc.collect()
-    assert len(hooks.watchers()) == before
+    assert WATCHERS.of_step(optimizer) == [other]
+    del other
+    gc.collect()
+    assert WATCHERS.of_step(optimizer) == [] and len(WATCHERS._about) == before
     train(net, optimizer, 0, 4)
 
 

@@ -127,3 +127,31 @@ def test_a_quantile_has_the_same_bits_elsewhere(norms: list[float], window: int 
     """The formula is that of the host."""
     here = filled(norms, window).quantile(q, 0.0)
     assert filled(norms, window, as_rows=True).quantile(q, tensor(0.0)).item() == here
+
+
+@pytest.mark.parametrize("window", [None, 1, 1500, 3000])
+def test_a_long_history(window: int | None) -> None:
+    """Beyond one block too it holds what arrived, in order of size, as often as it is there; and shares the rest."""
+    norms = [float(x) for x in torch.randint(0, 2000, (6000,), generator=torch.Generator().manual_seed(0))]
+    history = filled(norms[:4000], window)
+    kept = norms[:4000][-(window or 0) :]
+    expected = [papers.quantile(kept, q) for q in (0.0, 0.1, 0.5, 0.999, 1.0)]
+    longer = history
+    for x in norms[4000:]:
+        longer = longer.add(x)
+    for q, quantile in zip((0.0, 0.1, 0.5, 0.999, 1.0), expected, strict=True):
+        assert history.quantile(q, 0.0) == pytest.approx(quantile, rel=1e-12)
+        assert longer.quantile(q, 0.0) == pytest.approx(papers.quantile(norms[-(window or 0) :], q), rel=1e-12)
+    assert history.pack() == [kept] and longer.pack() == [norms[-(window or 0) :]]
+    loaded = History.of(window).unpack(longer.pack())
+    assert loaded.pack() == longer.pack() and loaded.mean_and_deviation() == longer.mean_and_deviation()
+    assert loaded.add(-1.0).quantile(0.0, 0.0) == -1.0
+
+
+def test_one_more_norm_copies_no_more_after_many() -> None:
+    """All but a block or two of what was there is shared, so that a run without a window costs what its steps cost."""
+    history = filled([float(i * 7919 % 10007) for i in range(10000)], None)
+    before, after = history.columns[0], history.add(5.5).columns[0]
+    for own, other in ((before.arrived, after.arrived), (before.ordered, after.ordered)):
+        kept = {id(block) for block in own}
+        assert sum(len(block) for block in other if id(block) not in kept) <= 1024

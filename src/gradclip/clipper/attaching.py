@@ -22,7 +22,7 @@ from gradclip.clipper.arguments import (
     scaler_of,
     unwrapped,
 )
-from gradclip.clipper.hooks import Attachment, attach, release, watch_steps, watchers
+from gradclip.clipper.hooks import Attachment, attach, listen, release
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
@@ -30,6 +30,7 @@ from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
+from gradclip.clipper.watching import WATCHERS, Unclipped
 from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, is_known, on_host
@@ -57,7 +58,8 @@ class Attaching(ABC):
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
         self._ground = Ground()
-        watch_steps(self)
+        listen()
+        WATCHERS.add(self, (*self._selection.owners, *self._selection.ignored))
 
     @property
     def last(self) -> ClipResult | None:
@@ -128,7 +130,7 @@ class Attaching(ABC):
         check_hooked(optimizer)
         if not self._trust.owns(optimizer):
             refuse_optimizer(optimizer)
-        if any(self._is_rival(other, optimizer) for other in watchers()):
+        if any(self._is_rival(other, optimizer) for p in self._selection.owners for other in WATCHERS.of(p)):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         hear(self)
@@ -224,10 +226,13 @@ class Attaching(ABC):
     def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
         if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:
             return False
-        trusts = (self._trust, other._trust)
-        return not any(x.quiet for x in trusts) and any(other._trust.covers(p) for p in self._selection.owners)
+        return not self._trust.quiet and not other._trust.quiet
 
-    # Hearing of every step.
+    # Hearing of the steps of its parameters.
+
+    def _hear_of(self, selection: Selection) -> None:
+        """Hear of the steps of these parameters too."""
+        WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._covers(p)])
 
     def _step_begins(self, optimizer: Optimizer) -> None:
         """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""
@@ -244,12 +249,12 @@ class Attaching(ABC):
         if skipped not in {None, Status.SKIPPED_SCALER} and self._trust.is_as_clipped(optimizer):
             self._suppression.suppress()
 
-    def _step_ends(self, optimizer: Optimizer) -> None:
+    def _step_ends(self, optimizer: Optimizer, unclipped: Unclipped) -> None:
         """Put things back after a step."""
         if not self._trust.owns(optimizer):
             return
         self._suppression.recover(within=1)
-        self._trust.step_ends(optimizer, attached=optimizer in self._attachments)
+        self._trust.step_ends(optimizer, unclipped, attached=optimizer in self._attachments)
 
     def _steps_of(self, optimizer: Optimizer) -> int | None:
         """Return how many steps of an attached optimizer there were; None for others."""
@@ -288,4 +293,4 @@ class Attaching(ABC):
 
 
 def _is_clipped_by_another(own: "weakref.ref[Attaching]", parameter: Tensor) -> bool:
-    return any(watcher is not own() and watcher._clips(parameter) for watcher in watchers())
+    return any(watcher is not own() and watcher._clips(parameter) for watcher in WATCHERS.of(parameter))

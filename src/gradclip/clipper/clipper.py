@@ -233,6 +233,7 @@ class GradClipper(Attaching):
         """Go on with more parameters, those of the same name as before."""
         self._pipeline = self._pipeline.with_selection(selection)
         self._selection = selection
+        self._hear_of(selection)
         self._trust.follow(selection)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
@@ -262,8 +263,7 @@ class GradClipper(Attaching):
         zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
         self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
         if records:
-            asked = self._measures_each(clip.result.step)
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked)
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=self._measures_each(self._step))
 
     # Saving.
 

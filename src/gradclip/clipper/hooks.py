@@ -3,9 +3,9 @@
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import CodeType, FrameType, FunctionType, MethodType
-from typing import Any, NamedTuple, Protocol, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from torch import Tensor
 from torch.amp import GradScaler
@@ -14,7 +14,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.clipper import misuse
+from gradclip.clipper.watching import WATCHERS
 from gradclip.clipper.withhold import told
+from gradclip.parameters import named_parameters
 from gradclip.torch_private import step_code, step_hooks_of, stepping_optimizer
 
 _STEP: CodeType | None = step_code()
@@ -24,32 +26,7 @@ _STEP: CodeType | None = step_code()
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Watcher(Protocol):
-    """What wants to know of every step."""
-
-    def _step_begins(self, optimizer: Optimizer) -> None:
-        """Hear of a step before it happens, and before the optimizer's own hooks."""
-
-    def _step_ends(self, optimizer: Optimizer) -> None:
-        """Hear of a step after it happened, and after the optimizer's own hooks."""
-
-    def _covers(self, parameter: Tensor) -> bool:
-        """Whether it would notice that steps of this parameter are not clipped."""
-        ...
-
-    def _clips(self, parameter: Tensor) -> bool:
-        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
-        ...
-
-
-_WATCHERS: "weakref.WeakValueDictionary[int, Watcher]" = weakref.WeakValueDictionary()
 _HANDLES: list[RemovableHandle] = []
-
-
-def watch_steps(watcher: Watcher) -> None:
-    """Let an object hear of the steps of all optimizers for as long as it lives."""
-    listen()
-    _WATCHERS[id(watcher)] = watcher
 
 
 def listen() -> None:
@@ -57,11 +34,6 @@ def listen() -> None:
     if not _HANDLES:
         _HANDLES.append(register_optimizer_step_pre_hook(_begins))
         _HANDLES.append(register_optimizer_step_post_hook(_ends))
-
-
-def watchers() -> list[Watcher]:
-    """Return all that hear of steps now; safe while another thread adds one."""
-    return [watcher for reference in _WATCHERS.valuerefs() if (watcher := reference()) is not None]
 
 
 def running_steps() -> list[Optimizer]:
@@ -112,13 +84,23 @@ def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
     _STEP = _STEP or sys._getframe(1).f_code
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
-    for watcher in watchers():
+    for watcher in WATCHERS.of_step(optimizer):
         watcher._step_begins(optimizer)
 
 
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-    for watcher in watchers():
-        watcher._step_ends(optimizer)
+    unclipped = cache(partial(_unclipped, optimizer))  # found out once for all that ask
+    for watcher in WATCHERS.of_step(optimizer):
+        watcher._step_ends(optimizer, unclipped)
+
+
+def _unclipped(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
+    """Return the parameters with a gradient that an optimizer updates and nobody clips, with their names."""
+    return [
+        (name, p)
+        for name, p in named_parameters(optimizer)
+        if p.grad is not None and not any(watcher._clips(p) for watcher in WATCHERS.of(p))
+    ]
 
 
 class Attachment(NamedTuple):
@@ -144,8 +126,9 @@ class ClipFirst:
 
     def _is_alone(self, optimizer: Optimizer) -> bool:
         """Whether no hook that comes after may change for whom the step is taken, nor another clipper look on."""
-        hooks = step_hooks_of(optimizer)
-        return hooks[-1:] == [self] and not any(isinstance(hook, ClipFirst) for hook in hooks[:-1])
+        hooks = step_hooks_of(optimizer).values()
+        is_last = next(reversed(hooks), None) is self
+        return is_last and not any(isinstance(hook, ClipFirst) and hook is not self for hook in hooks)
 
 
 def attach(optimizer: Optimizer, scaler: GradScaler | None, clip: Callable[..., Tensor | None]) -> Attachment:
@@ -191,7 +174,7 @@ def _state_for_copies(reference: "weakref.ref[Optimizer]") -> Any:
 def release(optimizer: Optimizer, attachment: Attachment) -> None:
     """Let an optimizer step, and be copied, as if it had not been attached to by this clipper."""
     attachment.handle.remove()
-    if not any(isinstance(hook, ClipFirst) for hook in step_hooks_of(optimizer)):
+    if not any(isinstance(hook, ClipFirst) for hook in step_hooks_of(optimizer).values()):
         optimizer.__dict__.pop("__getstate__", None)
 
 
@@ -200,7 +183,7 @@ def _judge_copy(optimizer: Optimizer) -> None:
     owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if owners:
         del optimizer.__dict__[COPIED]
-        if not any(watcher._covers(owner) for watcher in watchers() for owner in owners):
+        if not any(map(WATCHERS.of, owners)):
             misuse.warn(misuse.COPIED)
 
 

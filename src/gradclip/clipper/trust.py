@@ -16,7 +16,7 @@ from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
 from gradclip.clipper.selection import Selection, size_of
-from gradclip.parameters import named_parameters
+from gradclip.clipper.watching import Unclipped
 
 EMPTY = 3
 """Clips by hand in a row without any gradient that are reported."""
@@ -216,7 +216,7 @@ class Trust:
             changed = misuse.CHANGED.format(name=self._names[place])
             self._warn("order", changed if self._by_hand else self._never())
 
-    def step_ends(self, optimizer: Optimizer, *, attached: bool) -> None:
+    def step_ends(self, optimizer: Optimizer, unclipped: Unclipped, *, attached: bool) -> None:
         """Judge a step after all, and remember which gradients it used."""
         known = self._optimizers[optimizer]
         self._depth -= 1
@@ -229,7 +229,7 @@ class Trust:
         self._step_at, self._step_attached = self.clips, attached
         self._step_clipped = clipped and not self._late
         if known.steps in {1, PATIENCE} and not self.quiet:
-            self._judge_coverage(optimizer, known)
+            self._judge_coverage(known, unclipped)
 
     # How it finds out.
 
@@ -273,17 +273,13 @@ class Trust:
     def _never(self) -> str:
         return misuse.NEVER_OF_THIS if self.is_attached else misuse.NEVER
 
-    def _judge_coverage(self, optimizer: Optimizer, known: Known) -> None:
-        missing = [
-            name
-            for name, p in named_parameters(optimizer)
-            if p.grad is not None and not self.covers(p) and not self._elsewhere(p)
-        ]
+    def _judge_coverage(self, known: Known, unclipped: Unclipped) -> None:
+        missing = [name for name, p in unclipped() if not self.covers(p)]
         if missing:
             self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=misuse.some(missing)))
         if known.steps < PATIENCE:
             return
-        updated = {id(p) for other in self._optimizers for _, p in named_parameters(other)}
+        updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)
         unused = [name for name, p in pairs if p.grad is not None and id(p) not in updated]
         if unused:

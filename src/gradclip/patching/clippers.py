@@ -12,7 +12,8 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
-from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, watchers
+from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
+from gradclip.clipper.watching import WATCHERS
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
@@ -121,10 +122,10 @@ class Clippers:
         """Whether a clipper of the script's own leaves the clip to the rule, as a call with an infinite bound does."""
         return self._policy is not None and measures(policy)
 
-    def _others(self) -> list[GradClipper]:
-        """Return the clippers of the script's own."""
-        own = set(self._own)
-        return [watcher for watcher in watchers() if isinstance(watcher, GradClipper) and watcher not in own]
+    def _others(self, optimizer: Optimizer) -> list[GradClipper]:
+        """Return the clippers of the script's own that work on any parameter of an optimizer."""
+        found = WATCHERS.of_step(optimizer)
+        return [watcher for watcher in found if isinstance(watcher, GradClipper) and watcher not in self._own]
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
@@ -137,7 +138,8 @@ class Clippers:
         if any(family.is_called for family in clipped) or (clipped and done.issuperset(map(id, owners))):
             return None
         owners = [p for p in owners if id(p) not in done]  # without those that another optimizer has just stepped with
-        if not owners or any(x._clips_for(optimizer) for x in self._others() if not self._is_no_clip(x.policy)):
+        others = (other for other in self._others(optimizer) if not self._is_no_clip(other.policy))
+        if not owners or any(other._clips_for(optimizer) for other in others):
             return None
         settings: Settings = (None if self._steps_by_rule(optimizer) else 2.0), False
         gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))

@@ -1,6 +1,7 @@
 """Replace torch's functions for a `with` block or a process, and put them back."""
 
 import functools
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -111,13 +112,20 @@ class Patch:
         def replacement(*args: Any, **kwargs: Any) -> Any:
             if not self._is_active or not OF_OURS.isdisjoint(kwargs):  # and somebody has kept it
                 return self._originals[is_torchs][name](*args, **kwargs)
-            first = args[0] if args else kwargs.pop(given)
-            listed = list(first) if isinstance(first, Iterator) else first
-            found = own(listed, *args[1:], **kwargs)
-            return _as_torch_returns(found, listed) if returns_norm and is_torchs else found
+            if not args and given in kwargs:
+                args = (kwargs.pop(given),)
+            listed: list[Any] = [list(x) if isinstance(x, Iterator) else x for x in args[:1]]
+            try:
+                found = own(*listed, *args[1:], **kwargs)
+            except TypeError:
+                if not _fits(signature, args, kwargs):
+                    self._originals[is_torchs][name](*args, **kwargs)  # whose words are about its own arguments
+                raise
+            return _as_torch_returns(found, listed[0]) if returns_norm and is_torchs else found
 
         functools.update_wrapper(replacement, self._originals[is_torchs][name])
         vars(replacement).pop("__wrapped__")  # which holds the function, for the next to find
+        vars(replacement)["__signature__"] = signature = inspect.signature(self._originals[is_torchs][name])
         return replacement
 
     def _clip_grad_norm_(
@@ -250,6 +258,15 @@ def _owners(function: str, parameters: Parameters) -> list[Tensor]:
     tensors, _ = flatten(function, parameters)
     owners = [x for x in tensors if isinstance(x, Tensor)]
     return owners if len(owners) == len(tensors) and not is_traced() else []
+
+
+def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function can be called so: with all its arguments, each once, and no others."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _as_torch_returns(norm: Any, parameters: Any) -> Any:

@@ -109,7 +109,7 @@ class Fused:
         present: Sequence[int] | None = None
         if norms.present is not None:  # a total norm is seldom asked of which parameters, others at each step, it is
             present = UNASKED if norms.each is None else tuple(norms.present)
-        way = (present, norms.complete, norms.order, len(more), *map(_shape_of, given), *names)
+        way = (present, norms.complete, norms.order, len(more), *map(_form_of, given), *names)
         found = None if self._rule is None else self._rule(flat, way, given)
         if found is None:
             return None
@@ -157,5 +157,6 @@ def _with_numbers(template: Any, numbers: Sequence[Any]) -> Any:
     return filled(template, (own.with_rows(new) if isinstance(own, History) else new for own, new in pairs))
 
 
-def _shape_of(x: Any) -> Any:
+def _form_of(x: Any) -> Any:
+    """Return the shape of numbers on a device, and None for one on the host, which is another rule's."""
     return None if is_known(x) else x.shape

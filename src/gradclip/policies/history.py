@@ -5,59 +5,18 @@ left out. On the host, what arrived is also kept in order of size, since sorting
 on another device it stays a tensor, and nothing is read back.
 """
 
-import bisect
 import math
-from array import array
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import Condition, Scalar, is_known, is_ready, on_host, where
+from gradclip.policies.column import Column
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
 from gradclip.tracing import is_captured
-
-
-class Column(NamedTuple):
-    """Numbers on the host, as they arrived, and the same by size: arrays, which are copied at the speed of memory."""
-
-    arrived: "array[float]"
-    ordered: "array[float]"
-
-    @staticmethod
-    def of(numbers: list[float]) -> "Column":
-        """Return a column of numbers in the order they arrived in."""
-        return Column(array("d", numbers), array("d", sorted(numbers)))
-
-    def add(self, number: float, window: int | None) -> "Column":
-        """Return the column with one more number, without the oldest where it would exceed the window."""
-        if not math.isfinite(number):
-            return self
-        arrived, ordered = self.arrived[:], self.ordered[:]
-        if window is not None and len(arrived) >= window:
-            del ordered[bisect.bisect_left(ordered, arrived.pop(0))]
-        arrived.append(number)
-        bisect.insort(ordered, number)
-        return Column(arrived, ordered)
-
-    def quantile(self, q: float) -> float:
-        """Return the quantile, interpolated between the two nearest numbers; infinite where there is none."""
-        if not self.ordered:
-            return math.inf
-        place = (len(self.ordered) - 1) * q
-        low = math.floor(place)
-        high = min(low + 1, len(self.ordered) - 1)
-        return self.ordered[low] + (self.ordered[high] - self.ordered[low]) * (place - low)
-
-    def mean_and_deviation(self) -> tuple[float, float]:
-        """Return mean and sample standard deviation; an infinite deviation for fewer than two numbers."""
-        count = len(self.arrived)
-        if count < 2:  # noqa: PLR2004
-            return (self.arrived[0] if count else 0.0), math.inf
-        mean = math.fsum(self.arrived) / count
-        return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in self.arrived) / (count - 1))
 
 
 def refuse_capture(why: str) -> NoReturn:
@@ -132,7 +91,7 @@ class History:
         """Return the most norms that a column holds."""
         if self.rows is not None:
             return self.rows.isfinite().sum(0).amax()
-        return float(max((len(column.arrived) for column in self.columns), default=0))
+        return float(max((column.count for column in self.columns), default=0))
 
     def quantile(self, q: float, like: Scalar) -> Scalar:
         """Return the quantile of each column, infinite where there is none, in the form of `like`."""
@@ -179,7 +138,7 @@ class History:
     def pack(self) -> list[Any]:
         """Return what arrived in each column, as plain lists."""
         if self.rows is None:
-            return [column.arrived.tolist() for column in self.columns]
+            return [column.tolist() for column in self.columns]
         rows = self.rows.reshape(len(self.rows), -1)
         return [[x for x in column.tolist() if math.isfinite(x)] for column in rows.T]
 
