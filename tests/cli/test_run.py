@@ -150,6 +150,39 @@ def test_what_goes_on_after_the_script_finds_it(words: str, tmp_path: Path) -> N
     assert len(records_in(tmp_path / "r.jsonl")) == 1
 
 
+SPAWNING = """
+import multiprocessing
+import os
+import sys
+
+
+class Own:
+    pass
+
+
+def make(_):
+    return Own()
+
+
+if __name__ == "__main__":
+    print(sys.path[0], sys.argv[0], __file__)
+    print(any(folder in ("", os.getcwd()) for folder in sys.path))
+    os.chdir("/")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(type(pool.map(make, [0])[0]) is Own)
+"""
+
+
+def test_what_it_is_and_where_it_looks_is_as_in_python(tmp_path: Path) -> None:
+    """Classes come back from processes that are spawned; its file has a whole path; modules beside it come first."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "main.py").write_text(SPAWNING)
+    ours = launched("scripts/main.py", cwd=tmp_path)
+    expected = launched("scripts/main.py", cwd=tmp_path, command=())
+    assert ours.stdout == expected.stdout != ""
+    assert (ours.returncode, ours.stderr, ours.stdout.split()[-2:]) == (0, "", ["False", "True"])
+
+
 def test_a_module(script: Path) -> None:
     """As `python -m` runs it; the bound is given."""
     done = launched("--max-norm", 0.5, "-m", "train", 2, cwd=script.parent)

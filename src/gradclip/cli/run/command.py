@@ -127,15 +127,15 @@ class Script:
 
     def _run(self) -> None:
         name = self.command[0]
+        first = os.getcwd() if self.is_module else str(Path(name).resolve().parent)  # noqa: PTH109 -- a string
+        sys.path[:] = [first, *(sys.path[1:] if sys.path[:1] == [_own_place()] else sys.path)]
         sys.argv = list(self.command)
-        main: Any = Main()
+        main: Any = Main(None if self.is_module else name)
         try:
             if self.is_module:
-                sys.path.insert(0, "")
                 runpy.run_module(name, main, run_name="__main__", alter_sys=True)
             else:
-                sys.path.insert(0, str(Path(name).resolve().parent))
-                runpy.run_path(name, main, run_name="__main__")
+                runpy.run_path(str(Path(name).absolute()), main, run_name="__main__")
         finally:
             main.keep()
 
@@ -146,14 +146,22 @@ class Main:
 
     `runpy` puts back what was there before, and hands out no module. It takes names to add to one, and asks for them,
     as of any mapping, once the module is in place.
+
+    Args:
+        name: What the script calls itself, in place of its whole path, if anything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None) -> None:
+        self._name = name
         self._module: ModuleType | None = None
 
     def keys(self) -> tuple[()]:
         """Return the names to add: none."""
         self._module = sys.modules["__main__"]
+        if "__mp_main__" in sys.modules:  # by which processes that are spawned know the classes of a script
+            sys.modules["__mp_main__"] = self._module
+        if self._name is not None:
+            sys.argv[0] = self._name
         return ()
 
     def __getitem__(self, name: str) -> object:
@@ -164,6 +172,15 @@ class Main:
         """Have it be `__main__` from now on, if the script has begun."""
         if self._module is not None:
             sys.modules["__main__"] = self._module
+
+
+def _own_place() -> str:
+    """Return where Python looks for modules first, as it was started with `python -m gradclip`, or by a file."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if main.__spec__ is not None or file is None:
+        return os.getcwd()  # noqa: PTH109 -- a string
+    return str(Path(file).resolve().parent)
 
 
 def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
