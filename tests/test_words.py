@@ -4,7 +4,9 @@ import contextlib
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,6 +213,24 @@ ZEROS: dict[str, Callable[[nn.Module], Any]] = {
     "FixedValue(clip_value": lambda net: FixedValue(0),
     "ZClip(max_norm": lambda net: ZClip(0.0),
 }
+
+
+def test_a_line_of_an_installed_package_is_not_the_users(tmp_path: Path) -> None:
+    """Whatever it is called; where all lines are of such, the innermost that is no framework's is named."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    source = "from gradclip import callers\n\ndef loop():\n    callers.warn('advice')\n\ndef main():\n    loop()\n"
+    file = str(folder / "engine.py")
+    scope: dict[str, Any] = {"__name__": "engine"}
+    exec(compile(source, file, "exec"), scope)  # noqa: S102 -- as a module that is installed
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scope["main"]()
+        thread = threading.Thread(target=scope["main"])
+        thread.start()
+        thread.join()
+    assert [x.filename for x in caught] == [__file__, file]
+    assert caught[1].lineno == 4
 
 
 @pytest.mark.parametrize("name", ZEROS)
