@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from gradclip import callers
@@ -40,7 +41,7 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, Tensor):
         return [parameters], None
     if isinstance(parameters, Module):
-        return _from_pairs(function, parameters.named_parameters(), argument)
+        return _from_pairs(function, parameters_of(parameters), argument)
     if isinstance(parameters, Optimizer):
         return _from_pairs(function, named_parameters(parameters), argument)
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
@@ -81,6 +82,10 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "
 """What those that wrap a module call it: `torch.compile`, FSDP1, activation checkpointing, and Lightning's Fabric."""
 
 
+REPLICATED = (DataParallel, DistributedDataParallel)
+"""What calls its only part `module`."""
+
+
 def bare(names: list[str]) -> list[str]:
     """Return names without those of wrappers, and without `module.` where all begin with it, as in `DataParallel`."""
     if not any(wrapper in name for name in names for wrapper in WRAPPERS) and not _are_in_module(names):
@@ -93,6 +98,17 @@ def bare(names: list[str]) -> list[str]:
 
 def _are_in_module(names: list[str]) -> bool:
     return len(names) > 0 and all(name.startswith("module.") for name in names)
+
+
+def parameters_of(module: Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters of a module with its names for them, without the `module` of a part that is replicated."""
+    pairs: list[tuple[str, Tensor]] = list(module.named_parameters())
+    if any("module" in name.split(".") for name, _ in pairs):
+        parts = [f"{name}." if name else "" for name, part in module.named_modules() if isinstance(part, REPLICATED)]
+        for outer in reversed(parts):  # one within another first
+            inner = f"{outer}module."
+            pairs = [(outer + name.removeprefix(inner) if name.startswith(inner) else name, p) for name, p in pairs]
+    return pairs
 
 
 def named_parameters(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
@@ -128,7 +144,7 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
             case Tensor():
                 yield name, element
             case Module() | Optimizer():
-                pairs = element.named_parameters() if isinstance(element, Module) else named_parameters(element)
+                pairs = parameters_of(element) if isinstance(element, Module) else named_parameters(element)
                 yield from ((f"{name}.{own}", tensor) for own, tensor in pairs)
             case Mapping() if _is_group(element):
                 yield from _named_in(element, f"param_groups[{i}]")

@@ -302,6 +302,21 @@ def test_wrappers_are_no_part_of_a_name(kind: str) -> None:
     wrapped.load_state_dict(plain.state_dict())
 
 
+def test_a_part_that_is_replicated_keeps_its_name() -> None:
+    """Whether it is replicated or not, in a model or in a list; a part that somebody calls so is none."""
+    part = nn.ModuleDict({"module": nn.Linear(2, 1)})
+    plain, replicated = ({"G": wrap(nn.Linear(2, 1)), "rest": part} for wrap in (lambda net: net, nn.DataParallel))
+    names = ["G.weight", "G.bias", "rest.module.weight", "rest.module.bias"]
+    for parts in (plain, replicated):
+        assert list(gradclip.get_norms(_with_gradients(nn.ModuleDict(parts)))) == names
+    listed = [nn.DataParallel(nn.DataParallel(nn.Linear(2, 1))), nn.Linear(2, 1)]
+    found = gradclip.get_norms([_with_gradients(net) for net in listed])
+    assert list(found) == [f"parameters[{i}].{name}" for i in range(2) for name in ("weight", "bias")]
+    GradClipper(nn.ModuleDict(plain), AdaGC(1.0)).load_state_dict(
+        GradClipper(nn.ModuleDict(replicated), AdaGC(1.0)).state_dict()
+    )
+
+
 def test_names_that_would_be_the_same_stay() -> None:
     """Where a wrapper's name tells two parameters apart."""
     net = nn.ModuleDict({"a": nn.Linear(2, 1), "_orig_mod": nn.ModuleDict({"a": nn.Linear(2, 1)})})
