@@ -65,8 +65,49 @@ def test_it_clips_alone() -> None:
     other = torch.nn.Linear(2, 1)
     other(torch.full((1, 2), 9.0)).backward()
     assert run.accelerator.clip_grad_norm_(other.parameters(), 0.1).item() > 1.0
+    with pytest.raises(RuntimeError, match=r"`accelerator.clip_grad_value_` was called, and gradclip clips"):
+        run.accelerator.clip_grad_value_(run.net.parameters(), 1.0)
     run.clipper.detach()
     run.accelerator.clip_grad_norm_(run.net.parameters(), 1.0)
+
+
+def test_its_trackers_hear_of_every_step(tmp_path: Path) -> None:
+    """A second optimizer's by another name."""
+    tracked: list[tuple[dict[str, float], int]] = []
+
+    class Tracker(accelerate.tracking.GeneralTracker):
+        name, requires_logging_directory = "ours", False
+
+        def __init__(self) -> None:
+            super().__init__()
+
+        @property
+        def tracker(self) -> object:
+            return self
+
+        def store_init_configuration(self, values: dict[str, object]) -> None:
+            pass
+
+        def log(self, values: dict[str, float], step: int | None = None, **_: object) -> None:
+            assert step is not None
+            tracked.append((values, step))
+
+    accelerator = accelerate.Accelerator(cpu=True, log_with=Tracker(), project_dir=tmp_path)
+    accelerator.init_trackers("test")
+    nets = [network(), network()]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=RATE) for net in nets]
+    nets[0], nets[1], *optimizers = accelerator.prepare(*nets, *optimizers)
+    clippers = [prepare(accelerator, net, optimizer) for net, optimizer in zip(nets, optimizers, strict=True)]
+    for batch in batches()[:3]:
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            accelerator.backward(loss_of(net, batch))
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [step for _, step in tracked] == [1, 1, 2, 2, 3, 3]
+    for place, prefix in enumerate(("", "optimizer1/")):
+        last = clippers[place].last
+        assert last is not None
+        assert tracked[place - 2][0][f"{prefix}gradclip/total_norm"] == last.total_norm
 
 
 def test_it_resumes(tmp_path: Path) -> None:

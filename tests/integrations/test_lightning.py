@@ -1,6 +1,7 @@
 """Lightning, by both of its names, and Fabric: one clip a step of each optimizer, logged, and in the checkpoints."""
 
 import builtins
+import csv
 import importlib
 import math
 import signal
@@ -112,6 +113,33 @@ def test_it_clips_alone(pl: Any, tmp_path: Path) -> None:
         trainer_of(pl, tmp_path, GradClipCallback(0.5), gradient_clip_val=1.0).fit(module_of(pl))
 
 
+def test_a_module_that_clips_too(pl: Any, tmp_path: Path) -> None:
+    """By its own call, or in a hook of its own: an error, once and for all; afterwards it may."""
+    module = module_of(pl, manual=True)
+    step = module.training_step
+
+    def clips(own: Any, *args: Any) -> Any:
+        found = step(*args)
+        own.clip_gradients(own.optimizers(), gradient_clip_val=0.25, gradient_clip_algorithm="norm")
+        return found
+
+    module.training_step = types.MethodType(clips, module)
+    trainer = trainer_of(pl, tmp_path, GradClipCallback(0.5))
+    with pytest.raises(RuntimeError, match=r"`self.clip_gradients` was called, and gradclip clips"):
+        trainer.fit(module)
+    assert "clip_gradients" not in vars(trainer.precision_plugin)
+    trainer_of(pl, tmp_path).fit(module)
+
+    hooked = module_of(pl)
+
+    def configured(own: Any, optimizer: Any, **_: Any) -> None:
+        own.clip_gradients(optimizer, gradient_clip_val=0.25, gradient_clip_algorithm="norm")
+
+    hooked.configure_gradient_clipping = types.MethodType(configured, hooked)
+    with pytest.raises(RuntimeError, match="self.clip_gradients"):
+        trainer_of(pl, tmp_path, GradClipCallback(0.5)).fit(hooked)
+
+
 def test_it_resumes(pl: Any, tmp_path: Path) -> None:
     """From a checkpoint, bit for bit as without a stop; a second `fit` clips once a step too."""
     policy = ZClip(max_norm=1.0, warmup=3)
@@ -210,3 +238,30 @@ def test_fabric() -> None:
     assert clipper.last is not None and other.last is not None
     assert clipper.last.total_norm == pytest.approx(other.last.total_norm, rel=1e-5)
     assert clipper.state_dict()["parameters"] == other.state_dict()["parameters"]
+    with pytest.raises(RuntimeError, match=r"`fabric.clip_gradients` was called, and gradclip clips"):
+        fabric.clip_gradients(net, optimizer, max_norm=1.0)
+    other_net = fabric.setup(network())
+    batch = next(iter(rows))
+    fabric.backward(loss_of(other_net, batch))
+    assert fabric.clip_gradients(other_net, optimizer, max_norm=1e-3).item() > 1e-3
+    clipper.detach()
+    fabric.clip_gradients(net, optimizer, max_norm=1.0)
+
+
+def test_the_loggers_of_fabric_hear_of_every_step(tmp_path: Path) -> None:
+    lightning = importlib.import_module("lightning")
+    logger = importlib.import_module("lightning.fabric.loggers").CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    fabric = lightning.Fabric(accelerator="cpu", devices=1, loggers=logger)
+    net = network()
+    net, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=RATE))
+    clipper = setup(fabric, net, optimizer)
+    batch = next(iter(torch.utils.data.DataLoader(data(), batch_size=BATCH)))
+    for _ in range(3):
+        optimizer.zero_grad()
+        fabric.backward(loss_of(net, batch))
+        optimizer.step()
+    (file,) = tmp_path.rglob("metrics.csv")
+    rows = list(csv.DictReader(file.open()))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+    assert clipper.last is not None
+    assert float(rows[-1]["gradclip/total_norm"]) == clipper.last.total_norm

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
+from gradclip.policies import AdaGC, Decision, FixedNorm, Layout, Norms, Policy, ZClip
 from gradclip.records import Memory
 from gradclip.testing import assert_clipped
 from integrations.loops import RATE, STEPS, needed, same, trained
@@ -107,20 +109,39 @@ def test_a_second_training(tmp_path: Path) -> None:
     assert [record.step for record in records.records] == [1, 2, 3, 1, 2, 3]
 
 
-def test_a_step_that_is_skipped_is_told(tmp_path: Path) -> None:
-    """Neither parameters nor the learning rate move."""
+@dataclass(frozen=True)
+class SkipLarge(Policy):
+    """No step where the norm is large."""
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def init(self, layout: Layout) -> tuple[()]:
+        return ()
+
+    def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
+        return Decision(1.0, skip=norms.total > 1e6), state
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_step_that_is_skipped_is_told(tmp_path: Path, scales: bool) -> None:
+    """Neither parameters nor the learning rate move, be it an overflow or a spike that no scaler knows of."""
     model = Model()
     rates: list[float] = []
 
     class Poison(transformers.TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             if state.global_step == 1:
-                model.net[0].weight.grad[0, 0] = math.nan
+                model.net[0].weight.grad.fill_(1e9) if scales else model.net[0].weight.grad.fill_(math.nan)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             rates.append(given["lr_scheduler"].get_last_lr()[0])
 
-    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(0.5), Poison()], model=model, max_steps=3)
+    callback = GradClipCallback(SkipLarge() if scales else 0.5)
+    trainer = trainer_of(tmp_path, callbacks=[callback, Poison()], model=model, max_steps=3)
+    if scales:
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     trainer.lr_scheduler.lr_lambdas = [lambda step: 0.5**step]
     trainer.train()
     assert rates == pytest.approx([RATE / 2, RATE / 2, RATE / 4])

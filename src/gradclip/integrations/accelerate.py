@@ -1,5 +1,6 @@
 """Clip where Accelerate has prepared a model and its optimizer."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
-from gradclip.integrations.shared import clipper_of, policy_of
+from gradclip.integrations.shared import Logging, clipper_of, policy_of, refuse_twice
 from gradclip.policies import Policy
 from gradclip.records import Sink
 
@@ -36,7 +37,8 @@ def prepare(
         options: Those of `GradClipper`.
 
     Returns:
-        The clipper, attached. `accelerator.clip_grad_norm_` of its parameters is an error, as both would clip.
+        The clipper, attached. `accelerator.clip_grad_norm_` and `clip_grad_value_` of its parameters are errors, as
+        both would clip.
 
     Raises:
         ValueError: If the optimizer was not prepared, or DeepSpeed or Megatron steps.
@@ -54,23 +56,23 @@ def prepare(
     if str(accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "MEGATRON_LM"}:
         msg = f"`prepare(accelerator=...)` must not be of {accelerator.distributed_type}, which clips by itself."
         raise ValueError(msg)
+    if accelerator.log_with:
+        sinks = [*sinks, Logging(accelerator, lambda numbers, step: accelerator.log(numbers, step=step))]
     clipper = clipper_of(model, optimizer, policy_of("prepare", policy, None), sinks, options)
     clipper.attach(optimizer)
     accelerator.register_for_checkpointing(clipper)
-    accelerator.clip_grad_norm_ = _refusing(clipper, accelerator.clip_grad_norm_)
+    for name in ("clip_grad_norm_", "clip_grad_value_"):
+        setattr(accelerator, name, _refusing(clipper, name, getattr(accelerator, name)))
     return clipper
 
 
-def _refusing(clipper: GradClipper, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the accelerator's own clip, but for parameters that a clipper clips."""
+def _refusing(clipper: GradClipper, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a clip of the accelerator's own, but for parameters that a clipper clips."""
 
-    def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(original)
+    def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        if clipper._attachments and any(clipper._covers(p) for p in listed):
-            raise RuntimeError(
-                "`accelerator.clip_grad_norm_` was called, and gradclip clips these parameters before every step. "
-                "Remove the call; `clipper.last.total_norm` is the norm before clipping."
-            )
+        refuse_twice(f"accelerator.{name}", [clipper], listed)
         return original(listed, *args, **kwargs)
 
-    return clip_grad_norm_
+    return clip

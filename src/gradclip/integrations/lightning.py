@@ -1,6 +1,7 @@
 """Clip in Lightning: as a callback of a `Trainer`, of `lightning` and of `pytorch_lightning`; and with Fabric."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
-from gradclip.integrations.shared import Latest, clipper_of, policy_of
+from gradclip.integrations.shared import Latest, Logging, clipper_of, policy_of, refuse_twice
 from gradclip.policies import Policy
 from gradclip.records import Sink
 
@@ -36,8 +37,9 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         clippers: One for each optimizer, in their order, while it trains and after it.
 
     Raises:
-        ValueError: When training begins, if the trainer has a `gradient_clip_val`, as both would clip; if DeepSpeed
-            steps; or if there are not as many policies as optimizers.
+        RuntimeError: If the module clips by `self.clip_gradients`, as both would clip.
+        ValueError: When training begins, if the trainer has a `gradient_clip_val`; if DeepSpeed steps; or if there are
+            not as many policies as optimizers.
 
     Example:
         `Trainer(callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
@@ -57,6 +59,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         self._options = options
         self._latest: list[Latest] = []
         self._loaded: list[dict[str, Any]] | None = None
+        self._plugin: Any = None
 
     def on_train_start(self, trainer: Any, pl_module: Module) -> None:
         """Attach a clipper to each optimizer."""
@@ -71,6 +74,8 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
             raise ValueError("`GradClipCallback` cannot clip in DeepSpeed, whose optimizer clips by its configuration.")
         policies = self._policies(len(trainer.optimizers))
         scaler = getattr(trainer.precision_plugin, "scaler", None)
+        trainer.precision_plugin.clip_gradients = self._refusing(trainer.precision_plugin.clip_gradients)
+        self._plugin = trainer.precision_plugin
         self._latest = [Latest() for _ in policies]
         self.clippers = [
             clipper_of(pl_module, optimizer, policy, [*self._sinks, latest], self._options).attach(optimizer, scaler)
@@ -118,9 +123,24 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
             raise ValueError(msg)
         return [policy_of("GradClipCallback", policy, None) for policy in listed]
 
+    def _refusing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the clip that a module calls as `self.clip_gradients`, but for what is clipped already."""
+
+        @functools.wraps(original)
+        def clip_gradients(optimizer: Optimizer, clip_val: float = 0.0, *args: Any, **kwargs: Any) -> Any:
+            if clip_val > 0.0:
+                owners = (p for group in optimizer.param_groups for p in group["params"])
+                refuse_twice("self.clip_gradients", self.clippers, owners)
+            return original(optimizer, clip_val, *args, **kwargs)
+
+        return clip_gradients
+
     def _end(self) -> None:
         for clipper in self.clippers:
             clipper.detach()
+        if self._plugin is not None:
+            vars(self._plugin).pop("clip_gradients", None)
+            self._plugin = None
 
 
 def setup(
@@ -144,9 +164,21 @@ def setup(
 
     Returns:
         The clipper, attached. Put it into what `fabric.save` and `fabric.load` are given, to resume from it.
+        `gradclip/total_norm` and so on go to the loggers of Fabric at every step, and `fabric.clip_gradients` of its
+        parameters is an error, as both would clip.
 
     Example:
         `model, optimizer = fabric.setup(model, optimizer)`, then `clipper = setup(fabric, model, optimizer, 1.0)`
     """
+    if fabric.loggers:
+        sinks = [*sinks, Logging(fabric, lambda numbers, step: fabric.log_dict(numbers, step=step))]
     clipper = clipper_of(model, optimizer, policy_of("setup", policy, None), sinks, options)
+    original = fabric.clip_gradients
+
+    @functools.wraps(original)
+    def clip_gradients(module: Module, *args: Any, **kwargs: Any) -> Any:
+        refuse_twice("fabric.clip_gradients", [clipper], module.parameters())
+        return original(module, *args, **kwargs)
+
+    fabric.clip_gradients = clip_gradients
     return clipper.attach(optimizer, getattr(fabric._precision, "scaler", None))

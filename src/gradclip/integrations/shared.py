@@ -1,14 +1,16 @@
 """What all integrations do alike."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
 from gradclip.clipper.arguments import unwrapped
-from gradclip.parameters import Parameters, named_parameters
+from gradclip.parameters import Parameters, named_parameters, parameters_of
 from gradclip.policies import FixedNorm, Policy
 from gradclip.records import ClipRecord, Sink
 
@@ -38,7 +40,7 @@ def clipper_of(
     """Return a clipper of what an optimizer updates, now and later, by the names that the model has for it."""
 
     def named(own: Optimizer) -> Parameters:
-        names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
+        names = {} if model is None else {id(p): name for name, p in parameters_of(model)}
         places = iter(named_parameters(own))
         return [
             {"params": group["params"], "param_names": [names.get(id(p), next(places)[0]) for p in group["params"]]}
@@ -49,6 +51,39 @@ def clipper_of(
     clipper = GradClipper(named(inner), policy, sinks=sinks, **options)
     clipper._take_from(inner, named)
     return clipper
+
+
+def refuse_twice(function: str, clippers: Sequence[GradClipper], parameters: Iterable[Tensor]) -> None:
+    """Raise where a framework is to clip what a clipper clips."""
+    if any(clipper._attachments and clipper._covers(p) for p in parameters for clipper in clippers):
+        raise RuntimeError(
+            f"`{function}` was called, and gradclip clips these parameters before every step. Remove the call; "
+            "`clipper.last.total_norm` is the norm before clipping."
+        )
+
+
+_LOGGED: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+"""How many clippers have their numbers go to the loggers of an engine."""
+
+
+@final
+class Logging:
+    """A sink that has an engine log the numbers of records, those of each clipper but the first by another name.
+
+    Args:
+        engine: The engine.
+        log: Logs numbers by name, of a step.
+    """
+
+    def __init__(self, engine: Any, log: Callable[[dict[str, float], int], object]) -> None:
+        place = _LOGGED.get(engine, 0)
+        _LOGGED[engine] = place + 1
+        self._prefix = f"optimizer{place}/" if place else ""
+        self._log = log
+
+    def __call__(self, record: ClipRecord) -> None:
+        """Log a record."""
+        self._log({f"{self._prefix}{name}": number for name, number in record.metrics().items()}, record.step)
 
 
 @final

@@ -73,10 +73,9 @@ class GradClipCallback(TrainerCallback):
             self._accelerator.clip_grad_norm_ = _unmeasured
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
-        """Tell the trainer whether the step has happened, where no scaler does."""
-        optimizer = given["optimizer"]
-        if self.clipper is not None and self.clipper.last is not None and getattr(optimizer, "scaler", None) is None:
-            optimizer._is_overflow = self.clipper.last.skipped is not None
+        """Tell the trainer whether the step has happened: of overflows a scaler would, of other skips nobody."""
+        if self.clipper is not None and self.clipper.last is not None:
+            given["optimizer"]._is_overflow = self.clipper.last.skipped is not None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Put the state where the checkpoint that comes takes it from."""
