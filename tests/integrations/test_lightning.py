@@ -1,7 +1,6 @@
 """Lightning, by both of its names, and Fabric: one clip a step of each optimizer, logged, and in the checkpoints."""
 
 import builtins
-import csv
 import importlib
 import math
 import signal
@@ -20,7 +19,7 @@ from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, loss_of, need
 
 needed("lightning.pytorch", "pytorch_lightning")
 
-from gradclip.integrations.lightning import PACKAGES, GradClipCallback, setup  # noqa: E402 -- where it is installed
+from gradclip.integrations.lightning import PACKAGES, GradClipCallback  # noqa: E402 -- where it is installed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -218,50 +217,3 @@ def test_layers_that_are_unfrozen(pl: Any, tmp_path: Path) -> None:
     norms = [p.grad.norm() for p in module.nets[0].parameters()]
     assert torch.stack(norms).norm().item() <= 0.05 * (1 + 1e-5)
     assert len(callback.clippers[0].state_dict()["parameters"]) == 4
-
-
-def test_fabric() -> None:
-    """As a plain loop."""
-    lightning = importlib.import_module("lightning")
-    fabric = lightning.Fabric(accelerator="cpu", devices=1)
-    fabric.launch()
-    net = network()
-    net, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM))
-    clipper = setup(fabric, net, optimizer, ZClip(max_norm=1.0, warmup=3))
-    rows = torch.utils.data.DataLoader(data(), batch_size=BATCH)
-    for batch in rows:
-        optimizer.zero_grad()
-        fabric.backward(loss_of(net, batch))
-        optimizer.step()
-    expected, other = trained(ZClip(max_norm=1.0, warmup=3))
-    same(net, expected)
-    assert clipper.last is not None and other.last is not None
-    assert clipper.last.total_norm == pytest.approx(other.last.total_norm, rel=1e-5)
-    assert clipper.state_dict()["parameters"] == other.state_dict()["parameters"]
-    with pytest.raises(RuntimeError, match=r"`fabric.clip_gradients` was called, and gradclip clips"):
-        fabric.clip_gradients(net, optimizer, max_norm=1.0)
-    other_net = fabric.setup(network())
-    batch = next(iter(rows))
-    fabric.backward(loss_of(other_net, batch))
-    assert fabric.clip_gradients(other_net, optimizer, max_norm=1e-3).item() > 1e-3
-    clipper.detach()
-    fabric.clip_gradients(net, optimizer, max_norm=1.0)
-
-
-def test_the_loggers_of_fabric_hear_of_every_step(tmp_path: Path) -> None:
-    lightning = importlib.import_module("lightning")
-    logger = importlib.import_module("lightning.fabric.loggers").CSVLogger(tmp_path, flush_logs_every_n_steps=1)
-    fabric = lightning.Fabric(accelerator="cpu", devices=1, loggers=logger)
-    net = network()
-    net, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=RATE))
-    clipper = setup(fabric, net, optimizer)
-    batch = next(iter(torch.utils.data.DataLoader(data(), batch_size=BATCH)))
-    for _ in range(3):
-        optimizer.zero_grad()
-        fabric.backward(loss_of(net, batch))
-        optimizer.step()
-    (file,) = tmp_path.rglob("metrics.csv")
-    rows = list(csv.DictReader(file.open()))
-    assert [int(row["step"]) for row in rows] == [1, 2, 3]
-    assert clipper.last is not None
-    assert float(rows[-1]["gradclip/total_norm"]) == clipper.last.total_norm
