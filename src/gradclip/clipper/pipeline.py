@@ -94,15 +94,16 @@ class Pipeline:
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False
-        known = self._replayed()
+        in_graph = is_captured(self._selection.device)
+        known = self._replayed(in_graph=in_graph)
         try:
-            return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+            return _clip(work, _result(step, run(self._stages, work, self._nonfinite), is_replayed=in_graph))
         finally:
             self._keep(known)
 
-    def _replayed(self) -> tuple[Any, ...] | None:
+    def _replayed(self, *, in_graph: bool) -> tuple[Any, ...] | None:
         """Return what was learned before the graph that replays it, or is captured now; None where there is none."""
-        if self._captured is None and is_captured(self._selection.device):
+        if self._captured is None and in_graph:
             return tuple(stage.state for stage in self._stages)
         return self._captured
 
@@ -129,12 +130,14 @@ class Pipeline:
     def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(loss, each=each, reads=False)
-        known = self._replayed()
+        in_graph = is_captured(self._selection.device)
+        known = self._replayed(in_graph=in_graph)
         skips = self._nonfinite == "skip"
         done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
         self._keep(known)
         self._is_elsewhere = True
-        return _clip(work, _unread(step, done, overflow, skips_nonfinite=skips))._replace(withheld=done.withheld)
+        result = _unread(step, done, overflow, skips_nonfinite=skips, is_replayed=in_graph)
+        return _clip(work, result)._replace(withheld=done.withheld)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -157,8 +160,11 @@ class Pipeline:
         return on_host(self._work(None).measure(self._stages[-1])[0].total)
 
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
+        device = self._selection.device
+        if any(stage.layout.device != device for stage in self._stages):
+            self._captured = None  # whose graph works on tensors that are not the gradients any more
         for stage in self._stages:
-            stage.follow(self._selection.device)
+            stage.follow(device)
         asked = {"reads": self._nonfinite != "propagate", **asked}
         return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
@@ -212,13 +218,14 @@ def _clip(work: ClipWork, result: ClipResult) -> Clip:
     return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
 
 
-def _result(step: int, done: Done) -> ClipResult:
+def _result(step: int, done: Done, *, is_replayed: bool) -> ClipResult:
     if not done.steps:
         return _untouched(step, done.before, done.refusing, done.skipped)
-    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before))
+    each = partial(_each_of, done.before)
+    return ClipResult(step, done.before.total, partial(_outcome_of, done), each, is_replayed=is_replayed)
 
 
-def _unread(step: int, done: Done, overflow: Condition, *, skips_nonfinite: bool) -> ClipResult:
+def _unread(step: int, done: Done, overflow: Condition, *, skips_nonfinite: bool, is_replayed: bool) -> ClipResult:
     """Return a result that finds out whether there was a step once it is asked."""
 
     def skipped() -> Status | None:
@@ -233,7 +240,8 @@ def _unread(step: int, done: Done, overflow: Condition, *, skips_nonfinite: bool
         status = skipped()
         return _outcome_of(done) if done.steps and status is None else _outcome_without(done.before, done.asked, status)
 
-    return ClipResult(step, done.before.total, outcome, partial(_each_of, done.before), skipped)
+    each = partial(_each_of, done.before)
+    return ClipResult(step, done.before.total, outcome, each, skipped, is_replayed=is_replayed)
 
 
 def _untouched(step: int, norms: Norms, refusing: Decision | None, status: Status | None) -> ClipResult:
