@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 import torch
+from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import pack, recalled, unpack
+from gradclip.policies.state import filled, leaves, pack, recalled, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -77,6 +78,15 @@ class Stage:
             layout = replace(self.layout, device=device)
             self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
             self.layout = layout
+
+    def reshape(self, layout: Layout) -> None:
+        """Go on with parameters of other shapes: what was learned stays, but that of units, which are others now."""
+        self.layout = layout = replace(layout, device=self.layout.device)
+        self.fused = Fused(self.policy)  # a kernel may hold the sizes
+        fresh, count = self.policy.init(layout), len(layout.names)
+        pairs = zip(leaves(fresh), leaves(self.state), strict=True)
+        kept = (new if isinstance(old, Tensor) and old.ndim and len(old) != count else old for new, old in pairs)
+        self.state = filled(fresh, kept)
 
 
 class Work(ABC):

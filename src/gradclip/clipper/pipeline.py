@@ -160,6 +160,7 @@ class Pipeline:
         return on_host(self._work(None).measure(self._stages[-1])[0].total)
 
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
+        self._follow_shapes()
         device = self._selection.device
         if any(stage.layout.device != device for stage in self._stages):
             self._captured = None  # whose graph works on tensors that are not the gradients any more
@@ -168,8 +169,18 @@ class Pipeline:
         asked = {"reads": self._nonfinite != "propagate", **asked}
         return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
+    def _follow_shapes(self) -> None:
+        """Go on with the shapes that parameters have by now, as after `p.data = ...`, where not all is a total norm."""
+        if all(stage.scope == "total" for stage in self._stages) or (now := self._selection.reshaped()) is None:
+            return
+        layouts = [now.layout_for(stage.policy, stage.scope) for stage in self._stages]  # which may raise
+        self._selection, self._captured = now, None
+        for stage, layout in zip(self._stages, layouts, strict=True):
+            stage.reshape(layout)
+
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
+        self._follow_shapes()
         grown = Pipeline(self._policy, selection, self._nonfinite, self._group)
         for own, stage in zip(grown._stages, self._stages, strict=True):
             packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout), stage.layout.names)

@@ -114,10 +114,9 @@ def test_folders_that_may_not_be_read_are_said(tmp_path: Path, monkeypatch: pyte
         "'open/shut too'. Name a file."
     )
     (tmp_path / "open" / "trainer_state.json").write_bytes(STATE)
-    assert read_series(tmp_path).remarks == (
-        "Folders below could not be read, and are left out: 'shut', 'open/shut too'.",
-    )
-    assert read_series(tmp_path / "open").remarks == ()
+    words = "Folders below could not be read, and are left out: 'shut', 'open/shut too'."
+    assert read_series(tmp_path).remarks[0] == words
+    assert not any("Folders" in remark for remark in read_series(tmp_path / "open").remarks)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
