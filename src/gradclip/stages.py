@@ -6,7 +6,7 @@ brings another measure, and an apply that is arithmetic.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
@@ -17,6 +17,7 @@ from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.partition import Part
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import filled, leaves, pack, recalled, unpack
 from gradclip.result import Status
@@ -83,10 +84,22 @@ class Stage:
         """Go on with parameters of other shapes: what was learned stays, but that of units, which are others now."""
         self.layout = layout = replace(layout, device=self.layout.device)
         self.fused = Fused(self.policy)  # a kernel may hold the sizes
-        fresh, count = self.policy.init(layout), len(layout.names)
-        pairs = zip(leaves(fresh), leaves(self.state), strict=True)
-        kept = (new if isinstance(old, Tensor) and old.ndim and len(old) != count else old for new, old in pairs)
+        fresh = self.policy.init(layout)
+        found = zip(leaves(fresh), leaves(self.state), _counts(fresh, len(layout.names)), strict=True)
+        kept = (new if isinstance(old, Tensor) and old.ndim and len(old) != count else old for new, old, count in found)
         self.state = filled(fresh, kept)
+
+
+def _counts(state: Any, count: int) -> Iterator[int]:
+    """Yield of how many parameters each of the leaves of a state is."""
+    match state:
+        case Part():
+            yield from _counts(state.state, len(state.subset.layout.names))
+        case tuple():
+            for x in state:
+                yield from _counts(x, count)
+        case _:
+            yield count
 
 
 class Work(ABC):

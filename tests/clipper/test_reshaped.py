@@ -72,9 +72,13 @@ def test_parts_follow_too(policy: Policy) -> None:
     torch.testing.assert_close(*left, rtol=0.0, atol=0.0)
 
 
-def test_what_was_learned_of_parameters_stays() -> None:
-    """It is of norms, whatever the shape."""
-    runs = [(owners, GradClipper(owners, AdaGC(1.0, warmup=2))) for owners in (parameters(), parameters())]
+ADAGC = AdaGC(1.0, warmup=2)
+
+
+@pytest.mark.parametrize("policy", [ADAGC, by_name({"parameters[0]": ADAGC}, ZClip(1.0, warmup=2))], ids=repr)
+def test_what_was_learned_of_parameters_stays(policy: Policy) -> None:
+    """It is of norms, whatever the shape; of some of the parameters too."""
+    runs = [(owners, GradClipper(owners, policy)) for owners in (parameters(), parameters())]
     for owners, clipper in runs:
         for _ in range(5):
             fill(owners)
