@@ -106,13 +106,13 @@ class ClipResult:
     """What one call of `GradClipper.clip` did.
 
     Numbers stay on the device of the gradients until they are read: on another device than the CPU, each property below
-    waits for it.
+    waits for it. Of a clip in a captured graph, they are those of the last replay by then.
 
     Attributes:
         step: The number of the clip, from 1.
     """
 
-    __slots__ = ("_each", "_found", "_judge", "_skipped", "_total", "step")
+    __slots__ = ("_each", "_found", "_is_replayed", "_judge", "_skipped", "_total", "step")
 
     def __init__(
         self,
@@ -121,26 +121,35 @@ class ClipResult:
         judge: Callable[[Status | None], Outcome],
         each: Callable[[], Each | None],
         skipped: Status | Unread | None = None,
+        *,
+        is_replayed: bool = False,
     ) -> None:
-        """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at."""
+        """Take the total norm, and what finds out the rest once it is asked for: few steps are looked at.
+
+        Where it `is_replayed`, that is found out each time.
+        """
         self.step = step
         self._skipped = skipped
         self._total = total
         self._judge = judge
         self._each = each
         self._found: Outcome | None = None
+        self._is_replayed = is_replayed
 
     def _outcome(self) -> Outcome:
-        if self._found is None:
+        if self._found is None or self._is_replayed:
             self._found = self._judge(self.skipped)
         return self._found
 
     @property
     def skipped(self) -> Status | None:
         """Why the step does not happen, or None."""
-        if isinstance(self._skipped, Unread):
-            self._skipped = self._skipped.reason(self._total)
-        return self._skipped
+        if not isinstance(self._skipped, Unread):
+            return self._skipped
+        found = self._skipped.reason(self._total)
+        if not self._is_replayed:
+            self._skipped = found
+        return found
 
     @property
     def total_norm(self) -> float:

@@ -6,18 +6,20 @@ brings another measure, and an apply that is arithmetic.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 import torch
+from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.partition import Part
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import pack, recalled, unpack
+from gradclip.policies.state import filled, leaves, pack, recalled, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -77,6 +79,27 @@ class Stage:
             layout = replace(self.layout, device=device)
             self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
             self.layout = layout
+
+    def reshape(self, layout: Layout) -> None:
+        """Go on with parameters of other shapes: what was learned stays, but that of units, which are others now."""
+        self.layout = layout = replace(layout, device=self.layout.device)
+        self.fused = Fused(self.policy)  # a kernel may hold the sizes
+        fresh = self.policy.init(layout)
+        found = zip(leaves(fresh), leaves(self.state), _counts(fresh, len(layout.names)), strict=True)
+        kept = (new if isinstance(old, Tensor) and old.ndim and len(old) != count else old for new, old, count in found)
+        self.state = filled(fresh, kept)
+
+
+def _counts(state: Any, count: int) -> Iterator[int]:
+    """Yield of how many parameters each of the leaves of a state is."""
+    match state:
+        case Part():
+            yield from _counts(state.state, len(state.subset.layout.names))
+        case tuple():
+            for x in state:
+                yield from _counts(x, count)
+        case _:
+            yield count
 
 
 class Work(ABC):

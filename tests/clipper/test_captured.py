@@ -175,7 +175,8 @@ def test_a_count_of_skips_begins_outside_of_a_graph() -> None:
     optimizer = torch.optim.SGD(run.parameters.values(), lr=0.1, fused=True)
     run.clipper.attach(optimizer)
     run.draw(0)
-    with captured(), no_waits(), pytest.raises(RuntimeError, match="met its first gradient in it. Clip outside"):
+    words = r"max_consecutive_skips=.* begins, .* Take a step outside"
+    with captured(), no_waits(), pytest.raises(RuntimeError, match=words):
         optimizer.step()
     optimizer.step()
     with captured() as replay, no_waits():
@@ -184,6 +185,51 @@ def test_a_count_of_skips_begins_outside_of_a_graph() -> None:
     for _ in range(3):
         replay()
     assert run.clipper.state_dict()["skips"] == 3
+
+
+def test_a_result_of_a_captured_clip_is_that_of_the_last_replay() -> None:
+    """All that it says, of one replay after the other, whether it was asked before or not."""
+    run, eager = (Run(FixedNorm(1.0), nonfinite="skip") for _ in range(2))
+    replayed, stepped = (torch.optim.SGD(one.parameters.values(), lr=0.1, fused=True) for one in (run, eager))
+    run.clipper.attach(replayed)
+    eager.clipper.attach(stepped)
+    run.draw(0)
+    replayed.step()
+    with captured() as replay:
+        replayed.step()
+    for step in (1, WARM + 4, WARM + 7, 2):
+        run.draw(step)
+        eager.draw(step)
+        replay()
+        stepped.step()
+        own, other = run.clipper.last, eager.clipper.last
+        assert own is not None and other is not None and own.status is other.status
+        for name in ("total_norm", "total_norm_after", "coefficient", "threshold", "clipped"):
+            assert getattr(own, name) == pytest.approx(getattr(other, name), nan_ok=True), name
+
+
+def test_what_was_captured_is_forgotten_on_another_device() -> None:
+    """A clipper whose parameters moved away learns there, and not in the memory of the graph that they left."""
+    run, eager = Run(ZClip(1.0, warmup=3)), Run(ZClip(1.0, warmup=3))
+    for step in range(5):
+        for one in (run, eager):
+            one.draw(step)
+            one.clipper.clip()
+    with captured():
+        run.clipper.clip()
+    eager.clipper.clip()
+    selection = run.clipper._selection
+    selection.owners[:] = here = [Parameter(p.detach().held) for p in selection.owners]
+    for step in range(5, 8):
+        eager.draw(step)
+        eager.clipper.clip()
+        for name, p in zip(run.parameters, here, strict=True):
+            p.grad = given(step)[name]
+        run.clipper.clip()
+        torch.testing.assert_close([p.grad for p in here], eager.left())
+    learned, expected = (one.clipper.state_dict()["stages"][0]["state"] for one in (run, eager))
+    assert learned == pytest.approx(expected, rel=1e-12)
+    assert run.clipper._pipeline._captured is None
 
 
 def test_a_count_of_skips_is_loaded_where_replays_count_on() -> None:

@@ -95,15 +95,16 @@ class Pipeline:
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False
-        known = self._replayed()
+        in_graph = is_captured(self._selection.device)
+        known = self._replayed(in_graph=in_graph)
         try:
-            return _clip(work, _result(step, run(self._stages, work, self._nonfinite)))
+            return _clip(work, _result(step, run(self._stages, work, self._nonfinite), is_replayed=in_graph))
         finally:
             self._keep(known)
 
-    def _replayed(self) -> tuple[Any, ...] | None:
+    def _replayed(self, *, in_graph: bool) -> tuple[Any, ...] | None:
         """Return what was learned before the graph that replays it, or is captured now; None where there is none."""
-        if self._captured is None and is_captured(self._selection.device):
+        if self._captured is None and in_graph:
             return tuple(stage.state for stage in self._stages)
         return self._captured
 
@@ -130,13 +131,14 @@ class Pipeline:
     def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool, count: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(loss, each=each, count=count, reads=False)
-        known = self._replayed()
+        in_graph = is_captured(self._selection.device)
+        known = self._replayed(in_graph=in_graph)
         skips = self._nonfinite == "skip"
         done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
         self._keep(known)
         self._is_elsewhere = True
         unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
-        return _clip(work, _result(step, done, unread))._replace(withheld=done.withheld)
+        return _clip(work, _result(step, done, unread, is_replayed=in_graph))._replace(withheld=done.withheld)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -159,13 +161,27 @@ class Pipeline:
         return on_host(self._work(None).measure(self._stages[-1])[0].total)
 
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
+        self._follow_shapes()
+        device = self._selection.device
+        if any(stage.layout.device != device for stage in self._stages):
+            self._captured = None  # whose graph works on tensors that are not the gradients any more
         for stage in self._stages:
-            stage.follow(self._selection.device)
+            stage.follow(device)
         asked = {"reads": self._nonfinite != "propagate", **asked}
         return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
+    def _follow_shapes(self) -> None:
+        """Go on with the shapes that parameters have by now, as after `p.data = ...`, where not all is a total norm."""
+        if all(stage.scope == "total" for stage in self._stages) or (now := self._selection.reshaped()) is None:
+            return
+        layouts = [now.layout_for(stage.policy, stage.scope) for stage in self._stages]  # which may raise
+        self._selection, self._captured = now, None
+        for stage, layout in zip(self._stages, layouts, strict=True):
+            stage.reshape(layout)
+
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
+        self._follow_shapes()
         grown = Pipeline(self._policy, selection, self._nonfinite, self._group)
         for own, stage in zip(grown._stages, self._stages, strict=True):
             packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout), stage.layout.names)
@@ -214,9 +230,10 @@ def _clip(work: ClipWork, result: ClipResult) -> Clip:
     return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
 
 
-def _result(step: int, done: Done, unread: Unread | None = None) -> ClipResult:
+def _result(step: int, done: Done, unread: Unread | None = None, *, is_replayed: bool = False) -> ClipResult:
     skipped = done.skipped if unread is None else unread
-    return ClipResult(step, done.before.total, partial(_outcome_of, done), partial(_each_of, done.before), skipped)
+    judge, each = partial(_outcome_of, done), partial(_each_of, done.before)
+    return ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
 
 
 def _outcome_of(done: Done, skipped: Status | None) -> Outcome:

@@ -5,7 +5,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Selection:
         scaled: 1.0 for each that is scaled, 0.0 for each that is only counted, as float64; None where all are scaled.
         ignored: The parameters that are neither.
         shapes: The shapes of the parameters that are counted, as wholes.
+        held: Those of what is held of them here.
     """
 
     owners: list[Tensor]
@@ -52,6 +53,7 @@ class Selection:
     scaled: Tensor | None
     ignored: list[Tensor]
     shapes: list[tuple[int, ...]]
+    held: list[torch.Size]
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +71,15 @@ class Selection:
         if decision.scope == "unit":
             return decision._replace(coef=torch.where(flags[norms.layout.owners], coef, 1.0))
         return decision._replace(coef=torch.where(flags, coef, 1.0), scope="parameter")
+
+    def reshaped(self) -> "Selection | None":
+        """Return the same for the shapes that the parameters have by now; None where they are as they were."""
+        held = [x.shape for x in self.owners]
+        if held == self.held:
+            return None
+        shapes = list(map(shape_of, self.owners))
+        layout = replace(self.layout, **_sizes(self.names, self.owners, shapes))
+        return replace(self, layout=layout, shapes=shapes, held=held)
 
     def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
         """Return the layout that a policy has its norms of, where units are those that it asks for."""
@@ -127,18 +138,21 @@ def select(
     shapes = [shape_of(x) for x in owners]
     layout = Layout(
         names=tuple(name for name, _, _ in kept),
-        numels=tuple(numel_of(name, x) for name, x, _ in kept),
-        units=tuple(map(Units().count, shapes)),
-        ndims=tuple(map(len, shapes)),
+        **_sizes([name for name, _, _ in kept], owners, shapes),
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
         device=device,
     )
     flags = [float(name not in only) for name in layout.names]
     scaled = sent(flags, layout.device) if only else None
-    return Selection(
-        owners, list(layout.names), layout, scaled, [x for name, x, _ in once.values() if name in left_out], shapes
-    )
+    left = [x for name, x, _ in once.values() if name in left_out]
+    return Selection(owners, list(layout.names), layout, scaled, left, shapes, [x.shape for x in owners])
+
+
+def _sizes(names: list[str], owners: list[Tensor], shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+    """Return what a layout says of the sizes of parameters."""
+    numels, units = tuple(map(numel_of, names, owners)), tuple(map(Units().count, shapes))
+    return {"numels": numels, "units": units, "ndims": tuple(map(len, shapes))}
 
 
 @final

@@ -18,7 +18,6 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
-from gradclip.policies.history import COUNTS, refuse_capture
 from gradclip.records.transfer import Transfer, can_transfer
 from gradclip.result import Status
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
@@ -191,7 +190,10 @@ class Skips:
         count = self._count
         if is_known(count) or count.device != withheld.device:  # as after `model.to(device)`
             if is_captured(withheld.device):  # each replay would begin with it anew
-                refuse_capture(COUNTS)
+                raise RuntimeError(
+                    "`GradClipper(max_consecutive_skips=...)` must go on counting in a captured graph, got one in "
+                    "which the count begins, or moves to another device. Take a step outside of the graph before."
+                )
             count = self._count = as_float64(count, withheld.device)
         counted = (count + 1.0) * withheld
         count.copy_(torch.where(overflow, count, counted) if not is_known(overflow) else counted)  # in graphs too

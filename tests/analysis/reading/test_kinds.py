@@ -4,6 +4,7 @@ import gzip
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ STATE = b'{\n  "log_history": [{"step": 1, "grad_norm": 1.5}]\n}\n'
 def test_a_kind_is_told_by_what_is_in_the_file(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert files_of(path) == (kind, [path])
+    assert files_of(path) == (kind, [path], [])
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,28 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert refusal(path) == "it may not be read. Ask for the permission, or copy it."
 
 
+def test_folders_that_may_not_be_read_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search passes over them: what it finds elsewhere may not be all, and what it does not find may be there."""
+    for name in ("open", "shut", "open/shut too"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if "shut" in Path(path).name:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # whoever is root may read everything
+    assert refusal(tmp_path) == (
+        "there is no event file and no trainer_state.json in the folder, and these below it cannot be read: 'shut', "
+        "'open/shut too'. Name a file."
+    )
+    (tmp_path / "open" / "trainer_state.json").write_bytes(STATE)
+    words = "Folders below could not be read, and are left out: 'shut', 'open/shut too'."
+    assert read_series(tmp_path).remarks[0] == words
+    assert not any("Folders" in remark for remark in read_series(tmp_path / "open").remarks)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refusal(tmp_path / "pipe") == "it is neither a file nor a folder. Write the run to a file and name that."
@@ -116,7 +139,7 @@ def test_checkpoints_are_one_run(tmp_path: Path) -> None:
     for name in ("checkpoint-20", "checkpoint-100", "checkpoint-3"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_bytes(STATE)
-    assert files_of(tmp_path) == ("trainer_state", [tmp_path / "checkpoint-100" / "trainer_state.json"])
+    assert files_of(tmp_path) == ("trainer_state", [tmp_path / "checkpoint-100" / "trainer_state.json"], [])
     other = tmp_path / "again" / "checkpoint-1"
     other.mkdir(parents=True)
     (other / "trainer_state.json").write_bytes(STATE)

@@ -54,9 +54,9 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
         ReadError: If it cannot be read, there is no norm, or the rows are of several runs or groups.
         OSError: If it cannot be looked at.
     """
-    kind, files = files_of(path, column)
+    kind, files, searched = files_of(path, column)
     read, part, called = FORMATS[kind]
-    source = Source(path, column, run, files, part, called)
+    source = Source(path, column, run, files, part, called, remarks=searched)
     parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
         source.refuse(f"there are no rows. {RECORD}")

@@ -4,11 +4,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
@@ -46,7 +46,15 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
 
 
-def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path]]:
+class Found(NamedTuple):
+    """The kind of a run, its files, and what is to be remarked on where these were looked for."""
+
+    kind: Kind
+    files: list[Path]
+    remarks: list[str]
+
+
+def files_of(path: Path, column: str | None = None) -> Found:
     """Return the kind of a run and its files.
 
     Args:
@@ -63,14 +71,16 @@ def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path]]:
     if not stat.S_ISREG(mode):
         raise ReadError(path, "it is neither a file nor a folder. Write the run to a file and name that.")
     with path.open("rb") as file:
-        return _kind(path, file.read(PROLOGUE), column), [path]
+        return Found(_kind(path, file.read(PROLOGUE), column), [path], [])
 
 
-def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
+def _in_folder(folder: Path) -> Found:
     """Return the run in a folder itself, or else the one below it."""
     with os.scandir(folder):  # which says where it may not be read, as a search does not
         pass
+    unread: list[str] = []
     for depths in ([0], range(1, DEPTH + 1)):
+        unread = [os.fspath(below.relative_to(folder)) for depth in depths for below in _unread(folder, depth)]
         for kind, name in IN_FOLDERS.items():
             files = [file for depth in depths for file in sorted(folder.glob("*/" * depth + name)) if file.is_file()]
             runs = list(dict.fromkeys(file.parent for file in files))
@@ -81,8 +91,21 @@ def _in_folder(folder: Path) -> tuple[Kind, list[Path]]:
                 names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
                 raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
             if runs:
-                return kind, [file for file in files if file.parent == runs[0]]
-    raise ReadError(folder, "there is no event file and no trainer_state.json in the folder. Name a file.")
+                remark = f"Folders below could not be read, and are left out: {listed(unread, 5)}."
+                return Found(kind, [file for file in files if file.parent == runs[0]], [remark] if unread else [])
+    but = f", and these below it cannot be read: {listed(unread, 5)}" if unread else ""
+    raise ReadError(folder, f"there is no event file and no trainer_state.json in the folder{but}. Name a file.")
+
+
+def _unread(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the folders so far below one that cannot be looked into, which a search passes over without a word."""
+    for below in sorted(folder.glob("*/" * depth)) if depth else ():
+        if below.is_dir():
+            try:
+                with os.scandir(below):
+                    pass
+            except OSError:
+                yield below
 
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:
