@@ -105,24 +105,21 @@ def _run(
         sys.path.insert(0, str(Path(source).parent))
         main.__file__ = source
     text = Path(source).read_text("utf-8") if is_file else textwrap.dedent(source)
+    is_interrupted = False
     try:
         exec(compile(text, source if is_file else "<string>", "exec"), vars(main))  # noqa: S102 -- our own
     except SystemExit:
         raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- as Python does
         sys.excepthook(type(error), error, error.__traceback__)
-        if isinstance(error, KeyboardInterrupt):
-            atexit.register(_interrupted)
+        is_interrupted = isinstance(error, KeyboardInterrupt)
         sys.exit(1)
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-
-
-def _interrupted() -> None:
-    """End by Ctrl-C, as Python does where nobody takes it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
+        if is_interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def run(
