@@ -93,10 +93,12 @@ kernels-baseline kernels-avx2: kernels-%: setup
 	GRADCLIP_ISA=$* OMP_NUM_THREADS=1 $(BIN)/pytest -q $(NATIVE)
 
 exchange: setup
-	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(NATIVE) tests/test_native.py
+	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(subst reference',reference and not bit_patterns',$(NATIVE)) tests/test_native.py
 
-# What clips, by plain torch, but for saved states, and what is on another device, where plain torch answers anyway.
-OF_CLIPPERS := $(filter-out %/test_captured.py %/test_withhold.py %/test_state.py %/test_damaged_state.py,$(wildcard tests/clipper/test_*.py))
+# What clips, by plain torch, but for what asks no backend (states, copies, steps that are kept from happening), and what
+# is on another device, where plain torch answers anyway.
+ASK_NONE := captured withhold state damaged_state lifetime skip
+OF_CLIPPERS := $(filter-out $(patsubst %,tests/clipper/test_%.py,$(ASK_NONE)),$(wildcard tests/clipper/test_*.py))
 CLIPS := $(OF_CLIPPERS) tests/policies/test_conformance.py $(addprefix tests/test_,$(addsuffix .py,exactness functional nonfinite parity))
 plain: setup
 	GRADCLIP_BACKEND=reference OMP_NUM_THREADS=1 $(BIN)/pytest -q -k 'not triton and not native' $(CLIPS)

@@ -732,9 +732,14 @@ def test_the_interpreter_reads_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 EACH_SCOPE = ["FixedNorm", "FixedNorm each", "FixedValue", "AGC", "ZClip", "AdaGC", "by_name", "by_group that learns"]
 
 
+ALIKE = ["AutoClip", "SpikeSkip", "SmoothNorm tanh", "Normalize each", "BlockRMS", "warmup", "chain that learns",
+         "chain of two stages", "by_group"]  # fmt: skip
+"""What is done with the numbers of a device in other ways: the rest makes other numbers, which `test_rules.py` sees."""
+
+
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [(name, ()) for name in CASES] + [(name, ("conv.weight",)) for name in EACH_SCOPE],
+    [(name, ()) for name in (*EACH_SCOPE, *ALIKE)] + [(name, ("conv.weight",)) for name in EACH_SCOPE],
     ids=lambda x: x if isinstance(x, str) else "one missing" if x else "all",
 )
 def test_a_policy_on_a_device(name: str, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

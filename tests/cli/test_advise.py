@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from cli.recordings import lognormal, write
 from gradclip.analysis import advise
 from gradclip.analysis.amounts import percent
 from gradclip.cli import main
+from processes import GRADCLIP, run
+from processes import printed as printed_by
 
 
 def test_says_the_verdict_first_and_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,15 +142,25 @@ def test_help_needs_neither_torch_nor_rich_tables(capsys: pytest.CaptureFixture[
     assert not {name for name in set(sys.modules) - before if name.startswith(("polars", "matplotlib", "plotly"))}
 
 
+PIPED = """
+import os, sys
+
+out, into = os.pipe()
+os.write(into, {!r}.encode())
+os.close(into)
+os.dup2(out, 0)
+sys.stdin = open(0)
+"""
+
+
 def test_standard_input(tmp_path: Path) -> None:
     """What a program prints, by a pipe; a refusal names it."""
     text = "".join(f"step {i} | loss: 0.5 | grad_norm: {1 + i % 7}\n" for i in range(1, 201))
     (tmp_path / "train.log").write_text(text)
-    command = [sys.executable, "-m", "gradclip", "advise"]
-    piped = subprocess.run([*command, "-"], input=text, capture_output=True, text=True, check=True)
-    named = subprocess.run([*command, str(tmp_path / "train.log")], capture_output=True, text=True, check=True)
-    assert piped.stdout.replace("standard input", str(tmp_path / "train.log")) == named.stdout
-    refused = subprocess.run([*command, "-"], input="no norm\n", capture_output=True, text=True, check=False)
+    piped = printed_by(PIPED.format(text) + GRADCLIP, "advise", "-")
+    named = printed_by(GRADCLIP, "advise", tmp_path / "train.log")
+    assert piped.replace("standard input", str(tmp_path / "train.log")) == named
+    refused = run(PIPED.format("no norm\n") + GRADCLIP, "advise", "-")
     assert refused.returncode == 2
     assert "standard input: no column has a usual name of the norm" in refused.stderr
 

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gradclip.cli import main
+from processes import GRADCLIP, ranks, run
 
 SCRIPT = '''
 """A training script that knows nothing of gradclip."""
@@ -90,9 +90,9 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def launched(*words: object, cwd: Path, command: tuple[str, ...] = ("-m", "gradclip", "run")) -> Any:
-    line = [sys.executable, *command, *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
+def launched(*words: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Do as `python -m gradclip run` would."""
+    return run(GRADCLIP, "run", *words, cwd=cwd, **environment)
 
 
 def records_in(path: Path) -> list[dict[str, Any]]:
@@ -191,11 +191,10 @@ def test_a_module(script: Path) -> None:
 
 
 def test_two_ranks(tmp_path: Path) -> None:
-    """Under torchrun, rank 0 writes."""
+    """In the environment that torchrun gives each, rank 0 writes."""
     (tmp_path / "ranks.py").write_text(RANKS)
-    words = ("--nproc-per-node", 2, "--master-port", 29871, "-m", "gradclip", "run", "--record", "r.jsonl", "ranks.py")
-    done = launched(*words, cwd=tmp_path, command=("-m", "torch.distributed.run"))
-    assert done.returncode == 0, done.stderr
+    for done in ranks(GRADCLIP, "run", "--record", "r.jsonl", "ranks.py", size=2, cwd=tmp_path):
+        assert done.returncode == 0, done.stderr
     assert [record["step"] for record in records_in(tmp_path / "r.jsonl")] == [1, 2, 3]
 
 

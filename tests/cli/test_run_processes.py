@@ -89,7 +89,7 @@ if __name__ == "__main__":
 def test_ranks_that_a_script_starts(tmp_path: Path) -> None:
     """Each step leaves one record, by rank 0, with the norm that all ranks saw."""
     (tmp_path / "ranks.py").write_text(RANKS)
-    done = launched("--record", "r.jsonl", "ranks.py", "spawn", cwd=tmp_path)
+    done = launched("--record", "r.jsonl", "ranks.py", "fork", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = records_in(tmp_path / "r.jsonl")
     assert [(record["step"], record["group"]) for record in found] == [(1, None), (2, None), (3, None)]

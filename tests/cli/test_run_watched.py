@@ -4,7 +4,6 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.watch.running import PATIENCE_S, environment
+from cli.test_run import launched
+from cli.watch.running import PATIENCE_S
+from processes import GRADCLIP, Script
 
 if sys.platform == "win32":
     pytest.skip("Windows has no pseudo-terminals of this kind", allow_module_level=True)
@@ -42,15 +43,21 @@ sys.exit(7)
 """
 
 
-SHELL = """
-import fcntl, os, signal, subprocess, sys, termios
+SHELL = f"""
+import os, signal, sys
 
 os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-started = subprocess.Popen(sys.argv[1:])
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-print(f"ended {started.wait()}.", flush=True)
-sys.stdin.read()
+end = os.open(sys.argv.pop(1), os.O_RDWR)
+for number in range(3):
+    os.dup2(end, number)
+sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+started = os.fork()
+if started:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(f"ended {{os.waitstatus_to_exitcode(os.waitpid(started, 0)[1])}}.", flush=True)
+    sys.stdin.read()
+else:
+    {GRADCLIP}
 """
 """What a terminal belongs to, and Ctrl-C reaches all that it has started; it says how that has ended."""
 
@@ -70,10 +77,6 @@ def has_ended(shown: list[str]) -> bool:
     return any(line.startswith("ended") and line.endswith(".") for line in shown)
 
 
-def words(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "gradclip", "run", *map(str, arguments)]
-
-
 class Terminal:
     """A script in a terminal."""
 
@@ -86,9 +89,8 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._keyboard, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 100, 0, 0))
-        line = [sys.executable, "-c", SHELL, *words(*arguments)]
-        self._shell = subprocess.Popen(line, stdin=end, stdout=end, stderr=end, env=environment(), cwd=cwd)
-        os.close(end)
+        self._shell = Script(SHELL, os.ttyname(end), "run", *arguments, cwd=cwd, TERM="xterm-256color")
+        self._end = end
 
     def press(self, keys: bytes) -> None:
         os.write(self._keyboard, keys)
@@ -109,9 +111,10 @@ class Terminal:
         return shown
 
     def close(self) -> None:
-        self._shell.kill()
+        self._shell.send_signal(signal.SIGKILL)
         self._shell.wait()
         os.close(self._keyboard)
+        os.close(self._end)
 
 
 @pytest.fixture
@@ -165,15 +168,7 @@ def test_however_the_script_ends_the_terminal_is_whole(
 def test_without_a_terminal_the_script_runs(script: Path, rank: str) -> None:
     """One line says so, of the first rank; what the script writes to a file is its own."""
     (script.parent / "stop").touch()
-    done = subprocess.run(
-        words("--watch", script.name),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=script.parent,
-        timeout=PATIENCE_S,
-        env=environment(RANK=rank),
-    )
+    done = launched("--watch", script.name, cwd=script.parent, RANK=rank, TERM="xterm-256color")
     assert done.returncode == 7
     assert done.stdout.startswith("begun False")
     assert done.stdout.splitlines()[1:] == ["line 1", "line 2", "line 3"]

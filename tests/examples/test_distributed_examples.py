@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from processes import Script
+from processes import ranks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "distributed.md"
@@ -81,22 +80,12 @@ def documented_arguments(script: Path) -> list[str]:
     return arguments.split()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def torchrun(*arguments: str, really: bool = False) -> tuple[str, str, int]:
     """Return what was printed to the standard streams, and the exit code; by forks, where torchrun is not the point."""
     if not really:
-        option, ranks, script, *rest = arguments
+        option, size, script, *rest = arguments
         assert option == "--nproc-per-node"
-        place = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        started = [
-            Script(ROOT / script, *rest, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(int(ranks))
-        ]
-        done = [script.wait() for script in started]
+        done = ranks(ROOT / script, *rest, size=int(size), cwd=ROOT)
         code = next((x.returncode for x in done if x.returncode), 0)
         return "".join(x.stdout for x in done), "".join(x.stderr for x in done), code
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PET_STANDALONE": "1"}  # at any free port

@@ -1,8 +1,6 @@
 """PPO of stable-baselines3, as it is, under `gradclip.patch()` and `gradclip run`."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from gradclip.policies import FixedNorm
 from gradclip.records import Memory
 from gradclip.testing import assert_clipped
 from integrations.loops import needed, same
+from processes import GRADCLIP, run
 
 stable_baselines3, _ = needed("stable_baselines3", "gymnasium")
 
@@ -54,14 +53,13 @@ def test_a_policy_in_place_of_its_bound() -> None:
 def test_a_run(tmp_path: Path) -> None:
     """The script as it is, by the command."""
 
-    def weights(*command: str) -> list[float]:
-        line = [sys.executable, *command, str(SCRIPT)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
+    def weights(*command: object) -> list[float]:
+        done = run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found: list[float] = json.loads(done.stdout.splitlines()[-1])
         return found
 
-    ours = weights("-m", "gradclip", "run", "--record", "r.jsonl")
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(weights()), rtol=1e-6, atol=1e-6)
+    ours = weights(GRADCLIP, "run", "--record", "r.jsonl", SCRIPT)
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(weights(SCRIPT)), rtol=1e-6, atol=1e-6)
     lines = (tmp_path / "r.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, UPDATES + 1))

@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from typing import Any
 
 from gradclip import ClipRecord
@@ -30,13 +28,6 @@ def wide(step: int, width: int) -> ClipRecord:
     """A record with many norms, some of them not finite: its line spans pages of memory."""
     norms = {f"blocks.{i}.weight": math.nan if i % 7 == 0 else step + i / width for i in range(width)}
     return record(step, norms=norms)
-
-
-def run_python(script: str, *arguments: object) -> str:
-    """Run a script that finds what this process finds; return what it prints."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment).stdout
 
 
 def write_for_ever(path: str, width: int) -> None:

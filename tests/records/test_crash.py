@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gradclip.records import JSONLines
-from records.made import record, run_python, wide
+from processes import printed
+from records.made import record, wide
 
 KILLED = """
 import os, signal, sys, time
@@ -56,7 +57,7 @@ def lines_of(path: Path) -> tuple[list[dict[str, Any]], bytes]:
 @pytest.mark.parametrize(("width", "runs"), [(3, 5), (3000, 5)])
 def test_a_writer_that_is_killed(width: int, runs: int, tmp_path: Path) -> None:
     """Every line but the last is whole, and the next run goes on where only whole ones are."""
-    run_python(KILLED, tmp_path, width, runs)
+    printed(KILLED, tmp_path, width, runs)
     assert len(list(tmp_path.iterdir())) == runs
     for path in tmp_path.iterdir():
         lines, _ = lines_of(path)
@@ -72,7 +73,7 @@ def test_a_writer_that_is_killed(width: int, runs: int, tmp_path: Path) -> None:
 def test_two_writers_of_one_file(tmp_path: Path) -> None:
     """No line is lost, mixed with another, or out of order."""
     path = tmp_path / "run.jsonl"
-    run_python(TOGETHER, path, 500)
+    printed(TOGETHER, path, 500)
     lines, rest = lines_of(path)
     assert rest == b"" and len(lines) == 1000
     for group in ("one", "other"):

@@ -20,7 +20,7 @@ from gradclip.records import Memory, flush, sinks
 from gradclip.records.sinks import Sinks
 from gradclip.result import Each, Outcome
 from gradclip.testing import capture_records
-from records.made import run_python
+from processes import printed
 
 
 class SlowCopy:
@@ -229,7 +229,7 @@ clipper = gradclip.GradClipper([p], policy, sinks=[lambda record: print(record.s
 clipper.clip()
 print("end")
 """
-    assert run_python(script).split() == ["end", "1"]
+    assert printed(script).split() == ["end", "1"]
 
 
 # On a GPU.

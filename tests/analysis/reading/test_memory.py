@@ -1,17 +1,15 @@
 """A file of any size is read in little memory: measured in processes of their own, which may not have more."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from analysis.reading.files import record
+from processes import run
 
 MIB = 2**20
-FILE = 100 * MIB
+FILE = 64 * MIB
 MOST = 48 * MIB
 """What reading may add to the memory of a process that has read a short file: some pieces, and the columns."""
 
@@ -58,9 +56,8 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, form: str) -> None:
             file.write(block)
         file.write(lines(form, range(2001, 2003)))
     size = (tmp_path / "long").stat().st_size
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "short"), str(tmp_path / "long"), str(MOST)]
-    few = os.environ | {"POLARS_MAX_THREADS": "2"}  # each thread has memory of its own
-    done = subprocess.run(command, env=few, capture_output=True, text=True, check=False, timeout=120)
+    few = {"POLARS_MAX_THREADS": "2"}  # each thread has memory of its own
+    done = run(SCRIPT, tmp_path / "short", tmp_path / "long", MOST, **few)
     (tmp_path / "long").unlink()  # pytest would keep it
     assert done.returncode == 0, done.stderr
     steps, last, grown, each = map(int, done.stdout.split())

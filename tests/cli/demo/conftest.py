@@ -1,6 +1,7 @@
 """A text that is quick to train on, a folder for results, and short samples."""
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,19 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def short_samples() -> Iterator[None]:
     """Writing a thousand characters takes as long as thirty training steps."""
-    monkeypatch.setattr(session, "WRITTEN", 120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "WRITTEN", 120)
+        yield
+
+
+@pytest.fixture
+def numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a picture and a report, each of which takes as long as the rest."""
+    for package in ("matplotlib", "plotly"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture(autouse=True)

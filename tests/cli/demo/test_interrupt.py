@@ -1,8 +1,8 @@
 """Ctrl-C ends the training of the demo, and what there is then is shown and saved."""
 
 import signal
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of, shows
 from gradclip.cli import main
 from gradclip.cli.demo import training
 from gradclip.cli.demo.picture import COLORS
+from processes import GRADCLIP, Script
 
 
 @pytest.mark.parametrize(("at", "expected"), [(7, [6]), (37, [30, 6])])
@@ -49,23 +50,18 @@ def test_before_the_first_step(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_a_piped_process_obeys_the_signal(out: Path) -> None:
-    command = "import sys; from gradclip.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, "demo", "--steps", "100", "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"Training on Python's own documentation: ")
-    assert process.stdout.readline().startswith(b"without clipping: step 25/100, bits per character ")
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == b""
-    assert not {b"\x1b"[0], b"\r"[0]} & set(printed)
+    script, end = Script(GRADCLIP, "demo", "--steps", "100", "--out", out), time.monotonic() + 60.0
+    while "\nwithout clipping: step 25/100, bits per character " not in script.printed():
+        assert time.monotonic() < end, script.printed()
+        time.sleep(0.01)
+    script.send_signal(signal.SIGINT)
+    done = script.wait()
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.startswith("Training on Python's own documentation: ")
+    assert not {"\x1b", "\r"} & set(done.stdout)
     runs = len({row["run"] for row in rows_of(out)})
     record = "with-clipping.jsonl" if runs == 2 else "without-clipping.jsonl"
-    assert printed.decode().splitlines()[-2:] == last_lines(out, record, runs=runs)
+    assert done.stdout.splitlines()[-2:] == last_lines(out, record, runs=runs)
     assert 25 <= len(rows_of(out)) < 200
 
 

@@ -1,6 +1,5 @@
 """`gradclip demo --policy NAME` and `--all`: every policy by its name, ours and as published."""
 
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -45,17 +44,12 @@ def test_the_names_are_these() -> None:
     assert list(BY_NAME) == [*OURS, *OTHERS]
 
 
+@pytest.mark.usefixtures("numbers_alone")
 @pytest.mark.parametrize(("name", "policy"), [*OURS.items(), *OTHERS.items()])
 def test_trains_with_the_policy_of_that_name(
-    name: str,
-    policy: str,
-    text: Path,
-    out: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, policy: str, text: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The clipped run is that of the policy, and the other one is the same as ever."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # a picture takes as long as the rest
     arguments = ["--text", str(text), "--steps", "4", "--policy", name, "--max-norm", "0.5", "--out", str(out)]
     assert main(["demo", *arguments]) == 0
     printed = capsys.readouterr().out
@@ -72,10 +66,10 @@ def test_trains_with_the_policy_of_that_name(
     ]
 
 
+@pytest.mark.usefixtures("numbers_alone")
 def test_naming_the_default_changes_nothing(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.chdir(tmp_path)
     printed = []
     for words in ([], ["--policy", "fixed"]):

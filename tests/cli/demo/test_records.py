@@ -25,11 +25,18 @@ def demo(text: Path, out: Path, *arguments: str) -> None:
     assert main(["demo", "--text", str(text), "--max-norm", "0.6", "--out", str(out), *arguments]) == 0
 
 
-def test_each_step_is_recorded(text: Path, out: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a demo of 24 steps has left."""
+    out = tmp_path_factory.mktemp("trained")
     demo(text, out, "--steps", "24")
+    return out
+
+
+def test_each_step_is_recorded(trained: Path) -> None:
     for run, file in FILES.items():
-        rows = [row for row in rows_of(out) if row["run"] == run]
-        records = records_of(out / file)
+        rows = [row for row in rows_of(trained) if row["run"] == run]
+        records = records_of(trained / file)
         assert [record["step"] for record in records] == list(range(1, 25))
         assert [int(record["status"] == "clipped") for record in records] == [int(row["clipped"]) for row in rows]
         assert {record["threshold"] for record in records} == {0.6 if run == CLIPPED else None}
@@ -40,10 +47,9 @@ def test_each_step_is_recorded(text: Path, out: Path) -> None:
     assert 0 < sum(record["status"] == "clipped" for record in records) < 24
 
 
-def test_norms_of_parameters_are_recorded_every_ten_steps(text: Path, out: Path) -> None:
-    demo(text, out, "--steps", "24")
+def test_norms_of_parameters_are_recorded_every_ten_steps(trained: Path) -> None:
     for file in FILES.values():
-        records = records_of(out / file)
+        records = records_of(trained / file)
         assert [record["step"] for record in records if record["norms"]] == [10, 20]
         for record in (records[9], records[19]):
             assert "rnn.weight_hh_l0" in record["norms"]
@@ -51,11 +57,10 @@ def test_norms_of_parameters_are_recorded_every_ten_steps(text: Path, out: Path)
             assert total == pytest.approx(record["total_norm"], rel=1e-6)
 
 
-def test_the_report_compares_the_runs(text: Path, out: Path) -> None:
-    demo(text, out, "--steps", "24")
-    page = parsed((out / "report.html").read_text("utf-8"))
+def test_the_report_compares_the_runs(trained: Path) -> None:
+    page = parsed((trained / "report.html").read_text("utf-8"))
     assert by_id(page, "fact-steps").attributes["value"] == "24"
-    share = sum(record["status"] == "clipped" for record in records_of(out / FILES[CLIPPED])) / 24
+    share = sum(record["status"] == "clipped" for record in records_of(trained / FILES[CLIPPED])) / 24
     assert float(by_id(page, "fact-clipped").attributes["value"]) == share > 0
     rows = by_id(page, "runs").all("tbody")[0].all("tr")
     assert [row.children[0].text for row in rows] == [CLIPPED, UNCLIPPED]
