@@ -12,7 +12,7 @@ import torch
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from integrations.loops import MOMENTUM, RATE, STEPS, batches, loss_of, needed, network, same, trained
 
-(lightning,) = needed("lightning")
+lightning, *_ = needed("lightning", "lightning.pytorch", "pytorch_lightning")
 
 from gradclip.integrations.lightning import setup  # noqa: E402 -- where it is installed
 
