@@ -52,6 +52,25 @@ def test_a_clipper_follows_its_model(
     assert run(policy, move, counted_only=counted_only) == stays
 
 
+def test_a_conversion_that_swaps_tensors_finds_nobody_who_minds() -> None:
+    """With the gradients in place, after a step that was clipped; the next is too."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = GradClipper(model, FixedNorm(0.5)).attach(optimizer)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            model.to(dtype)
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            assert clipper.last is not None
+            assert clipper.last.total_norm_after == pytest.approx(0.5)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert clipper.last.step == 3
+
+
 @pytest.mark.parametrize("policy", LEARNING, ids=repr)
 def test_a_clipper_follows_its_model_to_a_gpu(policy: Policy) -> None:
     """And back."""

@@ -1,9 +1,11 @@
 """Tell whether gradients have changed, without reading one."""
 
 import weakref
+from collections.abc import Callable
 from typing import TypeAlias
 
 from torch import Tensor
+from torch.__future__ import get_swap_module_params_on_conversion
 
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.torch_private import local_of_dtensor, version_of
@@ -14,7 +16,7 @@ WATCHED = 16
 Versions: TypeAlias = tuple[int, int]
 """How often a tensor had been written, and the local part of a DTensor, which is written by itself at times."""
 
-Mark: TypeAlias = tuple[weakref.ref[Tensor] | None, Versions]
+Mark: TypeAlias = tuple[Callable[[], Tensor | None] | None, Versions]
 """The gradient of a parameter, which is not kept alive, and how often it had been written."""
 
 NONE: Mark = (None, (0, 0))
@@ -28,12 +30,18 @@ def watched(count: int) -> list[int]:
 
 def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
+    # Where conversions of a model swap tensors, torch refuses those that are referred to weakly.
+    refer = _kept if get_swap_module_params_on_conversion() else weakref.ref
     return [
         NONE
         if (x := owner.grad) is None
-        else (weakref.ref(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
+        else (refer(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
         for owner in owners
     ]
+
+
+def _kept(gradient: Tensor) -> Callable[[], Tensor]:
+    return lambda: gradient
 
 
 def is_same(owner: Tensor, before: Mark) -> bool:
