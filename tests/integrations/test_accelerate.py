@@ -182,3 +182,13 @@ def test_two_ranks() -> None:
         assert clipper.last is not None and clipper.last.total_norm == pytest.approx(norms[i], rel=1e-5)
     for p, q in zip(net.parameters(), parameters, strict=True):
         torch.testing.assert_close(p.detach(), torch.tensor(q), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["DEEPSPEED", "MEGATRON_LM"])
+def test_an_engine_that_clips_by_itself_is_refused(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is attached."""
+    run = Run(0.5)
+    kind = accelerate.utils.DistributedType[engine]
+    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", property(lambda _: kind))
+    with pytest.raises(ValueError, match=f"must not be of .*{engine}, which clips by itself"):
+        prepare(run.accelerator, run.net, run.optimizer)

@@ -217,3 +217,12 @@ def test_layers_that_are_unfrozen(pl: Any, tmp_path: Path) -> None:
     norms = [p.grad.norm() for p in module.nets[0].parameters()]
     assert torch.stack(norms).norm().item() <= 0.05 * (1 + 1e-5)
     assert len(callback.clippers[0].state_dict()["parameters"]) == 4
+
+
+def test_deepspeed_is_refused(pl: Any, tmp_path: Path) -> None:
+    """By the name of the strategy, before anything is attached."""
+    kind = type("DeepSpeedStrategy", (pl.strategies.SingleDeviceStrategy,), {})
+    trainer = trainer_of(pl, tmp_path, callback := GradClipCallback(0.5), strategy=kind(device="cpu"))
+    with pytest.raises(ValueError, match="cannot clip in DeepSpeed, whose optimizer clips by its configuration"):
+        trainer.fit(module_of(pl))
+    assert callback.clippers == []

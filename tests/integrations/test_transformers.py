@@ -199,3 +199,12 @@ def test_the_best_checkpoint_has_the_state(tmp_path: Path) -> None:
     saved = [json.loads(path.read_text()) for path in tmp_path.glob("checkpoint-*/trainer_state.json")]
     assert saved
     assert all(state["stateful_callbacks"]["gradclip"]["step"] == state["global_step"] for state in saved)
+
+
+def test_deepspeed_is_refused(tmp_path: Path) -> None:
+    """As the arguments ask for it, before anything is attached."""
+    trainer = trainer_of(tmp_path, callbacks=[callback := GradClipCallback(0.5)], max_steps=1)
+    trainer.args.deepspeed = "zero.json"
+    with pytest.raises(ValueError, match="cannot clip in DeepSpeed, whose optimizer clips by its configuration"):
+        trainer.train()
+    assert callback.clipper is None and trainer.args.max_grad_norm == 1.0
