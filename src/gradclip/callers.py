@@ -11,10 +11,6 @@ PACKAGES = ("torch", "gradclip", *FRAMEWORKS)
 """Whose lines are not the user's."""
 
 
-SCRIPTS, LIBRARY = (Path(sysconfig.get_path(name)) for name in ("scripts", "stdlib"))
-"""Where the commands of packages are, and Python's own modules."""
-
-
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the innermost line of the stack that is the user's: in no package that is installed, if there is one."""
     frames = [sys._getframe(1)]
@@ -33,7 +29,8 @@ def _is_installed(file: str) -> bool:
     """Whether a file is of a package that was installed, of a command of one, or of Python itself."""
     path = Path(file)
     is_package = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-    return is_package or file.startswith("<frozen") or path.parent == SCRIPTS or path.is_relative_to(LIBRARY)
+    scripts, library = sysconfig.get_path("scripts"), sysconfig.get_path("stdlib")
+    return is_package or file.startswith("<frozen") or str(path.parent) == scripts or path.is_relative_to(library)
 
 
 _said: set[str] = set()

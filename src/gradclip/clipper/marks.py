@@ -33,9 +33,7 @@ def mark(owners: list[Tensor]) -> list[Mark]:
     # Where conversions of a model swap tensors, torch refuses those that are referred to weakly.
     refer = _kept if get_swap_module_params_on_conversion() else weakref.ref
     return [
-        NONE
-        if (x := owner.grad) is None
-        else (refer(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
+        NONE if (x := owner.grad) is None else (refer(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
         for owner in owners
     ]
 
