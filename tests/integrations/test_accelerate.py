@@ -108,6 +108,25 @@ def test_its_trackers_hear_of_every_step(tmp_path: Path) -> None:
         last = clippers[place].last
         assert last is not None
         assert tracked[place - 2][0][f"{prefix}gradclip/total_norm"] == last.total_norm
+    accelerator.end_training()
+    assert not any(clipper._attachments for clipper in clippers)
+
+
+def test_an_optimizer_each() -> None:
+    """A policy each too, in one loop."""
+    policies = [FixedNorm(0.5), AdaGC(1.0, warmup=3)]
+    accelerator = accelerate.Accelerator(cpu=True)
+    nets = [network() for _ in policies]
+    pairs = [accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=RATE, momentum=MOMENTUM)) for net in nets]
+    for pair, policy in zip(pairs, policies, strict=True):
+        prepare(accelerator, *pair, policy)
+    for batch in batches():
+        for net, optimizer in pairs:
+            accelerator.backward(loss_of(net, batch))
+            optimizer.step()
+            optimizer.zero_grad()
+    for (net, _), policy in zip(pairs, policies, strict=True):
+        same(net, trained(policy)[0])
 
 
 def test_it_resumes(tmp_path: Path) -> None:

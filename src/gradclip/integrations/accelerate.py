@@ -38,7 +38,7 @@ def prepare(
 
     Returns:
         The clipper, attached. `accelerator.clip_grad_norm_` and `clip_grad_value_` of its parameters are errors, as
-        both would clip.
+        both would clip. `accelerator.end_training` detaches it.
 
     Raises:
         ValueError: If the optimizer was not prepared, or DeepSpeed or Megatron steps.
@@ -63,7 +63,19 @@ def prepare(
     accelerator.register_for_checkpointing(clipper)
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _refusing(clipper, name, getattr(accelerator, name)))
+    accelerator.end_training = _detaching(clipper, accelerator.end_training)
     return clipper
+
+
+def _detaching(clipper: GradClipper, original: Callable[[], None]) -> Callable[[], None]:
+    """Return the end of a training, before which a clipper is detached: the last records are logged first."""
+
+    @functools.wraps(original)
+    def end_training() -> None:
+        clipper.detach()
+        original()
+
+    return end_training
 
 
 def _refusing(clipper: GradClipper, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
