@@ -13,16 +13,17 @@ PACKAGES = ("torch", "gradclip", *FRAMEWORKS)
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the innermost line of the stack that is the user's: in no package that is installed, if there is one."""
-    frames = [sys._getframe(1)]
-    while (outer := frames[-1].f_back) is not None:
-        frames.append(outer)
-    others = [level for level, frame in enumerate(frames, 2) if not _is_in(frame, PACKAGES)]
-    own = [level for level in others if not _is_installed(frames[level - 2].f_code.co_filename)]
-    warnings.warn(message, category, stacklevel=(own + others + [len(frames) + 1])[0])
-
-
-def _is_in(frame: FrameType, packages: tuple[str, ...]) -> bool:
-    return frame.f_globals.get("__name__", "").partition(".")[0] in packages
+    level, other = 1, 0  # the innermost of no package of these, whatever it is of
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        level += 1
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in PACKAGES:
+            if not _is_installed(frame.f_code.co_filename):
+                other = level
+                break
+            other = other or level
+        frame = frame.f_back
+    warnings.warn(message, category, stacklevel=other or level)
 
 
 def _is_installed(file: str) -> bool:

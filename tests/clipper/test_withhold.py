@@ -210,41 +210,31 @@ class Growing(Policy):
         return Decision(0.5), (*state, norm) if len(state) < 3 else (*state[:2], norm.expand(6) + 0.0)
 
 
+def in_turns(policy: Policy, by_host: Callable[[int], bool]) -> list[Any]:
+    """Return all that there is after each step, some of which have a closure, and so are left to the host."""
+    training, found = Training(FUSED["AdamW"], policy), []
+    for step in range(12):
+        if by_host(step):
+            training.optimizer.step(lambda: training.backward(BAD.get(step)))  # noqa: B023 -- called at once
+        else:
+            training.step(BAD.get(step))
+        found.append([training.left(), training.clipper.state_dict()])
+    return found
+
+
 def test_a_state_of_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is kept or left as a whole."""
-
-    def learned() -> list[Any]:
-        training, found = Training(FUSED["AdamW"], Growing()), []
-        for step in range(12):
-            if step == 7:
-                training.optimizer.step(training.backward)
-            else:
-                training.step(BAD.get(step))
-            found.append([training.left(), training.clipper.state_dict()])
-        return found
-
-    ours = learned()
+    ours = in_turns(Growing(), lambda step: step == 7)
     monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
-    same(ours, learned())
+    same(ours, in_turns(Growing(), lambda step: step == 7))
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_host_and_device_take_turns_in_learning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a step with a closure is left to the host, it goes on from what the device has learned, and back."""
-
-    def trained() -> list[Any]:
-        training, found = Training(FUSED["AdamW"], LEARNING[name]), []
-        for step in range(12):
-            if step % 3 == 2:
-                training.optimizer.step(lambda: training.backward(BAD.get(step)))  # noqa: B023 -- called at once
-            else:
-                training.step(BAD.get(step))
-            found.append([training.left(), training.clipper.state_dict()])
-        return found
-
-    ours = trained()
+    ours = in_turns(LEARNING[name], lambda step: step % 3 == 2)
     monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
-    same(ours, trained(), bits=False)
+    same(ours, in_turns(LEARNING[name], lambda step: step % 3 == 2), bits=False)
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 import gradclip
 from conftest import REQUIRED
-from gradclip.policies import Policy
+from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 
 STEPS, BATCH, RATE, MOMENTUM = 20, 8, 0.05, 0.9
+
+for_each_policy = pytest.mark.parametrize(
+    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
+)
 
 
 def needed(*names: str) -> list[Any]:
@@ -66,3 +70,13 @@ def trained(policy: Policy, *, every: int = 1, steps: int = STEPS) -> tuple[nn.M
 def same(net: nn.Module, expected: nn.Module, tolerance: float = 1e-6) -> None:
     for p, q in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p.detach(), q.detach(), rtol=tolerance, atol=tolerance)
+
+
+def as_by_a_plain_loop(net: nn.Module, clipper: gradclip.GradClipper, policy: Policy, *, every: int = 1) -> None:
+    """Compare what an engine has come to, and its last clip, of so many."""
+    expected, other = trained(policy, every=every)
+    same(net, expected)
+    assert clipper.last is not None and other.last is not None
+    assert clipper.last.step == STEPS // every
+    assert clipper.last.total_norm == pytest.approx(other.last.total_norm, rel=1e-5)
+    assert clipper.state_dict()["parameters"] == other.state_dict()["parameters"]

@@ -12,7 +12,19 @@ from gradclip import MisuseWarning
 from gradclip.integrations.shared import clipper_of
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.testing import RankPool, assert_clipped
-from integrations.loops import MOMENTUM, RATE, STEPS, batches, loss_of, needed, network, same, trained
+from integrations.loops import (
+    MOMENTUM,
+    RATE,
+    STEPS,
+    as_by_a_plain_loop,
+    batches,
+    for_each_policy,
+    loss_of,
+    needed,
+    network,
+    same,
+    trained,
+)
 from processes import forked
 
 (accelerate,) = needed("accelerate")
@@ -41,18 +53,12 @@ class Run:
 
 
 @pytest.mark.parametrize("every", [1, 4])
-@pytest.mark.parametrize(
-    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
-)
+@for_each_policy
 def test_it_trains_as_a_plain_loop(policy: Policy, every: int) -> None:
     """With micro-batches too: one clip a step."""
     run = Run(policy, every=every)
     run.train()
-    expected, clipper = trained(policy, every=every)
-    same(run.net, expected)
-    assert run.clipper.last is not None and clipper.last is not None
-    assert run.clipper.last.step == STEPS // every
-    assert run.clipper.last.total_norm == pytest.approx(clipper.last.total_norm, rel=1e-5)
+    as_by_a_plain_loop(run.net, run.clipper, policy, every=every)
 
 
 def test_it_clips_alone() -> None:

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
-from integrations.loops import MOMENTUM, RATE, STEPS, batches, loss_of, needed, network, same, trained
+from integrations.loops import (
+    MOMENTUM,
+    RATE,
+    STEPS,
+    as_by_a_plain_loop,
+    batches,
+    for_each_policy,
+    loss_of,
+    needed,
+    network,
+    same,
+    trained,
+)
 
 lightning, *_ = needed("lightning", "lightning.pytorch", "pytorch_lightning")
 
@@ -45,19 +57,12 @@ class Run:
 
 
 @pytest.mark.parametrize("every", [1, 4])
-@pytest.mark.parametrize(
-    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
-)
+@for_each_policy
 def test_it_trains_as_a_plain_loop(policy: Policy, every: int) -> None:
     """With micro-batches too: one clip a step."""
     run = Run(policy, every=every)
     run.train()
-    expected, other = trained(policy, every=every)
-    same(run.pairs[0][0], expected)
-    last = run.clippers[0].last
-    assert last is not None and other.last is not None and last.step == STEPS // every
-    assert last.total_norm == pytest.approx(other.last.total_norm, rel=1e-5)
-    assert run.clippers[0].state_dict()["parameters"] == other.state_dict()["parameters"]
+    as_by_a_plain_loop(run.pairs[0][0], run.clippers[0], policy, every=every)
 
 
 def test_an_optimizer_each() -> None:

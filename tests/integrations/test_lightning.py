@@ -15,7 +15,19 @@ from torch import Tensor
 
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
 from gradclip.records import Memory
-from integrations.loops import BATCH, MOMENTUM, RATE, STEPS, data, loss_of, needed, network, same, trained
+from integrations.loops import (
+    BATCH,
+    MOMENTUM,
+    RATE,
+    STEPS,
+    data,
+    for_each_policy,
+    loss_of,
+    needed,
+    network,
+    same,
+    trained,
+)
 
 needed("lightning.pytorch", "pytorch_lightning")
 
@@ -68,9 +80,7 @@ def trainer_of(pl: Any, folder: Path, *callbacks: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
-@pytest.mark.parametrize(
-    "policy", [FixedNorm(0.5), ZClip(max_norm=1.0, warmup=3), AdaGC(1.0, warmup=3)], ids=lambda x: type(x).__name__
-)
+@for_each_policy
 def test_it_trains_as_a_plain_loop(pl: Any, tmp_path: Path, policy: Policy, manual: bool) -> None:
     records = Memory()
     module = module_of(pl, manual=manual)

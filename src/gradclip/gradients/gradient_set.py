@@ -1,5 +1,6 @@
 """The gradients of one clip, and all that is done with them."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
@@ -7,7 +8,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from gradclip.gradients.nonfinite import Counts, bad_in, described
+from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_one
 from gradclip.ops.backend import Batch
@@ -193,7 +194,7 @@ class GradientSet(ABC):
 
     def describe_nonfinite(self) -> str:
         """Say which gradients hold NaN or infinite elements, the first by name and with their counts, on each rank."""
-        said = self._said(described(bad_in(self.batch), self.names()))
+        said = self._said(self.count_nonfinite().described(self.batch.numels()))
         what = "a sum overflows" if self.is_shared else "the sum of powers overflows float64"
         return said or f"No element is NaN or infinite: {what}."
 
@@ -201,9 +202,9 @@ class GradientSet(ABC):
         """Return what all ranks say, where this one says `own`."""
         return own
 
-    def count_nonfinite(self, norm: Scalar) -> Counts:
-        """Return the counts of NaN and of infinite elements of each gradient here, if a norm is not finite."""
-        return Counts(self.names(), self.batch.count_nonfinite(norm))
+    def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Counts:
+        """Return the counts of NaN and of infinite elements of each gradient here; see `Batch.count_nonfinite`."""
+        return Counts(self.names(), self.batch.count_nonfinite(unless_finite))
 
 
 def refuse_sparse_units(name: str) -> NoReturn:

@@ -178,7 +178,7 @@ def kernels_of(device: torch.device) -> Backend | None:
 
 def has_kernels(device: torch.device) -> bool:
     """Whether kernels answer on a device, which read nothing where nothing is asked; see `Batch.count_nonfinite`."""
-    return not is_traced() and kernels_of(device) is not None
+    return kernels_for_rules(device) is not None
 
 
 def kernels_for_rules(device: torch.device) -> Backend | None:
