@@ -18,7 +18,6 @@ from gradclip.policies import FixedNorm
 
 def main() -> None:
     """Train on all ranks, and compare the norms with those of a single process."""
-    dist.init_process_group("gloo")  # "nccl" on GPUs
     rank, ranks = dist.get_rank(), dist.get_world_size()
     model = DistributedDataParallel(task.build())
     optimizer = torch.optim.SGD(model.parameters(), lr=task.LR)
@@ -35,8 +34,9 @@ def main() -> None:
 
     if rank == 0:
         task.compare(norms)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
+    dist.init_process_group("gloo")  # "nccl" on GPUs
     main()
+    dist.destroy_process_group()  # after the model: DDP's may wait for ever if it goes with the last of its group

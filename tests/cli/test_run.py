@@ -80,6 +80,7 @@ for _ in range(3):
     model(torch.randn(8, 4)).square().mean().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
     optimizer.step()
+del model
 distributed.destroy_process_group()
 """
 

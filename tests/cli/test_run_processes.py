@@ -16,8 +16,13 @@ from torch import distributed, multiprocessing
 from torch.nn.utils import clip_grad_norm_
 
 
-def train(rank, norms):
+def join(rank, norms):
     distributed.init_process_group("gloo", init_method=f"file://{os.path.abspath('meet')}", rank=rank, world_size=2)
+    train(rank, norms)
+    distributed.destroy_process_group()  # with a model of DDP still there, torch may wait for itself
+
+
+def train(rank, norms):
     torch.manual_seed(rank)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -28,13 +33,12 @@ def train(rank, norms):
             clip_grad_norm_(model.parameters(), 0.125)
         optimizer.step()
         norms.put(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     method = sys.argv[1]
     norms = multiprocessing.get_context(method).SimpleQueue()
-    multiprocessing.start_processes(train, (norms,), nprocs=2, start_method=method)
+    multiprocessing.start_processes(join, (norms,), nprocs=2, start_method=method)
     print(*(f"{norms.get():.4f}" for _ in range(6)))
 '''
 
