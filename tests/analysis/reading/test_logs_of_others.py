@@ -81,6 +81,8 @@ LINES: dict[str, Line] = {
     "fairseq": lambda i, n: (
         f"{STAMP} | INFO | train_inner | epoch 001:     {i} / 1000 loss=0.5, num_updates={i}, gnorm={n}, clip=100"
     ),
+    "Composer": lambda i, n: f"[trace]: {{'trainer/global_step': {i}, 'train/loss': 0.5, 'l2_norm/grad/global': {n}}}",
+    "Levanter": lambda i, n: f"{STAMP} - 0 - tracker - INFO - step: {i}, train/loss: 0.5, grad/norm/total: {n}",
     "verl": lambda i, n: f"step:{i} - global_seqlen/min:123 - actor/loss:0.5 - actor/grad_norm:{n} - critic/loss:0.1",
 }
 

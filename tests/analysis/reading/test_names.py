@@ -28,6 +28,9 @@ def chosen(columns: list[str], wanted: str | None = None) -> str:
         (["grad_2.0_norm_total", "grad_2.0_norm/layer1"], "grad_2.0_norm_total"),
         (["my - run - train/grad_norm__MIN", "my - run - train/grad_norm"], "my - run - train/grad_norm"),
         (["gnorm", "wps"], "gnorm"),
+        (["l2_norm/grad/global", "l2_norm/grad/layer1"], "l2_norm/grad/global"),
+        (["grad/norm/total", "grad/norm/layer1"], "grad/norm/total"),
+        (["train/l2_grads", "train/l2_params"], "train/l2_grads"),
     ],
 )
 def test_the_usual_names_in_their_order(columns: list[str], norm: str) -> None:

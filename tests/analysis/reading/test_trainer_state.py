@@ -44,6 +44,32 @@ def test_a_list_of_entries_alone(tmp_path: Path) -> None:
     assert read_series(path).steps.tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("indent", [2, None])
+def test_a_history_that_has_a_list_for_each_name(tmp_path: Path, indent: int | None) -> None:
+    """What is no list is no column; a list may be shorter."""
+    path = tmp_path / "history.json"
+    columns = {"step": [10, 20, 30], "grad_norm": [1.5, 2.5, 0.5], "loss": [0.75, 0.5], "note": [None, "x", {}]}
+    path.write_text(json.dumps({**columns, **({"epochs": 3} if indent else {})}, indent=indent))
+    series = read_series(path)
+    assert (series.steps.tolist(), series.norms.tolist()) == ([10, 20, 30], [1.5, 2.5, 0.5])
+    assert series.losses is not None and series.losses.tolist() == pytest.approx([0.75, 0.5, math.nan], nan_ok=True)
+    path.write_text(json.dumps({"grad_norm": [1.5, 2.5]}))
+    assert read_series(path).steps.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("indent", [2, None])
+def test_the_points_of_a_tag(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "run.json"
+    points = [[1.7e9, 10, 1.5], [1.7e9 + 1, 20, "NaN"], [1.7e9 + 2, 30, 0.5]]
+    path.write_text(json.dumps(points, indent=indent))
+    series = read_series(path)
+    assert series.steps.tolist() == [10, 20, 30]
+    assert series.norms.tolist() == pytest.approx([1.5, math.nan, 0.5], nan_ok=True)
+    assert series.times is not None and series.times.tolist() == [1.7e9, 1.7e9 + 1, 1.7e9 + 2]
+    path.write_text(json.dumps([*points, [1, 2]]))
+    assert refusal(path).startswith("log_history entry 4: the entry is no object.")
+
+
 def test_the_folder_of_a_checkpoint(tmp_path: Path) -> None:
     write(tmp_path, HISTORY)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)

@@ -34,8 +34,11 @@ HEAD = 4096
 PROLOGUE = 2**18
 """Bytes of text in which a trainer prints its first norm."""
 
-LIST = re.compile(r"\[\s*(?:[\]{]|$)")
-"""How a list of objects begins; a line of text may begin with a bracket too."""
+LIST = re.compile(r"\[\s*(?:[\]{]|\[\s*[\d.e+]+\s*,|$)")
+"""How a list of objects, or of points, begins; a line of text may begin with a bracket too."""
+
+COLUMNS = re.compile(r'\{(?:\s*"[^"\n]*"\s*:\s*\[[^\]\n]*(?:\]\s*,?|$))+\s*(?:\}|"[^"\n]*"?[\s:]*)?')
+"""An object of lists, on one line alone, of which there may be more than is seen."""
 
 OBJECT = re.compile(r"\{\s*[\"}]")
 """How an object of JSON begins; what Python prints has other quotes."""
@@ -122,7 +125,7 @@ def _kind(path: Path, data: bytes, column: str | None) -> Kind:
     if not text and len(head) < HEAD:
         raise ReadError(path, "the file is empty. Wait for the first record, or name another file.")
     first = text.partition("\n")[0].rstrip()
-    if path.name == TRAINER_STATE or '"log_history"' in first or LIST.match(text):
+    if path.name == TRAINER_STATE or '"log_history"' in first or LIST.match(text) or COLUMNS.fullmatch(text.rstrip()):
         return "trainer_state"
     if b"\0" in head and not text.startswith("{"):
         problem = "the file is binary. JSON Lines, tables (CSV), trainer_state.json and event files can be read."

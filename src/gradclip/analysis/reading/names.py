@@ -26,16 +26,18 @@ class Field(NamedTuple):
 
 NORMS = (
     *("total_norm", "grad_norm", "gradient_norm", "global_norm", "global_grad_norm", "total_grad_norm"),
-    *("grad_norm_total", "grad_2.0_norm_total", "gnorm"),
+    *("grad_norm_total", "grad_2.0_norm_total", "gnorm", "gradnorm", "grads_norm", "l2_grads"),
 )
 """Usual names of the norm before clipping, alone or in a folder; alone it may be called `norm` as well."""
 
 FIELDS = {
     "norms": Field(float, (*NORMS, "norm")),
-    "steps": Field(int, ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update")),
+    "steps": Field(
+        int, ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps")
+    ),
     "norms_after": Field(float, ("total_norm_after",)),
     "thresholds": Field(float, ("threshold",)),
-    "losses": Field(float, ("loss", "train_loss", "training_loss", "lm_loss")),
+    "losses": Field(float, ("loss", "train_loss", "training_loss", "lm_loss", "total_loss")),
     "lrs": Field(float, ("lr", "learning_rate")),
     "times": Field(float, ("time", "_timestamp", "timestamp", "wall_time")),
     "status": Field(str, ("status",)),
@@ -64,8 +66,8 @@ SKIPPED = tuple(status for status in STATUSES if status.startswith("skipped"))
 UNNAMED = "all parameters"
 """The group of records that have none: as a rule, of a clipper of all parameters."""
 
-ONE_TAG = {"wall_time", "step", "value"}
-"""The columns of the table that TensorBoard's page offers for one tag, whose name the file has alone."""
+ONE_TAG = ("wall_time", "step", "value")
+"""What TensorBoard's page offers of one tag, whose name the file has alone."""
 
 ANY = None
 """A folder that may have any name. What stands before the last slash of a name is its folder here."""
@@ -73,6 +75,7 @@ ANY = None
 NORMS_IN_ORDER = (
     *(("", name) for name in FIELDS["norms"].names),
     *((folder, name) for folder in ("train", "gradclip", ANY) for name in NORMS),
+    *(("l2_norm/grad", "global"), ("grad/norm", "total")),  # Composer, Levanter
 )
 """Folders and names of the norm, in the order in which they are tried."""
 
@@ -121,7 +124,7 @@ def norms_among(columns: Sequence[str], wanted: str | None = None) -> list[str]:
     if wanted is not None:
         return _meant(columns, wanted)
     words = {_parts(column)[2] for column in columns}
-    is_value = words == ONE_TAG or not words.isdisjoint(FIELDS["metric"].names)
+    is_value = words == {*ONE_TAG} or not words.isdisjoint(FIELDS["metric"].names)
     return _usual(columns, NORMS_IN_ORDER) or (_meant(columns, "value") if is_value else [])
 
 

@@ -2,14 +2,20 @@
 
     {"log_history": [{"step": 10, "grad_norm": 1.25, "learning_rate": 0.001, "loss": 2.5, "epoch": 0.1}, ...], ...}
 
-Entries without a norm, such as those of an evaluation, are left out. A list of such entries alone is read as well.
+Entries without a norm, such as those of an evaluation, are left out. Other documents of JSON are read as well: a list
+of such entries alone, a history with a list for each name, and the points of a tag, as TensorBoard's page offers them:
+
+    {"loss": [2.5, 2.25, ...], "grad_norm": [1.25, 1.5, ...]}
+    [[1700000000.0, 1, 1.25], [1700000001.0, 2, 1.5], ...]
 """
 
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from gradclip.analysis.reading.error import ReadError
+from gradclip.analysis.reading.names import ONE_TAG
 from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
 
@@ -28,9 +34,8 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     Raises:
         ReadError: If it holds none.
     """
-    found = _parsed(source)
-    history: Any = found.get("log_history") if isinstance(found, dict) else found
-    if not isinstance(history, list):
+    history = _entries(_parsed(source))
+    if history is None:
         source.refuse(
             "there is no list log_history in it. Name a trainer_state.json, or write one record a line (JSON Lines)."
         )
@@ -41,6 +46,22 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
     yield from chunks_of(enumerate(history, 1), source)
+
+
+def _entries(found: Any) -> list[Any] | None:
+    """Return the entries of a document; None where it is none of these."""
+    match found:
+        case [[_, _, _], *_]:
+            return [dict(zip(ONE_TAG, point, strict=True)) if _is_point(point) else point for point in found]
+        case list() | {"log_history": list()}:
+            return found if isinstance(found, list) else found["log_history"]
+        case dict() if columns := {name: column for name, column in found.items() if isinstance(column, list)}:
+            return [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
+    return None
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == len(ONE_TAG)
 
 
 def _parsed(source: Source) -> Any:
