@@ -11,11 +11,12 @@ Worst: TypeAlias = tuple[tuple[str, float], ...]
 """The parameters with the largest norms, and their shares of the squared norm."""
 
 
-def records_of(run: Series, worst: Mapping[int, Worst]) -> Iterator[ClipRecord]:
-    """Return the rows of a run one by one, with the parameters that have the largest norms at some steps."""
-    unknown, never = [math.nan] * len(run), [False] * len(run)
+def records_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[ClipRecord]:
+    """Return the rows of a run one by one, from one on, with the parameters of the largest norms at some steps."""
+    count = len(run) - first
+    unknown, never = [math.nan] * count, [False] * count
     after, thresholds, clipped, skipped = (
-        otherwise if column is None else column.tolist()
+        otherwise if column is None else column[first:].tolist()
         for column, otherwise in (
             (run.norms_after, unknown),
             (run.thresholds, unknown),
@@ -24,7 +25,7 @@ def records_of(run: Series, worst: Mapping[int, Worst]) -> Iterator[ClipRecord]:
         )
     )
     statuses = {event.step: event.status for event in run.events}
-    columns = (run.steps.tolist(), run.norms.tolist(), after, thresholds, clipped, skipped)
+    columns = (run.steps[first:].tolist(), run.norms[first:].tolist(), after, thresholds, clipped, skipped)
     for step, norm, left, threshold, was_clipped, was_skipped in zip(*columns, strict=True):
         taken = "clipped" if was_clipped else "ok"
         status = statuses.get(step, "skipped_nonfinite") if was_skipped else taken

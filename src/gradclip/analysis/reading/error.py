@@ -1,4 +1,4 @@
-"""The one error of all readers."""
+"""The error of all readers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,6 @@ HUGE = 200
 """Bits of an integer that is not shown."""
 
 
-@final
 class ReadError(ValueError):
     """A recorded run that cannot be read. The message is one line: the file, the place in it, and what to do.
 
@@ -27,6 +26,11 @@ class ReadError(ValueError):
         self.line = line
         place = self.path if line is None else f"{self.path}, {part} {line}"
         super().__init__(printable(f"{place}: {problem}"))
+
+
+@final
+class NoNormError(ReadError):
+    """One in which there is no norm: not yet, if somebody still writes it."""
 
 
 @contextmanager

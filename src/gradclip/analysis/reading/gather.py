@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from gradclip.analysis.reading.error import listed
+from gradclip.analysis.reading.error import NoNormError, listed
 from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import Kind, files_of
@@ -59,7 +59,7 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
     source = Source(path, column, run, files, part, called, remarks=searched)
     parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
-        source.refuse(f"there are no rows. {RECORD}")
+        raise NoNormError(path, f"there are no rows. {RECORD}")
     frame, remarks = _one_run(pl.concat(parts), source)
     has_status = _has_status(frame)
     frame = frame.with_columns(status=pl.col("status").cast(str).fill_null(NO_WORD) if has_status else pl.lit(NO_WORD))
@@ -111,7 +111,7 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
     left_out = frame.height - rows.height
     if not rows.height:
         why = f"none of {left_out} rows has a norm" if left_out else "there are no rows"
-        source.refuse(f"{why}. {RECORD}")
+        raise NoNormError(source.path, f"{why}. {RECORD}")
     if len(groups) > 1:
         source.refuse(f"the records are of several groups: {listed(groups)}. {WAY_OUT}")
     return rows, [f"{left_out} of {frame.height} rows have no norm and are left out."] if left_out else []

@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 
+from gradclip.analysis.reading.error import NoNormError
 from gradclip.analysis.reading.names import FIELDS
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import NUMBERS, UNREADABLE, Chunk, chunks_of
@@ -48,9 +49,10 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
     for piece in pieces(source):
         if not source.fields:
             entries = (entry for _, entry in _entries(piece, source) if entry)
-            first = next(entries, None) or source.refuse(
-                "there is no whole record in it. Wait for the first, or name another file."
-            )
+            if (first := next(entries, None)) is None:
+                raise NoNormError(
+                    source.path, "there is no whole record in it. Wait for the first, or name another file."
+                )
             source.choose(chain([first], entries))
         if chunk := _by_polars(piece, source):
             yield chunk

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import NamedTuple, TypeAlias, final
 
-from gradclip.analysis.reading.error import ReadError, listed, shown
+from gradclip.analysis.reading.error import NoNormError, ReadError, listed, shown
 from gradclip.result import Status
 
 Fields: TypeAlias = dict[str, str]
@@ -104,7 +104,7 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
     advice = f"Name the {kind} of the norm with column= (on the command line: --column)."
     if not norm:
         missing = f"no {kind} has a usual name of the norm" if wanted is None else f"there is no {kind} {shown(wanted)}"
-        raise ReadError(path, f"{missing}; there are: {listed(columns) or 'none'}. {advice}")
+        raise NoNormError(path, f"{missing}; there are: {listed(columns) or 'none'}. {advice}")
     if len(norm) > 1:
         raise ReadError(path, f"several {kind}s may be the norm: {listed(norm)}. {advice}")
     fields = {"norms": norm[0]}

@@ -1,20 +1,17 @@
-"""A file that grows, read by the readers of finished runs: of what is new in it, whole lines alone, and each once."""
+"""A file that grows, read as a finished run is whenever it has grown: whole lines alone."""
 
-import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NoReturn, final
-
-import torch
+from typing import BinaryIO, NoReturn, final
 
 from gradclip.analysis.reading import ReadError, read_series
-from gradclip.analysis.reading.error import printable, said
+from gradclip.analysis.reading.error import NoNormError, printable, said
 from gradclip.analysis.reading.kinds import PROLOGUE, files_of
 from gradclip.analysis.reading.order import spaced
 from gradclip.analysis.reading.pieces import LONGEST_LINE
@@ -30,17 +27,12 @@ REPLACED, CUT = "the file was replaced", "the file was cut short"
 LINES = ("jsonl", "printed", "table")
 """What grows by lines."""
 
-COLUMNS = [field.name for field in fields(Series) if "Tensor" in str(field.type)]
-
 
 @final
 class Growing:
     """The run in a file that somebody writes to.
 
-    The file is read as a whole once there is a norm in it. From then on its new lines are read, below the first ones,
-    which say what kind of file it is. Where new lines do not go on where the others end, as those of a run that goes
-    back, it is read as a whole again: what that means is for the readers to say. It is closed between two looks: nobody
-    who wants to move it has to wait.
+    It is closed between two looks: nobody who wants to move it has to wait.
 
     Args:
         path: The file; it need not exist.
@@ -50,7 +42,8 @@ class Growing:
 
     Attributes:
         run: What was read; None where there is no norm yet.
-        why_none: What is missing, in that case.
+        reached: How many bytes its lines are.
+        why_none: What is missing, where there is no run.
         absent: Why there is no file: `MISSING` or `GONE`; empty where there is one.
         anew: Why the run is that of another file than before: `REPLACED` or `CUT`; empty where it is not.
         modified: When somebody last wrote to the file, in seconds since 1970.
@@ -66,53 +59,48 @@ class Growing:
 
     def _begin(self, anew: str = "") -> None:
         self.run: Series | None = None
-        self.anew, self._reached, self._trace = anew, 0, b""
-        self._head, self._first = b"", torch.tensor([])  # the first lines with a norm among them, and their steps
+        self.reached = 0
+        self.anew, self._trace = anew, b""
 
-    @contextmanager
-    def look(self) -> Iterator[tuple[Series, Path] | None]:
-        """Read what is new: the rows, all of them where `run` begins anew, and a file with their lines.
+    def look(self) -> bool:
+        """Read the run, where there are more lines than at the last look; say whether there are.
 
         Raises:
             ReadError: If it is no file of lines, or no run is in it.
         """
-        with (
-            TemporaryDirectory(prefix="gradclip-") as folder,
-            self._told(Path(folder, f"run{self._path.suffix}")) as copy,
-        ):
+        with said(self._name):
             try:
                 self._check()
                 with self._path.open("rb") as file:
-                    rows = self._read(file, copy)
+                    grown = self._read(file)
                 self.absent = ""
             except FileNotFoundError:
-                self.absent, rows = GONE if self._identity else MISSING, None
-            yield None if rows is None else (rows, copy)
+                self.absent, grown = GONE if self._identity else MISSING, False
+            return grown
 
-    def finish(self) -> Series:
+    def finish(self) -> None:
         """Read all that there is, a last line without an end included where it is whole.
 
         Raises:
             ReadError: If there is no file, or no run in it.
         """
-        with self._told(self._path):
+        with said(self._name):
             with suppress(FileNotFoundError):  # which the readers say better
                 self._check()
                 self._check_kind()
             self.run = self._whole(self._path)
-            return self.run
 
     def _whole(self, path: Path) -> Series:
         """Read a run, and leave out what its reader remarks for advice alone."""
-        run = read_series(path, **self._asked)
+        with self._told(path):
+            run = read_series(path, **self._asked)
         return replace(run, remarks=tuple(remark for remark in run.remarks if remark not in spaced(run.steps)))
 
     @contextmanager
-    def _told(self, path: Path) -> Iterator[Path]:
+    def _told(self, path: Path) -> Iterator[None]:
         """Have errors call a file by the name that the user knows."""
         try:
-            with said(self._name):
-                yield path
+            yield
         except ReadError as error:
             error.args = (str(error).replace(printable(str(path)), printable(self._name)),)
             raise
@@ -130,79 +118,40 @@ class Growing:
         self.modified = found.st_mtime
 
     def _check_kind(self) -> None:
-        if files_of(self._path, self._asked["column"])[0] not in LINES:
+        with self._told(self._path):
+            kind, *_ = files_of(self._path, self._asked["column"])
+        if kind not in LINES:
             self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
 
-    def _read(self, file: BinaryIO, copy: Path) -> Series | None:
+    def _read(self, file: BinaryIO) -> bool:
         found = os.fstat(file.fileno())
         if anew := self._other(file, found):
             self._begin(anew)
         self._identity = found.st_dev, found.st_ino
-        if not self._reached:
+        if found.st_size == self.reached > 0:
+            return False
+        if not self.reached:
             file.seek(0)
             if not file.read(PROLOGUE).strip(b" \t\r\n\0\xef\xbb\xbf"):
                 self.why_none = "no record yet"
-                return None
+                return False
             self._check_kind()
-        new = _copy(file, self._reached, copy, self._head)
-        if not new:
-            if found.st_size - self._reached > LONGEST_LINE:
-                self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
-            return None
-        rows = self._onward(self.run, copy) if self.run is not None and self._head else None
-        if rows is not None and self.run is not None:
-            self.run = _joined(self.run, rows)
-        else:
-            if self._reached:
-                new, self._reached = _copy(file, 0, copy), 0
-            rows = self.run = self._anew(copy, new)
-            if rows is None:
-                return None
-        self._reached += new
-        file.seek(max(0, self._reached - TRACE))
-        self._trace = file.read(min(TRACE, self._reached))
-        return rows
-
-    def _onward(self, run: Series, copy: Path) -> Series | None:
-        """Return the rows below the first lines; None where they are not simply later than those of a run."""
-        try:
-            found = read_series(copy, **self._asked)
-        except ReadError:
-            return None
-        known, last = len(self._first), int(run.steps[-1])
-        if not found.steps[:known].equal(self._first) or any(" torn" in remark for remark in found.remarks):
-            return None
-        # Where the lines do not number their steps, they are counted on.
-        shift = last - known if any("counted from 1" in remark for remark in found.remarks) else 0
-        events = tuple(replace(each, step=each.step + shift) for each in found.events if each.step not in self._first)
-        columns = {name: column[known:] for name in COLUMNS if (column := getattr(found, name)) is not None}
-        columns["steps"] = columns["steps"] + shift
-        rows = replace(found, **columns, events=events)
-        return rows if not len(rows) or int(rows.steps[0]) > last else None
-
-    def _anew(self, copy: Path, size: int) -> Series | None:
-        """Read whole lines as a run; None where they are about something else so far."""
-        if not self._head:
-            self._find_head(copy)
-        try:
-            return self._whole(copy)
-        except ReadError as error:
-            if self._head or error.line is not None or size >= PROLOGUE:
-                raise
-            self.why_none = f"no norm yet in {size:,} bytes"
-            return None
-
-    def _find_head(self, copy: Path) -> None:
-        """Find the first lines that are a run by themselves, if any are."""
-        with copy.open("rb") as file:
-            lines = file.readlines(PROLOGUE)
-        few = copy.with_stem("head")
-        for count in (2**i for i in range(len(lines).bit_length() + 1)):
-            few.write_bytes(head := b"".join(lines[:count]))
-            with suppress(ReadError):
-                self._first = read_series(few, **self._asked).steps
-                self._head = head
-                return
+        with _copied(file, self._path.suffix) as (copy, size):
+            if size == self.reached:
+                if found.st_size - size > LONGEST_LINE:
+                    self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
+                return False
+            try:
+                self.run = self._whole(copy)
+            except NoNormError:
+                if self.run is not None or size >= PROLOGUE:
+                    raise
+                self.why_none = f"no norm yet in {size:,} bytes"
+                return False
+        self.reached = size
+        file.seek(max(0, size - TRACE))
+        self._trace = file.read(min(TRACE, size))
+        return True
 
     def _other(self, file: BinaryIO, found: os.stat_result) -> str:
         """Return why this is not the file of the last look, or nothing."""
@@ -210,34 +159,22 @@ class Growing:
             return ""
         if (found.st_dev, found.st_ino) != self._identity or self.absent:
             return REPLACED
-        if found.st_size < self._reached:
+        if found.st_size < self.reached:
             return CUT
-        file.seek(self._reached - len(self._trace))
+        file.seek(self.reached - len(self._trace))
         return "" if file.read(len(self._trace)) == self._trace else REPLACED
 
 
-def _copy(file: BinaryIO, begin: int, copy: Path, head: bytes = b"") -> int:
-    """Write some lines, and the whole lines of a file from a place on, into another; return how long the latter are."""
-    file.seek(begin)
-    end = len(head)
-    with copy.open("wb") as out:
-        out.write(head)
-        for piece in iter(partial(file.read, 2**20), b""):
-            if (last := piece.rfind(b"\n")) >= 0:
-                end = out.tell() + last + 1
-            out.write(piece)
-        out.truncate(end)
-    return end - len(head)
-
-
-def _joined(run: Series, later: Series) -> Series:
-    """Return a run and the rows after it; of a column that only one of both has, the rest is not known."""
-    columns: dict[str, Any] = {}
-    for name in COLUMNS:
-        parts = [(getattr(part, name), len(part)) for part in (run, later)]
-        known = next((column for column, _ in parts if column is not None), None)
-        if known is not None:
-            unknown = math.nan if known.is_floating_point() else 0
-            filled = [known.new_full((rows,), unknown) if column is None else column for column, rows in parts]
-            columns[name] = torch.cat(filled)
-    return replace(run, **columns, policy=later.policy or run.policy, events=(*run.events, *later.events))
+@contextmanager
+def _copied(file: BinaryIO, suffix: str) -> Iterator[tuple[Path, int]]:
+    """Copy the whole lines of a file, which others go on writing; return the copy and how many bytes these are."""
+    file.seek(0)
+    with TemporaryDirectory(prefix="gradclip-") as folder:
+        copy, end = Path(folder, f"run{suffix}"), 0
+        with copy.open("wb") as out:
+            for piece in iter(partial(file.read, 2**20), b""):
+                if (last := piece.rfind(b"\n")) >= 0:
+                    end = out.tell() + last + 1
+                out.write(piece)
+            out.truncate(end)
+        yield copy, end
