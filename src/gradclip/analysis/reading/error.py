@@ -30,7 +30,7 @@ class ReadError(ValueError):
 
 @final
 class NoNormError(ReadError):
-    """One in which there is no norm: not yet, if somebody still writes it."""
+    """One in which there is no norm, or none of the run that is asked for: not yet, if somebody still writes it."""
 
 
 @contextmanager

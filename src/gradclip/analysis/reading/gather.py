@@ -102,7 +102,7 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
         named = [*runs, *(groups if groups != [UNNAMED] else [])]
         if source.run not in named:
             there_are = f"there are: {listed(named)}" if named else "no column says of which run a row is"
-            source.refuse(f"there is no run {source.run!r}; {there_are}.")
+            raise NoNormError(source.path, f"there is no run {source.run!r}; {there_are}.")
         role = "run" if source.run in runs else "group"
         frame, rows = (some.filter(pl.col(role) == source.run) for some in (frame, rows))
         groups = _distinct(rows, "group")
