@@ -264,3 +264,18 @@ def test_names_that_cannot_be_written_are_put_right(path: Path) -> None:
     series = read_series(write_lines(path, [line, json.dumps(record(2, policy="?"))]))
     assert series.each == ((1, {"?": 1.0}),)
     assert series.policy == "?"
+
+
+def test_what_is_in_an_object_within_the_object(tmp_path: Path) -> None:
+    """As RLlib and others write it; lines of another kind among them are left out."""
+    path = tmp_path / "result.json"
+    lines = [
+        {"training_iteration": i, "info": {"learner": {"p": {"grad_gnorm": i / 2, "cur_lr": 0.1}}}} for i in (1, 2)
+    ]
+    lines.insert(1, {"training_iteration": 1, "info": {"evaluation": {}}})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    series = read_series(path)
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [0.5, 1.0])
+    assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
+    path.write_text(json.dumps({"a": {"x": 1.5}, "b": {"x": 2.5}}) + "\n")
+    assert read_series(path, column="b/x").norms.tolist() == [2.5]

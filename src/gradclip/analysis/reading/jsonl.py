@@ -8,6 +8,7 @@ Ours are the fields of `ClipRecord.to_dict()`. From others the norm, and what ha
 - A number that is null is not known; of a line with one of our statuses it is a norm that was not finite. A line of
   others without a norm is left out: it is about something else. NaN and Infinity, which JSON does not have but Python
   writes, and text such as "nan" are read.
+- What is in an object within the object has the names of both, with a slash between: `train/grad_norm`.
 - A line that ends within its object is torn: the writer was stopped. It is left out with a remark. Any other line that
   is not an object is an error.
 """
@@ -38,6 +39,10 @@ KINDS: dict[type, Any] = NUMBERS | {str: pl.String, dict: pl.String}
 
 AS_TEXT: dict[type, Any] = KINDS | {int: pl.Float64, float: pl.String}
 """What it reads where a number is in quotes, as all must be that are not finite, or a step is written like 3.0."""
+
+
+WHOLE = {name for field in FIELDS.values() if field.kind is dict for name in field.names}
+"""Objects that are read as they are."""
 
 
 def read_jsonl(source: Source) -> Iterator[Chunk]:
@@ -78,11 +83,20 @@ def _entries(piece: Piece, source: Source) -> Iterator[tuple[int, dict[str, Any]
             source.refuse(f"the line is {problem}. Delete or correct it.", line)
         if not isinstance(found, dict):
             source.refuse("the line is no JSON object. Delete it, or name another file.", line)
-        yield line, found
+        yield line, dict(_flat(found)) if any(isinstance(x, dict) for x in found.values()) else found
+
+
+def _flat(found: dict[str, Any], folder: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is in an object, and in those within it but for what is read as a whole."""
+    for name, value in found.items():
+        if isinstance(value, dict) and folder + name not in WHOLE:
+            yield from _flat(value, f"{folder}{name}/")
+        else:
+            yield folder + name, value
 
 
 def _by_polars(piece: Piece, source: Source) -> Chunk | None:
-    """Return the lines as polars reads them; None where one is torn, no JSON, or nothing but zeros."""
+    """Return the lines as polars reads them; None where one is torn, no JSON, nothing but zeros, or none has a norm."""
     frame = _frame(piece.data, source, KINDS)
     if frame is None:
         frame = _frame(NOT_FINITE.sub(rb'"\1"', piece.data), source, AS_TEXT)
@@ -103,5 +117,7 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
 def _frame(data: bytes, source: Source, kinds: Mapping[type, Any]) -> pl.DataFrame | None:
     schema = {name: kinds[FIELDS[role].kind] for role, name in source.fields.items()}
     with suppress(*UNREADABLE):
-        return pl.read_ndjson(data, schema=schema).rename({name: role for role, name in source.fields.items()})
+        frame = pl.read_ndjson(data, schema=schema).rename({name: role for role, name in source.fields.items()})
+        if not frame["norms"].is_null().all():  # as it would be within another object
+            return frame
     return None

@@ -26,14 +26,19 @@ class Field(NamedTuple):
 
 NORMS = (
     *("total_norm", "grad_norm", "gradient_norm", "global_norm", "global_grad_norm", "total_grad_norm"),
-    *("grad_norm_total", "grad_2.0_norm_total", "gnorm", "gradnorm", "grads_norm", "l2_grads"),
+    *("grad_norm_total", "grad_2.0_norm_total", "gnorm", "gradnorm", "grads_norm", "l2_grads", "grad_gnorm"),
+    "gradients_default_optimizer_global_norm",
 )
 """Usual names of the norm before clipping, alone or in a folder; alone it may be called `norm` as well."""
 
 FIELDS = {
     "norms": Field(float, (*NORMS, "norm")),
     "steps": Field(
-        int, ("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps")
+        int,
+        (
+            *("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps"),
+            "training_iteration",
+        ),
     ),
     "norms_after": Field(float, ("total_norm_after",)),
     "thresholds": Field(float, ("threshold",)),
