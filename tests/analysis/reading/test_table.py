@@ -55,6 +55,23 @@ def test_of_several_runs_in_an_export_one_is_named(path: Path) -> None:
     assert series.losses is not None and series.losses.tolist() == [7.0, 6.0]
 
 
+@pytest.mark.parametrize("above", ["", "a comment\n\n"])
+@pytest.mark.parametrize("names", ["step loss grad_norm", "  step    loss   grad_norm", "# step loss grad_norm"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blanks_between_cells(path: Path, above: str, names: str, end: str) -> None:
+    rows = ["1 0.5 1.5", "    2   0.25      nan", "3\t0.125\t2.5", ""]
+    series = read_series(write(path, above + end.join([names, *rows])))
+    assert series.steps.tolist() == [1, 2, 3]
+    assert series.norms.tolist() == pytest.approx([1.5, NAN, 2.5], nan_ok=True)
+    assert series.losses is not None and series.losses.tolist() == [0.5, 0.25, 0.125]
+
+
+def test_words_of_another_number_than_the_cells_are_no_names(path: Path) -> None:
+    """As where the rows are numbered: nobody says which column is which."""
+    write(path, "   step  grad_norm\n0     1        1.5\n1     2        2.5\n")
+    assert refusal(path).startswith("no column has a usual name of the norm; there are: 'step grad_norm'.")
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

@@ -4,7 +4,8 @@
     1,1.25,2.5                         "10","1.25","1.25",...
     2,nan,2.4                          "20","NaN","NaN",...
 
-- Columns are separated by commas, semicolons, tabs or bars; numbers have points, and may be quoted.
+- Columns are separated by commas, semicolons, tabs or bars; numbers have points, and may be quoted. There may be blanks
+  alone between them, and a `#` before the names.
 - A cell that is empty, "-", "null" and the like holds no number: a row without a norm is left out, unless it has one of
   our statuses. "nan" and "inf" are norms that were not finite.
 - A last line with too few cells is torn. It is left out with a remark.
@@ -12,8 +13,9 @@
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import NamedTuple, final
 
 import polars as pl
@@ -26,6 +28,9 @@ from gradclip.analysis.reading.text import CELLS, is_number
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
+
+AHEAD, BLANKS = re.compile(rb"^[ \t#]+", re.MULTILINE), re.compile(rb"[ \t]+")
+"""What may stand before the cells of a line, and between them, where these are words."""
 
 MOST_ABOVE = 1000
 """Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
@@ -48,6 +53,8 @@ def read_table(source: Source) -> Iterator[Chunk]:
     """
     rest = pieces(source)
     first = next(rest, Piece(1, b""))
+    if _has_blanks_between(first, source):
+        first, rest = _tabbed(first), map(_tabbed, rest)
     head = _head(first, source)
     source.choose([dict.fromkeys(head.names)])
     for piece in chain([_from(head.below, first)], rest):
@@ -56,6 +63,21 @@ def read_table(source: Source) -> Iterator[Chunk]:
         else:  # a cell over several lines may go on in the next piece
             some = chain([piece], rest) if b'"' in piece.data else [piece]
             yield from chunks_of(_entries(_rows(some, head.separator, source), head, source), source)
+
+
+def _has_blanks_between(first: Piece, source: Source) -> bool:
+    """Say whether cells are words: below a line of names with a norm among them, one of as many numbers."""
+    lines = [data.decode(errors="replace").lstrip(" #") for _, data in islice(first.lines(), MOST_ABOVE)]
+    pairs = ((names.split(), below.split()) for names, below in pairwise(lines) if not CELLS.search(names))
+    return any(
+        len(names) == len(below) and all(map(is_number, below)) and norms_among(names, source.column)
+        for names, below in pairs
+    )
+
+
+def _tabbed(piece: Piece) -> Piece:
+    """Return a piece with a tab for the blanks between cells."""
+    return Piece(piece.line, BLANKS.sub(b"\t", AHEAD.sub(b"", piece.data)), piece.open)
 
 
 def _from(line: int, piece: Piece) -> Piece:
