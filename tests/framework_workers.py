@@ -356,6 +356,16 @@ def searches_under_fsdp1() -> int:
     return search.call_count
 
 
+def smallest_under_fsdp1() -> float:
+    """The norm of order -inf where five elements are on two ranks, the second of which has a zero of no parameter."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    mesh = mesh_of(2)
+    wrapped = FullyShardedDataParallel(nn.Linear(5, 1, bias=False), device_mesh=mesh, device_id=torch.device("cpu"))
+    wrapped(torch.arange(3.0, 8.0)).backward()
+    return float(gradclip.clip_grad_norm_(wrapped, math.inf, -math.inf))
+
+
 def clip_fsdp1_over_tensor_parallel() -> None:
     """Clip where FSDP1 holds what tensor parallelism has split."""
     from torch.distributed.fsdp import FullyShardedDataParallel

@@ -142,6 +142,10 @@ def test_fsdp1_is_looked_for_once(pool_of: Callable[[int], RankPool]) -> None:
     assert pool_of(2).run(workers.searches_under_fsdp1) == [1, 1]
 
 
+def test_what_makes_the_shards_of_fsdp1_of_one_size_is_no_element(pool_of: Callable[[int], RankPool]) -> None:
+    assert pool_of(2).run(workers.smallest_under_fsdp1) == [3.0, 3.0]
+
+
 def test_fsdp1_over_tensor_parallel_is_refused(pool_of: Callable[[int], RankPool]) -> None:
     """Its plain tensors leave no trace of the ranks that hold the rest."""
     with pytest.raises(RankError, match=r"ValueError: `parameters` must not be sharded by FSDP1 .* `fully_shard`"):
