@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradclip.cli.report.figures.curves import MOST_POINTS, picked, single
-from gradclip.cli.report.runs import Run
+from gradclip.cli.report.run import Run
 
 MOST_STEPS = 1_500_000
 """Steps whose norms are kept, in all runs together: about 10 MB. Of more, the smallest and the largest of every few."""
