@@ -6,6 +6,7 @@ import pytest
 
 from cli.report.browser import Page
 from cli.report.looking import CHARTS, press, seen, settle, traces
+from cli.report.made import TENSORS, reported, training, write
 
 
 @pytest.mark.parametrize("colour", ["dark", "light"])
@@ -94,6 +95,20 @@ def test_paper_is_light_and_charts_fit_it(tab: Page, page_file: Path) -> None:
     assert seen(tab) == (20, 20, 20)
     fits = "charts.every((chart) => chart._fullLayout.width === chart.clientWidth && chart.clientWidth > 1000)"
     assert tab.run(fits)
+
+
+def test_paper_has_the_whole_list_of_steps_that_did_not_count(tab: Page, tmp_path: Path) -> None:
+    """Nobody can scroll there."""
+    records = training(100)
+    for record in records[::5]:
+        record.update(status="skipped_nonfinite", total_norm=None, nonfinite={name: [1, 0] for name in TENSORS})
+    reported(write(tmp_path / "run.jsonl", records), tmp_path / "out.html")
+    tab.open(tmp_path / "out.html")
+    hidden = "(({ scrollHeight, clientHeight }) => scrollHeight - clientHeight)(document.querySelector('.scroll'))"
+    assert tab.run(hidden) > 100
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    assert tab.run(hidden) == 0
+    tab.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_charts_are_as_wide_as_the_window_lets_them(opened: Page) -> None:

@@ -21,7 +21,7 @@ def histogram(runs: Runs) -> go.Figure | None:
     known = np.concatenate(logs)
     if not len(known):
         return None
-    edges = np.histogram_bin_edges(known, int(np.clip(math.sqrt(len(known)), FEWEST, MOST)))
+    edges = edges_of(known)
     traces = [
         _steps(edges, np.histogram(values, edges)[0], runs.each[place].name if runs.many else "steps", place)
         for place, values in enumerate(logs)
@@ -61,6 +61,16 @@ def histogram(runs: Runs) -> go.Figure | None:
         }
         chart.add_vline(value, line=line, annotation=label, annotation_position="top")
     return chart
+
+
+def edges_of(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the edges of bins that show the shape: by the rule of Freedman and Diaconis, within reason."""
+    low, high = logs.min(), logs.max()
+    if high - low < 1e-6:  # noqa: PLR2004 -- all alike: bins of some width all the same
+        low, high = low - 0.05, high + 0.05
+    middle = np.subtract(*np.quantile(logs, (0.75, 0.25)))
+    wanted = (high - low) * len(logs) ** (1 / 3) / (2 * middle) if middle > 0.0 else FEWEST
+    return np.linspace(low, high, 1 + int(np.clip(np.ceil(wanted), FEWEST, MOST)))
 
 
 def _steps(edges: NDArray[np.float64], counts: NDArray[np.int64], name: str, place: int) -> go.Scatter:
