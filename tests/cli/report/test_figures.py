@@ -79,8 +79,7 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
     bound = torch.full_like(norms, 0.5)
     after = norms.minimum(bound)
     after[::7] *= 0.5
-    (found,) = details_of([run_of(norms, norms_after=after, thresholds=bound)])
-    assert found is not None
+    found = details_of([run_of(norms[1:]), run_of(norms, norms_after=after, thresholds=bound)])[1]
     assert np.cumsum(unpacked(found["steps"], "d")).tolist() == list(range(1, len(norms) + 1))
     before, changed, threshold = np.array(unpacked(found["rows"], "I"), dtype=np.uint32).reshape(3, -1)
     assert before.view(np.float32).tolist() == norms.float().tolist()
@@ -88,15 +87,14 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
     assert (lesser ^ changed).view(np.float32).tolist() == after.float().tolist()
     assert np.flatnonzero(changed).tolist() == list(range(0, len(norms), 7))
     assert threshold.view(np.float32).tolist() == [0.5] * len(norms)
-    assert details_of([run_of(norms[1:])]) == [None]
+    assert details_of([run_of(norms[1:])]) == {}
 
 
 def test_of_too_many_norms_the_smallest_and_the_largest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detail, "MOST_STEPS", 1000)
     norms = torch.ones(MOST_POINTS + 1, dtype=torch.float64)
     norms[7777] = 1e6
-    (found,) = details_of([run_of(norms)])
-    assert found is not None
+    found = details_of([run_of(norms)])[0]
     before, same, unknown = np.array(unpacked(found["rows"], "I"), dtype=np.uint32).reshape(3, -1)
     steps = np.cumsum(unpacked(found["steps"], "d"))
     assert len(steps) <= 1000
@@ -108,8 +106,7 @@ def test_a_million_steps_are_small() -> None:
     """Norms without order, clipped to a constant: all of them, in 5 MB."""
     norms = torch.randn(1_000_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(0.4).exp()
     bound = torch.full_like(norms, 1.5)
-    (found,) = details_of([run_of(norms, norms_after=norms.minimum(bound), thresholds=bound)])
-    assert found is not None
+    found = details_of([run_of(norms, norms_after=norms.minimum(bound), thresholds=bound)])[0]
     assert len(found["steps"]) < 20_000
     assert 3e6 < len(found["rows"]) < 5e6
 

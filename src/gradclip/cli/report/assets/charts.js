@@ -19,15 +19,14 @@ const inflated = (text) =>
   new Response(new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate")));
 
 // All norms of a run: steps as distances, and rows; of the second, what is not the lesser of the others, in bits.
-async function loadDetail(run) {
-  const packed = page.details[run];
+async function unpacked(packed) {
   const steps = new Float64Array(await inflated(packed.steps).arrayBuffer());
   const bits = new Uint32Array(await inflated(packed.rows).arrayBuffer());
   const count = steps.length;
   for (let i = 1; i < count; i++) steps[i] += steps[i - 1];
   const rows = [0, 1, 2].map((row) => new Float32Array(bits.buffer, 4 * count * row, count));
   for (let i = 0; i < count; i++) bits[count + i] ^= bits[rows[2][i] < rows[0][i] ? 2 * count + i : i];
-  details[run] = { steps, rows };
+  return { steps, rows };
 }
 
 // Numbers as plotly's Python writes them.
@@ -73,12 +72,11 @@ function draw(element) {
 // They are drawn one after the other, the uppermost first, and the page is the reader's in between.
 async function redraw(wanted = charts) {
   for (const element of wanted) stale.add(element);
-  const zoomed = shown[0] > first || shown[1] < last;
-  await Promise.all(page.details.flatMap((packed, run) => (zoomed && packed && !details[run] ? loadDetail(run) : [])));
+  const closer = shown === page.steps ? [] : Object.entries(page.details);
+  for (const [run, packed] of closer) details[run] ??= await unpacked(packed);
   for (const element of wanted) {
     await new Promise((done) => setTimeout(done));
-    if (stale.has(element)) await draw(element);
-    stale.delete(element);
+    if (stale.delete(element)) await draw(element);
   }
 }
 

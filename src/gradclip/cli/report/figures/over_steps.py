@@ -38,8 +38,7 @@ def norms(runs: Runs) -> go.Figure:
 
 
 def _norms(runs: Runs, place: int) -> list[go.Scatter]:
-    run, many, colour = runs.each[place], runs.many, run_colour(place)
-    pale = run_colour(place, clear=True) if many else COLOURS["pale"]
+    run, many, colour, pale = runs.each[place], runs.many, run_colour(place), _pale(runs, place)
 
     def known(row: int, values: Tensor | None, name: str, colour: str, dash: str, pale: str | None) -> list[go.Scatter]:
         if values is None or not values.isfinite().any():
@@ -98,24 +97,34 @@ def loss(runs: Runs) -> go.Figure | None:
 def _of_each(
     runs: Runs, columns: Sequence[NDArray[Any] | None], axis: dict[str, Any], *, dense: bool = False, **style: Any
 ) -> go.Figure | None:
-    """Return a chart with a curve for each run that has numbers; a dense one with its medians over it."""
-    name, pale = axis["title"]["text"], None
+    """Return a chart with a curve for each run; None where there is none.
+
+    Args:
+        runs: The runs.
+        columns: What there is of each at its steps; None where there is nothing.
+        axis: The vertical axis, whose title is the name of the curve of a single run.
+        dense: Whether curves that cover more than they show have their medians over them.
+        style: What else there is to say of the curves.
+    """
     traces: list[go.Scatter] = []
     for place, (run, values) in enumerate(zip(runs.each, columns, strict=True)):
         if values is None:
             continue
-        if dense:
-            pale = run_colour(place, clear=True) if runs.many else COLOURS["pale"]
         traces += curve(
             run.series.steps.numpy(),
             values,
-            name=run.name if runs.many else name,
+            name=run.name if runs.many else axis["title"]["text"],
             meta={"show": [f"runs.{place}"]},
             line={"width": 1.4, "color": run_colour(place)},
-            pale=pale,
+            pale=_pale(runs, place) if dense else None,
             **style,
         )
     return _over_steps(runs, traces, yaxis=axis) if traces else None
+
+
+def _pale(runs: Runs, place: int) -> str:
+    """Return the colour of a curve that has its medians over it."""
+    return run_colour(place, clear=True) if runs.many else COLOURS["pale"]
 
 
 def policies(runs: Runs) -> go.Figure:
