@@ -44,10 +44,9 @@ def shared_tab() -> Iterator[Page]:
 
 @pytest.fixture
 def tab(shared_tab: Page) -> Page:
-    """A tab as a reader with a large window, a light theme and nothing stored has it."""
+    """A tab as a reader with a large window and a light theme has it."""
     shared_tab.size(1440, 900)
     shared_tab.prefer(color_scheme="light")
-    shared_tab.call("Storage.clearDataForOrigin", origin="file://", storageTypes="all")
     return shared_tab
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cli.report.browser import Page
-from cli.report.looking import CHARTS, click, curve, settle, traces
+from cli.report.looking import CHARTS, click, curve, drag, ends, press, settle, traces
 from cli.report.made import SPIKES, TENSORS, norms_of, reported, training, write
+from gradclip.cli.report.figures.style import COLOURS
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(opened: Page, page_file: Path) -> None:
@@ -56,43 +57,39 @@ def test_zoomed_in_the_axis_fits_what_is_seen(opened: Page, chart: str) -> None:
     assert opened.run(f"{axis}.range[1] - {axis}.range[0]") < before / 2
 
 
-def test_buttons_zoom_and_move(opened: Page) -> None:
-    def ends() -> tuple[float, float]:
-        low, high = opened.run("document.getElementById('chart-norms').layout.xaxis.range")
-        fields = opened.run("['from', 'to'].map((id) => Number(document.getElementById(id).value))")
-        assert fields == [pytest.approx(low, abs=0.5), pytest.approx(high, abs=0.5)]
-        assert opened.run("document.getElementById('chart-heat').layout.xaxis.range") == [low, high]
-        return low, high
-
-    assert ends() == (1, 2000)
-    click(opened, "closer")
-    assert ends() == (500.75, 1500.25)
-    click(opened, "later")
-    assert ends() == (1000.5, 2000)
-    click(opened, "earlier")
-    assert ends() == (500.75, 1500.25)
-    click(opened, "wider")
-    assert ends() == (1, 2000)
-    assert opened.run("document.getElementById('all').disabled") is True
+def test_buttons_zoom_all_charts_over_steps(opened: Page) -> None:
+    assert ends(opened) == (1, 2000)
+    press(opened, "norms", "Zoom in")
+    assert ends(opened) == (500.75, 1500.25)
+    press(opened, "heat", "Zoom in")
+    assert ends(opened) == (750.625, 1250.375)
+    press(opened, "loss", "Zoom out")
+    assert ends(opened) == (500.75, 1500.25)
+    for _ in range(3):
+        press(opened, "norms", "Zoom out")
+        assert ends(opened) == (1, 2000)  # and not beyond
     for _ in range(14):
-        click(opened, "closer")
-    low, high = ends()
+        press(opened, "norms", "Zoom in")
+    low, high = ends(opened)
     assert high - low == 2  # and not less
-    click(opened, "all")
-    assert ends() == (1, 2000)
+    press(opened, "norms", "Reset axes")
+    assert ends(opened) == (1, 2000)
 
 
 def test_dragging_zooms_all_charts_over_steps(opened: Page) -> None:
-    opened.run("document.getElementById('chart-norms').scrollIntoView({ block: 'center' })")
-    box = "document.querySelector('#chart-norms .nsewdrag').getBoundingClientRect()"
-    left, top, width, height = opened.run(f"(({{ left, top, width, height }}) => [left, top, width, height])({box})")
-    opened.drag(left + width * 0.25, left + width * 0.5, top + height / 2)
-    opened.wait("document.getElementById('chart-loss').layout.xaxis.range[0] > 100")
-    settle(opened)
-    for chart in ("norms", "rate", "loss", "heat"):
-        low, high = opened.run(f"document.getElementById('chart-{chart}').layout.xaxis.range")
-        assert low == pytest.approx(1 + 1999 * 0.25, abs=8)
-        assert high == pytest.approx(1 + 1999 * 0.5, abs=8)
+    drag(opened, 0.25, 0.5)
+    assert ends(opened) == (pytest.approx(1 + 1999 * 0.25, abs=8), pytest.approx(1 + 1999 * 0.5, abs=8))
+
+
+def test_dragging_moves_all_charts_over_steps_where_a_button_says_so(opened: Page) -> None:
+    """As far as the run goes; and it goes on saying so."""
+    press(opened, "norms", "Zoom in")
+    press(opened, "norms", "Pan")
+    drag(opened, 0.5, 0.3)
+    low, high = ends(opened)
+    assert (low, high) == (pytest.approx(500.75 + 0.2 * 999.5, abs=8), pytest.approx(1500.25 + 0.2 * 999.5, abs=8))
+    drag(opened, 0.9, 0.1)
+    assert ends(opened) == (pytest.approx(2000 - (high - low)), 2000)
 
 
 def test_hovering_says_what_happened_at_a_step(opened: Page) -> None:
@@ -149,10 +146,7 @@ def test_compared_runs_keep_their_colours(tab: Page, tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}.jsonl", training(400, seed=i)) for i, name in enumerate("abc")]
     reported(files[0], tmp_path / "out.html", *files[1:])
     tab.open(tmp_path / "out.html")
-    colours = tab.run(
-        r"""[1, 2, 3].map((i) =>
-          getComputedStyle(document.documentElement).getPropertyValue(`--run-${i}`).match(/#\w+/)[0])"""
-    )
+    colours = [COLOURS[f"run-{i}"] for i in (1, 2, 3)]
     expected = {f"{name}.jsonl": colour for name, colour in zip("abc", colours, strict=True)}
     for chart, ending in (("norms", ": before clipping"), ("rate", ""), ("loss", ""), ("histogram", "")):
         drawn = {trace["name"]: trace["line"]["color"] for trace in traces(tab, chart) if "name" in trace}

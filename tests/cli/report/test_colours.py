@@ -7,9 +7,13 @@ from importlib.resources import files
 
 import pytest
 
+from gradclip.cli.report.figures.style import COLOURS
 from gradclip.cli.report.runs import MOST_RUNS
 
-STYLE = files("gradclip.cli.report").joinpath("assets", "colours.css").read_text("utf-8")
+STYLE = files("gradclip.cli.report").joinpath("assets", "page.css").read_text("utf-8")
+
+# Hues turned by 180 degrees, as `hue-rotate` does it: W3C, Filter Effects Module Level 1, section 9.6, feColorMatrix.
+TURNED = ((-0.574, 1.430, 0.144), (0.426, 0.430, 0.144), (0.426, 1.430, -0.856))
 
 # How a colour is seen without one of the three kinds of cones, in linear RGB: Machado, Oliveira and Fernandes, A
 # physiologically-based model for simulation of color vision deficiency, 2009, severity 1.
@@ -22,8 +26,16 @@ VISION = {
 
 
 def colours(theme: str) -> dict[str, str]:
-    known = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", STYLE)
-    return {name: light if theme == "light" else dark for name, light, dark in known}
+    return COLOURS if theme == "light" else {name: turned(colour) for name, colour in COLOURS.items()}
+
+
+def turned(colour: str) -> str:
+    """As the style sheet has it in the dark."""
+    (share,) = map(float, re.findall(r"--dark: invert\(([\d.]+)\) hue-rotate\(180deg\);", STYLE))
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    inverted = [share * (1 - part) + (1 - share) * part for part in parts]
+    seen = [min(1.0, max(0.0, sum(map(float.__mul__, row, inverted)))) for row in TURNED]
+    return "#" + "".join(f"{round(255 * part):02x}" for part in seen)
 
 
 def linear(colour: str) -> list[float]:
@@ -51,11 +63,11 @@ def lab(colour: str, vision: str) -> tuple[float, float, float]:
 def test_text_and_lines_have_contrast(theme: str) -> None:
     """AA: 4.5 for text, 3 for what a chart or a control is seen by."""
     known = colours(theme)
-    for ground in ("page", "panel", "sunken"):
+    for ground in ("page", "sunken"):
         for name in ("ink", "quiet", "accent", "good", "look", "bad"):
             assert contrast(known[name], known[ground]) >= 4.5, (name, ground)
     for name in ("cut", "control", *(f"run-{i + 1}" for i in range(MOST_RUNS))):
-        assert contrast(known[name], known["panel"]) >= 3.0, name
+        assert contrast(known[name], known["page"]) >= 3.0, name
 
 
 @pytest.mark.parametrize("vision", VISION)
@@ -66,5 +78,11 @@ def test_runs_are_told_apart_by_everybody(theme: str, vision: str) -> None:
     assert min(math.dist(one, other) for one, other in itertools.combinations(seen, 2)) > 12
 
 
-def test_every_colour_is_one_of_both_themes() -> None:
-    assert len(colours("light")) == STYLE.count("--") > 15
+def test_the_paper_in_the_dark_is_what_that_in_the_light_turns_to() -> None:
+    """Since paper is not turned, but for what lies on it."""
+    assert f"background: light-dark({COLOURS['page']}, {turned(COLOURS['page'])});" in STYLE
+
+
+def test_every_colour_of_the_style_sheet_is_known() -> None:
+    named = set(re.findall(r"var\(--([\w-]+)\)", STYLE)) - {"dark", "share", "swatch", "tone"}
+    assert named <= set(COLOURS)

@@ -15,9 +15,9 @@ from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curv
 from gradclip.cli.report.figures.detail import details_of, packed
 from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat, ticks_of
 from gradclip.cli.report.figures.histogram import FEWEST, MOST, edges_of, histogram
-from gradclip.cli.report.findings import find
-from gradclip.cli.report.rate import rates_of, window_of
-from gradclip.cli.report.runs import Run
+from gradclip.cli.report.figures.over_steps import MOST_MARKS, norms
+from gradclip.cli.report.run import Run
+from gradclip.cli.report.runs import Runs
 from gradclip.cli.report.tensors import MOST_ROWS
 
 NAN, INF = math.nan, math.inf
@@ -25,7 +25,7 @@ STYLE: dict[str, Any] = {"name": "norm", "meta": {"show": ["before"], "detail": 
 
 
 def run_of(norms: Tensor, name: str = "run", **more: object) -> Run:
-    return Run(name, Series(name, torch.arange(1, len(norms) + 1), norms.double(), **more))
+    return Run(Series(name, torch.arange(1, len(norms) + 1), norms.double(), **more))
 
 
 def test_numbers_are_float32_and_gaps_stay() -> None:
@@ -79,8 +79,7 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
     bound = torch.full_like(norms, 0.5)
     after = norms.minimum(bound)
     after[::7] *= 0.5
-    (found,) = details_of([run_of(norms, norms_after=after, thresholds=bound)])
-    assert found is not None
+    found = details_of([run_of(norms[1:]), run_of(norms, norms_after=after, thresholds=bound)])[1]
     assert np.cumsum(unpacked(found["steps"], "d")).tolist() == list(range(1, len(norms) + 1))
     before, changed, threshold = np.array(unpacked(found["rows"], "I"), dtype=np.uint32).reshape(3, -1)
     assert before.view(np.float32).tolist() == norms.float().tolist()
@@ -88,15 +87,14 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
     assert (lesser ^ changed).view(np.float32).tolist() == after.float().tolist()
     assert np.flatnonzero(changed).tolist() == list(range(0, len(norms), 7))
     assert threshold.view(np.float32).tolist() == [0.5] * len(norms)
-    assert details_of([run_of(norms[1:])]) == [None]
+    assert details_of([run_of(norms[1:])]) == {}
 
 
 def test_of_too_many_norms_the_smallest_and_the_largest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detail, "MOST_STEPS", 1000)
     norms = torch.ones(MOST_POINTS + 1, dtype=torch.float64)
     norms[7777] = 1e6
-    (found,) = details_of([run_of(norms)])
-    assert found is not None
+    found = details_of([run_of(norms)])[0]
     before, same, unknown = np.array(unpacked(found["rows"], "I"), dtype=np.uint32).reshape(3, -1)
     steps = np.cumsum(unpacked(found["steps"], "d"))
     assert len(steps) <= 1000
@@ -108,16 +106,22 @@ def test_a_million_steps_are_small() -> None:
     """Norms without order, clipped to a constant: all of them, in 5 MB."""
     norms = torch.randn(1_000_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(0.4).exp()
     bound = torch.full_like(norms, 1.5)
-    (found,) = details_of([run_of(norms, norms_after=norms.minimum(bound), thresholds=bound)])
-    assert found is not None
+    found = details_of([run_of(norms, norms_after=norms.minimum(bound), thresholds=bound)])[0]
     assert len(found["steps"]) < 20_000
     assert 3e6 < len(found["rows"]) < 5e6
+
+
+def test_so_many_marks_stand_for_all_steps_that_did_not_count() -> None:
+    for steps, shown in ((10, 10), (10_000, 2500)):
+        chart = norms(Runs([run_of(torch.full((steps,), NAN))]))
+        assert chart.data[-1].x == tuple(range(1, steps + 1, steps // shown)) and shown <= MOST_MARKS
+        assert chart.data[-1].text[0] == "step 1 norm not finite"
 
 
 def test_curves_that_are_not_recorded_are_left_out() -> None:
     unknown = torch.full((10,), NAN, dtype=torch.float64)
     run = run_of(torch.ones(10), norms_after=unknown, thresholds=unknown, losses=unknown)
-    figures = figures_of(find([run]))
+    figures = figures_of(Runs([run]))
     assert set(figures) == {"norms", "histogram", "policies"}
     assert [trace.name for trace in figures["norms"].data] == ["norm"]
 
@@ -125,10 +129,10 @@ def test_curves_that_are_not_recorded_are_left_out() -> None:
 def test_the_rate_is_that_of_the_last_steps() -> None:
     run = run_of(torch.ones(6), clipped=torch.tensor([True, False, True, True, False, False]))
     assert run.clipped is not None
-    assert rates_of(run, 3) == pytest.approx([NAN, NAN, 2 / 3, 2 / 3, 2 / 3, 1 / 3], nan_ok=True)
-    assert rates_of(run, 6)[-1] == 0.5
-    assert rates_of(run, 1).tolist() == run.clipped.double().tolist()
-    assert rates_of(run_of(torch.ones(5)), 2) is None
+    assert run.rates(3) == pytest.approx([NAN, NAN, 2 / 3, 2 / 3, 2 / 3, 1 / 3], nan_ok=True)
+    assert run.rates(6)[-1] == 0.5
+    assert run.rates(1).tolist() == run.clipped.double().tolist()
+    assert run_of(torch.ones(5)).rates(2) is None
 
 
 def test_steps_above_their_threshold_count_as_clipped() -> None:
@@ -139,13 +143,13 @@ def test_steps_above_their_threshold_count_as_clipped() -> None:
 
 def test_the_window_fits_the_shortest_run() -> None:
     sizes = {5: 5, 30: 20, 1000: 50, 10_000: 500, 1_000_000: 500}
-    assert {steps: window_of([run_of(torch.ones(steps))]) for steps in sizes} == sizes
-    assert window_of([run_of(torch.ones(1000)), run_of(torch.ones(100_000))]) == 50
+    assert {steps: Runs([run_of(torch.ones(steps))]).window for steps in sizes} == sizes
+    assert Runs([run_of(torch.ones(1000)), run_of(torch.ones(100_000))]).window == 50
 
 
 def test_the_histogram_has_every_positive_norm_of_every_run() -> None:
     runs = [run_of(torch.tensor([0.1, 1.0, 10.0, 0.0, NAN]), "a"), run_of(torch.tensor([100.0] * 5), "b")]
-    found = histogram(find(runs))
+    found = histogram(Runs(runs))
     assert found is not None
     first, second = found.data
     assert first.x == second.x
@@ -153,7 +157,7 @@ def test_the_histogram_has_every_positive_norm_of_every_run() -> None:
     assert [sum(trace.y) for trace in found.data] == [pytest.approx(100.0), pytest.approx(200.0)]  # the last bin twice
     assert second.y[-2] == 100.0
     assert second.text[-3] == f"norm {second.x[-3]:.4g} to 100: 5 of 5 steps"
-    assert histogram(find([run_of(torch.tensor([0.0, NAN]))])) is None
+    assert histogram(Runs([run_of(torch.tensor([0.0, NAN]))])) is None
 
 
 def test_bins_show_the_shape() -> None:
@@ -168,7 +172,7 @@ def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
     names = [f"layer.{i}" for i in range(50)]
     each = tuple((step, {name: 1.0 + i for i, name in enumerate(names)}) for step in range(5000))
     each[4321][1]["layer.30"] = 1e6
-    found = heat(find([run_of(torch.ones(1), each=each)]))
+    found = heat(Runs([run_of(torch.ones(1), each=each)]))
     assert found is not None
     (trace,) = found.data
     assert list(found.layout.yaxis.ticktext) == names[50 - MOST_ROWS :]  # in the order of the model
@@ -181,14 +185,14 @@ def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
 
 
 def test_a_norm_beyond_float32_is_the_largest_of_the_map() -> None:
-    found = heat(find([run_of(torch.ones(1), each=((1, {"a": 1e300, "b": 1.0}),))]))
+    found = heat(Runs([run_of(torch.ones(1), each=((1, {"a": 1e300, "b": 1.0}),))]))
     assert found is not None
     assert found.data[0].customdata[:, 0].tolist() == pytest.approx([3.4028235e38, 1.0])
     assert found.data[0].z[:, 0].tolist() == pytest.approx([300.0, 0.0])
 
 
 def test_a_tensor_without_norms_is_an_empty_row() -> None:
-    found = heat(find([run_of(torch.ones(1), each=((1, {"a": NAN, "b": 0.0}), (2, {"a": NAN, "b": INF})))]))
+    found = heat(Runs([run_of(torch.ones(1), each=((1, {"a": NAN, "b": 0.0}), (2, {"a": NAN, "b": INF})))]))
     assert found is not None
     assert np.isnan(found.data[0].z).all()
     assert len(found.data[0].colorbar.tickvals) == 0

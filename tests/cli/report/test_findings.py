@@ -1,22 +1,18 @@
-"""What is found out about a run before any of it is written."""
+"""What is found out about a run, before any of it is written."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from gradclip.analysis import advise
 from gradclip.analysis.series import Event, Series
-from gradclip.cli.report.alarms import Raised, alarms_of
-from gradclip.cli.report.events import MOST_MARKS, described, events_of, marks_of
-from gradclip.cli.report.facts import Facts, facts_of, percentiles_of, stretches_of
-from gradclip.cli.report.findings import find
+from gradclip.cli.report.events import described
 from gradclip.cli.report.policies import REPLAYED, candidates, tried
-from gradclip.cli.report.runs import Run
+from gradclip.cli.report.run import Run
+from gradclip.cli.report.runs import Runs
 from gradclip.cli.report.tensors import shares_of, tensors_of
-from gradclip.cli.report.verdict import verdict_of
+from gradclip.cli.report.verdict import verdict
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip
 from gradclip.records.alarms import MEANINGS
 
@@ -37,42 +33,42 @@ def test_facts_of_a_run_with_everything() -> None:
     after = torch.tensor([1.0, 2.0, NAN, 2.0, NAN], dtype=torch.float64)
     clipped = torch.tensor([False, True, False, False, False])
     skipped = torch.tensor([False, False, True, False, True])
-    found = facts_of(Run("run", series(norms, norms_after=after, clipped=clipped, skipped=skipped)))
-    expected = Facts(5, 1, 5, 1, 2, 2, 2.0, 3.96, 4.0, 2, 2.0)
-    assert found == replace(expected, p99=pytest.approx(3.96))
-    assert found.share_clipped == 0.2
+    found = Run(series(norms, norms_after=after, clipped=clipped, skipped=skipped))
+    assert (found.steps, found.first, found.last) == (5, 1, 5)
+    assert (found.share_clipped, found.skipped, found.nonfinite) == (0.2, 2, 2)
+    assert (found.median, found.percentiles[99], found.largest) == (2.0, pytest.approx(3.96), 4.0)
+    assert (found.largest_step, found.largest_after) == (2, 2.0)
 
 
 def test_facts_of_a_run_with_nothing() -> None:
-    found = facts_of(Run("run", series([NAN, NAN])))
-    assert (found.clipped, found.skipped, found.nonfinite, found.largest_step) == (None, None, 2, 0)
-    assert math.isnan(found.median) and math.isnan(found.largest) and math.isnan(found.share_clipped)
+    found = Run(series([NAN, NAN]))
+    assert (found.share_clipped, found.skipped, found.nonfinite, found.largest_step) == (None, None, 2, 0)
+    assert all(map(math.isnan, (found.median, found.largest, found.largest_after)))
+
+
+def test_the_threshold_is_the_one_of_all_steps() -> None:
+    bounds = torch.tensor([NAN, 2.0, 2.0], dtype=torch.float64)
+    assert Run(series([1.0] * 3, thresholds=bounds)).threshold == 2.0
+    assert Run(series([1.0] * 3, thresholds=bounds * torch.tensor([1, 1, 2]))).threshold is None
+    assert Run(series([1.0] * 3, thresholds=bounds * NAN)).threshold is None
+    assert Run(series([1.0] * 3)).threshold is None
 
 
 def test_percentiles_are_interpolated() -> None:
-    found = percentiles_of(Run("run", series([float(i) for i in range(101)] + [NAN])))
-    assert found == {
-        "1": 1.0,
-        "10": 10.0,
-        "50": 50.0,
-        "90": 90.0,
-        "99": 99.0,
-        "99.9": pytest.approx(99.9),
-        "100": 100.0,
-    }
-    assert percentiles_of(Run("run", series([NAN]))) == {}
+    found = Run(series([float(i) for i in range(101)] + [NAN])).percentiles
+    assert found == {1: 1.0, 10: 10.0, 50: 50.0, 90: 90.0, 99: 99.0, 99.9: pytest.approx(99.9), 100: 100.0}
 
 
 def test_stretches_cover_all_steps() -> None:
-    run = Run("run", series([float(i) for i in range(1, 26)], thresholds=bound(20.0, 25)))
-    found = stretches_of(run)
+    run = Run(series([float(i) for i in range(1, 26)], thresholds=bound(20.0, 25)))
+    found = run.stretches
     assert len(found) == 10
     assert [found[0].first, found[-1].last] == [1, 25]
     assert sum(each.last - each.first + 1 for each in found) == 25
     first = found[0]
     assert (first.last, first.median, first.largest, first.share_clipped) == (3, 2.0, 3.0, 0.0)
     assert found[-1].share_clipped == 1.0
-    assert len(stretches_of(Run("run", series([1.0])))) == 1
+    assert len(Run(series([1.0])).stretches) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,8 +97,7 @@ def test_the_verdict_is_a_sentence(norms: list[float], threshold: float | None, 
     more = {}
     if threshold is not None:
         more = {"thresholds": bound(threshold, len(norms)), "norms_after": known.clamp(max=threshold)}
-    run = series(norms, **more)
-    found = verdict_of(facts_of(Run("run", run)), advise(run))
+    found = verdict(Run(series(norms, **more)))
     assert found.tone == tone
     assert found.sentence.startswith(words)
 
@@ -111,27 +106,29 @@ def test_an_explosion_is_said_first() -> None:
     generator = torch.Generator().manual_seed(0)
     norms = torch.rand(2000, generator=generator, dtype=torch.float64).pow(-1.5)
     run = Series("run", torch.arange(2000), norms, thresholds=bound(1e9, 2000))
-    found = verdict_of(facts_of(Run("run", run)), advise(run))
+    found = verdict(Run(run))
     assert (found.tone, found.sentence[:29]) == ("bad", "The gradients look exploded: ")
 
 
 def test_a_run_with_an_alarm_is_not_in_order() -> None:
     """Being idle is no fault; and what is worse stays so."""
-    run = series([1.0, 2.0] * 50, thresholds=bound(3.0, 100))
-    facts, advice = facts_of(Run("run", run)), advise(run)
-    drifting, idle = Raised("drifting norm", 700, 1), Raised("idle", 5000, 1)
-    calm = verdict_of(facts, advice, [idle])
-    assert calm.tone == "good"
-    assert verdict_of(facts, advice, [idle, drifting]) == calm._replace(tone="look")
-    broken = replace(facts, nonfinite=50)
-    assert verdict_of(broken, advice, [drifting]).tone == "bad"
+    idle = Run(series([1.0, 2.0] * 3000, thresholds=bound(3.0, 6000)))
+    drifting = Run(series([0.1] * 600 + [2.0] * 600, thresholds=bound(3.0, 1200)))
+    broken = Run(series([0.1] * 600 + [2.0] * 600 + [NAN] * 600, thresholds=bound(3.0, 1800)))
+    assert [[alarm.name for alarm in run.alarms] for run in (idle, drifting, broken)] == [
+        ["idle"],
+        ["drifting norm"],
+        ["drifting norm"],
+    ]
+    assert [verdict(run).tone for run in (idle, drifting, broken)] == ["good", "look", "bad"]
+    assert verdict(drifting).sentence.startswith("Clipping had nothing to do")
 
 
 def test_events_are_those_recorded_and_those_that_norms_tell_of() -> None:
     recorded = (Event(2, "skipped_spike"), Event(4, "skipped_nonfinite", {"w": (1, 0)}))
     skipped = torch.tensor([False, True, True, True, False])
-    run = Run("run", series([1.0, 9.0, 1.0, NAN, INF], skipped=skipped, events=recorded))
-    found = events_of(run)
+    run = Run(series([1.0, 9.0, 1.0, NAN, INF], skipped=skipped, events=recorded))
+    found = run.events
     assert [(event.step, event.status) for event in found] == [
         (2, "skipped_spike"),
         (3, "skipped"),
@@ -149,16 +146,8 @@ def test_events_are_those_recorded_and_those_that_norms_tell_of() -> None:
 
 def test_culprits_are_those_that_were_not_finite_most_often() -> None:
     events = (Event(1, "x", {"b": (2, 2)}), Event(2, "x", {"w": (1, 0), "b": (0, 1)}))
-    found = find([Run("run", series([NAN, NAN, 1.0], events=events))]).first
+    found = Run(series([NAN, NAN, 1.0], events=events))
     assert found.culprits == [("b", 2), ("w", 1)]
-
-
-def test_so_many_marks_stand_for_all_events() -> None:
-    marks = marks_of([Event(step, "skipped") for step in range(1, 10_001)])
-    assert len(marks) <= MOST_MARKS
-    assert sum(mark.count for mark in marks) == 10_000
-    assert (marks[0], marks[-1].last) == ((1, 4, 4, "skipped"), 10_000)
-    assert marks_of([]) == []
 
 
 def test_alarms_are_those_of_training() -> None:
@@ -170,14 +159,14 @@ def test_alarms_are_those_of_training() -> None:
     each = ((700, {"a": 0.5, "b": 0.01}), (800, {"a": 0.3, "b": 0.3}))
     known = torch.tensor(norms, dtype=torch.float64)
     more = {"thresholds": bound(1.0, 1200), "norms_after": known.clamp(max=1.0), "each": each}
-    found = alarms_of(Run("run", series(norms, **more)))
+    found = Run(series(norms, **more)).alarms
     assert [(alarm.name, alarm.first_step, alarm.times) for alarm in found] == [
         ("mostly clipped", 500, 1),
         ("one tensor dominates", 700, 1),
         ("drifting norm", 727, 1),
     ]
     assert {alarm.name for alarm in found} <= set(MEANINGS)
-    assert alarms_of(Run("run", series([1.0] * 6000))) == []  # nothing is known of thresholds
+    assert Run(series([1.0] * 6000)).alarms == []  # nothing is known of thresholds
 
 
 def test_shares_are_of_the_sum_of_squares() -> None:
@@ -185,6 +174,13 @@ def test_shares_are_of_the_sum_of_squares() -> None:
     shares = shares_of(np.array(norms))
     assert shares[:3].tolist() == [[pytest.approx(0.36), pytest.approx(0.64)], [0.5, 0.5], [0.0, 1.0]]
     assert np.isnan(shares[3:]).all()
+
+
+def test_the_worst_tensor_is_the_one_with_the_largest_share_where_shares_are_known() -> None:
+    rows = ({"a": 3.0, "b": 4.0}, {"a": INF, "b": 1.0}, {"a": 0.0, "b": 0.0}, {"a": NAN, "b": 2.0})
+    found = tensors_of(series([5.0], each=tuple(enumerate(rows, start=1))))
+    assert found is not None
+    assert found.worst == {1: (("b", pytest.approx(0.64)),), 4: (("b", 1.0),)}
 
 
 def test_tensors_are_listed_by_their_share() -> None:
@@ -215,8 +211,7 @@ def test_candidates_are_fixed_at_suggestions_and_adaptive_below_the_largest() ->
 def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = [9.0] * 100 + [0.5, 2.0] * 50
     monkeypatch.setattr("gradclip.cli.report.policies.REPLAYED", 100)
-    run = Run("run", series(norms))
-    found = tried(run, {"tight": 1.0})
+    found = tried(series(norms), {"tight": 1.0})
     assert found[0].replayed.share_clipped == 0.5
     assert [each.fixed for each in found] == [True, False, False, False]
     assert [len(each.replayed.thresholds) for each in found] == [100] * 4
@@ -224,7 +219,8 @@ def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_run_is_the_one_that_is_told_of() -> None:
-    found = find([Run("a", series([1.0] * 5)), Run("b", series([2.0] * 5))])
+    one, other = Run(series([1.0] * 5)), Run(series([2.0] * 5))
+    found = Runs([one, other])
     assert found.many
-    assert (found.first.run.name, found.of) == ("a", " in “a”")
-    assert find([Run("a", series([1.0] * 5))]).of == ""
+    assert (found.first, found.of) == (one, " in “run”")
+    assert Runs([one]).of == ""

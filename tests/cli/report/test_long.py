@@ -8,10 +8,9 @@ import torch
 from cli.report.browser import Page
 from cli.report.looking import curve, settle
 from gradclip.analysis.series import Series
-from gradclip.cli.report import findings, policies
-from gradclip.cli.report.build import build
+from gradclip.cli.report import policies, run
 from gradclip.cli.report.figures.curves import MOST_POINTS
-from gradclip.cli.report.runs import Run
+from gradclip.cli.report.page import build
 
 STEPS = 1_000_000
 SPIKE = 765_432
@@ -34,8 +33,8 @@ def page(norms: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("long") / "out.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policies, "REPLAYED", 1000)
-        patch.setattr(findings, "alarms_of", lambda run: [])
-        build([Run("run", series)], out)
+        patch.setattr(run, "alarms_of", lambda series, tensors: [])
+        build([series], out)
     return out
 
 

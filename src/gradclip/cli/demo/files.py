@@ -41,9 +41,9 @@ def write_report(records: Mapping[str, Path], out: Path) -> None:
     It is about the first run with clipping, where there is one, and compares as many others with it as fit.
     """
     from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
-    from gradclip.cli.report.build import build  # noqa: PLC0415
-    from gradclip.cli.report.runs import MOST_RUNS, Run  # noqa: PLC0415
+    from gradclip.cli.report.page import build  # noqa: PLC0415
+    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415
 
     names = list(records)
     shown = [*names[1:2], names[0], *names[2:]][:MOST_RUNS]
-    build([Run(name, replace(read_series(records[name]), source=name)) for name in shown], out, force=True)
+    build([replace(read_series(records[name]), source=name) for name in shown], out, force=True)

@@ -1,11 +1,10 @@
 """The alarms of a run, found by the code that raises them in training."""
 
-import math
-from dataclasses import replace
 from typing import NamedTuple, final
 
-from gradclip.analysis.as_records import Worst, records_of
-from gradclip.cli.report.runs import Run
+from gradclip.analysis.as_records import records_of
+from gradclip.analysis.series import Series
+from gradclip.cli.report.tensors import Tensors
 from gradclip.records import Alarms
 
 
@@ -18,21 +17,12 @@ class Raised(NamedTuple):
     times: int
 
 
-def alarms_of(run: Run) -> list[Raised]:
+def alarms_of(series: Series, tensors: Tensors | None) -> list[Raised]:
     """Return the alarms of a run in the order in which they first began."""
     alarms = Alarms()
     raised: dict[str, Raised] = {}
-    worst = {step: _worst(norms) for step, norms in run.series.each}
-    for record in records_of(replace(run.series, clipped=run.clipped), worst):
+    for record in records_of(series, {} if tensors is None else tensors.worst):
         for name in alarms.feed(record):
             earlier = raised.get(name, Raised(name, record.step, 0))
             raised[name] = earlier._replace(times=earlier.times + 1)
     return list(raised.values())
-
-
-def _worst(norms: dict[str, float]) -> Worst:
-    largest = max(norms.values(), default=0.0)
-    if not 0.0 < largest < math.inf:
-        return ()
-    name = max(norms, key=lambda key: norms[key])
-    return ((name, 1.0 / math.fsum((norm / largest) ** 2 for norm in norms.values())),)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,13 @@ import typer
 
 from gradclip.cli import UserError, target
 from gradclip.cli.recorded import Column, RunFile, RunName, read
-from gradclip.cli.report.build import build, check_packages
+from gradclip.extras import how_to_install
 
 if TYPE_CHECKING:
-    from gradclip.cli.report.runs import Run
+    from gradclip.analysis.series import Series
+
+PACKAGES = ("polars", "plotly", "jinja2", "tsdownsample")
+"""What the report needs."""
 
 
 def report(
@@ -31,25 +35,28 @@ def report(
     """Write a page with charts of a recorded run: one file, which needs no network."""
     from rich.console import Console  # noqa: PLC0415 -- not needed for --help
 
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise UserError(f"the report needs {package}: {how_to_install('report')}")
+    from gradclip.cli.report.page import build  # noqa: PLC0415 -- only now is it known that it can be imported
     from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415
 
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:
         raise UserError(f"--compare must be given at most {MOST_RUNS - 1} times, got {len(paths) - 1}. Leave some out.")
     target.check("--out", out, sources=paths, source="one of the runs", force=force)
-    check_packages()  # before the work, not after it
     with Console(stderr=True).status("Reading, replaying, drawing"):  # on a terminal: a million steps take a while
         size = build(_read(paths, column, name), out, force=force)
     typer.echo(f"Written: {out} ({size / 1e6:.1f} MB). Open it in a browser.")
 
 
-def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[Run]":
-    from gradclip.cli.report.runs import Run, names_of  # noqa: PLC0415
+def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[Series]":
+    from gradclip.cli.report.runs import names_of  # noqa: PLC0415
 
-    runs: list[Run] = []
+    runs: list[Series] = []
     for path, name in zip(paths, names_of(paths), strict=True):
         series = read(path, column, run)
         if not len(series):
             raise UserError(f"{path}: no steps are recorded in it. Record some, or name another file.")
-        runs.append(Run(name, replace(series, source=name)))
+        runs.append(replace(series, source=name))
     return runs

@@ -1,10 +1,11 @@
-"""The page: findings in, one file of HTML out that needs no other."""
+"""The page: runs in, one file of HTML out that needs no other."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -12,11 +13,15 @@ from plotly.offline import get_plotlyjs
 
 import gradclip
 from gradclip.analysis.amounts import digits, percent, several
+from gradclip.analysis.series import Series
+from gradclip.cli import target
 from gradclip.cli.report.events import described
-from gradclip.cli.report.facts import percentiles_of, stretches_of
 from gradclip.cli.report.figures import figures_of
 from gradclip.cli.report.figures.detail import deflated, details_of
-from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.figures.style import COLOURS
+from gradclip.cli.report.run import Run
+from gradclip.cli.report.runs import Runs
+from gradclip.cli.report.verdict import verdict
 from gradclip.cli.words import amount, count, printable, shortened
 from gradclip.records.alarms import MEANINGS
 
@@ -24,13 +29,33 @@ UNKNOWN = "\N{EN DASH}"
 """In place of a number that is not known."""
 
 
-def page_of(findings: Findings) -> str:
+def build(series: Sequence[Series], out: Path, *, force: bool = False) -> int:
+    """Write the report over runs into a file.
+
+    Args:
+        series: The runs, of a step at least, which are called as their sources are; the report is about the first, and
+            compares it with the others.
+        out: The file.
+        force: Whether to replace one that is there.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    page = _page_of(Runs([Run(each) for each in series])).encode()
+    target.write("--out", out, page, force=force)
+    return len(page)
+
+
+def _page_of(runs: Runs) -> str:
     """Return the page: its text, its charts, and the source of plotly.js, deflated to a third of its size."""
-    charts = figures_of(findings)
+    charts = figures_of(runs)
     data = {
-        "steps": findings.span,
+        "steps": runs.span,
         "figures": {name: deflated(chart.to_json().encode()) for name, chart in charts.items()},
-        "details": details_of(findings.runs),
+        "details": details_of(runs.each),
         "plotly": deflated(get_plotlyjs().encode()),
     }
     return (
@@ -38,14 +63,13 @@ def page_of(findings: Findings) -> str:
         .get_template("page.html")
         .render(
             charts=charts,
+            colours=COLOURS,
             data=data,
-            findings=findings,
             meanings=MEANINGS,
-            percentiles=percentiles_of(findings.first.run),
-            stretches=stretches_of(findings.first.run),
+            run=runs.first,
+            runs=runs,
             version=gradclip.__version__,
             written=time.time(),
-            zeros=any(bool((run.series.norms == 0.0).any()) for run in findings.runs),
         )
     )
 
@@ -72,9 +96,9 @@ def cell(value: float | None, words: str, name: str = "") -> str:
     return Markup('<data value="{}"{}>{}</data>').format(value, found, FILTERS[words](value))
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., object]] = {
     function.__name__: function
-    for function in (amount, cell, count, described, digits, moment, percent, several, shortened)
+    for function in (amount, cell, count, described, digits, moment, percent, several, shortened, verdict)
 }
 
 
@@ -83,7 +107,6 @@ def _environment() -> Environment:
     assets = files("gradclip.cli.report").joinpath("assets")
     environment = Environment(
         autoescape=True,
-        extensions=["jinja2.ext.do"],
         finalize=_spelled_out,
         loader=FunctionLoader(lambda name: assets.joinpath(name).read_text("utf-8")),
         lstrip_blocks=True,

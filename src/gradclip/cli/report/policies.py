@@ -7,7 +7,6 @@ from typing import NamedTuple, final
 from gradclip.analysis import Replay
 from gradclip.analysis.series import Series
 from gradclip.analysis.series_replay import replay_series
-from gradclip.cli.report.runs import Run
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, Policy, ZClip
 
 REPLAYED = 50_000
@@ -43,8 +42,7 @@ def candidates(suggested: Mapping[str, float]) -> list[tuple[str, Policy]]:
     ]
 
 
-def tried(run: Run, suggested: Mapping[str, float]) -> list[Tried]:
+def tried(series: Series, suggested: Mapping[str, float]) -> list[Tried]:
     """Replay the candidates over the last steps of a run."""
-    series = run.series
     end = Series(series.source, series.steps[-REPLAYED:], series.norms[-REPLAYED:])
     return [Tried(name, policy, replay_series(policy, end)) for name, policy in candidates(suggested)]

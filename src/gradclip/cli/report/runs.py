@@ -1,64 +1,54 @@
-"""The runs of a report: their names, and what is known of each of their steps."""
+"""The runs of a report: their names, and what they have in common."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
-import torch
-from torch import Tensor
-
-from gradclip.analysis.series import Series
+from gradclip.cli.report.run import Run
+from gradclip.records.alarms import WINDOW
 
 MOST_RUNS = 6
 """How many runs a report can hold: as many colours as every kind of colour vision tells apart."""
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A run as the report sees it.
+class Runs(NamedTuple):
+    """The runs, of which the report is about the first, and compares it with the others."""
 
-    Attributes:
-        name: What the report calls it.
-        series: What was recorded.
-    """
-
-    name: str
-    series: Series
+    each: Sequence[Run]
 
     @property
-    def clipped(self) -> Tensor | None:
-        """Whether each step was clipped, where that is recorded or can be told: bool, of shape (n,)."""
-        series = self.series
-        if series.clipped is not None:
-            return series.clipped
-        if series.thresholds is None or not series.thresholds.isfinite().any():
-            return None
-        return (series.norms > series.thresholds) & series.finite
+    def first(self) -> Run:
+        """The run that the report is about."""
+        return self.each[0]
 
     @property
-    def finite_norms(self) -> Tensor:
-        """The finite norms, in order."""
-        return self.series.norms[self.series.finite]
+    def many(self) -> bool:
+        """Whether runs are compared."""
+        return len(self.each) > 1
 
     @property
-    def times(self) -> tuple[float, float] | None:
-        """The first and the last known moment, in seconds since 1970."""
-        times = self.series.times
-        if times is None or not times.isfinite().any():
-            return None
-        known = times[times.isfinite()]
-        return known.min().item(), known.max().item()
+    def of(self) -> str:
+        """What is added to say which run is meant; empty where there is one."""
+        return f" in “{self.first.name}”" if self.many else ""
 
     @property
-    def threshold(self) -> float | None:
-        """The threshold, where one finite number was that of all steps."""
-        thresholds = self.series.thresholds
-        if thresholds is None:
-            return None
-        known = thresholds[thresholds.isfinite()]
-        return known[0].item() if len(known) and bool(torch.all(known == known[0])) else None
+    def span(self) -> tuple[int, int]:
+        """The first and the last step of all runs."""
+        first = min(run.first for run in self.each)
+        return first, max(first + 1, *(run.last for run in self.each))
+
+    @property
+    def window(self) -> int:
+        """The steps that clip rates look back on: the shortest run has room for them, and the alarm no more."""
+        steps = min(run.steps for run in self.each)
+        return max(1, min(steps, WINDOW, max(20, steps // 20)))
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds that are advised for the first run, and the one in use, by name."""
+        used = self.first.threshold
+        return self.first.suggested if used is None else {**self.first.suggested, "in use": used}
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

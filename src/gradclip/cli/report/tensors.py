@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from gradclip.analysis.as_records import Worst
 from gradclip.analysis.series import Series
 
 MOST_ROWS = 30
@@ -49,6 +50,14 @@ class Tensors:
         """The mean shares, over the steps at which they are known."""
         known = ~np.isnan(self.shares[:, :1])
         return np.nansum(self.shares, 0) / max(1, int(known.sum()))
+
+    @property
+    def worst(self) -> dict[int, Worst]:
+        """The tensor with the largest share, by step, where shares are known."""
+        known = ~np.isnan(self.shares[:, 0])
+        shares = self.shares[known]
+        found = zip(self.steps[known], shares.argmax(1), shares.max(1), strict=True)
+        return {int(step): ((self.names[place], float(share)),) for step, place, share in found}
 
     @property
     def ranking(self) -> list[int]:

@@ -1,12 +1,9 @@
 """What a run says, in a sentence."""
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, final
 
-from gradclip.analysis import Advice
 from gradclip.analysis.amounts import percent, several
-from gradclip.cli.report.alarms import Raised
-from gradclip.cli.report.facts import Facts
+from gradclip.cli.report.run import Run
 from gradclip.cli.words import amount, count
 
 Tone: TypeAlias = Literal["good", "note", "look", "bad"]
@@ -31,33 +28,34 @@ class Verdict(NamedTuple):
         return WORDS[self.tone]
 
 
-def verdict_of(facts: Facts, advice: Advice, alarms: Sequence[Raised] = ()) -> Verdict:
+def verdict(run: Run) -> Verdict:
     """Return what a run says: the first that applies. A run with an alarm, but for being idle, is not in order."""
-    found = _verdict(facts, advice)
-    disturbed = any(alarm.name != "idle" for alarm in alarms)
+    found = _verdict(run)
+    disturbed = any(alarm.name != "idle" for alarm in run.alarms)
     return found._replace(tone="look") if disturbed and found.tone == "good" else found
 
 
-def _verdict(facts: Facts, advice: Advice) -> Verdict:
-    broken = facts.nonfinite / facts.steps if facts.steps else 1.0
-    reach = f"the largest norm was {amount(facts.largest)}, the median {amount(facts.median)}"
+def _verdict(run: Run) -> Verdict:
+    steps, clipped = run.steps, run.share_clipped
+    broken = run.nonfinite / steps
+    reach = f"the largest norm was {amount(run.largest)}, the median {amount(run.median)}"
     if broken == 1.0:
-        return Verdict("bad", f"No norm is finite, in {several(facts.steps, 'step')}.")
+        return Verdict("bad", f"No norm is finite, in {several(steps, 'step')}.")
     if broken > MUCH:
-        share = f"{percent(broken)} of the steps ({count(facts.nonfinite)})"
+        share = f"{percent(broken)} of the steps ({count(run.nonfinite)})"
         return Verdict("bad", f"The norm is NaN or infinite on {share}: no threshold helps against that.")
-    if advice.verdict == "exploded":
+    if run.advice.verdict == "exploded":
         return Verdict("bad", f"The gradients look exploded: {reach}.")
-    if facts.clipped is None:
+    if clipped is None:
         return Verdict("note", f"What clipping did was not recorded: {reach}.")
-    if facts.share_clipped > MOSTLY:
+    if clipped > MOSTLY:
         effect = "the threshold, more than the learning rate, sets how far they go"
-        return Verdict("look", f"{percent(facts.share_clipped)} of the steps were clipped: {effect}.")
-    if facts.clipped == 0:
-        return Verdict("good", f"Clipping had nothing to do on {several(facts.steps, 'step')}: {reach}.")
-    acted = f"Clipping acted on {percent(facts.share_clipped)} of the steps"
-    tone: Tone = "look" if advice.verdict in {"drifting", "lower the learning rate"} else "good"
-    if facts.largest_after < facts.largest:
-        held = f"let no norm above {amount(facts.largest_after)} through"
-        return Verdict(tone, f"{acted} and {held}; the largest before it was {amount(facts.largest)}.")
+        return Verdict("look", f"{percent(clipped)} of the steps were clipped: {effect}.")
+    if clipped == 0.0:
+        return Verdict("good", f"Clipping had nothing to do on {several(steps, 'step')}: {reach}.")
+    acted = f"Clipping acted on {percent(clipped)} of the steps"
+    tone: Tone = "look" if run.advice.verdict in {"drifting", "lower the learning rate"} else "good"
+    if run.largest_after < run.largest:
+        held = f"let no norm above {amount(run.largest_after)} through"
+        return Verdict(tone, f"{acted} and {held}; the largest before it was {amount(run.largest)}.")
     return Verdict(tone, f"{acted}; {reach}.")

@@ -5,19 +5,12 @@ from plotly.graph_objects import Figure
 from gradclip.cli.report.figures.heat import heat
 from gradclip.cli.report.figures.histogram import histogram
 from gradclip.cli.report.figures.over_steps import loss, norms, policies, rate
-from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.runs import Runs
 
 __all__ = ["figures_of"]
 
 
-def figures_of(findings: Findings) -> dict[str, Figure]:
+def figures_of(runs: Runs) -> dict[str, Figure]:
     """Return the charts by name, without those that there are no numbers for."""
-    made = {
-        "norms": norms(findings),
-        "rate": rate(findings),
-        "loss": loss(findings),
-        "histogram": histogram(findings),
-        "policies": policies(findings),
-        "heat": heat(findings),
-    }
+    made = {chart.__name__: chart(runs) for chart in (norms, rate, loss, histogram, policies, heat)}
     return {name: figure for name, figure in made.items() if figure is not None}

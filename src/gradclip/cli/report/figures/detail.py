@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradclip.cli.report.figures.curves import MOST_POINTS, picked, single
-from gradclip.cli.report.runs import Run
+from gradclip.cli.report.run import Run
 
 MOST_STEPS = 1_500_000
 """Steps whose norms are kept, in all runs together: about 10 MB. Of more, the smallest and the largest of every few."""
@@ -18,9 +18,10 @@ ROWS = ("before", "after", "threshold")
 """What is kept of each step."""
 
 
-def details_of(runs: Sequence[Run]) -> list[dict[str, str] | None]:
-    """Return the norms of each run for the page; None where its chart has all of them."""
-    return [_detail(run, MOST_STEPS // len(runs)) if len(run.series) > MOST_POINTS else None for run in runs]
+def details_of(runs: Sequence[Run]) -> dict[int, dict[str, str]]:
+    """Return the norms for the page, by the place of a run, of those whose chart has not all of them."""
+    most = MOST_STEPS // len(runs)
+    return {place: _detail(run, most) for place, run in enumerate(runs) if run.steps > MOST_POINTS}
 
 
 def deflated(data: bytes) -> str:

@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from gradclip.cli.report.figures.curves import single
-from gradclip.cli.report.figures.style import QUIET, STEPS, figure, plain
-from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.figures.style import COLOURS, STEPS, figure, plain
+from gradclip.cli.report.runs import Runs
 from gradclip.cli.report.tensors import MOST_ROWS
 from gradclip.cli.words import amount, shortened
 
@@ -17,9 +17,9 @@ WIDE, NARROW = 34, 16
 """Characters of a name beside the map on a desktop and on a phone: the last ones."""
 
 
-def heat(findings: Findings) -> go.Figure | None:
+def heat(runs: Runs) -> go.Figure | None:
     """Return the map of the tensors with the largest shares, in the order of the model; None of none."""
-    found = findings.tensors
+    found = runs.first.tensors
     if found is None:
         return None
     rows = sorted(found.ranking[:MOST_ROWS])
@@ -44,20 +44,20 @@ def heat(findings: Findings) -> go.Figure | None:
             "orientation": "h",
             "thickness": 10,
             "len": 0.5,
-            "x": 1,
-            "xanchor": "right",
+            "x": 0,
+            "xanchor": "left",
             "y": 1,
             "yanchor": "bottom",
             "tickvals": ticks,
             "ticktext": [amount(10.0**tick) for tick in ticks],
             "tickangle": 0,
-            "tickfont": {"color": QUIET, "size": 11},
+            "tickfont": {"color": COLOURS["quiet"], "size": 11},
             "outlinewidth": 0,
         },
     )
     return figure(
         [trace],
-        meta={"steps": findings.span, "narrow": [_end(name, NARROW) for name in names]},
+        meta={"steps": runs.span, "narrow": [_end(name, NARROW) for name in names]},
         hovermode="closest",
         xaxis=STEPS,
         yaxis={
@@ -68,7 +68,6 @@ def heat(findings: Findings) -> go.Figure | None:
             "automargin": True,
             "showgrid": False,
         },
-        margin={"t": 30},
     )
 
 

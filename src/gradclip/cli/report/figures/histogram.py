@@ -7,28 +7,28 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from gradclip.analysis.amounts import several
-from gradclip.cli.report.figures.style import INK, figure, plain, run_colour
-from gradclip.cli.report.findings import Findings
+from gradclip.cli.report.figures.style import COLOURS, figure, plain, run_colour
+from gradclip.cli.report.runs import Runs
 from gradclip.cli.words import amount
 
 FEWEST, MOST = 24, 160
 """How many bins there are."""
 
 
-def histogram(findings: Findings) -> go.Figure | None:
+def histogram(runs: Runs) -> go.Figure | None:
     """Return the histogram of all runs in common bins; None where no norm is positive and finite."""
-    found = [run.finite_norms.numpy() for run in findings.runs]
-    logs = [np.log10(norms[norms > 0.0]) for norms in found]
+    logs = [np.log10(norms[norms > 0.0]) for norms in (run.finite_norms for run in runs.each)]
     known = np.concatenate(logs)
     if not len(known):
         return None
     edges = edges_of(known)
     traces = [
-        _steps(edges, np.histogram(values, edges)[0], findings.runs[place].name if findings.many else "steps", place)
+        _steps(edges, np.histogram(values, edges)[0], runs.each[place].name if runs.many else "steps", place)
         for place, values in enumerate(logs)
         if len(values)
     ]
-    marked = {name: math.log10(value) for name, value in findings.thresholds.items() if value > 0.0}
+    thresholds = runs.thresholds
+    marked = {name: math.log10(value) for name, value in thresholds.items() if value > 0.0}
     low, high = min([edges[0], *marked.values()]), max([edges[-1], *marked.values()])
     pad = 0.02 * (high - low)
     chart = figure(
@@ -51,8 +51,8 @@ def histogram(findings: Findings) -> go.Figure | None:
         margin={"t": 12 + 17 * len(marked)},
     )
     for place, (name, log) in enumerate(marked.items()):
-        value = findings.thresholds[name]
-        line = {"color": INK, "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
+        value = thresholds[name]
+        line = {"color": COLOURS["ink"], "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
         label = {
             "text": plain(f"{name} {amount(value)}"),
             "x": log,

@@ -1,29 +1,35 @@
 """The charts over the steps: norms, clip rate, loss, and the thresholds that other policies would have set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gradclip.cli.report.events import Mark, marks_of
+from gradclip.analysis.series import Event
+from gradclip.cli.report.events import described
 from gradclip.cli.report.figures.curves import MOST_POINTS, curve
 from gradclip.cli.report.figures.detail import ROWS
-from gradclip.cli.report.figures.style import BAD, CUT, INK, PALE, STEPS, figure, plain, run_colour
-from gradclip.cli.report.findings import Finding, Findings
+from gradclip.cli.report.figures.style import COLOURS, STEPS, figure, plain, run_colour
+from gradclip.cli.report.runs import Runs
 
 FEW_POINTS = 6_000
 """Points of a curve that nobody looks at closely."""
 
+MOST_MARKS = 3_000
+"""Marks of steps that did not count; of more steps, every few have one."""
 
-def norms(findings: Findings) -> go.Figure:
+
+def norms(runs: Runs) -> go.Figure:
     """Return the norms before and after clipping, the thresholds, and marks where a step did not count."""
     traces: list[Any] = []
-    for place, finding in enumerate(findings.each):
-        traces += _norms(findings, place)
-        if finding.events:
-            traces.append(_marks(finding, place, run_colour(place) if findings.many else BAD))
+    for place, run in enumerate(runs.each):
+        traces += _norms(runs, place)
+        if run.events:
+            traces.append(_marks(run.events, place, run_colour(place) if runs.many else COLOURS["bad"]))
     return _over_steps(
-        findings,
+        runs,
         traces,
         log="log",
         yaxis={"title": {"text": "gradient norm"}, "rangemode": "tozero"},
@@ -31,16 +37,14 @@ def norms(findings: Findings) -> go.Figure:
     )
 
 
-def _norms(findings: Findings, place: int) -> list[go.Scatter]:
-    run = findings.runs[place]
-    series, many = run.series, findings.many
-    colour, pale = run_colour(place), run_colour(place, clear=True) if many else PALE
+def _norms(runs: Runs, place: int) -> list[go.Scatter]:
+    run, many, colour, pale = runs.each[place], runs.many, run_colour(place), _pale(runs, place)
 
     def known(row: int, values: Tensor | None, name: str, colour: str, dash: str, pale: str | None) -> list[go.Scatter]:
         if values is None or not values.isfinite().any():
             return []
         return curve(
-            series.steps.numpy(),
+            run.series.steps.numpy(),
             values.numpy(),
             name=f"{run.name}: {name}" if many else name,
             meta={"show": [ROWS[row], f"runs.{place}"], "detail": [place, row]},
@@ -48,84 +52,89 @@ def _norms(findings: Findings, place: int) -> list[go.Scatter]:
             pale=pale,
         )
 
+    series = run.series
     after = known(1, series.norms_after, "after clipping", colour, "dot" if many else "solid", pale)
     # Where there is a norm after clipping, that lies over the norm before, which then needs no medians.
     if after and not many:
-        before = known(0, series.norms, "before clipping", CUT, "solid", None)
+        before = known(0, series.norms, "before clipping", COLOURS["cut"], "solid", None)
     else:
         before = known(0, series.norms, "before clipping" if many else "norm", colour, "solid", pale)
-    return [*before, *after, *known(2, series.thresholds, "threshold", colour if many else INK, "dash", None)]
+    threshold = known(2, series.thresholds, "threshold", colour if many else COLOURS["ink"], "dash", None)
+    return [*before, *after, *threshold]
 
 
-def _marks(finding: Finding, place: int, colour: str) -> go.Scatter:
+def _marks(events: list[Event], place: int, colour: str) -> go.Scatter:
     """Return marks at the foot of the chart: steps that did not count have no norm to stand at."""
-    marks = marks_of(finding.events)
+    marked = events[:: 1 + len(events) // MOST_MARKS]
     return go.Scatter(
-        x=[mark.first for mark in marks],
-        y=[0.022] * len(marks),
+        x=[event.step for event in marked],
+        y=[0.022] * len(marked),
         yaxis="y2",
         mode="markers",
         marker={"symbol": "x", "size": 7, "color": colour},
         cliponaxis=False,
-        text=[plain(_said(mark)) for mark in marks],
+        text=[plain(f"step {event.step:,} {described(event)}") for event in marked],
         hovertemplate="%{text}<extra></extra>",
         meta={"show": [f"runs.{place}"]},
     )
 
 
-def _said(mark: Mark) -> str:
-    if mark.count == 1:
-        return f"step {mark.first:,} {mark.what}"
-    return f"{mark.count:,} steps from {mark.first:,} to {mark.last:,} did not count"
-
-
-def rate(findings: Findings) -> go.Figure | None:
+def rate(runs: Runs) -> go.Figure | None:
     """Return the share of the last steps that were clipped; None where that is not known of any run."""
-    traces = [
-        trace
-        for place, finding in enumerate(findings.each)
-        if finding.rates is not None
-        for trace in curve(
-            finding.run.series.steps.numpy(),
-            100.0 * finding.rates,
-            name=finding.run.name if findings.many else "steps clipped",
-            meta={"show": [f"runs.{place}"]},
-            line={"width": 1.5, "color": run_colour(place)},
-            most=FEW_POINTS,
-            hovertemplate="%{y:.3~g} %",
-        )
-    ]
+    found = [run.rates(runs.window) for run in runs.each]
+    rates = [None if each is None else 100.0 * each for each in found]
     axis = {"title": {"text": "steps clipped"}, "range": [0, 102], "dtick": 25, "ticksuffix": " %"}
-    return _over_steps(findings, traces, yaxis=axis) if traces else None
+    return _of_each(runs, rates, axis, most=FEW_POINTS, hovertemplate="%{y:.3~g} %")
 
 
-def loss(findings: Findings) -> go.Figure | None:
+def loss(runs: Runs) -> go.Figure | None:
     """Return the losses; None where none are recorded."""
-    traces = [
-        trace
-        for place, run in enumerate(findings.runs)
-        if (losses := run.series.losses) is not None and losses.isfinite().any()
-        for trace in curve(
+    losses = [run.series.losses for run in runs.each]
+    known = [None if each is None or not each.isfinite().any() else each.numpy() for each in losses]
+    return _of_each(runs, known, {"title": {"text": "loss"}}, dense=True, most=2 * MOST_POINTS)
+
+
+def _of_each(
+    runs: Runs, columns: Sequence[NDArray[Any] | None], axis: dict[str, Any], *, dense: bool = False, **style: Any
+) -> go.Figure | None:
+    """Return a chart with a curve for each run; None where there is none.
+
+    Args:
+        runs: The runs.
+        columns: What there is of each at its steps; None where there is nothing.
+        axis: The vertical axis, whose title is the name of the curve of a single run.
+        dense: Whether curves that cover more than they show have their medians over them.
+        style: What else there is to say of the curves.
+    """
+    traces: list[go.Scatter] = []
+    for place, (run, values) in enumerate(zip(runs.each, columns, strict=True)):
+        if values is None:
+            continue
+        traces += curve(
             run.series.steps.numpy(),
-            losses.numpy(),
-            name=run.name if findings.many else "loss",
+            values,
+            name=run.name if runs.many else axis["title"]["text"],
             meta={"show": [f"runs.{place}"]},
-            line={"width": 1.3, "color": run_colour(place)},
-            pale=run_colour(place, clear=True) if findings.many else PALE,
-            most=2 * MOST_POINTS,
+            line={"width": 1.4, "color": run_colour(place)},
+            pale=_pale(runs, place) if dense else None,
+            **style,
         )
-    ]
-    return _over_steps(findings, traces, yaxis={"title": {"text": "loss"}}) if traces else None
+    return _over_steps(runs, traces, yaxis=axis) if traces else None
 
 
-def policies(findings: Findings) -> go.Figure:
+def _pale(runs: Runs, place: int) -> str:
+    """Return the colour of a curve that has its medians over it."""
+    return run_colour(place, clear=True) if runs.many else COLOURS["pale"]
+
+
+def policies(runs: Runs) -> go.Figure:
     """Return the thresholds of replayed policies, before the recorded norm."""
-    series = findings.first.run.series
-    replayed = len(findings.tried[0].replayed.thresholds)
-    steps = series.steps[-replayed:].numpy()
-    recorded = {"width": 1, "color": "var(--quiet-clear)"}
-    traces = curve(steps, series.norms[-replayed:].numpy(), name="recorded norm", meta={"show": []}, line=recorded)
-    for place, each in enumerate(findings.tried):
+    run = runs.first
+    replayed = len(run.tried[0].replayed.thresholds)
+    steps = run.series.steps[-replayed:].numpy()
+    recorded = {"width": 1, "color": COLOURS["quiet"] + "66"}
+    traces = curve(steps, run.series.norms[-replayed:].numpy(), name="recorded norm", meta={"show": []}, line=recorded)
+    for place, each in enumerate(run.tried):
         traces += curve(
             steps,
             each.replayed.thresholds.numpy(),
@@ -140,6 +149,5 @@ def policies(findings: Findings) -> go.Figure:
     return figure(traces, meta={"steps": span}, hovermode="x unified", xaxis=STEPS, yaxis=axis)
 
 
-def _over_steps(findings: Findings, traces: list[Any], *, log: str | None = None, **layout: Any) -> go.Figure:
-    meta = {"steps": findings.span, "log": log}
-    return figure(traces, meta=meta, hovermode="x unified", xaxis=STEPS, **layout)
+def _over_steps(runs: Runs, traces: list[Any], *, log: str | None = None, **layout: Any) -> go.Figure:
+    return figure(traces, meta={"steps": runs.span, "log": log}, hovermode="x unified", xaxis=STEPS, **layout)
