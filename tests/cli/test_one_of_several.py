@@ -49,4 +49,4 @@ def test_one_group_is_watched_as_it_grows(tmp_path: Path) -> None:
         session.look()
     assert session.file.run is not None
     assert (session.file.run.steps.tolist(), session.file.run.norms.tolist()) == ([2, 3], [2.0, 2.0])
-    assert session.worst == (3, (("critic.w", 0.5),))
+    assert session.file.run is not None and session.file.run.worst[-1] == (3, (("critic.w", 0.5),))

@@ -2,13 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
 
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, Worst
 from gradclip.records import ClipRecord
-
-Worst: TypeAlias = tuple[tuple[str, float], ...]
-"""The parameters with the largest norms, and their shares of the squared norm."""
 
 
 def records_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[ClipRecord]:

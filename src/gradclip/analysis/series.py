@@ -1,12 +1,15 @@
 """A recorded run: what is known of each step, whoever wrote it down."""
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from gradclip.validation import check_number
+
+Worst: TypeAlias = tuple[tuple[str, float], ...]
+"""The parameters with the largest norms, and their shares of the squared norm."""
 
 
 def spacing(steps: Tensor) -> int:
@@ -51,6 +54,7 @@ class Series:
         policy: The policy, as it was written.
         optimizer: The class of the optimizer, as it was written.
         each: The norms of single parameters at some steps: pairs of a step and the norms by name.
+        worst: The parameters with the largest norms at some steps: pairs of a step and names with their shares.
         events: The steps that were skipped, or whose norm is not finite, with what is known of them.
         remarks: What a reader should know about how the file was read: a torn last line, resumed runs, and so on.
     """
@@ -68,6 +72,7 @@ class Series:
     policy: str | None = None
     optimizer: str | None = None
     each: tuple[tuple[int, dict[str, float]], ...] = ()
+    worst: tuple[tuple[int, Worst], ...] = ()
     events: tuple[Event, ...] = ()
     remarks: tuple[str, ...] = ()
 

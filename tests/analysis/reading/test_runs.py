@@ -1,6 +1,7 @@
 """Steps that come again: resumed runs, second runs, and records of several clippers in one file."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,25 @@ def test_norms_of_parameters_are_thinned_evenly(path: Path, monkeypatch: pytest.
     assert [step for step, _ in series.each] == [2, 10, 18, 26, 34]
     assert series.each[1][1] == {f"p{i}": 10.0 for i in range(5)}
     assert series.remarks == ("Of 20 lines with norms of parameters, every 4th is kept.",)
+
+
+def test_the_largest_norms_are_read_and_thinned_evenly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that is not finite is NaN; lines without one, as most are, do not count."""
+    lines = [record(s, worst=[["a", s / 100], ["b", None]] if s % 2 == 0 else []) for s in range(1, 41)]
+    worst = read_series(write_lines(path, lines)).worst
+    assert str(worst) == str(tuple((s, (("a", s / 100), ("b", math.nan))) for s in range(2, 41, 2)))
+    monkeypatch.setattr(details, "MOST_NORMS", 10)
+    assert [step for step, _ in read_series(path).worst] == [2, 10, 18, 26, 34]
+
+
+@pytest.mark.parametrize("other", ["none", 0.5, {"a": 0.5}, ["a", "b"], [["a", 0.5, 1]], [["a", "much"]], [[1, 0.5]]])
+def test_what_others_call_worst_is_passed_over(path: Path, other: object) -> None:
+    lines = [{"step": 1, "grad_norm": 1.0, "worst": [["a", 0.5]]}, {"step": 2, "grad_norm": 2.0, "worst": other}]
+    for order in (lines, lines[::-1]):
+        path.write_text("".join(json.dumps({**line, "step": i}) + "\n" for i, line in enumerate(order, 1)))
+        series = read_series(path)
+        assert series.norms.tolist() == [line["grad_norm"] for line in order]
+        assert all(found == (("a", 0.5),) for _, found in series.worst)
 
 
 def test_events_without_end_are_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,11 @@ def test_one_tensor_that_dominates_is_told_from_the_worst(written: Written) -> N
     assert written.add(record(1, worst=(("a", 0.95), ("b", 0.05)))).alarms == {"one tensor dominates": 1}
     session = written.add(record(2, worst=(("a", 0.5), ("b", math.nan))))
     assert session.alarms == {}
-    assert session.worst is not None and session.worst[0] == 2
+    run = session.file.run
+    assert run is not None and run.worst[-1][0] == 2
     assert "worst      a 50 %, b not finite of the squared norm at step 2" in plain(session, Console())
-    assert written.add(record(3)).worst == session.worst
+    later = written.add(record(3)).file.run
+    assert later is not None and later.worst == run.worst
 
 
 def test_rates_are_those_of_the_last_500_steps_and_of_all(written: Written) -> None:

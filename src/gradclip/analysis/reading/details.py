@@ -1,18 +1,52 @@
-"""What a few rows say beyond numbers: the norms of parameters, and who was not finite."""
+"""What a few rows say beyond numbers: the norms of parameters, the largest of them, and who was not finite."""
 
 import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 from gradclip.analysis.reading.error import plain
+from gradclip.analysis.series import Worst
 
 MOST_NORMS = 500_000
-"""Norms of single parameters that are kept, of all steps together: some 50 MB."""
+"""Norms, and shares, of single parameters that are kept, of all steps together: some 50 MB each."""
 
 MOST_COUNTS = 10_000
 """Rows whose counts of elements that are not finite are kept."""
+
+
+Values = TypeVar("Values", dict[str, float], Worst)
+
+
+@final
+class Thinned(Generic[Values]):
+    """Norms or shares of parameters on lines: of every k-th of these lines where they are too many.
+
+    Attributes:
+        kept: The values by line.
+        seen: How many lines had some.
+        stride: Of how many lines one is kept.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Values] = {}
+        self.seen = 0
+        self.stride = 1
+        self._size = 0
+
+    def add(self, line: int, read: Callable[[], Values]) -> None:
+        """Take the values on a line, which are read where it is kept."""
+        self.seen += 1
+        if (self.seen - 1) % self.stride:
+            return
+        if values := read():
+            self.kept[line] = values
+            self._size += len(values)
+        if self._size > MOST_NORMS and len(self.kept) > 1:
+            self.kept = dict(list(self.kept.items())[::2])
+            self.stride *= 2
+            self._size = sum(map(len, self.kept.values()))
 
 
 @final
@@ -20,41 +54,52 @@ class Details:
     """What has been found so far.
 
     Attributes:
-        each: By line, the norms there by parameter: every k-th of these lines where they are too many.
+        each: The norms by parameter.
+        worst: The parameters with the largest norms, and their shares of the squared norm.
         nonfinite: By line, the counts of NaN and of infinite elements by parameter.
     """
 
     def __init__(self) -> None:
-        self.each: dict[int, dict[str, float]] = {}
+        self.each = Thinned[dict[str, float]]()
+        self.worst = Thinned[Worst]()
         self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
-        self._stride = 1
-        self._seen = 0
-        self._kept = 0
 
-    def add_norms(self, line: int, read: Callable[[], Any]) -> None:
-        """Take the norms on a line, which are read where it is kept."""
-        self._seen += 1
-        if (self._seen - 1) % self._stride:
-            return
-        norms = {_name(name): norm for name, given in read().items() if (norm := _norm(given)) is not None}
-        if norms:
-            self.each[line] = norms
-            self._kept += len(norms)
-        if self._kept > MOST_NORMS and len(self.each) > 1:
-            self.each = dict(list(self.each.items())[::2])
-            self._stride *= 2
-            self._kept = sum(map(len, self.each.values()))
-
-    def add_counts(self, line: int, read: Callable[[], Any]) -> None:
-        """Take the counts on a line, where they are not too many."""
-        if len(self.nonfinite) < MOST_COUNTS:
-            self.nonfinite[line] = {_name(name): pair for name, given in read().items() if (pair := _pair(given))}
+    def add(self, role: str, line: int, read: Callable[[], Any]) -> None:
+        """Take what a line says of parameters; `read` returns it, and is called where the line is kept."""
+        if role == "each":
+            self.each.add(line, lambda: _norms(read()))
+        elif role == "worst":
+            self.worst.add(line, lambda: _shares(read()))
+        elif len(self.nonfinite) < MOST_COUNTS:
+            self.nonfinite[line] = _counts(read())
 
     def remarks(self) -> list[str]:
-        """Return what is missing."""
-        if self._stride == 1:
+        """Return what is missing of the norms."""
+        if self.each.stride == 1:
             return []
-        return [f"Of {self._seen} lines with norms of parameters, every {self._stride}th is kept."]
+        return [f"Of {self.each.seen} lines with norms of parameters, every {self.each.stride}th is kept."]
+
+
+def _norms(given: Any) -> dict[str, float]:
+    entries = given.items() if isinstance(given, dict) else ()
+    return {_name(name): norm for name, value in entries if (norm := _norm(value)) is not None}
+
+
+def _shares(given: Any) -> Worst:
+    """Return names and shares; nothing where it is not the list of ours: others may call anything so."""
+    found: list[tuple[str, float]] = []
+    for entry in given if isinstance(given, list) else ():
+        match entry:
+            case [str(name), value] if (share := _norm(value)) is not None:
+                found.append((_name(name), share))
+            case _:
+                return ()
+    return tuple(found)
+
+
+def _counts(given: Any) -> dict[str, tuple[int, int]]:
+    entries = given.items() if isinstance(given, dict) else ()
+    return {_name(name): pair for name, value in entries if (pair := _pair(value))}
 
 
 def _name(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
+from gradclip.analysis.reading.details import Thinned, Values
 from gradclip.analysis.reading.error import NoNormError, listed
 from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
@@ -75,8 +76,7 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
     remarks += [*dropped, *spaced(steps)]
     if len(policies) > 1:
         remarks.append(f"The policy changes: {listed(policies, 4)}.")
-    skipped, norms = frame["status"].is_in(SKIPPED), source.details.each
-    kept = frame.select("steps", "line").filter(pl.col("line").is_in(list(norms)))
+    skipped = frame["status"].is_in(SKIPPED)
     columns = {role: _numbers(frame, role) for role in ("norms_after", "thresholds", "losses", "lrs")}
     return Series(
         fspath(path),
@@ -88,7 +88,8 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
         times=_dates(_numbers(frame, "times")),
         policy=_last(frame, "policy"),
         optimizer=_last(frame, "optimizer"),
-        each=tuple((step, norms[line]) for step, line in kept.iter_rows()),
+        each=_by_step(frame, source.details.each),
+        worst=_by_step(frame, source.details.worst),
         events=_events(frame.filter(skipped | ~frame["norms"].is_finite()), source, remarks),
         remarks=(*source.noticed(), *remarks, *source.details.remarks()),
     )
@@ -145,6 +146,12 @@ def _dates(times: Tensor | None) -> Tensor | None:
     if times is not None and (times > MILLISECONDS).any():
         times = times / 1000
     return times if times is not None and (times > SINCE_1970).any() else None
+
+
+def _by_step(frame: pl.DataFrame, found: Thinned[Values]) -> tuple[tuple[int, Values], ...]:
+    """Return what was found on the lines of steps."""
+    rows = frame.select("steps", "line").filter(pl.col("line").is_in(list(found.kept)))
+    return tuple((step, found.kept[line]) for step, line in rows.iter_rows())
 
 
 def _events(found: pl.DataFrame, source: Source, remarks: list[str]) -> tuple[Event, ...]:

@@ -34,8 +34,8 @@ EMPTY = b" \t\r\n\0"
 NOT_FINITE = re.compile(rb"(?<=[:,\[\s])(-?(?:NaN|Infinity))(?=[,}\]\s])")
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
 
-KINDS: dict[type, Any] = NUMBERS | {str: pl.String, dict: pl.String}
-"""What polars reads; of an object it is enough to know that there is one."""
+KINDS: dict[type, Any] = NUMBERS | dict.fromkeys((str, dict, list), pl.String)
+"""What polars reads; of an object or a list it is enough to know that there is one."""
 
 AS_TEXT: dict[type, Any] = KINDS | {int: pl.Float64, float: pl.String}
 """What it reads where a number is in quotes, as all must be that are not finite, or a step is written like 3.0."""

@@ -16,7 +16,7 @@ class Field(NamedTuple):
     """What is read.
 
     Attributes:
-        kind: `int` for whole numbers, `float` for any, `str` for text, `dict` for objects.
+        kind: `int` for whole numbers, `float` for any, `str` for text, `dict` for objects, `list` for lists.
         names: What it is usually called, in the order in which these are tried.
     """
 
@@ -56,6 +56,7 @@ FIELDS = {
     "group": Field(str, ("group",)),
     "metric": Field(str, ("key", "metric")),
     "each": Field(dict, ("norms",)),
+    "worst": Field(list, ("worst",)),
     "nonfinite": Field(dict, ("nonfinite",)),
 }
 """What is read. A metric says what the number beside it is of, where that is called `value`, as MLflow exports it."""

@@ -58,7 +58,8 @@ def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) ->
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     """Return the columns of a run: `line`, and those of `FIELDS` that there are, each of its kind.
 
-    A norm is null where there is none, and NaN where a status says that there was one. Objects go to `source.details`.
+    A norm is null where there is none, and NaN where a status says that there was one. Objects and lists go to
+    `source.details`.
 
     Raises:
         ReadError: If a norm or a step is not what it should be.
@@ -78,11 +79,11 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     if "status" in rows:
         had_norm |= rows["status"].is_in(STATUSES).fill_null(value=False)
     _check(rows, raw, had_norm, chunk, source)
-    for role, add in (("each", source.details.add_norms), ("nonfinite", source.details.add_counts)):
-        if role in raw and chunk.entry is not None:
-            told = raw[role].is_not_null().arg_true()
+    for role in (role for role in raw.columns if kinds[role] in TOLD):
+        if chunk.entry is not None:
+            told = (raw[role] != NOTHING).fill_null(value=False).arg_true()
             for row, line in zip(told, rows["line"].gather(told), strict=True):
-                add(line, partial(_object, chunk.entry, row, source.fields[role]))
+                source.details.add(role, line, partial(_value, chunk.entry, row, source.fields[role]))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
@@ -153,6 +154,12 @@ def _name(column: pl.Series) -> pl.Series:
     return (names.fill_null(UNNAMED) if column.name == "group" else names).cast(pl.Categorical)
 
 
+TOLD = (dict, list)
+"""The kinds of what is no number and no word."""
+
+NOTHING = "[]"
+"""A list with nothing in it, as our records have on most lines: it would take long to look into each."""
+
 READ = {float: _number, int: _whole, str: _name}
 
 
@@ -163,9 +170,8 @@ def _status(rows: pl.DataFrame) -> pl.Expr:
     return pl.when(skipped > 0.0).then(pl.lit("skipped")).when(clipped > 0.0).then(pl.lit("clipped")).otherwise(known)
 
 
-def _object(entry: Callable[[int], Mapping[str, Any]], row: int, name: str) -> dict[str, Any]:
-    """Return the object of a name in a row; an empty one where it is none."""
+def _value(entry: Callable[[int], Mapping[str, Any]], row: int, name: str) -> Any:
+    """Return what a row has under a name; None where it has nothing."""
     with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
-        found = entry(row).get(name)
-        return found if isinstance(found, dict) else {}
-    return {}
+        return entry(row).get(name)
+    return None

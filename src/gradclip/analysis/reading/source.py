@@ -70,6 +70,6 @@ class Source:
 
 
 def _is_a(role: str, sample: Any) -> bool:
-    """Say whether a column holds text or objects where these are read; a run may be called by a number."""
-    kinds = {str: (str, int) if role == "run" else str, dict: dict}
+    """Say whether a column holds text, objects or lists where these are read; a run may be called by a number."""
+    kinds = {str: (str, int) if role == "run" else str, dict: dict, list: list}
     return sample is None or isinstance(sample, kinds.get(FIELDS[role].kind, object))

@@ -66,7 +66,7 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
         Row("clipped", _clipped(run)),
         Row("skipped", _not_counted(run)),
         *(Row("", event, "yellow") for event in _events(run)),
-        Row("worst", _worst(session)),
+        Row("worst", _worst(run)),
     ]
     for name, step in session.alarms.items():
         meaning = f": {MEANINGS.get(name, '')}" if meanings else ""
@@ -186,10 +186,11 @@ def _events(run: Series) -> list[str]:
     return said
 
 
-def _worst(session: Session) -> str:
-    if session.worst is None:
+def _worst(run: Series) -> str:
+    """Return whose norms were the largest when they were measured last."""
+    if not run.worst:
         return "not recorded; GradClipper(norms_every=...) does"
-    step, found = session.worst
+    step, found = run.worst[-1]
     shares = [f"{shortened(name, NAME)} {'not finite' if math.isnan(x) else percent(x)}" for name, x in found]
     return f"{_joined(*shares)} of the squared norm at step {step:,}"
 
