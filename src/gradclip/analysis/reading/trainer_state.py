@@ -53,8 +53,8 @@ def _entries(found: Any) -> list[Any] | None:
     match found:
         case [[_, _, _], *_]:
             return [dict(zip(ONE_TAG, point, strict=True)) if _is_point(point) else point for point in found]
-        case list() | {"log_history": list()}:
-            return found if isinstance(found, list) else found["log_history"]
+        case list(history) | {"log_history": list(history)}:
+            return history
         case dict() if columns := {name: column for name, column in found.items() if isinstance(column, list)}:
             return [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
     return None

@@ -42,7 +42,6 @@ class Growing:
 
     Attributes:
         run: What was read; None where there is no norm yet.
-        reached: How many bytes its lines are.
         why_none: What is missing, where there is no run.
         absent: Why there is no file: `MISSING` or `GONE`; empty where there is one.
         anew: Why the run is that of another file than before: `REPLACED` or `CUT`; empty where it is not.
@@ -59,8 +58,7 @@ class Growing:
 
     def _begin(self, anew: str = "") -> None:
         self.run: Series | None = None
-        self.reached = 0
-        self.anew, self._trace = anew, b""
+        self.anew, self._reached, self._trace = anew, 0, b""
 
     def look(self) -> bool:
         """Read the run, where there are more lines than at the last look; say whether there are.
@@ -128,16 +126,16 @@ class Growing:
         if anew := self._other(file, found):
             self._begin(anew)
         self._identity = found.st_dev, found.st_ino
-        if found.st_size == self.reached > 0:
+        if found.st_size == self._reached > 0:
             return False
-        if not self.reached:
+        if not self._reached:
             file.seek(0)
             if not file.read(PROLOGUE).strip(b" \t\r\n\0\xef\xbb\xbf"):
                 self.why_none = "no record yet"
                 return False
             self._check_kind()
         with _copied(file, self._path.suffix) as (copy, size):
-            if size == self.reached:
+            if size == self._reached:
                 if found.st_size - size > LONGEST_LINE:
                     self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
                 return False
@@ -148,7 +146,7 @@ class Growing:
                     raise
                 self.why_none = f"no norm yet in {size:,} bytes"
                 return False
-        self.reached = size
+        self._reached = size
         file.seek(max(0, size - TRACE))
         self._trace = file.read(min(TRACE, size))
         return True
@@ -159,9 +157,9 @@ class Growing:
             return ""
         if (found.st_dev, found.st_ino) != self._identity or self.absent:
             return REPLACED
-        if found.st_size < self.reached:
+        if found.st_size < self._reached:
             return CUT
-        file.seek(self.reached - len(self._trace))
+        file.seek(self._reached - len(self._trace))
         return "" if file.read(len(self._trace)) == self._trace else REPLACED
 
 
