@@ -43,7 +43,10 @@ nitpick_ignore_regex = [
     # No inventory is fetched, so that the site builds without a network: what is not ours is named, not linked.
     (r"py:.*", r"(torch|collections|typing|contextlib|pathlib|os|enum|concurrent)\..*"),
     # What signatures name and nobody has to make: where it comes from, the page says.
-    (r"py:.*", r"gradclip\.(units|result|records\.tensorboard|testing\.ranks|policies\.measured|analysis\.series)\..*"),
+    (
+        r"py:.*",
+        r"gradclip\.(units|result|records\.(alarms|tensorboard)|testing\.ranks|policies\.measured|analysis\.series)\..*",
+    ),
 ]
 
 html_theme = "furo"

@@ -1,29 +1,37 @@
-"""A recorded run as the records that it was made of, as far as alarms look at them."""
+"""A recorded run as the clips that it was made of, as far as alarms look at them."""
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple, final
+
+import torch
 
 from gradclip.analysis.series import Series, Worst
-from gradclip.records import ClipRecord
 
 
-def records_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[ClipRecord]:
-    """Return the rows of a run one by one, from one on, with the parameters of the largest norms at some steps."""
-    count = len(run) - first
-    unknown, never = [math.nan] * count, [False] * count
-    after, thresholds, clipped, skipped = (
-        otherwise if column is None else column[first:].tolist()
-        for column, otherwise in (
-            (run.norms_after, unknown),
-            (run.thresholds, unknown),
-            (run.clipped, never),
-            (run.skipped, never),
-        )
+@final
+class Row(NamedTuple):
+    """One clip of a recorded run, by the names that `ClipRecord` has for it; NaN is what is not known."""
+
+    step: int
+    status: str
+    total_norm: float
+    threshold: float
+    coefficient: float
+    worst: Worst
+
+
+def rows_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[Row]:
+    """Return the clips of a run one by one, from one on, with the parameters of the largest norms at some steps."""
+    steps, norms = run.steps[first:].tolist(), run.norms[first:]
+    unknown, never = torch.full_like(norms, math.nan), [False] * len(norms)
+    after, thresholds = (unknown if each is None else each[first:] for each in (run.norms_after, run.thresholds))
+    clipped, skipped = (never if each is None else each[first:].tolist() for each in (run.clipped, run.skipped))
+    named = {event.step: event.status for event in run.events}
+    statuses = (
+        named.get(step, "skipped_nonfinite") if was_skipped else "clipped" if was_clipped else "ok"
+        for step, was_clipped, was_skipped in zip(steps, clipped, skipped, strict=True)
     )
-    statuses = {event.step: event.status for event in run.events}
-    columns = (run.steps[first:].tolist(), run.norms[first:].tolist(), after, thresholds, clipped, skipped)
-    for step, norm, left, threshold, was_clipped, was_skipped in zip(*columns, strict=True):
-        taken = "clipped" if was_clipped else "ok"
-        status = statuses.get(step, "skipped_nonfinite") if was_skipped else taken
-        coefficient = left / norm if norm > 0.0 else math.nan
-        yield ClipRecord(step, 0.0, status, norm, left, threshold, coefficient, "", worst.get(step, ()))
+    coefficients = torch.where(norms > 0.0, after / norms, math.nan)
+    columns = (steps, statuses, norms.tolist(), thresholds.tolist(), coefficients.tolist())
+    return map(Row, *columns, (worst.get(step, ()) for step in steps))

@@ -5,8 +5,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import Protocol, final
 
-from gradclip.records.record import ClipRecord
-
 WINDOW = 500
 """Steps that are looked at together."""
 
@@ -41,13 +39,42 @@ MEANINGS = {
 """What each alarm means, and what to do."""
 
 
+class Clip(Protocol):
+    """What alarms look at of a clip: a `ClipRecord` has it, and a row of a recorded run."""
+
+    @property
+    def status(self) -> str:
+        """How the step ended."""
+        ...
+
+    @property
+    def total_norm(self) -> float:
+        """The total norm before clipping."""
+        ...
+
+    @property
+    def threshold(self) -> float | None:
+        """The bound on the total norm."""
+        ...
+
+    @property
+    def coefficient(self) -> float:
+        """What the norm was multiplied by."""
+        ...
+
+    @property
+    def worst(self) -> tuple[tuple[str, float], ...]:
+        """The parameters with the largest norms, and their shares."""
+        ...
+
+
 class Check(Protocol):
-    """One condition on the records so far."""
+    """One condition on the clips so far."""
 
     name: str
 
-    def holds(self, record: ClipRecord) -> bool:
-        """Whether it holds, now that this record has come."""
+    def holds(self, record: Clip) -> bool:
+        """Whether it holds, now that this one has come."""
         ...
 
 
@@ -85,7 +112,7 @@ class Alarms:
         self.active: list[str] = []
         self._checks: tuple[Check, ...] = (_MostlyClipped(), _Idle(), _TinyCoefficient(), _Dominated(), _Drifting())
 
-    def feed(self, record: ClipRecord) -> tuple[str, ...]:
+    def feed(self, record: Clip) -> tuple[str, ...]:
         """Take the next record of a run.
 
         Returns:
@@ -106,8 +133,8 @@ class _MostlyClipped:
         self._last: deque[bool] = deque(maxlen=WINDOW)
         self._count = 0
 
-    def holds(self, record: ClipRecord) -> bool:
-        clipped = record.clipped
+    def holds(self, record: Clip) -> bool:
+        clipped = record.status == "clipped"
         self._count += clipped - (len(self._last) == WINDOW and self._last[0])
         self._last.append(clipped)
         return self._count > MOST * WINDOW and len(self._last) == WINDOW
@@ -119,7 +146,7 @@ class _Idle:
     def __init__(self) -> None:
         self._count = 0
 
-    def holds(self, record: ClipRecord) -> bool:
+    def holds(self, record: Clip) -> bool:
         if record.status in {"clipped", "skipped_spike"}:
             self._count = 0
         elif record.status == "ok" and record.threshold is not None and math.isfinite(record.threshold):
@@ -133,8 +160,8 @@ class _TinyCoefficient:
     def __init__(self) -> None:
         self._count = 0
 
-    def holds(self, record: ClipRecord) -> bool:
-        if not record.skipped:
+    def holds(self, record: Clip) -> bool:
+        if not record.status.startswith("skipped"):
             self._count = self._count + 1 if record.coefficient < TINY else 0
         return self._count >= TINY_STEPS
 
@@ -145,7 +172,7 @@ class _Dominated:
     def __init__(self) -> None:
         self._holds = False
 
-    def holds(self, record: ClipRecord) -> bool:
+    def holds(self, record: Clip) -> bool:
         if record.worst and not math.isnan(share := record.worst[0][1]):
             self._holds = share > DOMINANT
         return self._holds
@@ -161,7 +188,7 @@ class _Drifting:
         self._before = math.nan
         self._holds = False
 
-    def holds(self, record: ClipRecord) -> bool:
+    def holds(self, record: Clip) -> bool:
         norm = record.total_norm
         if not math.isfinite(norm):
             return self._holds

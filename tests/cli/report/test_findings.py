@@ -169,6 +169,14 @@ def test_alarms_are_those_of_training() -> None:
     assert Run(series([1.0] * 6000)).alarms == []  # nothing is known of thresholds
 
 
+def test_alarms_go_by_the_shares_that_were_recorded() -> None:
+    """As those of training do: a policy may measure other parameters than those whose norms were recorded."""
+    each, worst = ((1, {"a": 3.0, "b": 4.0}), (2, {"a": 0.0, "b": 1.0})), ((1, (("c", 0.95),)), (2, (("b", 0.5),)))
+    found = Run(series([5.0, 1.0], each=each, worst=worst)).alarms
+    assert [(alarm.name, alarm.first_step, alarm.times) for alarm in found] == [("one tensor dominates", 1, 1)]
+    assert [alarm.first_step for alarm in Run(series([5.0, 1.0], each=each)).alarms] == [2]
+
+
 def test_shares_are_of_the_sum_of_squares() -> None:
     norms = [[3.0, 4.0], [1e300, 1e300], [NAN, 2.0], [INF, 1.0], [0.0, 0.0]]
     shares = shares_of(np.array(norms))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, final
 
-from gradclip.analysis.as_records import records_of
+from gradclip.analysis.as_records import rows_of
 from gradclip.analysis.series import Series
 from gradclip.cli.report.tensors import Tensors
 from gradclip.records import Alarms
@@ -21,7 +21,8 @@ def alarms_of(series: Series, tensors: Tensors | None) -> list[Raised]:
     """Return the alarms of a run in the order in which they first began."""
     alarms = Alarms()
     raised: dict[str, Raised] = {}
-    for record in records_of(series, {} if tensors is None else tensors.worst):
+    worst = {**(tensors.worst if tensors else {}), **dict(series.worst)}  # as recorded, where it was
+    for record in rows_of(series, worst):
         for name in alarms.feed(record):
             earlier = raised.get(name, Raised(name, record.step, 0))
             raised[name] = earlier._replace(times=earlier.times + 1)

@@ -6,8 +6,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from gradclip.analysis.as_records import Worst
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Series, Worst
 
 MOST_ROWS = 30
 """Tensors in the map."""
