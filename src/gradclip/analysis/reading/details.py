@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, final
 
 from gradclip.analysis.reading.error import plain
@@ -89,11 +90,11 @@ def _shares(given: Any) -> Worst:
     """Return names and shares; nothing where it is not the list of ours: others may call anything so."""
     found: list[tuple[str, float]] = []
     for entry in given if isinstance(given, list) else ():
-        match entry:
-            case [str(name), value] if (share := _norm(value)) is not None:
-                found.append((_name(name), share))
-            case _:
-                return ()
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):  # noqa: PLR2004 -- a pair
+            return ()
+        if (share := _norm(entry[1])) is None:
+            return ()
+        found.append((_name(entry[0]), share))
     return tuple(found)
 
 
@@ -102,6 +103,7 @@ def _counts(given: Any) -> dict[str, tuple[int, int]]:
     return {_name(name): pair for name, value in entries if (pair := _pair(value))}
 
 
+@lru_cache(maxsize=4096)
 def _name(name: str) -> str:
     return sys.intern(plain(name))  # one text for all lines, which name the same parameters
 
@@ -115,6 +117,8 @@ def _pair(given: Any) -> tuple[int, int] | None:
 
 def _norm(given: Any) -> float | None:
     """Return a norm; NaN for null, which is how a norm that is not finite is written; None for what is no norm."""
+    if type(given) is float:  # as nearly all are
+        return given
     if given is None:
         return math.nan
     with suppress(TypeError, ValueError, OverflowError):

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -79,11 +79,12 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     if "status" in rows:
         had_norm |= rows["status"].is_in(STATUSES).fill_null(value=False)
     _check(rows, raw, had_norm, chunk, source)
-    for role in (role for role in raw.columns if kinds[role] in TOLD):
-        if chunk.entry is not None:
-            told = (raw[role] != NOTHING).fill_null(value=False).arg_true()
-            for row, line in zip(told, rows["line"].gather(told), strict=True):
-                source.details.add(role, line, partial(_value, chunk.entry, row, source.fields[role]))
+    if chunk.entry is not None:
+        entry, lines = lru_cache(maxsize=1)(chunk.entry), rows["line"].to_list()  # a row is read once for all roles
+        roles = [role for role in raw.columns if kinds[role] in TOLD]
+        told = ((row, role) for role in roles for row in (raw[role] != NOTHING).fill_null(value=False).arg_true())
+        for row, role in sorted(told):
+            source.details.add(role, lines[row], partial(_value, entry, row, source.fields[role]))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
