@@ -42,8 +42,12 @@ def click(tab: Page, name: str) -> None:
 
 
 def press(tab: Page, chart: str, title: str) -> None:
-    """Click a button of a chart."""
-    tab.run(f"""document.querySelector('#chart-{chart} button[aria-label="{title}"]').click()""")
+    """Click a button of a chart, which plotly answers when it has drawn."""
+    tab.run(f"""new Promise((done) => {{
+      const chart = document.getElementById("chart-{chart}");
+      chart.once("plotly_relayout", () => setTimeout(done));
+      chart.querySelector('button[aria-label="{title}"]').click();
+    }})""")
     settle(tab)
 
 
