@@ -1,6 +1,7 @@
 """A recorded run: what is known of each step, whoever wrote it down."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias, final
 
 import torch
@@ -95,7 +96,7 @@ class Series:
         after = torch.minimum(self.norms, bounds)
         return replace(self, thresholds=bounds, norms_after=after, clipped=self.norms > bounds)
 
-    @property
+    @cached_property
     def finite(self) -> Tensor:
         """Whether the norm of each step is finite: bool, of shape (n,)."""
         return torch.isfinite(self.norms)

@@ -57,7 +57,7 @@ class Run:
             return None
         return (series.norms > series.thresholds) & series.finite
 
-    @property
+    @cached_property
     def finite_norms(self) -> NDArray[np.float64]:
         """The finite norms, in order."""
         return self.series.norms[self.series.finite].numpy()
@@ -112,7 +112,8 @@ class Run:
     def percentiles(self) -> dict[float, float]:
         """Percentiles of the finite norms."""
         norms = self.finite_norms
-        return {each: float(np.percentile(norms, each)) if len(norms) else math.nan for each in PERCENTILES}
+        found = np.percentile(norms, PERCENTILES) if len(norms) else np.full(len(PERCENTILES), math.nan)
+        return dict(zip(PERCENTILES, found.tolist(), strict=True))
 
     @property
     def median(self) -> float:
