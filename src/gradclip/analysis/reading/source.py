@@ -60,13 +60,12 @@ class Source:
         """Raise a `ReadError` about a line, or about the file."""
         raise ReadError(self.path, problem, line=line, part=self.part)
 
-    def noticed(self) -> list[str]:
+    def noticed(self) -> tuple[str, ...]:
         """Return what is to be remarked on."""
-        if not self.torn:
-            return self.remarks
         torn = sorted(self.torn)
         places = f"Line {torn[0]} is" if len(torn) == 1 else f"Lines {listed(torn, 5)} are"
-        return [f"{places} torn, as where a writer is stopped, and left out.", *self.remarks]
+        first = [f"{places} torn, as where a writer is stopped, and left out."] if torn else []
+        return (*first, *self.remarks, *self.details.remarks())
 
 
 def _is_a(role: str, sample: Any) -> bool:
