@@ -110,24 +110,17 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
 
 def _column(role: str, values: Sequence[Any]) -> pl.Series:
     """Return values of any kind as numbers, where numbers are read and all are, or as text."""
-    dtype, kinds = NUMBERS.get(FIELDS[role].kind), {*map(type, values)}
-    if dtype is not None and kinds <= {int, float, type(None)}:
+    dtype = NUMBERS.get(FIELDS[role].kind)
+    if dtype is not None and {*map(type, values)} <= {int, float, type(None)}:
         with suppress(TypeError, OverflowError):
             return pl.Series(role, values, dtype=dtype)
-    if FIELDS[role].kind is int:  # polars writes a float with fewer digits than it has
-        values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    if kinds <= {int, float, str, type(None)}:
-        with suppress(UnicodeEncodeError):
-            column = pl.Series(role, values, dtype=pl.String, strict=False)
-            if column.null_count() == values.count(None):  # polars has no integers of more than 128 bits
-                return column
     return pl.Series(role, [None if value is None else _written(value) for value in values], dtype=pl.String)
 
 
 def _written(value: Any) -> str:
     """Return a value of any kind as text: a number as all its digits, what is neither as a word."""
     if isinstance(value, str):
-        return plain(value)
+        return value if value.isascii() else plain(value)
     is_number = type(value) is int and abs(value) <= sys.float_info.max
     return str(value) if is_number else shown(value)
 
