@@ -67,7 +67,7 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
 
 def _entries(piece: Piece, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     """Return the objects of lines and the numbers of these."""
-    for line, text in piece.lines():
+    for line, text in enumerate(piece.lines, piece.line):
         if not (text := text.strip(EMPTY)):
             continue
         try:
@@ -104,12 +104,12 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
         return None
     rows: Sequence[int] = range(len(piece))
     if frame.height != len(rows):
-        rows = [row for row in rows if piece.texts[row].strip(EMPTY)]
+        rows = [row for row in rows if piece.lines[row].strip(EMPTY)]
     if frame.height != len(rows):
         return None
 
     def entry(row: int) -> dict[str, Any]:
-        return json.loads(piece.texts[rows[row]])
+        return json.loads(piece.lines[rows[row]])
 
     return Chunk(pl.Series(rows) + piece.line, frame, entry)
 

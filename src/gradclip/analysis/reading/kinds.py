@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
-from gradclip.analysis.reading.text import CELLS, END, entry_of, is_number
+from gradclip.analysis.reading.printed import END, entry_of, is_number
+from gradclip.analysis.reading.table import CELLS
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 

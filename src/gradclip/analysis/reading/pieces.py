@@ -37,13 +37,13 @@ class Piece:
         return self.data.count(b"\n") + self.open
 
     @cached_property
-    def texts(self) -> list[bytes]:
-        """The lines, without their ends."""
-        return self.data.split(b"\n")[: len(self)]
+    def lines(self) -> list[bytes]:
+        """The lines, with their ends."""
+        return BytesIO(self.data).readlines()
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Return the lines with their numbers, one by one."""
-        return enumerate(BytesIO(self.data), self.line)
+    def since(self, line: int) -> "Piece":
+        """Return the lines from the one of this number on."""
+        return Piece(line, b"".join(self.lines[line - self.line :]), self.open)
 
 
 def pieces(source: Source) -> Iterator[Piece]:
