@@ -4,7 +4,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,6 @@ Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"
 
 EVENTS, TRAINER_STATE = "tfevents", "trainer_state.json"
 """What the names of event files hold, and how the log of a Trainer is called."""
-
-IN_FOLDERS: dict[Kind, str] = {"events": f"*{EVENTS}*", "trainer_state": TRAINER_STATE}
-"""What is looked for in folders."""
 
 DEPTH = 3
 """How many folders below one that was named are looked into."""
@@ -80,36 +77,38 @@ def files_of(path: Path, column: str | None = None) -> Found:
 
 def _in_folder(folder: Path) -> Found:
     """Return the run in a folder itself, or else the one below it."""
-    with os.scandir(folder):  # which says where it may not be read, as a search does not
+    with os.scandir(folder):  # which says where it may not be read, as a walk does not
         pass
-    unread: list[str] = []
-    for depths in ([0], range(1, DEPTH + 1)):
-        unread = [os.fspath(below.relative_to(folder)) for depth in depths for below in _unread(folder, depth)]
-        for kind, name in IN_FOLDERS.items():
-            files = [file for depth in depths for file in sorted(folder.glob("*/" * depth + name)) if file.is_file()]
-            runs = list(dict.fromkeys(file.parent for file in files))
-            checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
-            if runs and len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
-                runs = [max(checkpoints)[1]]
-            if len(runs) > 1:
-                names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
-                raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
-            if runs:
-                remark = f"Folders below could not be read, and are left out: {listed(unread, 5)}."
-                return Found(kind, [file for file in files if file.parent == runs[0]], [remark] if unread else [])
-    but = f", and these below it cannot be read: {listed(unread, 5)}" if unread else ""
-    raise ReadError(folder, f"there is no event file and no trainer_state.json in the folder{but}. Name a file.")
+    files, unread = list[Path](), dict[Path, None]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        path = Path(place)
+        unread.pop(path, None)
+        files += [path / name for name in names if _named(name) and (path / name).is_file()]
+        if len(path.relative_to(folder).parts) == DEPTH or (path == folder and files):
+            folders.clear()
+        folders.sort()
+        unread |= dict.fromkeys(path / name for name in folders)
+    nearest_first = sorted(unread, key=lambda path: len(path.parts))
+    left_out = listed([os.fspath(path.relative_to(folder)) for path in nearest_first], 5)
+    if not files:
+        but = f", and these below it cannot be read: {left_out}" if unread else ""
+        raise ReadError(folder, f"there is no event file and no trainer_state.json in the folder{but}. Name a file.")
+    kind = min(filter(None, (_named(file.name) for file in files)))  # events first
+    files = sorted(file for file in files if _named(file.name) == kind)
+    runs = sorted({file.parent for file in files}, key=lambda run: (len(run.parts), run))
+    checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
+    if len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
+        runs = [max(checkpoints)[1]]
+    if len(runs) > 1:
+        names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
+        raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
+    remarks = [f"Folders below could not be read, and are left out: {left_out}."] if unread else []
+    return Found(kind, [file for file in files if file.parent == runs[0]], remarks)
 
 
-def _unread(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the folders so far below one that cannot be looked into, which a search passes over without a word."""
-    for below in sorted(folder.glob("*/" * depth)) if depth else ():
-        if below.is_dir():
-            try:
-                with os.scandir(below):
-                    pass
-            except OSError:
-                yield below
+def _named(name: str) -> Kind | None:
+    """Return the kind of a file whose name tells it."""
+    return "events" if EVENTS in name else "trainer_state" if name == TRAINER_STATE else None
 
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:
