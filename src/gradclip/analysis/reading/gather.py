@@ -61,22 +61,22 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
     parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
         raise NoNormError(path, f"there are no rows. {RECORD}")
-    frame, remarks = _one_run(pl.concat(parts), source), source.remarks
+    frame = _one_run(pl.concat(parts), source)
     statuses = _distinct(frame, "status")
     has_status = bool(statuses) and {*statuses} <= {*STATUSES}  # ours: others may say "running"
     frame = frame.with_columns(status=pl.col("status").cast(str).fill_null(NO_WORD) if has_status else pl.lit(NO_WORD))
     if "steps" not in frame:
-        remarks.append("There are no numbers of steps: the rows are counted from 1.")
+        source.remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
     if (onward := counted_on(frame)) is not None:
-        remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
+        source.remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(steps=onward)
     policies = policies_of_one_run(frame, source)
     frame = that_count(frame, source, any_order=kind == "table")
     steps = frame["steps"].to_torch()
-    remarks += spaced(steps)
+    source.remarks += spaced(steps)
     if len(policies) > 1:
-        remarks.append(f"The policy changes: {listed(policies, 4)}.")
+        source.remarks.append(f"The policy changes: {listed(policies, 4)}.")
     skipped = frame["status"].is_in(SKIPPED)
     columns = {role: _numbers(frame, role) for role in ("norms_after", "thresholds", "losses", "lrs")}
     return Series(

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
+from gradclip.analysis.reading.pieces import PROLOGUE
 from gradclip.analysis.reading.printed import END, entry_of, is_number
 from gradclip.analysis.reading.table import CELLS
 
@@ -28,9 +29,6 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 HEAD = 4096
 """Bytes that tell a binary file from text."""
-
-PROLOGUE = 2**18
-"""Bytes of text in which a trainer prints its first norm."""
 
 LIST = re.compile(r"\[\s*(?:[\]{]|\[\s*[\d.e+]+\s*,|$)")
 """How a list of objects, or of points, begins; a line of text may begin with a bracket too."""

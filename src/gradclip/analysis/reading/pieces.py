@@ -11,6 +11,9 @@ from gradclip.analysis.reading.source import Source
 SIZE = 4 * 2**20
 """Bytes of a piece, as a rule."""
 
+PROLOGUE = 2**18
+"""Bytes of text in which there is the first norm, or the name of one: there may be settings or warnings above it."""
+
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line that no record has."""
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 import polars as pl
 
 from gradclip.analysis.reading.names import norms_among
-from gradclip.analysis.reading.pieces import Piece, pieces
+from gradclip.analysis.reading.pieces import PROLOGUE, Piece, pieces
 from gradclip.analysis.reading.printed import is_number
 from gradclip.analysis.reading.rows import UNREADABLE, Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
@@ -34,9 +34,6 @@ CELLS = re.compile(r'[",;\t|]+')
 
 AHEAD, BLANKS = re.compile(rb"^[ \t#]+", re.MULTILINE), re.compile(rb"[ \t]+")
 """What may stand before the cells of a line, and between them, where these are words."""
-
-MOST_ABOVE = 1000
-"""Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
 
 
 @final
@@ -76,19 +73,18 @@ def read_table(source: Source) -> Iterator[Chunk]:
 
 
 def _heading(first: Piece, source: Source) -> tuple[int, bool]:
-    """Return the line that names the columns, and whether its cells are words: above as many numbers, it names a norm.
+    """Return the line that names the columns, and whether its cells are words, above as many numbers.
 
-    Else it is the first that names a norm, or has anything on it.
+    It is the first that names a norm, or else the first on which there is something.
     """
-    texts = (data.decode(errors="replace").strip() for data in first.lines[:MOST_ABOVE])
-    lines = [(line, text) for line, text in enumerate(texts, first.line) if text]
-    for (line, text), (_, below) in pairwise(lines):
-        words, numbers = text.lstrip("# ").split(), below.lstrip("# ").split()
-        are_alike = len(words) == len(numbers) and not CELLS.search(text)
-        if are_alike and norms_among(words, source.column) and all(map(is_number, numbers)):
-            return line, True
-    named = (line for line, text in lines if norms_among(CELLS.split(text), source.column))
-    return next(named, lines[0][0] if lines else first.line), False
+    texts = (data.decode(errors="replace").strip() for data in Piece(first.line, first.data[:PROLOGUE]).lines)
+    lines = [(line, text) for line, text in enumerate(texts, first.line) if text] or [(first.line, "")]
+    for (line, text), (_, below) in pairwise([*lines, (0, "")]):
+        cells, words, numbers = CELLS.split(text), text.lstrip("# ").split(), below.lstrip("# ").split()
+        are_words = len(cells) == 1 and len(words) == len(numbers) and all(map(is_number, numbers))
+        if norms_among(words if are_words else cells, source.column):
+            return line, are_words
+    return lines[0][0], False
 
 
 def _tabbed(piece: Piece) -> Piece:
