@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import PROLOGUE
-from gradclip.analysis.reading.printed import END, entry_of, is_number
+from gradclip.analysis.reading.printed import END, LOGGED, entry_of, is_number
 from gradclip.analysis.reading.table import CELLS
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
@@ -150,7 +150,7 @@ def _is_printed(text: str, column: str | None) -> bool:
 
     over_lines = False
     with suppress(ValueError, RecursionError):
-        while OBJECT.match(text):
+        while OBJECT.match(text) and not text.startswith(LOGGED):
             found, end = json.JSONDecoder().raw_decode(text)
             if has_norm(found) or "log_history" in found:
                 return over_lines and "log_history" not in found

@@ -5,8 +5,8 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
      iteration       10/  250000 | learning rate: 2.999E-04 | lm loss: 2.1E+00 | grad norm: 1.250 |
     2024-03-08 12:31:36 - mmcv - INFO - Epoch [1][50/3757]  lr: 1.0e-02, loss: 2.5, grad_norm: 1.25
 
-- A dict of Python or JSON counts as it is. Elsewhere a number belongs to the words before its colon or equals sign;
-  after a usual name a blank is enough.
+- A dict of Python or JSON counts as it is, and of an object in Docker's log the line in it. Elsewhere a number belongs
+  to the words before its colon or equals sign; after a usual name a blank is enough.
 - A carriage return ends a line: progress bars write one.
 - Lines without a norm are left out, without a word: most are about something else.
 """
@@ -33,6 +33,9 @@ END = re.compile(r"[\r\n]+")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 DICT = re.compile(r"\{.*\}")
+
+LOGGED = '{"log":"'
+"""How a line of Docker's log begins, which goes on like `step 1 grad_norm 2.5\\n","stream":"stdout","time":...}`."""
 
 THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?"
 
@@ -91,7 +94,7 @@ def entry_of(line: str) -> dict[str, Any]:
     line = ANSI.sub("", line).strip()
     line = WRAPPED.sub(r"\1", line) if "(" in line else line
     if (found := DICT.search(line)) and (entry := _dict_of(found[0])):
-        return entry
+        return entry_of(str(entry["log"])) if line.startswith(LOGGED) else entry
     entry: dict[str, Any] = {}
     for word, count, within in COUNTER.findall(line.lower()):
         entry.setdefault(word, count)
