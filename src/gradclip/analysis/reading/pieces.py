@@ -46,7 +46,8 @@ class Piece:
 
     def since(self, line: int) -> "Piece":
         """Return the lines from the one of this number on."""
-        return Piece(line, b"".join(self.lines[line - self.line :]), self.open)
+        above = line - self.line
+        return Piece(line, b"".join(self.data.split(b"\n", above)[above:]), self.open)
 
 
 def pieces(source: Source) -> Iterator[Piece]:

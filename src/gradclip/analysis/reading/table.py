@@ -56,15 +56,15 @@ def read_table(source: Source) -> Iterator[Chunk]:
     if are_words:
         first, rest = _tabbed(first), map(_tabbed, rest)
     first = first.since(line)
-    names = b"".join(first.lines[:1]).decode(errors="replace").strip()
+    names = first.data.partition(b"\n")[0].decode(errors="replace").strip()
     separator = max(SEPARATORS, key=names.count)
     _, _, cells = next(_rows([first], separator, source), (line, False, list[str]()))
     head = Head(separator, [cell.strip() for cell in cells])
     if head.names and all(map(is_number, head.names)):
         source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
     source.choose([dict.fromkeys(head.names)])
-    below = line + 1 + sum(cell.count("\n") for cell in cells)
-    for piece in chain([first.since(below)], rest):
+    first = first.since(line + 1 + sum(cell.count("\n") for cell in cells))
+    for piece in chain([first], rest):
         if chunk := _by_polars(piece, head, source):
             yield chunk
         else:  # a cell over several lines may go on in the next piece
