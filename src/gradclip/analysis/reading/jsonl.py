@@ -17,12 +17,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 import polars as pl
 
-from gradclip.analysis.reading.error import NoNormError
 from gradclip.analysis.reading.names import FIELDS
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import NUMBERS, UNREADABLE, Chunk, chunks_of
@@ -53,12 +51,7 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
     """
     for piece in pieces(source):
         if not source.fields:
-            entries = (entry for _, entry in _entries(piece, source) if entry)
-            if (first := next(entries, None)) is None:
-                raise NoNormError(
-                    source.path, "there is no whole record in it. Wait for the first, or name another file."
-                )
-            source.choose(chain([first], entries))
+            source.choose(entry for _, entry in _entries(piece, source) if entry)
         if chunk := _by_polars(piece, source):
             yield chunk
         else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
@@ -45,16 +45,8 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
 
 
-class Found(NamedTuple):
-    """The kind of a run, its files, and what is to be remarked on where these were looked for."""
-
-    kind: Kind
-    files: list[Path]
-    remarks: list[str]
-
-
-def files_of(path: Path, column: str | None = None) -> Found:
-    """Return the kind of a run and its files.
+def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path], list[str]]:
+    """Return the kind of a run, its files, and what is to be remarked on where these were looked for.
 
     Args:
         path: A file, or a folder with the event files of one run or a `trainer_state.json` in it.
@@ -70,10 +62,10 @@ def files_of(path: Path, column: str | None = None) -> Found:
     if not stat.S_ISREG(mode):
         raise ReadError(path, "it is neither a file nor a folder. Write the run to a file and name that.")
     with path.open("rb") as file:
-        return Found(_kind(path, file.read(PROLOGUE), column), [path], [])
+        return _kind(path, file.read(PROLOGUE), column), [path], []
 
 
-def _in_folder(folder: Path) -> Found:
+def _in_folder(folder: Path) -> tuple[Kind, list[Path], list[str]]:
     """Return the run in a folder itself, or else the one below it."""
     with os.scandir(folder):  # which says where it may not be read, as a walk does not
         pass
@@ -101,7 +93,7 @@ def _in_folder(folder: Path) -> Found:
         names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
         raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
     remarks = [f"Folders below could not be read, and are left out: {left_out}."] if unread else []
-    return Found(kind, [file for file in files if file.parent == runs[0]], remarks)
+    return kind, [file for file in files if file.parent == runs[0]], remarks
 
 
 def _named(name: str) -> Kind | None:

@@ -47,7 +47,7 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     for place, entry in enumerate(history, 1):
         if not isinstance(entry, dict):
             source.refuse("the entry is no object. Delete it.", place)
-    source.choose(history)
+    source.choose(history or [{}])  # a history without entries has no names
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
     yield from chunks_of(enumerate(history, 1), source)
