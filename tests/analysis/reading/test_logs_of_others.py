@@ -99,6 +99,17 @@ def test_what_stands_around_the_numbers(tmp_path: Path, kind: str) -> None:
     check(tmp_path / "train.log", "", LINES[kind], "\n")
 
 
+@pytest.mark.parametrize("kind", ["JSON", *LINES])
+def test_lines_in_the_log_of_docker(tmp_path: Path, kind: str) -> None:
+    """Each printed line is an object there, with those of the launcher before."""
+
+    def logged(text: str) -> str:
+        return json.dumps({"log": f"{text}\n", "stream": "stdout", "time": f"{STAMP}Z"}, separators=(",", ":"))
+
+    line = {"JSON": as_json, **LINES}[kind]
+    check(tmp_path / "0123-json.log", logged("loading, shard 1 of 9") + "\n", lambda i, n: logged(line(i, n)), "\n")
+
+
 def check(path: Path, above: str, line: Line, end: str) -> None:
     path.write_bytes((above + end.join(map(line, range(1, 6), NORMS)) + end).encode())
     series = read_series(path)

@@ -66,6 +66,14 @@ def test_blanks_between_cells(path: Path, above: str, names: str, end: str) -> N
     assert series.losses is not None and series.losses.tolist() == [0.5, 0.25, 0.125]
 
 
+@pytest.mark.parametrize(
+    "above", ["a word of the launcher, and another\n" * 3000, "step loss grad_norm\nof this run:\n\n"]
+)
+def test_the_names_are_found_below_much_else_and_what_looks_like_them(path: Path, above: str) -> None:
+    series = read_series(write(path, f"{above}step loss grad_norm\n1 0.5 1.5\n2 0.25 2.5\n"))
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [1.5, 2.5])
+
+
 def test_words_of_another_number_than_the_cells_are_no_names(path: Path) -> None:
     """As where the rows are numbered: nobody says which column is which."""
     write(path, "   step  grad_norm\n0     1        1.5\n1     2        2.5\n")

@@ -10,7 +10,7 @@ A format is one module: it finds rows and columns of text or numbers. What follo
 | JSON Lines | objects, the first with a norm included | a field |
 | tables: CSV, also as Weights & Biases or MLflow export it | text | a column |
 | `trainer_state.json`, other documents of JSON | its name; `log_history`; an object over lines, or of lists | a field |
-| text as trainers print it | numbers that have names, with a norm among them | a name |
+| text as trainers print it, in Docker's log too | numbers that have names, with a norm among them | a name |
 | TensorBoard event files, and folders of them | their name, or how they begin | a tag |
 
 The norm has one of the usual names, which `names.NORMS` lists, alone or in a folder (`train/grad_norm`), or the name

@@ -61,21 +61,22 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
     parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
         raise NoNormError(path, f"there are no rows. {RECORD}")
-    frame, remarks = _one_run(pl.concat(parts), source)
-    has_status = _has_status(frame)
+    frame = _one_run(pl.concat(parts), source)
+    statuses = _distinct(frame, "status")
+    has_status = bool(statuses) and {*statuses} <= {*STATUSES}  # ours: others may say "running"
     frame = frame.with_columns(status=pl.col("status").cast(str).fill_null(NO_WORD) if has_status else pl.lit(NO_WORD))
     if "steps" not in frame:
-        remarks.append("There are no numbers of steps: the rows are counted from 1.")
+        source.remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
     if (onward := counted_on(frame)) is not None:
-        remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
+        source.remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(steps=onward)
     policies = policies_of_one_run(frame, source)
-    frame, dropped = that_count(frame, source, any_order=kind == "table")
+    frame = that_count(frame, source, any_order=kind == "table")
     steps = frame["steps"].to_torch()
-    remarks += [*dropped, *spaced(steps)]
+    source.remarks += spaced(steps)
     if len(policies) > 1:
-        remarks.append(f"The policy changes: {listed(policies, 4)}.")
+        source.remarks.append(f"The policy changes: {listed(policies, 4)}.")
     skipped = frame["status"].is_in(SKIPPED)
     columns = {role: _numbers(frame, role) for role in ("norms_after", "thresholds", "losses", "lrs")}
     return Series(
@@ -90,13 +91,13 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
         optimizer=_last(frame, "optimizer"),
         each=_by_step(frame, source.details.each),
         worst=_by_step(frame, source.details.worst),
-        events=_events(frame.filter(skipped | ~frame["norms"].is_finite()), source, remarks),
-        remarks=(*source.noticed(), *remarks, *source.details.remarks()),
+        events=_events(frame.filter(skipped | ~frame["norms"].is_finite()), source),
+        remarks=source.noticed(),
     )
 
 
-def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[str]]:
-    """Return the rows with a norm, of one run and one group, and what is to be said of the others."""
+def _one_run(frame: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Return the rows with a norm, of one run and one group."""
     rows = frame.filter(frame["norms"].is_not_null())
     runs, groups = _distinct(rows, "run"), _distinct(rows, "group")
     if source.run is not None:
@@ -115,18 +116,14 @@ def _one_run(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, list[st
         raise NoNormError(source.path, f"{why}. {RECORD}")
     if len(groups) > 1:
         source.refuse(f"the records are of several groups: {listed(groups)}. {WAY_OUT}")
-    return rows, [f"{left_out} of {frame.height} rows have no norm and are left out."] if left_out else []
+    if left_out:
+        source.remarks.append(f"{left_out} of {frame.height} rows have no norm and are left out.")
+    return rows
 
 
 def _distinct(frame: pl.DataFrame, role: str) -> list[str]:
     """Return what a column of text holds."""
     return sorted(frame[role].drop_nulls().unique()) if role in frame else []
-
-
-def _has_status(frame: pl.DataFrame) -> bool:
-    """Say whether there are statuses of ours: a column of this name may say something else, such as "running"."""
-    said = _distinct(frame, "status")
-    return bool(said) and {*said} <= {*STATUSES}
 
 
 def _last(frame: pl.DataFrame, role: str) -> str | None:
@@ -154,9 +151,9 @@ def _by_step(frame: pl.DataFrame, found: Thinned[Values]) -> tuple[tuple[int, Va
     return tuple((step, found.kept[line]) for step, line in rows.iter_rows())
 
 
-def _events(found: pl.DataFrame, source: Source, remarks: list[str]) -> tuple[Event, ...]:
+def _events(found: pl.DataFrame, source: Source) -> tuple[Event, ...]:
     """Return the steps that were skipped or not finite."""
     if found.height > MOST_EVENTS:
-        remarks.append(f"Of {found.height} steps skipped or not finite, the first {MOST_EVENTS} are listed.")
+        source.remarks.append(f"Of {found.height} steps skipped or not finite, the first {MOST_EVENTS} are listed.")
     rows = found.select("steps", "status", "line").head(MOST_EVENTS).iter_rows()
     return tuple(Event(step, status, source.details.nonfinite.get(line, {})) for step, status, line in rows)

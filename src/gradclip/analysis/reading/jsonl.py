@@ -17,12 +17,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 import polars as pl
 
-from gradclip.analysis.reading.error import NoNormError
 from gradclip.analysis.reading.names import FIELDS
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.rows import NUMBERS, UNREADABLE, Chunk, chunks_of
@@ -53,12 +51,7 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
     """
     for piece in pieces(source):
         if not source.fields:
-            entries = (entry for _, entry in _entries(piece, source) if entry)
-            if (first := next(entries, None)) is None:
-                raise NoNormError(
-                    source.path, "there is no whole record in it. Wait for the first, or name another file."
-                )
-            source.choose(chain([first], entries))
+            source.choose(entry for _, entry in _entries(piece, source) if entry)
         if chunk := _by_polars(piece, source):
             yield chunk
         else:
@@ -67,7 +60,7 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
 
 def _entries(piece: Piece, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     """Return the objects of lines and the numbers of these."""
-    for line, text in piece.lines():
+    for line, text in enumerate(piece.lines, piece.line):
         if not (text := text.strip(EMPTY)):
             continue
         try:
@@ -104,12 +97,12 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
         return None
     rows: Sequence[int] = range(len(piece))
     if frame.height != len(rows):
-        rows = [row for row in rows if piece.texts[row].strip(EMPTY)]
+        rows = [row for row in rows if piece.lines[row].strip(EMPTY)]
     if frame.height != len(rows):
         return None
 
     def entry(row: int) -> dict[str, Any]:
-        return json.loads(piece.texts[rows[row]])
+        return json.loads(piece.lines[rows[row]])
 
     return Chunk(pl.Series(rows) + piece.line, frame, entry)
 

@@ -4,23 +4,22 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
-from gradclip.analysis.reading.text import CELLS, END, entry_of, is_number
+from gradclip.analysis.reading.pieces import PROLOGUE
+from gradclip.analysis.reading.printed import END, LOGGED, entry_of, is_number
+from gradclip.analysis.reading.table import CELLS
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
 
 EVENTS, TRAINER_STATE = "tfevents", "trainer_state.json"
 """What the names of event files hold, and how the log of a Trainer is called."""
-
-IN_FOLDERS: dict[Kind, str] = {"events": f"*{EVENTS}*", "trainer_state": TRAINER_STATE}
-"""What is looked for in folders."""
 
 DEPTH = 3
 """How many folders below one that was named are looked into."""
@@ -30,9 +29,6 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 HEAD = 4096
 """Bytes that tell a binary file from text."""
-
-PROLOGUE = 2**18
-"""Bytes of text in which a trainer prints its first norm."""
 
 LIST = re.compile(r"\[\s*(?:[\]{]|\[\s*[\d.e+]+\s*,|$)")
 """How a list of objects, or of points, begins; a line of text may begin with a bracket too."""
@@ -49,16 +45,8 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
 
 
-class Found(NamedTuple):
-    """The kind of a run, its files, and what is to be remarked on where these were looked for."""
-
-    kind: Kind
-    files: list[Path]
-    remarks: list[str]
-
-
-def files_of(path: Path, column: str | None = None) -> Found:
-    """Return the kind of a run and its files.
+def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path], list[str]]:
+    """Return the kind of a run, its files, and what is to be remarked on where these were looked for.
 
     Args:
         path: A file, or a folder with the event files of one run or a `trainer_state.json` in it.
@@ -74,41 +62,43 @@ def files_of(path: Path, column: str | None = None) -> Found:
     if not stat.S_ISREG(mode):
         raise ReadError(path, "it is neither a file nor a folder. Write the run to a file and name that.")
     with path.open("rb") as file:
-        return Found(_kind(path, file.read(PROLOGUE), column), [path], [])
+        return _kind(path, file.read(PROLOGUE), column), [path], []
 
 
-def _in_folder(folder: Path) -> Found:
+def _in_folder(folder: Path) -> tuple[Kind, list[Path], list[str]]:
     """Return the run in a folder itself, or else the one below it."""
-    with os.scandir(folder):  # which says where it may not be read, as a search does not
+    with os.scandir(folder):  # which says where it may not be read, as a walk does not
         pass
-    unread: list[str] = []
-    for depths in ([0], range(1, DEPTH + 1)):
-        unread = [os.fspath(below.relative_to(folder)) for depth in depths for below in _unread(folder, depth)]
-        for kind, name in IN_FOLDERS.items():
-            files = [file for depth in depths for file in sorted(folder.glob("*/" * depth + name)) if file.is_file()]
-            runs = list(dict.fromkeys(file.parent for file in files))
-            checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
-            if runs and len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
-                runs = [max(checkpoints)[1]]
-            if len(runs) > 1:
-                names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
-                raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
-            if runs:
-                remark = f"Folders below could not be read, and are left out: {listed(unread, 5)}."
-                return Found(kind, [file for file in files if file.parent == runs[0]], [remark] if unread else [])
-    but = f", and these below it cannot be read: {listed(unread, 5)}" if unread else ""
-    raise ReadError(folder, f"there is no event file and no trainer_state.json in the folder{but}. Name a file.")
+    files, unread = list[Path](), dict[Path, None]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        path = Path(place)
+        unread.pop(path, None)
+        files += [path / name for name in names if _named(name) and (path / name).is_file()]
+        if len(path.relative_to(folder).parts) == DEPTH or (path == folder and files):
+            folders.clear()
+        folders.sort()
+        unread |= dict.fromkeys(path / name for name in folders)
+    nearest_first = sorted(unread, key=lambda path: len(path.parts))
+    left_out = listed([os.fspath(path.relative_to(folder)) for path in nearest_first], 5)
+    if not files:
+        but = f", and these below it cannot be read: {left_out}" if unread else ""
+        raise ReadError(folder, f"there is no event file and no trainer_state.json in the folder{but}. Name a file.")
+    kind = min(filter(None, (_named(file.name) for file in files)))  # events first
+    files = sorted(file for file in files if _named(file.name) == kind)
+    runs = sorted({file.parent for file in files}, key=lambda run: (len(run.parts), run))
+    checkpoints = [(int(match[1]), run) for run in runs if (match := CHECKPOINT.fullmatch(run.name))]
+    if len(checkpoints) == len(runs) and len({run.parent for run in runs}) == 1:
+        runs = [max(checkpoints)[1]]
+    if len(runs) > 1:
+        names = listed([os.fspath(run.relative_to(folder)) for run in runs], 5)
+        raise ReadError(folder, f"there are {len(runs)} runs in the folder: {names}. Name one of them.")
+    remarks = [f"Folders below could not be read, and are left out: {left_out}."] if unread else []
+    return kind, [file for file in files if file.parent == runs[0]], remarks
 
 
-def _unread(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the folders so far below one that cannot be looked into, which a search passes over without a word."""
-    for below in sorted(folder.glob("*/" * depth)) if depth else ():
-        if below.is_dir():
-            try:
-                with os.scandir(below):
-                    pass
-            except OSError:
-                yield below
+def _named(name: str) -> Kind | None:
+    """Return the kind of a file whose name tells it."""
+    return "events" if EVENTS in name else "trainer_state" if name == TRAINER_STATE else None
 
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:
@@ -152,7 +142,7 @@ def _is_printed(text: str, column: str | None) -> bool:
 
     over_lines = False
     with suppress(ValueError, RecursionError):
-        while OBJECT.match(text):
+        while OBJECT.match(text) and not text.startswith(LOGGED):
             found, end = json.JSONDecoder().raw_decode(text)
             if has_norm(found) or "log_history" in found:
                 return over_lines and "log_history" not in found

@@ -16,17 +16,16 @@ MOST_SHOWN = 3
 """Places that a remark names."""
 
 
-def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> tuple[pl.DataFrame, list[str]]:
-    """Return the rows that count, their steps rising, and what is to be said of the others.
+def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> pl.DataFrame:
+    """Return the rows that count, their steps rising.
 
     A run that is resumed goes back to a step that it was at before: from there on the later rows count, and of the
     earlier ones only those of steps before it. A table whose rows are in no order, or in the reverse one, is sorted
     by step, and of rows of one step the last counts.
     """
-    remarks: list[str] = []
     back = (frame["steps"].diff() < 0).sum()
     if any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
-        remarks.append("The rows were not in the order of their steps and are sorted.")
+        source.remarks.append("The rows were not in the order of their steps and are sorted.")
         frame = frame.sort("steps", maintain_order=True)
     steps = frame["steps"]
     least_ahead = steps.reverse().cum_min().reverse().shift(-1)
@@ -35,11 +34,11 @@ def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> tuple
         again = frame.filter(steps.diff() <= 0).select("steps", "line")
         first = ", ".join(f"{step} ({source.part} {line})" for step, line in again.head(MOST_SHOWN).rows())
         more = f" and {again.height - MOST_SHOWN} more" if again.height > MOST_SHOWN else ""
-        remarks.append(
+        source.remarks.append(
             f"{frame.height - rows.height} of {frame.height} rows are left out: the run goes back to step {first}"
             f"{more}, and later rows count from there on."
         )
-    return rows, remarks
+    return rows
 
 
 def counted_on(frame: pl.DataFrame) -> pl.Series | None:

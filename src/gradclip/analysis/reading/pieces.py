@@ -11,6 +11,9 @@ from gradclip.analysis.reading.source import Source
 SIZE = 4 * 2**20
 """Bytes of a piece, as a rule."""
 
+PROLOGUE = 2**18
+"""Bytes of text in which there is the first norm, or the name of one: there may be settings or warnings above it."""
+
 LONGEST_LINE = 64 * 2**20
 """Bytes of a line that no record has."""
 
@@ -37,13 +40,14 @@ class Piece:
         return self.data.count(b"\n") + self.open
 
     @cached_property
-    def texts(self) -> list[bytes]:
-        """The lines, without their ends."""
-        return self.data.split(b"\n")[: len(self)]
+    def lines(self) -> list[bytes]:
+        """The lines, with their ends."""
+        return BytesIO(self.data).readlines()
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Return the lines with their numbers, one by one."""
-        return enumerate(BytesIO(self.data), self.line)
+    def since(self, line: int) -> "Piece":
+        """Return the lines from the one of this number on."""
+        above = line - self.line
+        return Piece(line, b"".join(self.data.split(b"\n", above)[above:]), self.open)
 
 
 def pieces(source: Source) -> Iterator[Piece]:

@@ -70,8 +70,7 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
         if len(named) > 1:
             source.refuse(f"several metrics may be the norm: {listed(named)}. Write one to a file of its own.")
         raw = raw.with_columns(pl.when(pl.col("metric").is_in(named)).then("norms")).drop("metric")
-    kinds = {column.name: FIELDS[column.name].kind for column in raw}
-    rows = pl.DataFrame([READ[kinds[column.name]](column) for column in raw if kinds[column.name] in READ])
+    rows = pl.DataFrame([READ[kind](column) for column in raw if (kind := FIELDS[column.name].kind) in READ])
     if "status" not in rows and any(flag in rows for flag in FLAGS):
         rows = rows.with_columns(status=_status(rows).cast(pl.Categorical))
     rows = rows.with_columns(pl.Series("line", chunk.lines, dtype=pl.Int64))
@@ -81,7 +80,7 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     _check(rows, raw, had_norm, chunk, source)
     if chunk.entry is not None:
         entry, lines = lru_cache(maxsize=1)(chunk.entry), rows["line"].to_list()  # a row is read once for all roles
-        roles = [role for role in raw.columns if kinds[role] in TOLD]
+        roles = [role for role in raw.columns if FIELDS[role].kind not in READ]
         told = ((row, role) for role in roles for row in (raw[role] != NOTHING).fill_null(value=False).arg_true())
         for row, role in sorted(told):
             source.details.add(role, lines[row], partial(_value, entry, row, source.fields[role]))
@@ -110,24 +109,17 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
 
 def _column(role: str, values: Sequence[Any]) -> pl.Series:
     """Return values of any kind as numbers, where numbers are read and all are, or as text."""
-    dtype, kinds = NUMBERS.get(FIELDS[role].kind), {*map(type, values)}
-    if dtype is not None and kinds <= {int, float, type(None)}:
+    dtype = NUMBERS.get(FIELDS[role].kind)
+    if dtype is not None and {*map(type, values)} <= {int, float, type(None)}:
         with suppress(TypeError, OverflowError):
             return pl.Series(role, values, dtype=dtype)
-    if FIELDS[role].kind is int:  # polars writes a float with fewer digits than it has
-        values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    if kinds <= {int, float, str, type(None)}:
-        with suppress(UnicodeEncodeError):
-            column = pl.Series(role, values, dtype=pl.String, strict=False)
-            if column.null_count() == values.count(None):  # polars has no integers of more than 128 bits
-                return column
     return pl.Series(role, [None if value is None else _written(value) for value in values], dtype=pl.String)
 
 
 def _written(value: Any) -> str:
     """Return a value of any kind as text: a number as all its digits, what is neither as a word."""
     if isinstance(value, str):
-        return plain(value)
+        return value if value.isascii() else plain(value)
     is_number = type(value) is int and abs(value) <= sys.float_info.max
     return str(value) if is_number else shown(value)
 
@@ -155,13 +147,11 @@ def _name(column: pl.Series) -> pl.Series:
     return (names.fill_null(UNNAMED) if column.name == "group" else names).cast(pl.Categorical)
 
 
-TOLD = (dict, list)
-"""The kinds of what is no number and no word."""
-
 NOTHING = "[]"
 """A list with nothing in it, as our records have on most lines: it would take long to look into each."""
 
 READ = {float: _number, int: _whole, str: _name}
+"""How a column of a kind is read; objects and lists are looked into one by one."""
 
 
 def _status(rows: pl.DataFrame) -> pl.Expr:

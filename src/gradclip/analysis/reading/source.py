@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gradclip.analysis.reading.details import Details
-from gradclip.analysis.reading.error import ReadError, listed
+from gradclip.analysis.reading.error import NoNormError, ReadError, listed
 from gradclip.analysis.reading.names import FIELDS, Fields, choose, norms_among
 
 ENOUGH = 1000
@@ -46,13 +46,16 @@ class Source:
         """Choose the columns to read by their names in the first entries: what is no name is not read as one.
 
         Raises:
-            ReadError: If none, or several, may be that of the norm.
+            ReadError: If there are no entries, or no name, or several, may be that of the norm.
         """
         samples: dict[str, Any] = {}
+        count = 0
         for count, entry in enumerate(entries, 1):
             samples |= {name: value for name, value in entry.items() if samples.get(name) is None}
             if count % ENOUGH == 0 and norms_among(list(samples), self.column):
                 break
+        if not count:
+            raise NoNormError(self.path, "there is no whole record in it. Wait for the first, or name another file.")
         fields = choose(list(samples), self.column, self.path, self.called)
         self.fields = {role: name for role, name in fields.items() if _is_a(role, samples[name])}
 
@@ -60,13 +63,12 @@ class Source:
         """Raise a `ReadError` about a line, or about the file."""
         raise ReadError(self.path, problem, line=line, part=self.part)
 
-    def noticed(self) -> list[str]:
+    def noticed(self) -> tuple[str, ...]:
         """Return what is to be remarked on."""
-        if not self.torn:
-            return self.remarks
         torn = sorted(self.torn)
         places = f"Line {torn[0]} is" if len(torn) == 1 else f"Lines {listed(torn, 5)} are"
-        return [f"{places} torn, as where a writer is stopped, and left out.", *self.remarks]
+        first = [f"{places} torn, as where a writer is stopped, and left out."] if torn else []
+        return (*first, *self.remarks, *self.details.remarks())
 
 
 def _is_a(role: str, sample: Any) -> bool:

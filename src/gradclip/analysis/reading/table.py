@@ -15,34 +15,33 @@
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple, final
 
 import polars as pl
 
 from gradclip.analysis.reading.names import norms_among
-from gradclip.analysis.reading.pieces import Piece, pieces
+from gradclip.analysis.reading.pieces import PROLOGUE, Piece, pieces
+from gradclip.analysis.reading.printed import is_number
 from gradclip.analysis.reading.rows import UNREADABLE, Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
-from gradclip.analysis.reading.text import CELLS, is_number
 
 SEPARATORS = ",;\t|"
 """What may stand between cells: the one of which there are most in the first line."""
 
+CELLS = re.compile(r'[",;\t|]+')
+"""What stands between the cells of a table, of any kind."""
+
 AHEAD, BLANKS = re.compile(rb"^[ \t#]+", re.MULTILINE), re.compile(rb"[ \t]+")
 """What may stand before the cells of a line, and between them, where these are words."""
-
-MOST_ABOVE = 1000
-"""Lines among which the names of columns are looked for: there may be a comment or a warning above them."""
 
 
 @final
 class Head(NamedTuple):
-    """What stands between cells, the names of columns, and the line below them."""
+    """What stands between cells, and the names of columns."""
 
     separator: str
     names: list[str]
-    below: int
 
 
 def read_table(source: Source) -> Iterator[Chunk]:
@@ -53,50 +52,44 @@ def read_table(source: Source) -> Iterator[Chunk]:
     """
     rest = pieces(source)
     first = next(rest, Piece(1, b""))
-    if _has_blanks_between(first, source):
+    line, are_words = _heading(first, source)
+    if are_words:
         first, rest = _tabbed(first), map(_tabbed, rest)
-    head = _head(first, source)
+    first = first.since(line)
+    names = first.data.partition(b"\n")[0].decode(errors="replace").strip()
+    separator = max(SEPARATORS, key=names.count)
+    _, _, cells = next(_rows([first], separator, source), (line, False, list[str]()))
+    head = Head(separator, [cell.strip() for cell in cells])
+    if head.names and all(map(is_number, head.names)):
+        source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
     source.choose([dict.fromkeys(head.names)])
-    for piece in chain([_from(head.below, first)], rest):
+    first = first.since(line + 1 + sum(cell.count("\n") for cell in cells))
+    for piece in chain([first], rest):
         if chunk := _by_polars(piece, head, source):
             yield chunk
         else:  # a cell over several lines may go on in the next piece
             some = chain([piece], rest) if b'"' in piece.data else [piece]
-            yield from chunks_of(_entries(_rows(some, head.separator, source), head, source), source)
+            yield from chunks_of(_entries(_rows(some, separator, source), head, source), source)
 
 
-def _has_blanks_between(first: Piece, source: Source) -> bool:
-    """Say whether cells are words: below a line of names with a norm among them, one of as many numbers."""
-    lines = [data.decode(errors="replace").lstrip(" #") for _, data in islice(first.lines(), MOST_ABOVE)]
-    pairs = ((names.split(), below.split()) for names, below in pairwise(lines) if not CELLS.search(names))
-    return any(
-        len(names) == len(below) and all(map(is_number, below)) and norms_among(names, source.column)
-        for names, below in pairs
-    )
+def _heading(first: Piece, source: Source) -> tuple[int, bool]:
+    """Return the line that names the columns, and whether its cells are words, above as many numbers.
+
+    It is the first that names a norm, or else the first on which there is something.
+    """
+    texts = (data.decode(errors="replace").strip() for data in Piece(first.line, first.data[:PROLOGUE]).lines)
+    lines = [(line, text) for line, text in enumerate(texts, first.line) if text] or [(first.line, "")]
+    for (line, text), (_, below) in pairwise([*lines, (0, "")]):
+        cells, words, numbers = CELLS.split(text), text.lstrip("# ").split(), below.lstrip("# ").split()
+        are_words = len(cells) == 1 and len(words) == len(numbers) and all(map(is_number, numbers))
+        if norms_among(words if are_words else cells, source.column):
+            return line, are_words
+    return lines[0][0], False
 
 
 def _tabbed(piece: Piece) -> Piece:
     """Return a piece with a tab for the blanks between cells."""
     return Piece(piece.line, BLANKS.sub(b"\t", AHEAD.sub(b"", piece.data)), piece.open)
-
-
-def _from(line: int, piece: Piece) -> Piece:
-    """Return the lines of a piece from one on."""
-    return Piece(line, b"".join(text for number, text in piece.lines() if number >= line), piece.open)
-
-
-def _head(first: Piece, source: Source) -> Head:
-    """Return the head of a table: the first line that names a norm, or else the first on which there is something."""
-    lines = ((line, data.decode(errors="replace").strip()) for line, data in islice(first.lines(), MOST_ABOVE))
-    filled = [found for found in lines if found[1]] or [(1, "")]
-    named = (found for found in filled if norms_among(CELLS.split(found[1]), source.column))
-    line, text = next(named, filled[0])
-    separator = max(SEPARATORS, key=text.count)
-    cells = [cell for _, _, row in islice(_rows([_from(line, first)], separator, source), 1) for cell in row]
-    names = [cell.strip() for cell in cells]
-    if names and all(map(is_number, names)):
-        source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
-    return Head(separator, names, line + 1 + sum(cell.count("\n") for cell in cells))
 
 
 def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
@@ -139,7 +132,7 @@ def _rows(some: Iterable[Piece], separator: str, source: Source) -> Iterator[tup
         nonlocal last, start
         for piece in some:
             start = start or piece.line
-            for _, last in piece.lines():
+            for last in piece.lines:
                 yield last.decode(errors="replace")
 
     reader, begin = csv.reader(lines(), delimiter=separator), 0

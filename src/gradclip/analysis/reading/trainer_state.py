@@ -34,30 +34,23 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     Raises:
         ReadError: If it holds none.
     """
-    history = _entries(_parsed(source))
-    if history is None:
-        source.refuse(
-            "there is no list log_history in it. Name a trainer_state.json, or write one record a line (JSON Lines)."
-        )
+    match _parsed(source):
+        case [[_, _, _], *_] as points:
+            history = [dict(zip(ONE_TAG, point, strict=True)) if _is_point(point) else point for point in points]
+        case list(history) | {"log_history": list(history)}:
+            pass
+        case dict(found) if columns := {name: column for name, column in found.items() if isinstance(column, list)}:
+            history = [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
+        case _:
+            way_out = "Name a trainer_state.json, or write one record a line (JSON Lines)."
+            source.refuse(f"there is no list log_history in it. {way_out}")
     for place, entry in enumerate(history, 1):
         if not isinstance(entry, dict):
             source.refuse("the entry is no object. Delete it.", place)
-    source.choose(history)
+    source.choose(history or [{}])  # a history without entries has no names
     if "thresholds" not in source.fields:
         source.remarks.append(ASKED)
     yield from chunks_of(enumerate(history, 1), source)
-
-
-def _entries(found: Any) -> list[Any] | None:
-    """Return the entries of a document; None where it is none of these."""
-    match found:
-        case [[_, _, _], *_]:
-            return [dict(zip(ONE_TAG, point, strict=True)) if _is_point(point) else point for point in found]
-        case list(history) | {"log_history": list(history)}:
-            return history
-        case dict() if columns := {name: column for name, column in found.items() if isinstance(column, list)}:
-            return [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
-    return None
 
 
 def _is_point(point: Any) -> bool:

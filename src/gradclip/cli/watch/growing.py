@@ -12,9 +12,9 @@ from typing import BinaryIO, NoReturn, final
 
 from gradclip.analysis.reading import ReadError, read_series
 from gradclip.analysis.reading.error import NoNormError, printable, said
-from gradclip.analysis.reading.kinds import PROLOGUE, files_of
+from gradclip.analysis.reading.kinds import files_of
 from gradclip.analysis.reading.order import spaced
-from gradclip.analysis.reading.pieces import LONGEST_LINE
+from gradclip.analysis.reading.pieces import LONGEST_LINE, PROLOGUE
 from gradclip.analysis.series import Series
 
 TRACE = 256
