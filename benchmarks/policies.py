@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -61,16 +62,15 @@ def train(job: tuple[str, int], *, max_norm: float, lr: float, steps: int) -> Ro
     run = Run(name, policy, load(None), seed)
     for _ in run.train(steps=steps, lr=lr):
         pass
-    outcome = run.judge()
     return Row(
         name,
         seed,
-        outcome.training_bits,
-        outcome.validation_bits,
-        outcome.largest_norm,
-        outcome.clipped_share,
-        outcome.skipped,
-        outcome.ended,
+        run.training_bits,
+        run.validation_bits,
+        run.largest_norm,
+        fmean(step.clip.clipped for step in run.steps),
+        sum(step.clip.skipped for step in run.steps),
+        run.ended,
     )
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from gradclip.cli.demo.text import documentation
+from gradclip.cli.demo.text import load
 from gradclip.cli.presets import PRESETS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,7 +35,7 @@ def test_each_policy_of_the_demo_has_a_figure() -> None:
 
 def test_captions_say_what_became_of_the_damaged_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The norm that is left of it, where the caption has it; one policy skips it, and nothing else."""
-    if len(documentation()) != CHARACTERS:
+    if load(None).characters != CHARACTERS:
         pytest.skip("this Python has another documentation, and trains on that")
     module = drawn("run", monkeypatch)
     said = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradclip.cli.demo import session, training
+from gradclip.cli.demo import runs, training
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_samples() -> Iterator[None]:
     """Writing a thousand characters takes as long as thirty training steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "WRITTEN", 120)
+        patch.setattr(runs, "WRITTEN", 120)
         yield
 
 

@@ -1,4 +1,4 @@
-"""What tests of the demo read: its files, its pictures, its refusals."""
+"""What tests of the demo read: its files, its pictures, its refusals; and runs to be shown."""
 
 import csv
 from pathlib import Path
@@ -7,8 +7,12 @@ from shlex import quote
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from gradclip.cli import main
+from gradclip.cli.demo.runs import Run, Step
+from gradclip.cli.demo.text import Corpus
+from records.made import record
 
 UNCLIPPED, CLIPPED = "without clipping", "with clipping"
 
@@ -32,6 +36,19 @@ def last_lines(folder: Path, record: str, runs: int, files: str = "steps.csv, de
         f"Written to the folder {folder}: {files} and {kept}.",
         f"To hear which threshold fits: gradclip advise {quote(str(folder / record))}",
     ]
+
+
+def step(number: int, bits: float, norm: float, status: str = "ok") -> Step:
+    return Step(bits, norm, record(number, status=status))
+
+
+def trained(name: str, steps: list[Step], validation_bits: float, sample: str = "", ended: str = "") -> Run:
+    """A run of a hundred symbols that took some steps, and what is found out about it."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    run = Run(name, None, Corpus("a text", "".join(map(chr, range(100))), nothing, nothing), seed=0)
+    run.steps, run.ended = steps, ended
+    vars(run).update(validation_bits=validation_bits, sample=sample)
+    return run
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

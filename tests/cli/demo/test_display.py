@@ -7,72 +7,74 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cli.demo.reading import CLIPPED, UNCLIPPED
+from cli.demo.reading import CLIPPED, UNCLIPPED, step, trained
 from gradclip.cli.demo import display
-from gradclip.cli.demo.runs import Outcome
-from gradclip.cli.demo.training import StepRecord
+from gradclip.cli.demo.runs import Run
 
-OUTCOMES = (
-    Outcome(UNCLIPPED, [StepRecord(1, 6.5, 2_923_642.0, clipped=False)], 70.4, "nd  \n "),
-    Outcome(CLIPPED, [StepRecord(1, 2.3, 0.5, clipped=True)], 2.1, "a [red]\x1b[31m \u202eb\n字" + "字" * 200),
-)
+STRANGE = "a [red]\x1b[31m \u202eb\n字" + "字" * 200
 
 
-def shown(console: Console, stream: StringIO) -> str:
-    display.results(console, OUTCOMES, guessing_bits=6.69)
-    display.samples(console, OUTCOMES)
+@pytest.fixture(scope="module")
+def runs() -> tuple[Run, Run]:
+    exploded = trained(UNCLIPPED, [step(1, 6.5, 2_923_642.0)], 70.4, "nd  \n ")
+    return exploded, trained(CLIPPED, [step(1, 2.3, 0.5, "clipped")], 2.1, STRANGE)
+
+
+def shown(console: Console, stream: StringIO, runs: tuple[Run, Run]) -> str:
+    display.results(console, runs)
+    display.samples(console, runs)
     return stream.getvalue()
 
 
-def test_fits_a_narrow_terminal() -> None:
+def test_fits_a_narrow_terminal(runs: tuple[Run, Run]) -> None:
     stream = StringIO()
     console = Console(file=stream, force_terminal=True, width=60)
     with display.progress(console, steps=400) as watch:
-        watch(UNCLIPPED, StepRecord(123, 71.23, 2_923_642.0, clipped=False))
+        watch(UNCLIPPED, step(123, 71.234, 2_923_642.0))
     bar = Text.from_ansi(next(line for line in stream.getvalue().splitlines() if "123/400" in line))
-    assert bar.plain.endswith("123/400  71.23 bits norm 2,923,642")
+    assert bar.plain.rstrip().endswith("123/400  71.23 bits norm 2.924e+06")
+    assert "━" in bar.plain
     assert bar.cell_len <= 60
     stream.truncate(0)
-    lines = [Text.from_ansi(line) for line in shown(console, stream).splitlines()]
+    lines = [Text.from_ansi(line) for line in shown(console, stream, runs).splitlines()]
     assert 55 < max(line.cell_len for line in lines) <= 60
+    assert any(line.plain.startswith(f" {UNCLIPPED}  ") for line in lines)
 
 
-def test_no_color_prints_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_prints_none(runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     colored, plain = StringIO(), StringIO()
-    shown(Console(file=colored, force_terminal=True, color_system="standard", width=80), colored)
+    shown(Console(file=colored, force_terminal=True, color_system="standard", width=80), colored, runs)
     monkeypatch.setenv("NO_COLOR", "1")
-    shown(Console(file=plain, force_terminal=True, color_system="standard", width=80), plain)
+    shown(Console(file=plain, force_terminal=True, color_system="standard", width=80), plain, runs)
     assert "\x1b[31m" in colored.getvalue()
     assert "\x1b[3" not in plain.getvalue().replace("\x1b[3m", "")
 
 
-def test_a_sample_is_one_readable_line() -> None:
+def test_a_sample_is_one_readable_line(runs: tuple[Run, Run]) -> None:
     stream = StringIO()
-    lines = shown(Console(file=stream, width=80), stream).splitlines()
+    lines = shown(Console(file=stream, width=80), stream, runs).splitlines()
     assert lines[-2] == "  without clipping: nd␣␣⏎␣"
     assert lines[-1] == "  with clipping:    a [red]·[31m ·b " + "字" * 84
 
 
-def test_an_encoding_that_lacks_a_character_gets_another() -> None:
+def test_an_encoding_that_lacks_a_character_gets_another(runs: tuple[Run, Run]) -> None:
     buffer = BytesIO()
     stream = TextIOWrapper(buffer, encoding="ascii")
     console = Console(file=stream, width=80)
-    display.results(console, OUTCOMES, guessing_bits=6.69)
-    display.samples(console, OUTCOMES)
+    display.results(console, runs)
+    display.samples(console, runs)
     stream.flush()
     assert b"a [red]?[31m ?b ???" in buffer.getvalue()
 
 
-def test_the_table_of_many_runs_says_which_was_stopped() -> None:
+def test_the_table_has_a_row_a_run_and_one_for_guessing() -> None:
     stream = StringIO()
-    taken = [StepRecord(1, 2.5, 0.5, clipped=True), StepRecord(2, 2.3, 3e6, clipped=True)]
-    skipped = [StepRecord(3 + i, math.nan, math.nan, clipped=False, skipped=True) for i in range(2)]
-    outcomes = [Outcome("zclip", taken, 2.25), Outcome("agc", taken + skipped, math.nan, ended="two were skipped")]
-    console = Console(file=stream, width=80)
-    display.results(console, outcomes, guessing_bits=6.69, many=True)
-    display.endings(console, outcomes)
+    taken = [step(1, 2.5, 0.5, "clipped"), step(2, 2.3, 3e6, "clipped")]
+    skipped = [step(3 + i, math.nan, math.nan, "skipped_nonfinite") for i in range(2)]
+    stopped = trained("agc", taken + skipped, math.nan, ended="two were skipped")
+    display.results(Console(file=stream, width=80), [trained("zclip", taken, 2.25), stopped])
     lines = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
-    assert "zclip 2.40 2.25 3,000,000 100.0 % 0" in lines
-    assert "agc not finite not finite not finite 50.0 % 2, stopped" in lines
-    assert "Guessing has a loss of 6.69." in lines
+    assert "guessing 6.644 6.644" in lines
+    assert "zclip 2.4 2.25 3e+06 100 % 0 of 2" in lines
+    assert "agc not finite not finite not finite 50 % 2 of 4" in lines
     assert lines[-1] == "The run agc ended at step 4: two were skipped."

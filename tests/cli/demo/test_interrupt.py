@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of, shows
 from gradclip.cli import main
-from gradclip.cli.demo import training
+from gradclip.cli.demo import runs
 from gradclip.cli.demo.picture import COLORS
 from processes import GRADCLIP, Script
 
@@ -32,10 +32,11 @@ def test_shows_and_saves_what_there_is(
     assert "Interrupted. This is what there is:" in lines
     record = "with-clipping.jsonl" if len(expected) == 2 else "without-clipping.jsonl"
     assert lines[-2:] == last_lines(out, record, runs=len(expected))
-    assert next(line for line in lines if "steps taken" in line).split()[2:] == [str(n) for n in expected]
-    runs = [row["run"] for row in rows_of(out)]
-    assert [runs.count(run) for run in (UNCLIPPED, CLIPPED)][: len(expected)] == expected
-    assert len(runs) == sum(expected)
+    taken = [line.split()[-3:] for line in lines if line.startswith((f" {UNCLIPPED} ", f" {CLIPPED} "))]
+    assert taken == [["0", "of", str(n)] for n in expected]
+    names = [row["run"] for row in rows_of(out)]
+    assert [names.count(run) for run in (UNCLIPPED, CLIPPED)][: len(expected)] == expected
+    assert len(names) == sum(expected)
     assert [shows(out / "demo.png", color) for color in COLORS] == [True, len(expected) == 2]
 
 
@@ -59,19 +60,19 @@ def test_a_piped_process_obeys_the_signal(out: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout.startswith("Training on Python's own documentation: ")
     assert not {"\x1b", "\r"} & set(done.stdout)
-    runs = len({row["run"] for row in rows_of(out)})
-    record = "with-clipping.jsonl" if runs == 2 else "without-clipping.jsonl"
-    assert done.stdout.splitlines()[-2:] == last_lines(out, record, runs=runs)
+    trained = len({row["run"] for row in rows_of(out)})
+    record = "with-clipping.jsonl" if trained == 2 else "without-clipping.jsonl"
+    assert done.stdout.splitlines()[-2:] == last_lines(out, record, runs=trained)
     assert 25 <= len(rows_of(out)) < 200
 
 
 def interrupt_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of the step of this number, counted over both runs."""
-    loss_of, calls = training.cross_entropy, iter(range(1, number + 1))
+    loss_of, calls = runs.cross_entropy, iter(range(1, number + 1))
 
     def loss_or_interrupt(logits: Tensor, targets: Tensor) -> Tensor:
         if next(calls) == number:
             raise KeyboardInterrupt
         return loss_of(logits, targets)
 
-    monkeypatch.setattr(training, "cross_entropy", loss_or_interrupt)
+    monkeypatch.setattr(runs, "cross_entropy", loss_or_interrupt)

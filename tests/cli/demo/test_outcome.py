@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli.demo.reading import CLIPPED
-from gradclip.cli.demo.runs import Outcome, sample, validate
+from cli.demo.reading import CLIPPED, step, trained
 from gradclip.cli.demo.text import load
-from gradclip.cli.demo.training import CharacterModel, StepRecord, build
+from gradclip.cli.demo.training import CharacterModel, build, sample, validate
 
 
 def test_validation_of_a_model_that_guesses_is_the_loss_of_guessing(text: Path) -> None:
@@ -33,14 +32,12 @@ def test_samples_nothing_from_a_model_that_is_not_a_number() -> None:
 
 
 def test_measures_the_end_of_a_run() -> None:
-    records = [StepRecord(i, bits=8.0 if i <= 10 else 2.0, norm=float(i), clipped=i > 45) for i in range(1, 61)]
-    outcome = Outcome(CLIPPED, records, 2.0, "")
-    assert (outcome.training_bits, outcome.largest_norm, outcome.clipped_share) == (2.0, 60.0, 0.25)
-    bad = StepRecord(61, math.nan, math.nan, clipped=False, skipped=True)
-    broken = Outcome(CLIPPED, [*records, bad], math.nan, ended="it was no longer finite")
+    steps = [step(i, bits=8.0 if i <= 10 else 2.0, norm=float(i)) for i in range(1, 61)]
+    run = trained(CLIPPED, steps, 2.0)
+    assert (run.training_bits, run.largest_norm) == (2.0, 60.0)
+    broken = trained(CLIPPED, [step(1, math.nan, math.nan), *steps], math.nan, ended="it was no longer finite")
     assert math.isnan(broken.training_bits)
     assert math.isnan(broken.largest_norm)
-    assert (outcome.skipped, broken.skipped) == (0, 1)
 
 
 def certain(symbol: int) -> CharacterModel:

@@ -1,9 +1,13 @@
 """What the demo draws."""
 
+import math
 from pathlib import Path
 
-from cli.demo.reading import shows
-from gradclip.cli.demo.picture import COLORS
+import pytest
+from matplotlib.figure import Figure
+
+from cli.demo.reading import CLIPPED, UNCLIPPED, shows, step, trained
+from gradclip.cli.demo.picture import COLORS, draw
 from processes import printed
 
 
@@ -12,12 +16,24 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 import sys, matplotlib
 from pathlib import Path
 before = list(matplotlib.rcParams.copy().values())
-from gradclip.cli.demo.runs import Outcome
+from cli.demo.reading import step, trained
 from gradclip.cli.demo.picture import draw
-from gradclip.cli.demo.training import StepRecord
-draw([Outcome("one", [StepRecord(1, 2.0, 3.0, False)], 2.0, "")],
-     guessing_bits=6.0, max_norm=1.0, title="t", path=Path({str(tmp_path / "a.png")!r}))
+Path({str(tmp_path / "a.png")!r}).write_bytes(draw([trained("one", [step(1, 2.0, 3.0)], 2.0)], 1.0, "t"))
 print("matplotlib.pyplot" in sys.modules, list(matplotlib.rcParams.copy().values()) == before)
 """
     assert printed(program) == "False True\n"
     assert shows(tmp_path / "a.png", COLORS[0])
+
+
+@pytest.mark.parametrize(("most", "fewest", "least"), [(500.0, 5, "5"), (1e30, 3, "1")])
+def test_each_scale_has_numbers(most: float, fewest: int, least: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far a run exploded; and as many as there is room for where it did not."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: drawn.append(figure))
+    steps = [step(1, 6.0, 4.0), step(2, most, most), step(3, math.inf, math.nan)]
+    draw([trained(UNCLIPPED, steps, 9.0), trained(CLIPPED, [step(1, 6.0, 4.0), step(2, 1.5, 0.5)], 2.0)], 1.0, "t")
+    for axes in drawn[0].axes:
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        assert fewest <= len(ticks) <= 12
+        assert least in axes.yaxis.get_major_formatter().format_ticks(ticks)

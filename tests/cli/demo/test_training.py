@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gradclip import ConsecutiveSkipsError
-from gradclip.cli.demo import training
+from gradclip.cli.demo import runs
+from gradclip.cli.demo.runs import MOST_SKIPS, Run
 from gradclip.cli.demo.text import load
-from gradclip.cli.demo.training import MOST_SKIPS, build, train, windows
+from gradclip.cli.demo.training import build, windows
 from gradclip.policies import AdaGC, FixedNorm, FixedValue, Policy
 
 
@@ -55,23 +55,22 @@ def test_clipping_keeps_the_network_learning_where_it_explodes_without(left: lis
     bits = {}
     for max_norm, policy in ((math.inf, None), (1.0, FixedNorm(1.0))):
         left.clear()
-        model = build(len(corpus.symbols), seed=0)
-        records = list(train(model, corpus.training, steps=50, lr=2.0, policy=policy))
-        bits[max_norm] = np.mean([record.bits for record in records[-20:]])
-        assert len(records) == len(left) == 50
-        assert [record.clipped for record in records] == [record.norm > max_norm - 1e-6 for record in records]
+        steps = list(Run("", policy, corpus, seed=0).train(steps=50, lr=2.0))
+        bits[max_norm] = np.mean([step.bits for step in steps[-20:]])
+        assert len(steps) == len(left) == 50
+        assert [step.clip.clipped for step in steps] == [step.norm > max_norm - 1e-6 for step in steps]
         # Unclipped steps keep their norm, clipped ones are left with max_norm, to within the rounding of a float32.
-        assert left == pytest.approx([min(record.norm, max_norm) for record in records], rel=1e-5)
+        assert left == pytest.approx([min(step.norm, max_norm) for step in steps], rel=1e-5)
     assert max(left) <= 1.0 + 1e-6
     assert bits[1.0] < 4.5 < corpus.guessing_bits < bits[math.inf]
 
 
 def test_ends_without_clipping_where_it_is_no_longer_finite(text: Path) -> None:
-    corpus = load(text)
-    model = build(len(corpus.symbols), seed=0)
-    records = list(train(model, corpus.training, steps=30, lr=1e38, policy=None))
-    assert len(records) < 30
-    assert [record.finite for record in records] == [True] * (len(records) - 1) + [False]
+    run = Run("", None, load(text), seed=0)
+    steps = list(run.train(steps=30, lr=1e38))
+    assert len(steps) < 30
+    assert [step.finite for step in steps] == [True] * (len(steps) - 1) + [False]
+    assert (run.steps, run.ended) == (steps, "it was no longer finite")
 
 
 @pytest.mark.parametrize("policy", [FixedNorm(1.0), AdaGC(1.0), FixedValue(0.01)])
@@ -85,25 +84,20 @@ def test_skips_a_step_that_is_not_finite_and_goes_on(
         loss = cross_entropy(logits, targets)
         return loss * math.nan if next(losses) == 3 else loss
 
-    monkeypatch.setattr(training, "cross_entropy", loss_of)
-    model = build(11, seed=0)
+    monkeypatch.setattr(runs, "cross_entropy", loss_of)
+    run = Run("", policy, load(text), seed=0)
     anew: list[bool] = []
-    model.register_forward_pre_hook(lambda _, inputs: anew.append(inputs[1] is None))
-    weights: list[Tensor] = []
-    records = []
-    for record in train(model, load(text).training, steps=6, lr=0.1, policy=policy):
-        records.append(record)
-        weights.append(model.head.weight.detach().clone())
-    assert [record.skipped for record in records] == [False, False, True, False, False, False]
-    assert [record.finite for record in records] == [True, True, False, True, True, True]
+    run.model.register_forward_pre_hook(lambda _, inputs: anew.append(inputs[1] is None))
+    weights = [run.model.head.weight.detach().clone() for _ in run.train(steps=6, lr=0.1)]
+    assert [step.clip.skipped for step in run.steps] == [False, False, True, False, False, False]
+    assert [step.finite for step in run.steps] == [True, True, False, True, True, True]
     assert anew == [True, False, False, True, False, False]
     assert [a.equal(b) for a, b in pairwise(weights)] == [False, True, False, False, False]
 
 
 def test_gives_up_where_every_step_is_skipped(text: Path) -> None:
-    steps = train(build(11, seed=0), load(text).training, steps=100, lr=1e38, policy=FixedNorm(1.0))
-    records = []
-    with pytest.raises(ConsecutiveSkipsError, match="in a row were skipped"):
-        records.extend(steps)
-    assert [record.skipped for record in records[-MOST_SKIPS:]] == [True] * MOST_SKIPS
-    assert len(records) < 100
+    run = Run("", FixedNorm(1.0), load(text), seed=0)
+    steps = list(run.train(steps=100, lr=1e38))
+    assert [step.clip.skipped for step in steps[-MOST_SKIPS:]] == [True] * MOST_SKIPS
+    assert len(steps) < 100
+    assert (run.steps, run.ended) == (steps, "more than 25 steps in a row were skipped")

@@ -23,22 +23,9 @@ def _positive(value: float) -> float:
     return value
 
 
-def _one_or_more(value: int) -> int:
-    if value < 1:
-        raise typer.BadParameter(f"must be 1 or more, got {value}")
-    return value
-
-
 def _seed(value: int) -> int:
     if not 0 <= value < SEEDS:
         raise typer.BadParameter(f"must be from 0 to {SEEDS - 1}, got {value}")
-    return value
-
-
-def _policy(value: str | None) -> str | None:
-    if value is not None and value not in {*BY_NAME, HELP}:
-        problem = f"must be one of {', '.join(BY_NAME)}, got {value!r}. --policy {HELP} explains them"
-        raise typer.BadParameter(problem)
     return value
 
 
@@ -52,7 +39,6 @@ def demo(
         str | None,
         typer.Option(
             metavar="NAME",
-            callback=_policy,
             help=f"How to clip: {', '.join(preset.name for preset in PRESETS)}. '{HELP}' explains these and more.",
             show_default=DEFAULT.name,
         ),
@@ -62,7 +48,7 @@ def demo(
         float, typer.Option(callback=_positive, help="Largest gradient norm with clipping; some policies have none.")
     ] = 1.0,
     lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of all runs.")] = 2.0,
-    steps: Annotated[int, typer.Option(callback=_one_or_more, help="Training steps of each run.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 400,
     seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the weights and of the samples.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the picture and the numbers go.")] = Path(
         "gradclip-demo"
@@ -75,9 +61,14 @@ def demo(
         return
     if every and policy is not None:
         raise UserError("--all trains with every policy. Leave out --policy, or --all.")
-    from gradclip.cli.demo.session import Settings, run  # noqa: PLC0415 -- rich is slow to import
+    if policy not in {*BY_NAME, None}:
+        raise UserError(f"--policy must be one of {', '.join(BY_NAME)}, got {policy!r}. --policy {HELP} explains them.")
+    from gradclip.cli.demo.session import run  # noqa: PLC0415 -- rich is slow to import
 
-    presets = PRESETS if every else (BY_NAME[policy or DEFAULT.name],)
-    code = run(Settings(text, presets, max_norm, lr, steps, seed, out))
-    if code:
+    preset = BY_NAME[policy or DEFAULT.name]
+    named = {"with clipping" if preset is DEFAULT else preset.name: preset}
+    if every:
+        named = {each.name: each for each in PRESETS}
+    policies = {"without clipping": None, **{name: each.policy(max_norm) for name, each in named.items()}}
+    if code := run(policies, text, out, steps=steps, lr=lr, seed=seed):
         raise typer.Exit(code)

@@ -3,109 +3,95 @@
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.figure import Figure  # not pyplot, which picks a backend for whoever imports this
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from gradclip.cli import target
-from gradclip.cli.demo.runs import Outcome
+from gradclip.cli.demo.runs import Run
+from gradclip.cli.words import amount
 
 COLORS = ("#D55E00", "#0072B2")
 """Vermilion and blue of Okabe and Ito: told apart with every kind of colour vision, and in grey."""
-
-PALE = "#F2CFB3"
-"""The first of `COLORS` thinned out, for the background of the other panels."""
 
 GREY = "#555555"
 
 ACROSS = 3
 """Panels in a row."""
 
-
-def draw(outcomes: Sequence[Outcome], *, guessing_bits: float, max_norm: float, title: str, path: Path) -> None:
-    """Draw two runs into a PNG file, beside the loss of guessing and a bound (`math.inf` for none)."""
-    figure = _figure(6.0)
-    losses, norms = figure.subplots(2, 1, sharex=True)
-    for outcome, color in zip(outcomes, COLORS, strict=False):
-        label = f"{outcome.name} (ended at step {len(outcome.records)})" if outcome.ended else outcome.name
-        _line(losses, outcome, "bits", color, label)
-        _line(norms, outcome, "norm", color, label)
-    _frame(losses, guessing_bits, f"guessing: {guessing_bits:.2f}")
-    _frame(norms, max_norm, f"max_norm = {max_norm:g}")
-    _plain_numbers(losses)
-    losses.set_ylabel("loss, bits per character")
-    norms.set_ylabel("gradient norm before clipping")
-    norms.set_xlabel("training step")
-    norms.xaxis.set_major_locator(MaxNLocator(integer=True))
-    losses.set_title(title, loc="left", fontsize=11)
-    figure.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+WIDE = 1e4
+"""From the bottom of a scale to its top there are no more numbers than powers of ten where this is exceeded."""
 
 
-def draw_many(outcomes: Sequence[Outcome], *, guessing_bits: float, title: str, path: Path) -> None:
-    """Draw one panel a run into a PNG file, all on the same scales; the run without clipping comes first."""
-    down = math.ceil(len(outcomes) / ACROSS)
-    figure = _figure(1.0 + 1.7 * down)
-    grid = figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat
-    for axes, outcome in zip(grid, outcomes, strict=False):
-        _frame(axes, guessing_bits)
-        _plain_numbers(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-        axes.tick_params(labelsize=8)
-        if outcome is not outcomes[0]:
-            _line(axes, outcomes[0], "bits", PALE)
-        _line(axes, outcome, "bits", COLORS[outcome is not outcomes[0]])
-        bits = outcome.validation_bits
-        axes.set_title(outcome.name, loc="left", fontsize=9, fontweight="bold")
-        worth = f"{bits:.2f}" if math.isfinite(bits) else "not finite"
-        axes.set_title(f"validation {worth}", loc="right", fontsize=8, color=GREY)
-    for axes in list(grid)[len(outcomes) :]:
-        axes.set_axis_off()
+def draw(runs: Sequence[Run], max_norm: float, title: str) -> bytes:
+    """Return a PNG image of runs, of which the first is the one without clipping.
+
+    Args:
+        runs: One or two, or many.
+        max_norm: The bound on the norm of two; `math.inf` for none.
+        title: What stands above.
+    """
+    down = math.ceil(len(runs) / ACROSS)
+    many = len(runs) > len(COLORS)
+    figure = Figure(figsize=(8.0, 1.0 + 1.7 * down if many else 6.0), dpi=150, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.supylabel("loss, bits per character", fontsize=9)
-    figure.supxlabel(f"training step; dashed: guessing, {guessing_bits:.2f}; pale: without clipping", fontsize=9)
-    _save(figure, path)
-
-
-def _figure(height: float) -> Figure:
-    """Return a figure on its own canvas: pyplot would pick a backend for whoever imports this."""
-    figure = Figure(figsize=(8.0, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
+    guessing = runs[0].corpus.guessing_bits
+    if many:
+        grid = figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat
+        for axes, run in zip(grid, runs, strict=False):
+            _loss_beside_the_first(axes, run, runs[0])
+        for axes in list(grid)[len(runs) :]:
+            axes.set_axis_off()
+        figure.supylabel("loss, bits per character", fontsize=9)
+        figure.supxlabel(f"training step; dashed: guessing, {amount(guessing)}; pale: {runs[0].name}", fontsize=9)
+    else:
+        losses, norms = figure.subplots(2, 1, sharex=True)
+        for run, color in zip(runs, COLORS, strict=False):
+            label = f"{run.name} (ended at step {len(run.steps)})" if run.ended else run.name
+            _line(losses, [step.bits for step in run.steps], color, label=label)
+            _line(norms, [step.norm for step in run.steps], color)
+        _frame(losses, guessing, f"guessing: {amount(guessing)}")
+        _frame(norms, max_norm, f"max_norm = {max_norm:g}")
+        losses.set_ylabel("loss, bits per character")
+        norms.set_ylabel("gradient norm before clipping")
+        norms.set_xlabel("training step")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     png = io.BytesIO()
     figure.savefig(png)
-    target.write("--out", path, png.getvalue(), force=True)
+    return png.getvalue()
 
 
-def _line(axes: Axes, outcome: Outcome, number: str, color: str, label: str | None = None) -> None:
+def _loss_beside_the_first(axes: Axes, run: Run, first: Run) -> None:
+    if run is not first:
+        _line(axes, [step.bits for step in first.steps], COLORS[0], alpha=0.3)
+    _line(axes, [step.bits for step in run.steps], COLORS[run is not first])
+    _frame(axes, run.corpus.guessing_bits)
+    axes.tick_params(labelsize=8)
+    axes.set_title(run.name, loc="left", fontsize=9, fontweight="bold")
+    axes.set_title(f"validation {amount(run.validation_bits)}", loc="right", fontsize=8, color=GREY)
+
+
+def _line(axes: Axes, values: list[float], color: str, alpha: float = 1.0, label: str = "") -> None:
     """Draw a line with gaps where a value is not finite: no scale has a place for it; of one point, that."""
-    values = [getattr(record, number) for record in outcome.records]
     shown = [value if math.isfinite(value) else math.nan for value in values]
-    marker = "." if sum(map(math.isfinite, shown)) == 1 else ""
-    steps = [record.step for record in outcome.records]
-    axes.plot(steps, shown, color=color, linewidth=1.1, label=label, marker=marker)
+    marker = "." if sum(map(math.isfinite, values)) == 1 else ""
+    axes.plot(range(1, len(values) + 1), shown, color=color, linewidth=1.1, marker=marker, alpha=alpha, label=label)
 
 
-def _frame(axes: Axes, level: float, name: str | None = None) -> None:
+def _frame(axes: Axes, level: float, name: str = "") -> None:
+    """Give a panel its scales, and a dashed line at a level with a name beside it."""
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < WIDE * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
     axes.grid(visible=True, axis="y", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if level < math.inf:
         axes.axhline(level, color=GREY, linewidth=1.0, linestyle="--")
-        if name is not None:
-            place, beside = {"xycoords": ("axes fraction", "data"), "va": "center"}, {"textcoords": "offset points"}
-            axes.annotate(name, (1.0, level), xytext=(4, 0), color=GREY, fontsize=9, **place, **beside)
-
-
-def _plain_numbers(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        place, beside = {"xycoords": ("axes fraction", "data"), "va": "center"}, {"textcoords": "offset points"}
+        axes.annotate(name, (1.0, level), xytext=(4, 0), color=GREY, fontsize=9, **place, **beside)

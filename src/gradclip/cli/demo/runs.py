@@ -1,145 +1,131 @@
-"""One run: a model, the policy that it is trained with, and what came of it."""
+"""A run: the loop in which the network is trained, with clipping where it belongs, and what came of it."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import cycle, islice
 from statistics import fmean
-from typing import final
+from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gradclip import ConsecutiveSkipsError
+import gradclip
 from gradclip.cli.demo.text import Corpus
-from gradclip.cli.demo.training import (
-    MOST_SKIPS,
-    STEPS_BACK,
-    STREAMS,
-    CharacterModel,
-    StepRecord,
-    build,
-    train,
-    windows,
-)
-from gradclip.policies import Policy
+from gradclip.cli.demo.training import STREAMS, build, sample, validate, windows
+from gradclip.policies import FixedNorm, Policy
 from gradclip.records import ClipRecord, Memory
+
+NORMS_EVERY = 10
+"""Steps from one to the next at which the norm of each parameter is recorded."""
+
+MOST_SKIPS = 25
+"""Steps in a row that may be skipped before a run is given up."""
 
 LAST = 50
 """Steps at the end of a run whose mean is its training loss."""
 
-MOST_WINDOWS = 50
-"""Stretches of 32 characters a stream validated: all of a small text, and a second's work of a large one."""
-
-PROMPT = 64
-"""Characters that a model reads before it writes."""
-
-TEMPERATURE = 0.7
-"""Divides the logits when sampling; below 1, likely characters become likelier and words easier to recognise."""
+PROMPT, WRITTEN = 64, 1000
+"""Characters that a model reads before it writes, and writes: more than one line shows, as blanks are taken out."""
 
 
 @final
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
+class Step(NamedTuple):
+    """A training step.
 
     Attributes:
-        name: What was different about the run.
-        records: Its steps, one or more.
-        validation_bits: The loss on text that it never saw, in bits per character; perhaps not finite.
-        sample: Text that its model wrote; empty where the model no longer computes numbers.
-        ended: Why it ended before its last step; empty where it did not.
-        clips: What clipping did in each step.
+        bits: The loss before the update, in bits per character.
+        norm: The total norm before clipping: of order 2, whatever order a policy measures.
+        clip: What clipping did.
     """
 
-    name: str
-    records: Sequence[StepRecord]
-    validation_bits: float
-    sample: str = ""
-    ended: str = ""
-    clips: Sequence[ClipRecord] = ()
+    bits: float
+    norm: float
+    clip: ClipRecord
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and the norm are."""
+        return math.isfinite(self.bits) and math.isfinite(self.norm)
+
+
+@final
+class Run:
+    """A model in training, and what came of it so far.
+
+    Args:
+        name: What is different about the run.
+        policy: How it is clipped; None for not at all.
+        corpus: The text.
+        seed: The seed of the weights, and of what the model writes.
+
+    Attributes:
+        steps: Its steps.
+        ended: Why it ended before its last step; empty where it did not.
+    """
+
+    def __init__(self, name: str, policy: Policy | None, corpus: Corpus, seed: int) -> None:
+        self.name, self.policy, self.corpus, self.seed = name, policy, corpus, seed
+        self.model = build(len(corpus.symbols), seed)
+        self.steps: list[Step] = []
+        self.ended = ""
+
+    def train(self, *, steps: int, lr: float) -> Iterator[Step]:
+        """Train, one step for each that is taken.
+
+        A policy clips, and skips steps that are not finite, up to `MOST_SKIPS` in a row. Without one nothing is
+        clipped, and the training ends where a step is not finite.
+        """
+        optimizer, clips = torch.optim.SGD(self.model.parameters(), lr=lr), Memory(maxlen=1)
+        clipper = gradclip.GradClipper(
+            self.model,
+            self.policy or FixedNorm(math.inf),
+            nonfinite="skip" if self.policy else "propagate",
+            max_consecutive_skips=MOST_SKIPS,
+            norms_every=NORMS_EVERY,
+            sinks=[clips],
+        )
+        state = None
+        with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first
+            for inputs, targets in islice(cycle(windows(self.corpus.training, STREAMS)), steps):
+                logits, state = self.model(inputs, state)
+                loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+                optimizer.zero_grad()
+                loss.backward()
+                clipper.observe_loss(loss)  # for policies that judge it
+                norm = gradclip.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+                try:
+                    optimizer.step()
+                except gradclip.ConsecutiveSkipsError:
+                    self.ended = f"more than {MOST_SKIPS} steps in a row were skipped"
+                    return
+                step = Step(loss.item() / math.log(2), norm.item(), clips.records[-1])
+                self.steps.append(step)
+                if self.policy is None and not step.finite:
+                    self.ended = "it was no longer finite"
+                yield step
+                if self.ended:
+                    return
+                # A state that is not a number would spoil all steps to come.
+                state = state.detach() if step.finite else None
 
     @property
     def training_bits(self) -> float:
         """The mean loss of the last steps, in bits per character; NaN where the run ended early."""
-        return math.nan if self.ended else fmean(record.bits for record in self.records[-LAST:])
+        return math.nan if self.ended else fmean(step.bits for step in self.steps[-LAST:])
 
     @property
     def largest_norm(self) -> float:
         """The largest total norm before clipping; NaN where any was."""
-        norms = [record.norm for record in self.records]
-        return math.nan if any(map(math.isnan, norms)) else max(norms)
+        return torch.tensor([step.norm for step in self.steps]).max().item()
 
-    @property
-    def clipped_share(self) -> float:
-        """The share of steps that were clipped, from 0 to 1."""
-        return fmean(record.clipped for record in self.records)
+    @cached_property
+    def validation_bits(self) -> float:
+        """The loss on text that the model never saw, in bits per character; perhaps not finite."""
+        return validate(self.model, self.corpus.validation)
 
-    @property
-    def skipped(self) -> int:
-        """The number of steps that were skipped."""
-        return sum(record.skipped for record in self.records)
-
-
-@final
-@dataclass
-class Run:
-    """A model in training, and its steps so far; without a policy nothing is clipped."""
-
-    name: str
-    policy: Policy | None
-    corpus: Corpus
-    seed: int
-    records: list[StepRecord] = field(default_factory=list)
-    clips: Memory = field(default_factory=Memory)
-    ended: str = ""
-
-    def __post_init__(self) -> None:
-        self.model = build(len(self.corpus.symbols), self.seed)
-
-    def train(self, *, steps: int, lr: float) -> Iterator[StepRecord]:
-        """Train, one step for each record taken; it may end early, and then says why in `ended`."""
-        try:
-            text, sinks = self.corpus.training, [self.clips]
-            for record in train(self.model, text, steps=steps, lr=lr, policy=self.policy, sinks=sinks):
-                self.records.append(record)
-                if self.policy is None and not record.finite:
-                    self.ended = "it was no longer finite"
-                yield record
-        except ConsecutiveSkipsError:
-            self.ended = f"more than {MOST_SKIPS} steps in a row were skipped"
-
-    def judge(self, *, characters: int = 0) -> Outcome:
-        """Validate the model, and let it write so many characters."""
-        held_out = self.corpus.validation
-        written = sample(self.model, self.corpus.symbols, held_out[:PROMPT], characters=characters, seed=self.seed)
-        bits = validate(self.model, held_out)
-        return Outcome(self.name, self.records, bits, written, self.ended, self.clips.records)
-
-
-@torch.no_grad()
-def validate(model: CharacterModel, text: Tensor) -> float:
-    """Return the loss of a model on a text, in bits per character."""
-    # Few streams where the text is short: each begins without context, and costs more until it has some.
-    streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
-    losses: list[float] = []
-    state = None
-    for inputs, targets in windows(text, streams)[:MOST_WINDOWS]:
-        logits, state = model(inputs, state)
-        losses.append(cross_entropy(logits.flatten(0, 1), targets.flatten()).item())
-    return fmean(losses) / math.log(2)
-
-
-@torch.no_grad()
-def sample(model: CharacterModel, symbols: str, prompt: Tensor, *, characters: int, seed: int) -> str:
-    """Return what a model writes after a prompt; it ends where the outputs are no longer finite."""
-    generator = torch.Generator().manual_seed(seed)
-    written, state, seen = "", None, prompt[:, None]
-    for _ in range(characters):
-        logits, state = model(seen, state)
-        if not logits[-1].isfinite().all():
-            break
-        probabilities = (logits[-1, 0].double() / TEMPERATURE).softmax(dim=0)
-        seen = torch.multinomial(probabilities, 1, generator=generator)[None]
-        written += symbols[int(seen)]
-    return written
+    @cached_property
+    def sample(self) -> str:
+        """Text that the model writes; empty where it no longer computes numbers."""
+        prompt = self.corpus.validation[:PROMPT]
+        return sample(self.model, self.corpus.symbols, prompt, characters=WRITTEN, seed=self.seed)

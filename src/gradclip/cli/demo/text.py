@@ -1,9 +1,8 @@
 """The text to train on, as numbered symbols."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -18,98 +17,71 @@ EVERY, STRETCH = 10, 2_000
 
 
 @final
-@dataclass(frozen=True)
-class Corpus:
-    """A text as numbers, a tenth of which is kept for validation: stretches spread evenly over it.
+class Corpus(NamedTuple):
+    """A text as numbers.
 
     Attributes:
         source: Where the text is from, in words.
         symbols: Every character that occurs, once, sorted.
-        characters: The text, as int64 positions in `symbols`.
+        training: Nine tenths of the text, as int64 positions in `symbols`.
+        validation: The other tenth, which no step sees: stretches spread evenly over the text.
     """
 
     source: str
     symbols: str
-    characters: Tensor
+    training: Tensor
+    validation: Tensor
 
     @property
-    def training(self) -> Tensor:
-        """The nine tenths that are trained on, put together."""
-        return torch.cat([stretch for i, stretch in enumerate(self._stretches(), start=1) if i % EVERY])
-
-    @property
-    def validation(self) -> Tensor:
-        """Every tenth stretch, put together, which no step sees."""
-        return torch.cat(self._stretches()[EVERY - 1 :: EVERY])
+    def characters(self) -> int:
+        """How many there are in the text."""
+        return len(self.training) + len(self.validation)
 
     @property
     def guessing_bits(self) -> float:
         """The loss of giving every symbol the same probability, in bits per character."""
         return math.log2(len(self.symbols))
 
-    def _stretches(self) -> tuple[Tensor, ...]:
-        return self.characters.tensor_split(EVERY * max(1, len(self.characters) // (EVERY * STRETCH)))
-
 
 def load(path: Path | None) -> Corpus:
-    """Read a UTF-8 file, or Python's own documentation where none is given.
+    """Read a UTF-8 file, or where none is given, the help on Python's language, a part of its standard library.
 
     Raises:
         UserError: If there is no such text, or it cannot be trained on.
     """
-    return encode(documentation(), "Python's own documentation") if path is None else encode(_read(path), str(path))
-
-
-def documentation() -> str:
-    """Return the help on Python's language, which is part of its standard library.
-
-    Raises:
-        UserError: If this Python comes without it.
-    """
     try:
-        from pydoc_data.topics import topics  # noqa: PLC0415 -- some distributions leave it out
+        if path is None:
+            from pydoc_data.topics import topics  # noqa: PLC0415 -- some distributions leave it out
+
+            return encode("\n\n".join(topics.values()), "Python's own documentation")
+        with path.open(encoding="utf-8-sig") as file:
+            return encode(file.read(MOST), str(path))
     except ImportError:
-        message = (
-            "this Python comes without its documentation (pydoc_data.topics). "
-            f"Give a plain UTF-8 text of {FEWEST:,} characters or more, such as a book: --text FILE."
-        )
-        raise UserError(message) from None
-    return "\n\n".join(topics.values())
+        raise _refusal("FILE", "is needed: this Python comes without its documentation") from None
+    except UnicodeDecodeError:
+        raise _refusal(path, "is not UTF-8 text") from None
+    except OSError as error:
+        raise _refusal(path, f"cannot be read ({error.strerror})") from None
 
 
 def encode(text: str, source: str) -> Corpus:
     """Number the symbols of a text.
 
     Raises:
-        UserError: If the text is too short, or is one symbol over and over.
+        UserError: If it is too short, no text, or one symbol over and over.
     """
-    if not text:
-        raise _refusal(source, "is empty", f"Give a text of {FEWEST:,} characters or more")
     if len(text) < FEWEST:
-        raise _refusal(source, f"has {len(text):,} characters", f"Give a text of {FEWEST:,} or more")
-    found, characters = torch.tensor(list(map(ord, text))).unique(return_inverse=True)
-    if len(found) == 1:
-        raise _refusal(source, "repeats one symbol", "Give a text with something to learn")
-    beginning = "the beginning of " if len(text) == MOST else ""
-    return Corpus(beginning + source, "".join(map(chr, found.tolist())), characters)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read(MOST)
-    except FileNotFoundError:
-        raise _refusal(path, "does not exist", "Give the path of a UTF-8 text file") from None
-    except UnicodeDecodeError:
-        raise _refusal(path, "is not UTF-8 text", "Save it as plain text in UTF-8, or give another file") from None
-    except OSError as error:
-        if path.is_dir():
-            raise _refusal(path, "is a folder", "Name one text file in it") from None
-        raise _refusal(path, f"cannot be read ({error.strerror})", "Give a text file that can") from None
+        raise _refusal(source, f"has {len(text):,} characters")
     if "\0" in text:
-        raise _refusal(path, "is binary", "Give a plain text file")
-    return text
+        raise _refusal(source, "is binary")
+    symbols, characters = torch.tensor(list(map(ord, text))).unique(return_inverse=True)
+    if len(symbols) == 1:
+        raise _refusal(source, "repeats one symbol")
+    stretches = characters.tensor_split(EVERY * max(1, len(text) // (EVERY * STRETCH)))
+    training = torch.cat([stretch for i, stretch in enumerate(stretches, start=1) if i % EVERY])
+    beginning = "the beginning of " if len(text) == MOST else ""
+    return Corpus(beginning + source, "".join(map(chr, symbols)), training, torch.cat(stretches[EVERY - 1 :: EVERY]))
 
 
-def _refusal(path: object, reason: str, remedy: str) -> UserError:
-    return UserError(f"--text {path} {reason}. {remedy}.")
+def _refusal(path: object, reason: str) -> UserError:
+    return UserError(f"--text {path} {reason}. Give a plain UTF-8 text of {FEWEST:,} characters or more, as of a book.")

@@ -1,18 +1,14 @@
-"""The model, and the loop that trains it: this is where clipping belongs in a training loop."""
+"""The network, what it reads at each step, and what it is worth."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from itertools import cycle
-from typing import NamedTuple, final
+from statistics import fmean
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-
-import gradclip
-from gradclip.policies import FixedNorm, Policy
-from gradclip.records import Sink
 
 STREAMS = 64
 """Places of the text that are read side by side: the batch."""
@@ -20,26 +16,8 @@ STREAMS = 64
 STEPS_BACK = 32
 """Characters after which back-propagation through time is cut."""
 
-NORMS_EVERY = 10
-"""Steps from one to the next at which the norm of each parameter is recorded."""
-
-MOST_SKIPS = 25
-"""Steps in a row that may be skipped before a run is given up."""
-
-
-class StepRecord(NamedTuple):
-    """A training step: its loss before the update in bits per character, and its total norm before clipping."""
-
-    step: int
-    bits: float
-    norm: float
-    clipped: bool
-    skipped: bool = False
-
-    @property
-    def finite(self) -> bool:
-        """Whether the loss and the norm are."""
-        return math.isfinite(self.bits) and math.isfinite(self.norm)
+TEMPERATURE = 0.7
+"""Divides the logits when sampling; below 1, likely characters become likelier and words easier to recognise."""
 
 
 @final
@@ -80,52 +58,34 @@ def one_thread() -> Generator[None]:
 def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
     """Return inputs and, one character on, targets, of shape (time, stream); each pair goes on where the last ended."""
     length = (len(characters) - 1) // streams
-    whole = length // STEPS_BACK * STEPS_BACK
-    inputs = characters[: streams * length].view(streams, length).t()[:whole]
-    targets = characters[1 : streams * length + 1].view(streams, length).t()[:whole]
-    return list(zip(inputs.split(STEPS_BACK), targets.split(STEPS_BACK), strict=True))
+    parts = (characters[: streams * length], characters[1 : streams * length + 1])
+    inputs, targets = (part.view(streams, length).t().split(STEPS_BACK) for part in parts)
+    return list(zip(inputs, targets, strict=True))[: length // STEPS_BACK]
 
 
-def train(
-    model: CharacterModel, text: Tensor, *, steps: int, lr: float, policy: Policy | None, sinks: Sequence[Sink] = ()
-) -> Iterator[StepRecord]:
-    """Train a model in place on symbols of shape (time,), one step for each record taken.
-
-    A policy clips, and skips steps that are not finite. Without one nothing is clipped, and the training ends early
-    where a step is not finite. Sinks take a record of each clip.
-
-    Raises:
-        ConsecutiveSkipsError: If more than `MOST_SKIPS` steps in a row were skipped.
-    """
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    clipper = gradclip.GradClipper(
-        model,
-        FixedNorm(math.inf) if policy is None else policy,
-        nonfinite="propagate" if policy is None else "skip",
-        max_consecutive_skips=MOST_SKIPS,
-        norms_every=NORMS_EVERY,
-        sinks=sinks,
-    )
+@torch.no_grad()
+def validate(model: CharacterModel, text: Tensor) -> float:
+    """Return the loss of a model on a text, in bits per character."""
+    # Few streams where the text is short: each begins without context, and costs more until it has some.
+    streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
+    losses: list[float] = []
     state = None
-    with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first
-        for step, (inputs, targets) in zip(range(1, steps + 1), cycle(windows(text, STREAMS)), strict=False):
-            logits, state = model(inputs, state)
-            loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            clipper.observe_loss(loss)  # for policies that judge it
-            norm = total_norm(model)
-            optimizer.step()
-            status = gradclip.Status.OK if clipper.last is None else clipper.last.status
-            skipped = status.startswith("skipped")
-            record = StepRecord(step, loss.item() / math.log(2), norm, status == "clipped", skipped)
-            yield record
-            if policy is None and not record.finite:
-                return
-            # A state that is not a number would spoil all steps to come.
-            state = state.detach() if record.finite else None
+    for inputs, targets in windows(text, streams):
+        logits, state = model(inputs, state)
+        losses.append(cross_entropy(logits.flatten(0, 1), targets.flatten()).item())
+    return fmean(losses) / math.log(2)
 
 
-def total_norm(model: nn.Module) -> float:
-    """Return the total norm of the gradients, of order 2 whatever a policy measures."""
-    return gradclip.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+@torch.no_grad()
+def sample(model: CharacterModel, symbols: str, prompt: Tensor, *, characters: int, seed: int) -> str:
+    """Return what a model writes after a prompt; it ends where the outputs are no longer finite."""
+    generator = torch.Generator().manual_seed(seed)
+    written, state, seen = "", None, prompt[:, None]
+    for _ in range(characters):
+        logits, state = model(seen, state)
+        if not logits[-1].isfinite().all():
+            break
+        probabilities = (logits[-1, 0].double() / TEMPERATURE).softmax(dim=0)
+        seen = torch.multinomial(probabilities, 1, generator=generator)[None]
+        written += symbols[int(seen)]
+    return written
