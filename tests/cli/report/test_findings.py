@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradclip.analysis.series import Event, Series
-from gradclip.cli.report.events import described
+from gradclip.cli.events import described
 from gradclip.cli.report.policies import REPLAYED, candidates, tried
 from gradclip.cli.report.run import Run
 from gradclip.cli.report.runs import Runs

@@ -63,7 +63,7 @@ def test_once_prints_the_state_of_now(path: Path, capsys: pytest.CaptureFixture[
     assert lines[5] == f"threshold  1, coefficient 0.25, {POLICY}"
     assert lines[6] == "clipped    20 % of the last 500, 10 % of 1,001"
     assert lines[7] == "skipped    1, not finite 1"
-    assert lines[8] == "           step 1,000 skipped nonfinite, w (3 NaN, 1 infinite)"
+    assert lines[8] == "           step 1,000 skipped: the norm is not finite, w (3 NaN, 1 infinite)"
     assert lines[9] == "worst      head 75 % of the squared norm at step 999"
     assert lines[10:] == ["alarms     none"]
 
@@ -152,7 +152,6 @@ def test_says_where_a_run_went_back(path: Path) -> None:
     [
         (None, "there is no such file. Check the path."),
         ("", "the file is empty"),
-        ('{"log_history": []}\n', "it does not grow by lines"),
         ('{"step": 1, "total_norm": -1.0}\n', "line 1: a norm must be >= 0"),
         ('{"step": 1, "total', "there is no whole record in it"),
         ('{"step": 1, "other": 1.0}\n', "no field has a usual name of the norm"),
@@ -164,6 +163,13 @@ def test_once_refuses_what_the_readers_refuse(text: str | None, words: str, path
     with pytest.raises(UserError, match=re.escape(words)) as error:
         watch(path, once=True)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_once_shows_whatever_the_readers_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what does not grow by lines, and cannot be followed."""
+    state = tmp_path / "trainer_state.json"
+    state.write_text('{"log_history": [{"step": 7, "grad_norm": 2.5, "loss": 1.5}]}', "utf-8")
+    assert shown_once(state, capsys)[2:4] == ["step       7, last line 0 s ago", "norm       2.5, loss 1.5"]
 
 
 @pytest.mark.parametrize("interval", [0.0, -1.0, math.nan, math.inf, 1e6])

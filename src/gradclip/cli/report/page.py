@@ -15,7 +15,7 @@ import gradclip
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
 from gradclip.cli import target
-from gradclip.cli.report.events import described
+from gradclip.cli.events import described
 from gradclip.cli.report.figures import figures_of
 from gradclip.cli.report.figures.detail import deflated, details_of
 from gradclip.cli.report.figures.style import COLOURS

@@ -14,8 +14,8 @@ from torch import Tensor
 from gradclip.analysis import Advice, advise
 from gradclip.analysis.amounts import digits
 from gradclip.analysis.series import Event, Series
+from gradclip.cli.events import events_of
 from gradclip.cli.report.alarms import Raised, alarms_of
-from gradclip.cli.report.events import events_of
 from gradclip.cli.report.policies import Tried, tried
 from gradclip.cli.report.tensors import Tensors, tensors_of
 

@@ -33,7 +33,7 @@ def watched(run: Path) -> Generator[None]:
         yield
     finally:
         try:
-            view.communicate(b"q", timeout=PATIENCE_S)
+            view.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             view.kill()
             view.communicate()

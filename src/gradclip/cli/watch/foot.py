@@ -11,7 +11,7 @@ from gradclip.analysis.reading import ReadError
 from gradclip.cli.say import say
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel
-from gradclip.cli.watch.waiting import keys
+from gradclip.cli.watch.waiting import waiting
 
 INTERVAL_S = 0.5
 """Between two views."""
@@ -65,11 +65,11 @@ class Foot:
 
 
 def show(run: Path) -> None:
-    """Show a run until a `q` comes by the input, or its end; then leave the last view behind."""
+    """Show a run until the input ends; then leave the last view behind."""
     console, session, foot = Console(), Session(run, None), Foot(sys.stdout.fileno())
     problem, parent = "", os.getppid()
     try:
-        with keys() as wait:
+        with waiting(run) as (_, wait):
             for _ in session.views(INTERVAL_S, lambda seconds: wait(seconds) or os.getppid() != parent):
                 foot.draw(_lines(session, console))
     except ReadError as error:

@@ -62,10 +62,10 @@ class Session:
             self._add(before)
 
     def finish(self) -> None:
-        """Take all that there is now, a last line without an end included where it is whole.
+        """Take all that there is, as of a run that is over.
 
         Raises:
-            ReadError: If there is no file, or no run in it.
+            UserError: If there is no file, or no run in it.
         """
         self.file.finish()
         self._add(None)

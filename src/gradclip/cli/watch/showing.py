@@ -1,8 +1,7 @@
 """A run shown once, over and over on a screen of its own, or line by line where there is no screen."""
 
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -12,16 +11,13 @@ from gradclip.cli.recorded import SOURCE, STANDARD_INPUT
 from gradclip.cli.say import say
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel, plain
-from gradclip.cli.watch.waiting import Wait, keys, spooled
+from gradclip.cli.watch.waiting import waiting
 
 
 def show_once(run: Path, column: str | None, name: str | None) -> None:
     """Show how a run is now, or at the end of standard input; of several, the one of a name."""
-    console = Console()
-    with _opened(run, column, name) as (session, wait):
-        while wait is not None and not wait(1.0):
-            pass
-        session.finish()
+    console, session = Console(), Session(run, column, SOURCE if run == STANDARD_INPUT else "", name)
+    session.finish()
     if console.is_terminal:
         console.print(panel(session, console))
     else:
@@ -31,14 +27,15 @@ def show_once(run: Path, column: str | None, name: str | None) -> None:
 
 def follow(run: Path, column: str | None, name: str | None, interval: float) -> None:
     """Show a run until q is pressed or the input ends."""
-    console = Console()
-    with _opened(run, column, name) as (session, its_end), keys() if its_end is None else nullcontext(its_end) as wait:
+    console, is_piped = Console(), run == STANDARD_INPUT
+    with waiting(run) as (path, wait):
+        session = Session(path, column, SOURCE if is_piped else "", name)
         views = session.views(interval, wait)
         if not sys.stdout.isatty() or console.is_dumb_terminal:
             for _ in views:
                 say(console, line(session), wrap=False)
             return
-        hint = "q quits" if its_end is None else ""
+        hint = "" if is_piped else "q quits"
         try:
             with Live(panel(session, console, hint), console=console, screen=True, auto_refresh=False) as screen:
                 for _ in views:
@@ -47,13 +44,3 @@ def follow(run: Path, column: str | None, name: str | None, interval: float) -> 
             if session.file.run is not None:
                 with suppress(OSError):  # the terminal may have been closed
                     console.print(panel(session, console))
-
-
-@contextmanager
-def _opened(run: Path, column: str | None, name: str | None) -> Generator[tuple[Session, Wait | None]]:
-    """Return what is watched, and of standard input what waits for its end."""
-    if run == STANDARD_INPUT:
-        with spooled() as (path, wait):
-            yield Session(path, column, SOURCE, name), wait
-    else:
-        yield Session(run, column, run=name), None

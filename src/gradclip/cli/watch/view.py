@@ -4,7 +4,6 @@ import math
 import time
 from typing import NamedTuple, final
 
-import torch
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -12,7 +11,9 @@ from rich.text import Text
 from torch import Tensor
 
 from gradclip.analysis.amounts import digits, percent, several
-from gradclip.analysis.series import Event, Series
+from gradclip.analysis.reading.order import spaced
+from gradclip.analysis.series import Series
+from gradclip.cli.events import described, events_of
 from gradclip.cli.say import sayable
 from gradclip.cli.sparkline import sparkline
 from gradclip.cli.watch.session import Session
@@ -113,14 +114,15 @@ def line(session: Session) -> str:
 
 
 def _situation(session: Session) -> list[str]:
-    """Return what is to be said about the file, and what its reader remarks."""
+    """Return what is to be said about the file, and what its reader remarks, but for advice alone."""
     file = session.file
     said = [f"{file.anew}: started anew"] if file.anew else []
     if file.run is None:
         return [*said, f"waiting: {file.absent or file.why_none}"]
     if file.absent:
         said.append(f"{file.absent}: waiting for it to come back")
-    return said + [remark.partition(". ")[0].rstrip(".") for remark in file.run.remarks]
+    for_advice = spaced(file.run.steps)
+    return said + [each.partition(". ")[0].rstrip(".") for each in file.run.remarks if each not in for_advice]
 
 
 def _joined(*texts: str) -> str:
@@ -170,19 +172,14 @@ def _range(norms: Tensor) -> str:
 
 def _events(run: Series) -> list[str]:
     """Return the last steps that were skipped, or whose norm is not finite."""
-    known = {event.step: event for event in run.events}
-    skipped = torch.zeros_like(run.finite) if run.skipped is None else run.skipped
     said = []
-    for row in (~run.finite | skipped).nonzero().flatten()[-EVENTS:].tolist():
-        step, norm = int(run.steps[row]), run.norms[row].item()
-        event = known.get(step, Event(step, "skipped"))
-        status = event.status.replace("_", " ") if skipped[row] else f"norm {amount(norm)}"
+    for event in events_of(run)[-EVENTS:]:
         counts = [
             f"{shortened(name, NAME)} ({nans:,} NaN, {infinities:,} infinite)"
             for name, (nans, infinities) in list(event.nonfinite.items())[:3]
         ]
         more = len(event.nonfinite) - len(counts)
-        said.append(_joined(f"step {step:,} {status}", *counts, f"{more} more" if more > 0 else ""))
+        said.append(_joined(f"step {event.step:,} {described(event)}", *counts, f"{more} more" if more > 0 else ""))
     return said
 
 
@@ -211,7 +208,7 @@ def _pace(run: Series) -> str:
 
 
 def _age(session: Session) -> str:
-    if session.file.absent:
+    if session.file.absent or not session.file.modified:
         return ""
     seconds = max(0.0, time.time() - session.file.modified)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -1,6 +1,7 @@
 """What a view waits for: so many seconds, somebody who presses q, or the end of standard input."""
 
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -14,6 +15,7 @@ from types import FrameType
 from typing import NoReturn, TypeAlias
 
 from gradclip.cli import UserError
+from gradclip.cli.recorded import STANDARD_INPUT
 from gradclip.extras import how_to_install
 
 Wait: TypeAlias = Callable[[float], bool]
@@ -21,55 +23,45 @@ Wait: TypeAlias = Callable[[float], bool]
 
 
 @contextmanager
-def keys() -> Generator[Wait]:
+def waiting(run: Path) -> Generator[tuple[Path, Wait]]:
     """Listen to the keys of a terminal, or to the end of a pipe; where there is neither, just wait.
 
     The settings of a terminal are put back however the block ends: also where another process ends this one politely.
     Keys are not read where the output goes elsewhere: what runs in the background must not touch the terminal.
+
+    Yields:
+        The file of the run, which is a copy where the run comes by standard input, and what waits.
     """
     with _polite_end():
-        if os.isatty(0) and os.isatty(1):
+        if run == STANDARD_INPUT:
+            with TemporaryDirectory(prefix="gradclip-") as folder:
+                yield Path(folder, "run"), _end_of_input(Path(folder, "run"))
+        elif os.isatty(0) and os.isatty(1):
             if find_spec("blessed") is None:
                 raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
             from blessed import Terminal  # noqa: PLC0415 -- for this alone
 
             terminal = Terminal(stream=sys.__stdout__, force_styling=None)  # which asks the terminal nothing
             with terminal.cbreak():  # single keys, unseen; Ctrl-C is a signal as ever
-                yield lambda seconds: terminal.inkey(seconds).lower() == "q"
+                yield run, lambda seconds: terminal.inkey(seconds).lower() == "q"
         else:
-            yield _ended(_hear) if _is_pipe() else threading.Event().wait
+            yield run, _end_of_input(Path(os.devnull)) if _is_pipe() else threading.Event().wait
 
 
-@contextmanager
-def spooled() -> Generator[tuple[Path, Wait]]:
-    """Copy standard input into a file for as long as a block goes on; what waits, waits for the end of the input."""
-    with _polite_end(), TemporaryDirectory(prefix="gradclip-") as folder:
-        path = Path(folder, "run")
-        yield path, _ended(lambda: _copy(path))
+def _end_of_input(copy: Path) -> Wait:
+    """Copy standard input into a file as it comes, and return what waits for its end."""
 
-
-def _ended(work: Callable[[], None]) -> Wait:
-    """Begin some work, and return what waits for its end."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    def work() -> None:
+        with open(0, "rb", buffering=0, closefd=False) as stdin, copy.open("wb", buffering=0) as file:
+            shutil.copyfileobj(stdin, file)
 
     def wait(seconds: float) -> bool:
         thread.join(seconds)
         return not thread.is_alive()
 
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     return wait
-
-
-def _copy(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        while data := os.read(0, 2**16):
-            file.write(data)
-
-
-def _hear() -> None:
-    """Read standard input up to a q, or its end."""
-    while (data := os.read(0, 1024)) and b"q" not in data:
-        pass
 
 
 def _is_pipe() -> bool:
@@ -84,9 +76,8 @@ def _is_pipe() -> bool:
 def _polite_end() -> Generator[None]:
     """Let SIGTERM and SIGHUP unwind the program, as Ctrl-C does."""
     with ExitStack() as before:
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
-                before.callback(signal.signal, number, signal.signal(number, _end))
+        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+            before.callback(signal.signal, number, signal.signal(number, _end))
         yield
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradclip.analysis.series import Event
-from gradclip.cli.report.events import described
+from gradclip.cli.events import described
 from gradclip.cli.report.figures.curves import MOST_POINTS, curve
 from gradclip.cli.report.figures.detail import ROWS
 from gradclip.cli.report.figures.style import COLOURS, STEPS, figure, plain, run_colour
