@@ -11,8 +11,8 @@ import pytest
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of
 from cli.report.markup import by_id, parsed
 from gradclip.cli import main
+from gradclip.cli.page.runs import MOST_RUNS
 from gradclip.cli.presets import PRESETS
-from gradclip.cli.report.runs import MOST_RUNS
 
 FILES = {UNCLIPPED: "without-clipping.jsonl", CLIPPED: "with-clipping.jsonl"}
 

@@ -10,7 +10,7 @@ import pytest
 from cli.report.browser import Page
 from cli.report.looking import CHARTS, click, curve, drag, ends, press, settle, traces
 from cli.report.made import SPIKES, TENSORS, norms_of, reported, training, write
-from gradclip.cli.report.figures.style import COLOURS
+from gradclip.cli.page.figures.style import COLOURS
 
 
 def test_it_opens_without_a_complaint_and_asks_for_nothing(opened: Page, page_file: Path) -> None:

@@ -7,10 +7,10 @@ from importlib.resources import files
 
 import pytest
 
-from gradclip.cli.report.figures.style import COLOURS
-from gradclip.cli.report.runs import MOST_RUNS
+from gradclip.cli.page.figures.style import COLOURS
+from gradclip.cli.page.runs import MOST_RUNS
 
-STYLE = files("gradclip.cli.report").joinpath("assets", "page.css").read_text("utf-8")
+STYLE = files("gradclip.cli.page").joinpath("assets", "page.css").read_text("utf-8")
 
 # Hues turned by 180 degrees, as `hue-rotate` does it: W3C, Filter Effects Module Level 1, section 9.6, feColorMatrix.
 TURNED = ((-0.574, 1.430, 0.144), (0.426, 0.430, 0.144), (0.426, 1.430, -0.856))

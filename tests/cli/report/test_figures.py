@@ -10,15 +10,15 @@ from torch import Tensor
 
 from cli.report.packed import unpacked
 from gradclip.analysis.series import Series
-from gradclip.cli.report.figures import detail, figures_of
-from gradclip.cli.report.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
-from gradclip.cli.report.figures.detail import details_of, packed
-from gradclip.cli.report.figures.heat import MOST_COLUMNS, heat, ticks_of
-from gradclip.cli.report.figures.histogram import FEWEST, MOST, edges_of, histogram
-from gradclip.cli.report.figures.over_steps import MOST_MARKS, norms
-from gradclip.cli.report.run import Run
-from gradclip.cli.report.runs import Runs
-from gradclip.cli.report.tensors import MOST_ROWS
+from gradclip.cli.page.figures import detail, figures_of
+from gradclip.cli.page.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
+from gradclip.cli.page.figures.detail import details_of, packed
+from gradclip.cli.page.figures.heat import MOST_COLUMNS, heat, ticks_of
+from gradclip.cli.page.figures.histogram import FEWEST, MOST, edges_of, histogram
+from gradclip.cli.page.figures.over_steps import MOST_MARKS, norms
+from gradclip.cli.page.run import Run
+from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.tensors import MOST_ROWS
 
 NAN, INF = math.nan, math.inf
 STYLE: dict[str, Any] = {"name": "norm", "meta": {"show": ["before"], "detail": [0, 0]}, "line": {"color": "#000000"}}

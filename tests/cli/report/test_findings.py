@@ -8,11 +8,11 @@ import torch
 
 from gradclip.analysis.series import Event, Series
 from gradclip.cli.events import described
-from gradclip.cli.report.policies import REPLAYED, candidates, tried
-from gradclip.cli.report.run import Run
-from gradclip.cli.report.runs import Runs
-from gradclip.cli.report.tensors import shares_of, tensors_of
-from gradclip.cli.report.verdict import verdict
+from gradclip.cli.page.policies import REPLAYED, candidates, tried
+from gradclip.cli.page.run import Run
+from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.tensors import shares_of, tensors_of
+from gradclip.cli.page.verdict import verdict
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip
 from gradclip.records.alarms import MEANINGS
 
@@ -218,7 +218,7 @@ def test_candidates_are_fixed_at_suggestions_and_adaptive_below_the_largest() ->
 
 def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = [9.0] * 100 + [0.5, 2.0] * 50
-    monkeypatch.setattr("gradclip.cli.report.policies.REPLAYED", 100)
+    monkeypatch.setattr("gradclip.cli.page.policies.REPLAYED", 100)
     found = tried(series(norms), {"tight": 1.0})
     assert found[0].replayed.share_clipped == 0.5
     assert [each.fixed for each in found] == [True, False, False, False]

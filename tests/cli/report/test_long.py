@@ -8,9 +8,9 @@ import torch
 from cli.report.browser import Page
 from cli.report.looking import curve, settle
 from gradclip.analysis.series import Series
-from gradclip.cli.report import policies, run
-from gradclip.cli.report.figures.curves import MOST_POINTS
-from gradclip.cli.report.page import build
+from gradclip.cli.page import policies, run
+from gradclip.cli.page.build import build
+from gradclip.cli.page.figures.curves import MOST_POINTS
 
 STEPS = 1_000_000
 SPIKE = 765_432

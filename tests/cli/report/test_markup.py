@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cli.report.markup import Element, by_id, parsed
-from gradclip.cli.report.page import moment
+from gradclip.cli.page.build import moment
 from gradclip.cli.words import amount, printable, shortened
 
 

@@ -71,8 +71,8 @@ def _table(runs: Iterable[Run]) -> bytes:
 def _report(records: Sequence[Path], names: Sequence[str], out: Path) -> None:
     """Write the report about the first run with clipping, beside that without and as many others as fit."""
     from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
-    from gradclip.cli.report.page import build  # noqa: PLC0415
-    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415
+    from gradclip.cli.page.build import build  # noqa: PLC0415
+    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 
     runs = [replace(read_series(path), source=name) for path, name in zip(records, names, strict=True)]
     build([*runs[1:2], runs[0], *runs[2:]][:MOST_RUNS], out, force=True)

@@ -15,9 +15,9 @@ from gradclip.analysis import Advice, advise
 from gradclip.analysis.amounts import digits
 from gradclip.analysis.series import Event, Series
 from gradclip.cli.events import events_of
-from gradclip.cli.report.alarms import Raised, alarms_of
-from gradclip.cli.report.policies import Tried, tried
-from gradclip.cli.report.tensors import Tensors, tensors_of
+from gradclip.cli.page.alarms import Raised, alarms_of
+from gradclip.cli.page.policies import Tried, tried
+from gradclip.cli.page.tensors import Tensors, tensors_of
 
 PERCENTILES = (1, 10, 50, 90, 99, 99.9, 100)
 

@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple, TypeAlias, final
 
 from gradclip.analysis.amounts import percent, several
-from gradclip.cli.report.run import Run
+from gradclip.cli.page.run import Run
 from gradclip.cli.words import amount, count
 
 Tone: TypeAlias = Literal["good", "note", "look", "bad"]

@@ -2,10 +2,10 @@
 
 from plotly.graph_objects import Figure
 
-from gradclip.cli.report.figures.heat import heat
-from gradclip.cli.report.figures.histogram import histogram
-from gradclip.cli.report.figures.over_steps import loss, norms, policies, rate
-from gradclip.cli.report.runs import Runs
+from gradclip.cli.page.figures.heat import heat
+from gradclip.cli.page.figures.histogram import histogram
+from gradclip.cli.page.figures.over_steps import loss, norms, policies, rate
+from gradclip.cli.page.runs import Runs
 
 __all__ = ["figures_of"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradclip.cli.report.figures.curves import MOST_POINTS, picked, single
-from gradclip.cli.report.run import Run
+from gradclip.cli.page.figures.curves import MOST_POINTS, picked, single
+from gradclip.cli.page.run import Run
 
 MOST_STEPS = 1_500_000
 """Steps whose norms are kept, in all runs together: about 10 MB. Of more, the smallest and the largest of every few."""

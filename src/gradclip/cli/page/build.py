@@ -16,12 +16,12 @@ from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
 from gradclip.cli import target
 from gradclip.cli.events import described
-from gradclip.cli.report.figures import figures_of
-from gradclip.cli.report.figures.detail import deflated, details_of
-from gradclip.cli.report.figures.style import COLOURS
-from gradclip.cli.report.run import Run
-from gradclip.cli.report.runs import Runs
-from gradclip.cli.report.verdict import verdict
+from gradclip.cli.page.figures import figures_of
+from gradclip.cli.page.figures.detail import deflated, details_of
+from gradclip.cli.page.figures.style import COLOURS
+from gradclip.cli.page.run import Run
+from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.verdict import verdict
 from gradclip.cli.words import amount, count, printable, shortened
 from gradclip.records.alarms import MEANINGS
 
@@ -104,7 +104,7 @@ FILTERS: dict[str, Callable[..., object]] = {
 
 def _environment() -> Environment:
     """Return the templates, into which no text gets but escaped, and without characters that nobody would see."""
-    assets = files("gradclip.cli.report").joinpath("assets")
+    assets = files("gradclip.cli.page").joinpath("assets")
     environment = Environment(
         autoescape=True,
         finalize=_spelled_out,

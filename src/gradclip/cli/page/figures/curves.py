@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
-from gradclip.cli.report.figures.style import plain
+from gradclip.cli.page.figures.style import plain
 
 MOST_POINTS = 20_000
 """Points of a curve at most; the page has the others of the norms for whoever looks closer."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gradclip.cli.report.run import Run
+from gradclip.cli.page.run import Run
 from gradclip.records.alarms import WINDOW
 
 MOST_RUNS = 6

@@ -4,7 +4,7 @@ from typing import NamedTuple, final
 
 from gradclip.analysis.as_records import rows_of
 from gradclip.analysis.series import Series
-from gradclip.cli.report.tensors import Tensors
+from gradclip.cli.page.tensors import Tensors
 from gradclip.records import Alarms
 
 

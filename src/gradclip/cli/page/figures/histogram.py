@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from gradclip.analysis.amounts import several
-from gradclip.cli.report.figures.style import COLOURS, figure, plain, run_colour
-from gradclip.cli.report.runs import Runs
+from gradclip.cli.page.figures.style import COLOURS, figure, plain, run_colour
+from gradclip.cli.page.runs import Runs
 from gradclip.cli.words import amount
 
 FEWEST, MOST = 24, 160

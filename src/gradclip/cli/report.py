@@ -38,8 +38,8 @@ def report(
     for package in PACKAGES:
         if find_spec(package) is None:
             raise UserError(f"the report needs {package}: {how_to_install('report')}")
-    from gradclip.cli.report.page import build  # noqa: PLC0415 -- only now is it known that it can be imported
-    from gradclip.cli.report.runs import MOST_RUNS  # noqa: PLC0415
+    from gradclip.cli.page.build import build  # noqa: PLC0415 -- only now is it known that it can be imported
+    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:
@@ -51,7 +51,7 @@ def report(
 
 
 def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[Series]":
-    from gradclip.cli.report.runs import names_of  # noqa: PLC0415
+    from gradclip.cli.page.runs import names_of  # noqa: PLC0415
 
     runs: list[Series] = []
     for path, name in zip(paths, names_of(paths), strict=True):

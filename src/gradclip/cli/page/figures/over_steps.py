@@ -9,10 +9,10 @@ from torch import Tensor
 
 from gradclip.analysis.series import Event
 from gradclip.cli.events import described
-from gradclip.cli.report.figures.curves import MOST_POINTS, curve
-from gradclip.cli.report.figures.detail import ROWS
-from gradclip.cli.report.figures.style import COLOURS, STEPS, figure, plain, run_colour
-from gradclip.cli.report.runs import Runs
+from gradclip.cli.page.figures.curves import MOST_POINTS, curve
+from gradclip.cli.page.figures.detail import ROWS
+from gradclip.cli.page.figures.style import COLOURS, STEPS, figure, plain, run_colour
+from gradclip.cli.page.runs import Runs
 
 FEW_POINTS = 6_000
 """Points of a curve that nobody looks at closely."""

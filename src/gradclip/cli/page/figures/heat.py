@@ -4,10 +4,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from gradclip.cli.report.figures.curves import single
-from gradclip.cli.report.figures.style import COLOURS, STEPS, figure, plain
-from gradclip.cli.report.runs import Runs
-from gradclip.cli.report.tensors import MOST_ROWS
+from gradclip.cli.page.figures.curves import single
+from gradclip.cli.page.figures.style import COLOURS, STEPS, figure, plain
+from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.tensors import MOST_ROWS
 from gradclip.cli.words import amount, shortened
 
 MOST_COLUMNS = 1200

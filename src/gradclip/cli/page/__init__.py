@@ -1,0 +1,1 @@
+"""The page of a report: recorded runs in charts, tables and advice; `gradclip report` and `gradclip demo` write it."""
