@@ -29,13 +29,13 @@ def progress(console: Console, steps: int) -> Generator[Callable[[str, Step], No
 
     What is yielded is called after each step, with the name of its run.
     """
-    name, state = (
+    columns = (
         TextColumn("{task.description:<16}"),
+        BarColumn(None),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[bits]:>6} bits norm {task.fields[norm]:<9}"),
     )
-    columns = (name, BarColumn(None), MofNCompleteColumn(), state)
     tasks: dict[str, TaskID] = {}
-
     with Progress(*columns, console=console, expand=True, disable=not console.is_interactive) as bars:
 
         def watch(run: str, step: Step) -> None:
