@@ -78,6 +78,8 @@ def test_it_is_read_where_there_are_new_lines_and_only_then(path: Path, file: Gr
     write(path, lines_of(101, 102) + b'{"step": 103')
     assert look(file) == [101, 102]
     assert look(file) == []
+    write(path, b', "time": 1')
+    assert look(file) == []
     assert read == [lines_of(*range(1, 101)), lines_of(*range(1, 103))]
     assert_same(file.run, read_series(path))
 

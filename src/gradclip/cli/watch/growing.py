@@ -55,7 +55,7 @@ class Growing:
         self._head, self._whole = b"", 0  # the first of the lines that were read; bytes of all of them
 
     def look(self) -> bool:
-        """Read the run, where somebody has written to the file since the last look; say whether it was read.
+        """Read the run, where there are more lines than at the last look; say whether there are.
 
         Raises:
             ReadError: If it is no file of lines, or no run is in it.
@@ -97,18 +97,19 @@ class Growing:
                 self.why_none = "no record yet"
                 return False
             self._check_kind()
-        with _copied(file, self._path.suffix) as (copy, self._whole):
-            if now.st_size - self._whole > LONGEST_LINE:
+        with _copied(file, self._path.suffix) as (copy, whole):
+            if now.st_size - whole > LONGEST_LINE:
                 self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
-            if not self._whole:
+            if whole == (0 if self.run is None else self._whole):  # but the line in the making has grown
                 return False
+            self._whole = whole
             try:
                 with self._named(copy):
                     self.run = read_series(copy, **self._asked)
             except NoNormError:
-                if self.run is not None or self._whole >= PROLOGUE:
+                if self.run is not None or whole >= PROLOGUE:
                     raise
-                self.why_none = f"no norm yet in {self._whole:,} bytes"
+                self.why_none = f"no norm yet in {whole:,} bytes"
                 return False
         return True
 
