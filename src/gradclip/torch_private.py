@@ -1,7 +1,7 @@
 """Every name of torch that is private or undocumented and that gradclip uses, each in a function of its own.
 
 Each says why it is needed, and what answers where it is missing: a new torch may cost speed or a check, never the
-import of gradclip. All were seen in torch 2.6 to 2.14; `tests/test_torch_private.py` holds them to what is said here.
+import of gradclip. All were seen in torch 2.6 to 2.15; `tests/test_torch_private.py` holds them to what is said here.
 Beside them, `csrc/exchange.cpp` reads `torch.Tensor.__dlpack_c_exchange_api__` (torch 2.10 and newer), and
 `ops/triton/recording.py` is a `TorchDispatchMode`, without which torch launches the operations of rules one by one.
 """
