@@ -55,12 +55,6 @@ def is_slow(backend: Backend) -> bool:
     return backend.name == "triton" and registry.is_interpreted()
 
 
-def in_small_blocks(patch: pytest.MonkeyPatch) -> None:
-    """Have interpreted kernels combine few partials at a time: those of tests are several blocks, and lanes cost."""
-    patch.setattr("gradclip.ops.triton.calls.TOTAL", 4)
-    patch.setattr("gradclip.ops.triton.calls.EACH", 2)
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -95,7 +89,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         assert found.name == "triton"
         with torch.device("cpu" if is_interpreted else "cuda"), pytest.MonkeyPatch.context() as patch:
             if is_interpreted:
-                in_small_blocks(patch)
+                import interpreted  # with Triton, which is not everywhere
+
+                interpreted.in_less_time(patch)
+                interpreted.in_small_blocks(patch)
             yield found
         return
     if registry.NATIVE is None:
