@@ -1,5 +1,6 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
+import gc
 import inspect
 import os
 import re
@@ -24,6 +25,11 @@ REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
 
 settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gradclip")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of each search for garbage and for who refers to what: it is a million objects."""
+    gc.freeze()
 
 
 def skip_without(what: str, reason: str) -> None:
