@@ -32,6 +32,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let it go as ever: Triton's bindings say what they leave behind."""
+    gc.unfreeze()
+
+
 def skip_without(what: str, reason: str) -> None:
     """Skip a test, or fail it where the environment promises what it needs."""
     if what in REQUIRED:
