@@ -95,9 +95,9 @@ kernels-baseline kernels-avx2: kernels-%: setup
 exchange: setup
 	GRADCLIP_EXCHANGE=0 $(BIN)/pytest -q $(subst reference',reference and not bit_patterns',$(NATIVE)) tests/test_native.py
 
-# What clips, by plain torch, but for what asks no backend (states, copies, steps that are kept from happening), and what
-# is on another device, where plain torch answers anyway.
-ASK_NONE := captured withhold state damaged_state lifetime skip
+# What clips, by plain torch, but for what asks no backend (states, copies, steps that are kept from happening, who hears
+# of which), and what is on another device, where plain torch answers anyway.
+ASK_NONE := captured withhold withheld_records state damaged_state lifetime skip many
 OF_CLIPPERS := $(filter-out $(patsubst %,tests/clipper/test_%.py,$(ASK_NONE)),$(wildcard tests/clipper/test_*.py))
 CLIPS := $(OF_CLIPPERS) tests/policies/test_conformance.py $(addprefix tests/test_,$(addsuffix .py,exactness functional nonfinite parity))
 plain: setup

@@ -1,5 +1,6 @@
 """What all tests share: strict about missing backends, the same numbers on every run."""
 
+import gc
 import inspect
 import os
 import re
@@ -24,6 +25,16 @@ REQUIRED = set(filter(None, os.environ.get("GRADCLIP_REQUIRE", "").split(",")))
 
 settings.register_profile("gradclip", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("gradclip")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of each search for garbage and for who refers to what: it is a million objects."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let it go as ever: Triton's bindings say what they leave behind."""
+    gc.unfreeze()
 
 
 def skip_without(what: str, reason: str) -> None:
@@ -53,12 +64,6 @@ def take_here(patch: pytest.MonkeyPatch, *, is_host: Any = numbers.is_host, is_r
 def is_slow(backend: Backend) -> bool:
     """Whether kernels are interpreted, which takes milliseconds for each block of elements."""
     return backend.name == "triton" and registry.is_interpreted()
-
-
-def in_small_blocks(patch: pytest.MonkeyPatch) -> None:
-    """Have interpreted kernels combine few partials at a time: those of tests are several blocks, and lanes cost."""
-    patch.setattr("gradclip.ops.triton.calls.TOTAL", 4)
-    patch.setattr("gradclip.ops.triton.calls.EACH", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +100,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         assert found.name == "triton"
         with torch.device("cpu" if is_interpreted else "cuda"), pytest.MonkeyPatch.context() as patch:
             if is_interpreted:
-                in_small_blocks(patch)
+                import interpreted  # with Triton, which is not everywhere
+
+                interpreted.in_less_time(patch)
+                interpreted.in_small_blocks(patch)
             yield found
         return
     if registry.NATIVE is None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import warnings
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 from functools import cache
 from multiprocessing import process
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class Script:
     """
 
     def __init__(self, source: str | Path, *arguments: object, cwd: Path | None = None, **environment: str) -> None:
-        self._folder = TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory()
         self._streams = [str(Path(self._folder.name) / name) for name in ("out", "err")]
         given = [str(source), isinstance(source, Path), [*map(str, arguments)], str(cwd or Path.cwd())]
         streams = os.environ | environment, self._streams
@@ -74,11 +74,19 @@ class Script:
         out = Path(self._streams[0])
         return out.read_text("utf-8") if out.exists() else ""
 
+    def is_running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """End it, if it has not ended yet."""
+        self._process.kill()
+        self._process.join()
+
     def wait(self) -> "subprocess.CompletedProcess[str]":
         """Return what it printed, and how it ended."""
         self._process.join(TIMEOUT_S)
-        self._process.kill()
-        self._process.join()
+        self.kill()
         out, err = (Path(path).read_text("utf-8") for path in self._streams)
         self._folder.cleanup()
         return subprocess.CompletedProcess([], self._process.exitcode or 0, out, err)
@@ -94,6 +102,7 @@ def _run(
     process.ORIGINAL_DIR = folder  # type: ignore[attr-defined]
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None
     own: Any = process.current_process()
     own.name, own._identity, process._parent_process = "MainProcess", (), None  # type: ignore[attr-defined]
     own._config.pop("daemon")  # so that it may start others

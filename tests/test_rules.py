@@ -55,6 +55,7 @@ import triton
 import triton.language as tl
 
 from gradclip.ops.triton import backend, driver, fusing, launch, ordering, rule
+from interpreted import in_less_time
 
 LAYOUT = Layout(tuple(SHAPES), (12, 4, 24, 8, 0, 1), (4, 1, 2, 2, 1, 1), (0, 0, 1, 1, 1, 1), 2, CPU, (2, 1, 4, 2, 2, 0))
 
@@ -85,6 +86,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if why := registry.why_no_triton():
         skip_without("triton", f"the kernels for GPUs do not run: {why}")
     take_elsewhere(monkeypatch)
+    in_less_time(monkeypatch)
     with registry.forced("triton"):
         yield
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import gradclip
 import reference
-from conftest import in_small_blocks, skip_without
+from conftest import skip_without
 from gradclip.ops import registry
 from gradclip.ops.triton import copying, driver, lane, launch, table
 from gradclip.policies import FixedNorm, Policy
@@ -30,6 +30,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from gradclip.ops.triton import backend as triton_backend
 from gradclip.ops.triton import measuring, plan
+from interpreted import in_less_time, in_small_blocks
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,7 @@ def _forced() -> Iterator[None]:
     if why := registry.why_no_triton():
         skip_without("triton", f"the kernels for GPUs do not run: {why}")
     with registry.forced("triton"), pytest.MonkeyPatch.context() as patch:
+        in_less_time(patch)
         in_small_blocks(patch)
         yield
 
@@ -385,6 +387,7 @@ def clipped(*gradients: Tensor, max_norm: float = 0.5) -> Tensor:
 def test_a_plan_is_used_again(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """For gradients of the same sizes at other addresses, whatever came between; what was returned stays as it was."""
     stand_in(monkeypatch)
+    monkeypatch.setattr(plan, "MOST", 3)
     written: list[int] = []
     launches_of = launch.launches_of
     monkeypatch.setattr("gradclip.ops.triton.plan.launches_of", lambda *given: written.append(1) or launches_of(*given))

@@ -106,9 +106,14 @@ class Terminal:
         end = time.monotonic() + PATIENCE_S
         while not found(shown := self.shown() if any(map(str.strip, self.screen.display)) else []):
             assert time.monotonic() < end, shown
-            if select.select([self._keyboard], [], [], 1.0)[0]:
-                self._stream.feed(os.read(self._keyboard, 65536))
+            self._read(0.2)  # to look takes longer than to read
         return shown
+
+    def _read(self, seconds: float) -> None:
+        """Have the screen show what is written in so many seconds."""
+        end = time.monotonic() + seconds
+        while select.select([self._keyboard], [], [], max(0.0, end - time.monotonic()))[0]:
+            self._stream.feed(os.read(self._keyboard, 65536))
 
     def close(self) -> None:
         self._shell.send_signal(signal.SIGKILL)

@@ -28,7 +28,7 @@ from gradclip.policies import (
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
-WARM, REPLAYS = 30, 12
+WARM, REPLAYS = 30, 9
 """Steps before the graph, after which every policy has warmed up, and replays of it."""
 
 SKIPPING = {name for name, case in CASES.items() if case.policy.skips}
@@ -66,7 +66,11 @@ def replayed() -> Callable[[Policy], tuple[Run, Run]]:
 
     def of(policy: Policy) -> tuple[Run, Run]:
         eager, own = Run(policy), Run(policy)
-        for step in range(WARM + 1):
+        for step in range(WARM - 3):
+            eager.draw(step)
+            eager.clipper.clip()
+        own.clipper.load_state_dict(eager.clipper.state_dict())
+        for step in range(WARM - 3, WARM + 1):
             for run in (eager, own):
                 run.draw(step)
                 if run is own and step == WARM:

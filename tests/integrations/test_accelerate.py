@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import integrations.accelerate_workers as workers
 from gradclip import MisuseWarning
-from gradclip.integrations.shared import clipper_of
 from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
-from gradclip.testing import RankPool, assert_clipped
+from gradclip.testing import assert_clipped
 from integrations.loops import (
     MOMENTUM,
     RATE,
@@ -25,7 +23,6 @@ from integrations.loops import (
     same,
     trained,
 )
-from processes import forked
 
 (accelerate,) = needed("accelerate")
 
@@ -188,25 +185,6 @@ def test_what_was_not_prepared_is_refused() -> None:
     net = network()
     with pytest.raises(ValueError, match=r"must be what `accelerator.prepare` returned, got SGD\. Prepare it first"):
         prepare(accelerate.Accelerator(cpu=True), net, torch.optim.SGD(net.parameters(), lr=0.1), 1.0)
-
-
-def test_two_ranks() -> None:
-    """The same norm and parameters on both, those of a loop over both shares of a batch."""
-    with forked(RankPool(2)) as pool:
-        found = pool.run(workers.train)
-    (norms, parameters), (others, same_parameters) = found
-    assert norms == others
-    assert parameters == same_parameters
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
-    clipper = clipper_of(net, optimizer, FixedNorm(0.5), [], {}).attach(optimizer)
-    for i, batch in enumerate(batches(6)):
-        loss_of(net, batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        assert clipper.last is not None and clipper.last.total_norm == pytest.approx(norms[i], rel=1e-5)
-    for p, q in zip(net.parameters(), parameters, strict=True):
-        torch.testing.assert_close(p.detach(), torch.tensor(q), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["DEEPSPEED", "MEGATRON_LM"])

@@ -1,22 +1,26 @@
-"""`gradclip watch` as a process, behind a real pseudo-terminal or a pipe."""
+"""`gradclip watch` as a process, behind a real pseudo-terminal or pipes."""
 
 import os
 import re
 import select
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-COMMAND = """
-import sys
-from gradclip.cli.app import COMMANDS, app, run
-from gradclip.cli.watch import watch
+from processes import GRADCLIP, Script
 
-if watch not in COMMANDS:
-    app.command()(watch)
-sys.exit(run(sys.argv[1:]))
+COMMAND = f"""
+import os, sys
+
+ends = [sys.argv.pop(1) for _ in range(3)]
+for number, end in enumerate(ends):
+    os.dup2(os.open(end, os.O_NOCTTY | (os.O_WRONLY if number else os.O_RDONLY)), number)
+sys.stdin = sys.__stdin__ = open(0, encoding="utf-8")
+sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8")
+sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8")
+for name in ("COLUMNS", "LINES", "FORCE_COLOR"):
+    os.environ.pop(name, None)
+{GRADCLIP}
 """
 
 PATIENCE_S = 60.0
@@ -28,14 +32,37 @@ SIZE = (30, 100)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[()][A-Z0-9]|\x1b[=>]")
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", COMMAND, "watch", *map(str, arguments)]
+class Piped:
+    """The command with a pipe at each end.
 
+    Attributes:
+        process: The process.
+        stdin: What it reads, or None where that is nothing.
+        stdout: What it prints.
+        stderr: What it complains of.
+    """
 
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "FORCE_COLOR")}
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
-    return {**kept, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "TERM": "xterm-256color", **more}
+    def __init__(self, folder: Path, *arguments: object, is_fed: bool = True, **environment: str) -> None:
+        names = [folder / name for name in ("stdin", "stdout", "stderr")]
+        for name in names:
+            os.mkfifo(name)
+        ends = [*(names if is_fed else [os.devnull, *names[1:]]), "watch"]
+        self.process = Script(COMMAND, *ends, *arguments, **environment)
+        self.stdin = names[0].open("w", encoding="utf-8") if is_fed else None
+        self.stdout, self.stderr = (name.open(encoding="utf-8") for name in names[1:])
+
+    def rest(self, text: str = "") -> tuple[str, str]:
+        """Have it read a last text, and return what else it says, until it ends."""
+        if self.stdin is not None:
+            self.stdin.write(text)
+            self.stdin.close()
+        return self.stdout.read(), self.stderr.read()
+
+    def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+        self.stdout.close()
+        self.stderr.close()
+        return self.process.wait().returncode
 
 
 class Terminal:
@@ -57,10 +84,8 @@ class Terminal:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         self.before = termios.tcgetattr(self.slave)
         self.shown = ""
-        end = self.slave
-        self.process = subprocess.Popen(
-            command(*arguments), stdin=end, stdout=end, stderr=end, env=environment(), start_new_session=True
-        )
+        ends = [os.ttyname(self.slave)] * 3
+        self.process = Script(COMMAND, *ends, "watch", *arguments, TERM="xterm-256color")
 
     def settings(self) -> list[object]:
         import termios
@@ -81,17 +106,15 @@ class Terminal:
     def ended(self) -> int:
         """Wait for the end of the process, and return its exit code."""
         end = time.monotonic() + PATIENCE_S
-        while self.process.poll() is None:
+        while self.process.is_running():
             assert time.monotonic() < end, f"it goes on: {self.shown[-2000:]!r}"
             self._take(0.1)
         while self._take(0.0):
             pass
-        return self.process.returncode
+        return self.process.wait().returncode
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
         os.close(self.master)
         os.close(self.slave)
 
