@@ -28,7 +28,7 @@ from gradclip.policies import (
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import There, captured, no_waits
 
-WARM, REPLAYS = 30, 9
+WARM, REPLAYS = 30, 12
 """Steps before the graph, after which every policy has warmed up, and replays of it."""
 
 SKIPPING = {name for name, case in CASES.items() if case.policy.skips}

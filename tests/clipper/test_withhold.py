@@ -169,13 +169,7 @@ COUNTED = ("warmup", "schedule", "AdaGC", "by_name that learns", "chain of two s
 """Rules that count steps on the host, or measure twice, and so wait for one number as ever."""
 
 
-AGAIN = {"AutoClip", "AutoClip each", "MedianClip", "ZClip", "SpikeSkip", "by_group that learns"}
-"""What decides on a device from its first steps, as its kin of `LEARNING` does before and after its warm-up."""
-
-
-@pytest.mark.parametrize(
-    "name", [*(name for name in CASES if name not in AGAIN), *(f"{name}, warm" for name in LEARNING)]
-)
+@pytest.mark.parametrize("name", [*CASES, *(f"{name}, warm" for name in LEARNING)])
 def test_policies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All decide and learn on the device what they do on the host."""
     policy = CASES[name].policy if name in CASES else LEARNING[name.removesuffix(", warm")]

@@ -32,9 +32,6 @@ NORMS = ("FixedNorm p=9", "FixedNorm each p=inf", "FixedValue", "BlockRMS", "AGC
          "by_group that learns")  # fmt: skip
 """The policies that differ in the norms that they ask for: others make something else of the same numbers."""
 
-UNITS = ("FixedNorm each p=inf", "AGC", "AGC of columns", "AGC by layer", "SpikeSkip", "chain that learns")
-"""Those of them that see more of a parameter than its shard, or of the ranks than their sums: FSDP2 shards by rows."""
-
 LEARN = ("AutoClip", "MedianClip", "ZClip", "AdaGC", "SpikeSkip", "warmup", "schedule", "chain", "by_")
 """How the names of policies begin that have a state, or are made of such."""
 
@@ -106,7 +103,7 @@ def test_the_policies_have_something_to_decide() -> None:
 @every_layout
 def test_every_policy_decides_as_on_one_process(pool_of: PoolOf, layout: str, size: int) -> None:
     """Norms, coefficient, status and clipped gradients; the losses of the ranks differ, and their mean decides."""
-    policies = list(POLICIES if layout == "in rows" else UNITS if layout == "FSDP2" else NORMS)
+    policies = list(POLICIES if layout == "in rows" else NORMS)
     found = pool_of(size).run(workers.train_each, layout, policies)
     for policy in policies:
         check_same_on_all_ranks([traces[policy] for traces in found], policy)
@@ -216,7 +213,7 @@ def test_what_is_not_finite_is_set_to_zero_or_passed_on(pool_of: PoolOf, layout:
 
 @pytest.mark.parametrize(
     ("layout", "size", "grouped"),
-    [("apart", 2, False), ("apart", 4, True), ("apart on two ranks", 4, True)],
+    [("apart", 2, False), ("apart", 4, False), ("apart", 4, True), ("apart on two ranks", 4, True)],
 )
 @pytest.mark.parametrize("of_all", [True, False], ids=["total", "each"])
 def test_ranks_with_parameters_of_their_own(
@@ -269,8 +266,7 @@ def check_own_parameters(trace: Trace, policy: str, rank: int, size: int) -> Non
 @pytest.mark.parametrize(("size", "grouped"), [(2, False), (4, True)])
 def test_plain_pieces_of_parameters(pool_of: PoolOf, size: int, grouped: bool) -> None:
     """As of tensor parallelism by hand: every policy but those that look at single rows."""
-    of = POLICIES if size == 2 else NORMS
-    policies = [policy for policy in of if POLICIES[policy].scope != "unit" and policy != "chain of three norms"]
+    policies = [policy for policy in POLICIES if POLICIES[policy].scope != "unit" and policy != "chain of three norms"]
     found = pool_of(size).run(workers.train_each, "in pieces", policies, grouped=grouped)
     for policy in policies:
         check_same_on_all_ranks([traces[policy] for traces in found], policy)
