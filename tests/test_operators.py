@@ -214,7 +214,7 @@ def test_gradients_with_a_history() -> None:
     assert bits([p.grad for p in there]) == bits([p.grad for p in here])
 
 
-@pytest.mark.parametrize(("backend", "lazy"), [("eager", False), ("eager", True), ("aot_eager", True)])
+@pytest.mark.parametrize(("backend", "lazy"), [("eager", False), ("eager", True), ("inductor", True)])
 def test_complex_gradients_break_a_graph(backend: str, lazy: bool) -> None:
     """Lazy conjugates too, as `backward` leaves them: the numbers are right."""
     p = nn.Parameter(torch.zeros(3, dtype=torch.complex64))

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError, target
+from gradclip.cli.page import PACKAGES
 from gradclip.cli.recorded import Column, RunFile, RunName, read
 from gradclip.extras import how_to_install
 
 if TYPE_CHECKING:
     from gradclip.analysis.series import Series
-
-PACKAGES = ("polars", "plotly", "jinja2", "tsdownsample")
-"""What the report needs."""
 
 
 def report(

@@ -79,7 +79,7 @@ def test_options_reach_the_training(text: Path, out: Path) -> None:
         (["--lr", "-2"], "'--lr': must be a positive number, got -2."),
         (["--lr", "1e39"], "'--lr': must be at most 1e+38, got 1e+39."),
         (["--lr", "fast"], "'--lr'"),
-        (["--steps", "0"], "'--steps'"),
+        (["--steps", "0"], "'--steps': must be 1 or more, got 0."),
         (["--steps", "1.5"], "'--steps'"),
         (["--seed", "-1"], "'--seed': must be from 0 to 9223372036854775807, got -1."),
         (["--seed", str(2**63)], "'--seed': must be from 0"),

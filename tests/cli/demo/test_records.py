@@ -106,7 +106,7 @@ def test_a_run_that_is_lost_at_once_is_reported(text: Path, out: Path, capsys: p
     assert by_id(page, "fact-skipped").attributes["value"] == "2"
 
 
-@pytest.mark.parametrize("package", ["polars", "plotly"])
+@pytest.mark.parametrize("package", ["polars", "plotly", "jinja2", "tsdownsample"])
 def test_goes_without_a_report_where_a_package_is_missing(
     package: str, text: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -270,7 +270,7 @@ def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Grow
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReadError, match="it is no file"):
+    with pytest.raises(ReadError, match="is a folder. Name a file"):
         look(Growing(tmp_path, None, "a folder"))
 
 

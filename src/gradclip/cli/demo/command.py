@@ -23,6 +23,12 @@ def _positive(value: float) -> float:
     return value
 
 
+def _one_or_more(value: int) -> int:
+    if value < 1:
+        raise typer.BadParameter(f"must be 1 or more, got {value}")
+    return value
+
+
 def _seed(value: int) -> int:
     if not 0 <= value < SEEDS:
         raise typer.BadParameter(f"must be from 0 to {SEEDS - 1}, got {value}")
@@ -48,7 +54,7 @@ def demo(
         float, typer.Option(callback=_positive, help="Largest gradient norm with clipping; some policies have none.")
     ] = 1.0,
     lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of all runs.")] = 2.0,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 400,
+    steps: Annotated[int, typer.Option(callback=_one_or_more, help="Training steps of each run.")] = 400,
     seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the weights and of the samples.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the picture and the numbers go.")] = Path(
         "gradclip-demo"

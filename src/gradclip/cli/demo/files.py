@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gradclip.cli import UserError, target
 from gradclip.cli.demo.runs import Run
+from gradclip.cli.page import PACKAGES
 from gradclip.cli.say import say
 from gradclip.extras import how_to_install
 from gradclip.records.line import line_of
@@ -46,7 +47,7 @@ def save(console: Console, runs: Sequence[Run], out: Path, title: str) -> None:
 
         _write(out / PICTURE, draw(runs, getattr(runs[-1].policy, "max_norm", math.inf), title))
         written.append(PICTURE)
-    if _has(console, "report", "polars", "plotly"):
+    if _has(console, "report", *PACKAGES):
         _report(records, [run.name for run in runs], out / REPORT)
         written.append(REPORT)
     kept = "the record of the run" if len(runs) == 1 else f"the records of {len(runs)} runs"

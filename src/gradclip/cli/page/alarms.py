@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, final
 
-from gradclip.analysis.as_records import rows_of
+from gradclip.analysis.as_clips import clips_of
 from gradclip.analysis.series import Series
 from gradclip.cli.page.tensors import Tensors
 from gradclip.records import Alarms
@@ -22,7 +22,7 @@ def alarms_of(series: Series, tensors: Tensors | None) -> list[Raised]:
     alarms = Alarms()
     raised: dict[str, Raised] = {}
     worst = {**(tensors.worst if tensors else {}), **dict(series.worst)}  # as recorded, where it was
-    for record in rows_of(series, worst):
+    for record in clips_of(series, worst):
         for name in alarms.feed(record):
             earlier = raised.get(name, Raised(name, record.step, 0))
             raised[name] = earlier._replace(times=earlier.times + 1)

@@ -62,6 +62,8 @@ class Growing:
         """
         with said(self._name):
             try:
+                if self._path.is_dir():
+                    self._refuse("it is a folder. Name a file in it.")
                 if self._path.exists() and not self._path.is_file():  # a pipe would keep us waiting
                     self._refuse("it is no file. Write the run to a file and name that.")
                 with self._path.open("rb") as file:

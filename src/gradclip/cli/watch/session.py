@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-from gradclip.analysis.as_records import rows_of
+from gradclip.analysis.as_clips import clips_of
 from gradclip.analysis.series import Series
 from gradclip.cli.watch.growing import Growing
 from gradclip.cli.watch.waiting import Wait
@@ -78,7 +78,7 @@ class Session:
         seen = len(before) if before is not None and _goes_on(run, before) else 0
         if not seen:
             self._begin()
-        for record in rows_of(run, dict(run.worst), seen):
+        for record in clips_of(run, dict(run.worst), seen):
             begun = self._watch.feed(record)
             if begun or len(self._watch.active) != len(self.alarms):
                 self.alarms = {name: self.alarms.get(name, record.step) for name in self._watch.active}

@@ -121,7 +121,7 @@ def _situation(session: Session) -> list[str]:
         return [*said, f"waiting: {file.absent or file.why_none}"]
     if file.absent:
         said.append(f"{file.absent}: waiting for it to come back")
-    for_advice = spaced(file.run.steps)
+    for_advice = spaced(file.run.steps) if file.run.remarks else ()
     return said + [each.partition(". ")[0].rstrip(".") for each in file.run.remarks if each not in for_advice]
 
 

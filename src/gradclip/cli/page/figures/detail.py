@@ -42,8 +42,7 @@ def _detail(run: Run, most: int) -> dict[str, str]:
     threshold = np.full_like(before, np.nan) if series.thresholds is None else single(series.thresholds.numpy())
     kept = picked(before, most)
     rows = np.stack([before, after, threshold])[:, kept].view(np.uint32)
-    rows[1] ^= np.where(threshold < before, threshold, before)[kept].view(
-        np.uint32
-    )  # after clipping, it mostly is this
+    lesser = np.where(threshold < before, threshold, before)[kept]  # which the norm after clipping mostly is
+    rows[1] ^= lesser.view(np.uint32)
     steps = series.steps.numpy()[kept].astype(np.float64)
     return {"steps": packed(np.diff(steps, prepend=0.0)), "rows": packed(rows)}

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     worst: Worst
 
 
-def rows_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[Row]:
+def clips_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[Row]:
     """Return the clips of a run one by one, from one on, with the parameters of the largest norms at some steps."""
     steps, norms = run.steps[first:].tolist(), run.norms[first:]
     unknown, never = torch.full_like(norms, math.nan), [False] * len(norms)
