@@ -54,7 +54,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 import triton.language as tl
 
-from gradclip.ops.triton import backend, driver, fusing, launch, ordering, rule
+from gradclip.ops.triton import backend, driver, fusing, launch, ordering, recording, rule
 from interpreted import in_less_time
 
 LAYOUT = Layout(tuple(SHAPES), (12, 4, 24, 8, 0, 1), (4, 1, 2, 2, 1, 1), (0, 0, 1, 1, 1, 1), 2, CPU, (2, 1, 4, 2, 2, 0))
@@ -583,6 +583,18 @@ def test_what_the_driver_cannot_be_handed() -> None:
         source = SimpleNamespace(signature={f"p{i}": "*fp64" for i in range(count)} | {"BLOCK": "constexpr"})
         compiled = SimpleNamespace(function=5, metadata=SimpleNamespace(**about), src=source)
         assert (driver.ready(compiled, count) is None) == (count > driver.MOST)
+
+
+def test_memory_of_other_dtypes() -> None:
+    """The same lines are another kernel then: the driver launches what was compiled for one dtype."""
+
+    def key(dtype: torch.dtype) -> tuple[Any, ...]:
+        sizes, norms = torch.tensor([3, 4], dtype=dtype), [torch.ones(2, dtype=torch.float64)]
+        graph = recording.recorded(lambda given: ([given[0] * sizes], None), norms, CPU, [])
+        (call,), _ = fusing.Kernels(graph, 1).prepared(norms, CPU)
+        return call.key(CPU)
+
+    assert key(torch.int64) == key(torch.int64) != key(torch.int32)
 
 
 @pytest.mark.usefixtures("_exact_roots")

@@ -73,12 +73,14 @@ class Stage:
         """Bring what was learned to the host, which decides about the next norms."""
         self.state = recalled(self.state)
 
-    def follow(self, device: torch.device) -> None:
-        """Go on where the norms are now, as after `model.to(device)`: what was learned moves there."""
-        if self.layout.device != device:
-            layout = replace(self.layout, device=device)
-            self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
-            self.layout = layout
+    def follow(self, device: torch.device) -> bool:
+        """Go on where the norms are now, as after `model.to(device)`: what was learned moves there, if it has to."""
+        if self.layout.device == device:
+            return False
+        layout = replace(self.layout, device=device)
+        self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
+        self.layout = layout
+        return True
 
     def reshape(self, layout: Layout) -> None:
         """Go on with parameters of other shapes: what was learned stays, but that of units, which are others now."""

@@ -187,21 +187,21 @@ class GradClipper(Attaching):
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         step, skips = self._step + 1, self._skips
         each, count, compare = self._measures_each(step), self._records, self._compares
-        skips.hear(but=0 if reads else LATE - 1)
-        late = skips.heard if skips.is_over else 0
-        reads = reads or late > 0
-        if not reads:
+        late, too_many = skips.hear(but=0 if reads else LATE - 1), False
+        skipped: Status | None = None
+        if not reads and not late:
             clip = self._pipeline.run_unread(step, loss, overflow, each=each, count=count)
             skips.count_withheld(clip.withheld, overflow)
-        elif on_host(overflow):
+        elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
             explain = late > 0 or skips.read() >= self._max_skips  # one more is too many
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
-            skips.count(skipped=clip.result.skipped is not None)
+            skipped = clip.result.skipped
+            too_many = skips.count(skipped=skipped is not None) or late > 0
         self._finish(clip, stepping, loss, by_hand=by_hand, records=count)
-        if reads and clip.result.skipped is not Status.SKIPPED_SCALER and (late or skips.is_over):
-            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, clip.reason, late))
+        if too_many:
+            raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
         return clip.result
 
     def _may_be_unread(self) -> bool:

@@ -12,7 +12,7 @@ from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
 from gradclip.gradients.nonfinite import Counts
-from gradclip.numbers import Condition, Scalar, on_host, ratio, where
+from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
@@ -69,6 +69,7 @@ class Pipeline:
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
         for stage in self._stages:
             check_state(stage.policy, stage.state, stage.layout)
+        self._are_of_totals = all(stage.scope == "total" for stage in self._stages)
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
         self._is_elsewhere = False  # what was learned, as the last clip was unread
 
@@ -95,7 +96,7 @@ class Pipeline:
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False
-        in_graph = is_captured(self._selection.device)
+        in_graph = is_captured(self._stages[0].layout.device)
         known = self._replayed(in_graph=in_graph)
         try:
             return _clip(work, _result(step, run(self._stages, work, self._nonfinite), is_replayed=in_graph))
@@ -131,7 +132,7 @@ class Pipeline:
     def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool, count: bool) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(loss, each=each, count=count, reads=False)
-        in_graph = is_captured(self._selection.device)
+        in_graph = is_captured(self._stages[0].layout.device)
         known = self._replayed(in_graph=in_graph)
         skips = self._nonfinite == "skip"
         done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
@@ -162,17 +163,16 @@ class Pipeline:
 
     def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
         self._follow_shapes()
-        device = self._selection.device
-        if any(stage.layout.device != device for stage in self._stages):
-            self._captured = None  # whose graph works on tensors that are not the gradients any more
+        device = self._selection.placed
         for stage in self._stages:
-            stage.follow(device)
+            if stage.layout.device != device and stage.follow(home(device)):
+                self._captured = None  # whose graph works on tensors that are not the gradients any more
         asked = {"reads": self._nonfinite != "propagate", **asked}
         return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
 
     def _follow_shapes(self) -> None:
         """Go on with the shapes that parameters have by now, as after `p.data = ...`, where not all is a total norm."""
-        if all(stage.scope == "total" for stage in self._stages) or (now := self._selection.reshaped()) is None:
+        if self._are_of_totals or (now := self._selection.reshaped()) is None:
             return
         layouts = [now.layout_for(stage.policy, stage.scope) for stage in self._stages]  # which may raise
         self._selection, self._captured = now, None

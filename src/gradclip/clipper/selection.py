@@ -56,9 +56,14 @@ class Selection:
     held: list[torch.Size]
 
     @property
-    def device(self) -> torch.device:
+    def placed(self) -> torch.device:
         """Where the first parameter is now."""
-        return home(self.owners[0].device) if self.owners else CPU
+        return self.owners[0].device if self.owners else CPU
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers of what is there are."""
+        return home(self.placed)
 
     def restricted(self, decision: Decision, norms: Norms) -> Decision:
         """Restrict a decision to the parameters that are scaled, where others are only counted."""

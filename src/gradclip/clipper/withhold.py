@@ -132,24 +132,23 @@ class Skips:
         self._most = most
         self._count: Scalar = float(count)
         self._under_way: deque[Transfer] = deque()
-        self.heard = count
-        """The most in a row that the host has heard of and not complained about."""
+        self._heard = count  # the most in a row that the host has heard of and not complained about
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the host has heard of more than allowed."""
-        return self.heard > self._most
+    def hear(self, *, but: int = 0) -> int:
+        """Hear of all steps but the last few; of none while a graph is captured, in which nothing can be waited for.
 
-    def hear(self, *, but: int = 0) -> None:
-        """Hear of all steps but the last few; of none while a graph is captured, in which nothing can be waited for."""
+        Returns:
+            How many in a row were skipped, of all that the host has heard of, if these are too many; else 0.
+        """
         while len(self._under_way) > but and can_transfer(self._count):
             transfer = self._under_way.popleft()
             transfer.wait()
-            self.heard = max(self.heard, int(transfer.host))
+            self._heard = max(self._heard, int(transfer.host))
+        return self._heard if self._heard > self._most else 0
 
     def complaint(self, last: Status | None, reason: str, late: int) -> str:
         """Return why there are too many in a row, or had been before this step, and forget what the host has heard."""
-        count, self.heard = max(late, self.heard), 0
+        count, self._heard = max(late, self._heard), 0
         reason = f" {reason}" if reason else ""
         return (
             f"{count} steps in a row were skipped, the last as {(last or Status.SKIPPED_NONFINITE).value}, and "
@@ -168,15 +167,17 @@ class Skips:
         self._hold(count)
 
     def _hold(self, count: int) -> None:
-        self.heard = count
+        self._heard = count
         if not is_known(self._count):
             self._count.fill_(count)  # where it is: a captured graph goes on counting there
         else:
             self._count = float(count)
 
-    def count(self, *, skipped: bool) -> None:
-        """Count a step that the host knows of."""
-        self._hold(self.read() + 1 if skipped else 0)
+    def count(self, *, skipped: bool) -> bool:
+        """Count a step that the host knows of, and say whether too many in a row were skipped now."""
+        count = self.read() + 1 if skipped else 0
+        self._hold(count)
+        return count > self._most
 
     def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
         """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is.

@@ -109,7 +109,7 @@ class ClipWork(Work):
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
             self._coef = self._coef * decision.coef
-            self._waits = not is_known(self._coef) or on_host(self._coef) != 1.0
+            self._waits = not (is_known(self._coef) and self._coef == 1.0)
         is_last = stage is self._stages[-1]
         if is_last or not waits or not (self._reads or is_known(self._coef)):
             self._make(is_last=is_last)

@@ -107,7 +107,8 @@ class Kernels:
                 offset = self._numbers.get(x, 0) if size == 1 else index
                 body.line(f"tl.store(p{self._places[x]} + {offset}, {body.value(x, at)}, mask={inside})")
         places = list(dict.fromkeys(self._places[x] for x in (*read, *wanted)))
-        kernel = kernel_of(tuple(f"p{place}" for place in places), tuple(body.lines))
+        dtypes = {self._places[x]: x.dtype for x in (*read, *wanted)}
+        kernel = kernel_of(tuple(f"p{place}" for place in places), tuple(dtypes.values()), tuple(body.lines))
         return Step(kernel, max(1, *(-(-x.numel // block) for x in wanted)), places)
 
 
@@ -116,8 +117,11 @@ def _is_given(node: Node) -> bool:
 
 
 @cache
-def kernel_of(arguments: tuple[str, ...], lines: tuple[str, ...]) -> Any:
-    """Return a kernel of these lines, which Triton asks Python for: by the name of a file that is not there."""
+def kernel_of(arguments: tuple[str, ...], dtypes: tuple[torch.dtype, ...], lines: tuple[str, ...]) -> Any:  # noqa: ARG001
+    """Return a kernel of these lines, which Triton asks Python for: by the name of a file that is not there.
+
+    The same lines for memory of other dtypes are another kernel: what the driver launches is compiled for one.
+    """
     text = f"def rule({', '.join(arguments)}, BLOCK: tl.constexpr):\n" + "\n".join(lines) + "\n"
     name = f"<gradclip rule {kernel_of.cache_info().misses}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
