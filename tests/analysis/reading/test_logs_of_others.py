@@ -172,6 +172,21 @@ def test_metrics_of_mlflow(tmp_path: Path) -> None:
     )
 
 
+def test_a_metric_as_mlflow_keeps_it(tmp_path: Path) -> None:
+    """A file of `mlruns`: times, numbers and steps without names, and the file is called as the metric."""
+    lines = [f"{1_700_000_000_000 + 1000 * step} {norm} {step}\n" for step, norm in enumerate(NORMS, 1)]
+    for name, column in (("grad_norm", None), ("Grad-Norm", None), ("size", "size"), ("grad size", "grad size")):
+        (tmp_path / name).write_text("".join(lines))
+        series = read_series(tmp_path / name, column=column)
+        assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3, 4, 5], NORMS)
+        assert series.times is not None and series.times.tolist() == [1.7e9 + step for step in range(1, 6)]
+    lines[3] = "1700000004000 a 4\n"
+    (tmp_path / "grad_norm").write_text("".join(lines))
+    assert refusal(tmp_path / "grad_norm").startswith("line 4: 'grad_norm' must be a number, got 'a'")
+    (tmp_path / "loss").write_text("".join(lines))
+    assert refusal(tmp_path / "loss").startswith("no column has a usual name of the norm")
+
+
 def test_tables_of_loggers(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(
         "epoch,grad_norm,step,train_loss,val_loss\n0,1.5,1,0.5,\n0,,1,,0.4\n0,2.5,2,0.5,\n"

@@ -10,6 +10,8 @@
   our statuses. "nan" and "inf" are norms that were not finite.
 - A last line with too few cells is torn. It is left out with a remark.
 - Rows that are in no order, or the last first, are sorted by step.
+- A file that MLflow keeps of a metric has no names: there is a time, the number and the step on each line, and the name
+  of the file is that of the metric.
 """
 
 import csv
@@ -36,6 +38,10 @@ AHEAD, BLANKS = re.compile(rb"^[ \t#]+", re.MULTILINE), re.compile(rb"[ \t]+")
 """What may stand before the cells of a line, and between them, where these are words."""
 
 
+KEPT_BY_MLFLOW = re.compile(rb"\d{13} \S+ \d+\r?\n")
+"""How a file begins that holds one metric: by a time in milliseconds."""
+
+
 @final
 class Head(NamedTuple):
     """What stands between cells, and the names of columns."""
@@ -52,6 +58,9 @@ def read_table(source: Source) -> Iterator[Chunk]:
     """
     rest = pieces(source)
     first = next(rest, Piece(1, b""))
+    if KEPT_BY_MLFLOW.match(first.data) and norms_among([source.path.name], source.column):
+        name = source.path.name.replace(" ", "_")
+        first = Piece(0, f"timestamp {name} step\n".encode() + first.data, first.open)
     line, are_words = _heading(first, source)
     if are_words:
         first, rest = _tabbed(first), map(_tabbed, rest)

@@ -99,7 +99,7 @@ class Growing:
                 self.why_none = "no record yet"
                 return False
             self._check_kind()
-        with _copied(file, self._path.suffix) as (copy, whole):
+        with _copied(file, self._path.name) as (copy, whole):
             if now.st_size - whole > LONGEST_LINE:
                 self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
             if whole == (0 if self.run is None else self._whole):  # but the line in the making has grown
@@ -135,11 +135,11 @@ class Growing:
 
 
 @contextmanager
-def _copied(file: BinaryIO, suffix: str) -> Generator[tuple[Path, int]]:
+def _copied(file: BinaryIO, name: str) -> Generator[tuple[Path, int]]:
     """Copy the whole lines of a file, which others go on writing; return the copy and how many bytes these are."""
     file.seek(0)
     with TemporaryDirectory(prefix="gradclip-") as folder:
-        copy, end = Path(folder, f"run{suffix}"), 0
+        copy, end = Path(folder, name), 0
         with copy.open("wb") as out:
             for piece in iter(partial(file.read, 2**20), b""):
                 if (last := piece.rfind(b"\n")) >= 0:
