@@ -188,6 +188,16 @@ def test_the_line_is_right_in_any_piece(path: Path, monkeypatch: pytest.MonkeyPa
     assert refusal(path).startswith("line 500: a norm must be >= 0, got -1.")
 
 
+@pytest.mark.parametrize("mark", [b"", pieces.MARK])
+def test_the_first_lines_of_a_file_that_grows(path: Path, mark: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "SIZE", 1000)
+    lines = [json.dumps(record(step)).encode() + b"\n" for step in range(1, 21)]
+    path.write_bytes(mark + b"".join(lines) + b'{"step": 21, "gra')
+    for count in range(1, 21):
+        series = read_series(path, size=len(mark) + sum(map(len, lines[:count])))
+        assert (len(series), series.remarks) == (count, ())
+
+
 def test_a_line_without_end_is_refused_and_not_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "LONGEST_LINE", 10_000)
     monkeypatch.setattr(pieces, "SIZE", 1000)

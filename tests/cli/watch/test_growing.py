@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """All that the readers were given."""
     given_to: list[bytes] = []
 
-    def reading(path: Path, **asked: str | None) -> Series:
-        given_to.append(path.read_bytes())
-        return read_series(path, **asked)
+    def reading(path: Path, *, size: int, **asked: str | None) -> Series:
+        given_to.append(path.read_bytes()[:size])
+        return read_series(path, **asked, size=size)
 
     monkeypatch.setattr(growing, "read_series", reading)
     return given_to
@@ -173,6 +174,30 @@ def test_begins_anew_where_the_file_is_moved_away(path: Path, file: Growing) -> 
     write(path, lines_of(1, 2))  # begins as the other did
     assert (look(file), file.anew) == ([1, 2], REPLACED)
     assert look(file) == []
+
+
+def test_a_file_that_is_written_or_taken_away_while_it_is_read(
+    path: Path, file: Growing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes meanwhile is for the next look, and a file that has gone is waited for."""
+    meanwhile: list[Callable[[], None]] = []
+
+    def reading(path: Path, **asked: Any) -> Series:
+        while meanwhile:
+            meanwhile.pop()()
+        return read_series(path, **asked)
+
+    monkeypatch.setattr(growing, "read_series", reading)
+    write(path, lines_of(1, 2))
+    meanwhile.append(lambda: write(path, lines_of(3) + b'{"step": 4'))
+    assert look(file) == [1, 2]
+    assert file.run is not None and not file.run.remarks
+    assert look(file) == [3]
+    write(path, b', "total_norm": 1.0}\n')
+    meanwhile.append(path.unlink)
+    assert (look(file), file.absent) == ([], GONE)
+    write(path, lines_of(5))
+    assert (look(file), file.absent, file.anew) == ([5], "", REPLACED)
 
 
 def test_begins_anew_where_another_file_takes_the_name(path: Path, file: Growing) -> None:

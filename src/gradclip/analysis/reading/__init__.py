@@ -30,7 +30,9 @@ from gradclip.extras import how_to_install
 __all__ = ["ReadError", "read_series"]
 
 
-def read_series(path: str | PathLike[str], *, column: str | None = None, run: str | None = None) -> Series:
+def read_series(
+    path: str | PathLike[str], *, column: str | None = None, run: str | None = None, size: int | None = None
+) -> Series:
     r"""Read a recorded run.
 
     A file of any size is read in pieces: only the columns that are returned, and norms of single parameters at no more
@@ -43,6 +45,8 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
             of Weights & Biases, and case may be left out where it is clear without them.
         run: The run, where a table holds several, one under another; or the group, where records of several clippers
             are in one file.
+        size: How many bytes to read of a file of lines that somebody still writes, up to the end of a line; by default
+            all.
 
     Returns:
         The run: its steps rise, and `remarks` say what was left out.
@@ -71,4 +75,4 @@ def read_series(path: str | PathLike[str], *, column: str | None = None, run: st
     with said(file):
         if "\0" in str(file):
             raise FileNotFoundError  # as for any other name that no file can have
-        return series_of(file, column, run)
+        return series_of(file, column, run, size)

@@ -48,7 +48,7 @@ NO_WORD = "nonfinite"
 WAY_OUT = "Name one with run= (`gradclip advise --run NAME`), or write each to a file of its own."
 
 
-def series_of(path: Path, column: str | None, run: str | None) -> Series:
+def series_of(path: Path, column: str | None, run: str | None, size: int | None) -> Series:
     """Return the run in a file or folder.
 
     Raises:
@@ -57,7 +57,7 @@ def series_of(path: Path, column: str | None, run: str | None) -> Series:
     """
     kind, files, searched = files_of(path, column)
     read, part, called = FORMATS[kind]
-    source = Source(path, column, run, files, part, called, remarks=searched)
+    source = Source(path, column, run, files, part, called, size, remarks=searched)
     parts = [rows_of(chunk, source) for chunk in read(source)]
     if not parts:
         raise NoNormError(path, f"there are no rows. {RECORD}")

@@ -1,5 +1,6 @@
 """A file in pieces of whole lines, so that its size does not matter."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,11 +57,12 @@ def pieces(source: Source) -> Iterator[Piece]:
     Raises:
         ReadError: If a line has no end for too long.
     """
-    line = 1
+    line, end = 1, sys.maxsize if source.size is None else source.size
     with source.files[0].open("rb") as file:
         if file.read(len(MARK)) != MARK:
             file.seek(0)
-        while data := file.read(SIZE) + file.readline(LONGEST_LINE):
+        while data := file.read(min(SIZE, end - file.tell())):
+            data += file.readline(min(LONGEST_LINE, end - file.tell()))
             whole = data[: data.rfind(b"\n") + 1]
             if whole:
                 yield Piece(line, whole)

@@ -25,6 +25,7 @@ class Source:
         files: The files to read.
         part: What the numbers of rows count, for messages.
         called: What a column is called there.
+        size: How many bytes to read of a file of lines, which are whole ones; None for all.
         fields: The names of columns in the file by what is read from them, once they are chosen.
         details: What single rows say beyond numbers.
         torn: Lines that end within their record.
@@ -37,6 +38,7 @@ class Source:
     files: list[Path]
     part: str
     called: str
+    size: int | None = None
     fields: Fields = field(default_factory=dict)
     details: Details = field(default_factory=Details)
     torn: set[int] = field(default_factory=set)

@@ -1,11 +1,8 @@
 """A file that grows, read as a finished run is whenever it has grown: whole lines alone."""
 
 import os
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, NoReturn, final
 
 from gradclip.analysis.reading import ReadError, read_series
@@ -60,17 +57,19 @@ class Growing:
         Raises:
             ReadError: If it is no file of lines, or no run is in it.
         """
-        with said(self._name):
-            try:
+        try:
+            with said(self._path):
                 if self._path.is_dir():
                     self._refuse("it is a folder. Name a file in it.")
                 if self._path.exists() and not self._path.is_file():  # a pipe would keep us waiting
                     self._refuse("it is no file. Write the run to a file and name that.")
-                with self._path.open("rb") as file:
+                with suppress(FileNotFoundError), self._path.open("rb") as file:
                     return self._read(file)
-            except FileNotFoundError:
                 self.absent = GONE if self._seen else MISSING
                 return False
+        except ReadError as error:  # which calls the file by its path
+            error.args = (str(error).replace(printable(str(self._path)), printable(self._name)),)
+            raise
 
     def finish(self) -> None:
         """Read all that there is, as of a run that is over; also at the end of standard input.
@@ -98,52 +97,38 @@ class Growing:
             if not head.strip(BLANK):
                 self.why_none = "no record yet"
                 return False
-            self._check_kind()
-        with _copied(file, self._path.name) as (copy, whole):
-            if now.st_size - whole > LONGEST_LINE:
-                self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
-            if whole == (0 if self.run is None else self._whole):  # but the line in the making has grown
-                return False
-            self._whole = whole
-            try:
-                with self._named(copy):
-                    self.run = read_series(copy, **self._asked)
-            except NoNormError:
-                if self.run is not None or whole >= PROLOGUE:
-                    raise
-                self.why_none = f"no norm yet in {whole:,} bytes"
-                return False
+            kind, *_ = files_of(self._path, self._asked["column"])
+            if kind not in LINES:
+                self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
+        whole = _end_of_lines(file, now.st_size)
+        if now.st_size - whole > LONGEST_LINE:
+            self._refuse("its last line is longer than 64 MiB. Is this a file of records, one a line?")
+        if whole == (0 if self.run is None else self._whole):  # but the line in the making has grown
+            return False
+        self._whole = whole
+        try:
+            self.run = read_series(self._path, **self._asked, size=whole)
+        except NoNormError:
+            if self.run is not None or whole >= PROLOGUE:
+                raise
+            self.why_none = f"no norm yet in {whole:,} bytes"
+            return False
+        except ReadError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # somebody has taken it away meanwhile
+                raise FileNotFoundError from error
+            raise
         return True
 
-    def _check_kind(self) -> None:
-        with self._named(self._path):
-            kind, *_ = files_of(self._path, self._asked["column"])
-        if kind not in LINES:
-            self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
-
-    @contextmanager
-    def _named(self, path: Path) -> Generator[None]:
-        """Have errors call a file by the name that the user knows."""
-        try:
-            yield
-        except ReadError as error:
-            error.args = (str(error).replace(printable(str(path)), printable(self._name)),)
-            raise
-
     def _refuse(self, problem: str) -> NoReturn:
-        raise ReadError(self._name, problem) from None
+        raise ReadError(self._path, problem)
 
 
-@contextmanager
-def _copied(file: BinaryIO, name: str) -> Generator[tuple[Path, int]]:
-    """Copy the whole lines of a file, which others go on writing; return the copy and how many bytes these are."""
-    file.seek(0)
-    with TemporaryDirectory(prefix="gradclip-") as folder:
-        copy, end = Path(folder, name), 0
-        with copy.open("wb") as out:
-            for piece in iter(partial(file.read, 2**20), b""):
-                if (last := piece.rfind(b"\n")) >= 0:
-                    end = out.tell() + last + 1
-                out.write(piece)
-            out.truncate(end)
-        yield copy, end
+def _end_of_lines(file: BinaryIO, end: int) -> int:
+    """Return where the last whole line ends of so many bytes: others go on writing."""
+    while end > 0:
+        start = max(0, end - PROLOGUE)
+        file.seek(start)
+        if (last := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + last + 1
+        end = start
+    return 0
