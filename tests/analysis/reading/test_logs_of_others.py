@@ -187,6 +187,16 @@ def test_a_metric_as_mlflow_keeps_it(tmp_path: Path) -> None:
     assert refusal(tmp_path / "loss").startswith("no column has a usual name of the norm")
 
 
+@pytest.mark.parametrize("rule", ["|---|---:|:---|", "|:-----:|-|--------|", "+-----+-----+-----+"])
+def test_tables_that_are_drawn(tmp_path: Path, rule: str) -> None:
+    """As in Markdown, or as databases print them."""
+    rows = [f"| {step} | 0.5 | {norm} |" for step, norm in enumerate(NORMS, 1)]
+    (tmp_path / "log.md").write_text("\n".join(["A run:", "", "| step | loss | grad_norm |", rule, *rows, ""]))
+    series = read_series(tmp_path / "log.md")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3, 4, 5], NORMS)
+    assert series.losses is not None and series.losses.tolist() == [0.5] * 5
+
+
 def test_tables_of_loggers(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(
         "epoch,grad_norm,step,train_loss,val_loss\n0,1.5,1,0.5,\n0,,1,,0.4\n0,2.5,2,0.5,\n"

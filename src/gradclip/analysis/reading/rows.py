@@ -17,8 +17,8 @@ from gradclip.analysis.reading.source import Source
 AT_ONCE = 10_000
 """Entries that are rows at once."""
 
-MISSING = ("", "-", "--", "none", "null", "n/a", "na", "<na>", "#n/a")
-"""Words for no number, in lower case."""
+MISSING = r"(?i)^(:?-+:?|none|null|n/a|na|<na>|#n/a|)$"
+"""What stands for no number, as also below the names of columns in Markdown."""
 
 NUMBERS: dict[type, Any] = {int: pl.Int64, float: pl.Float64}
 
@@ -91,7 +91,7 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
     """Raise for the first row that is refused, if one is."""
     norms, unread = rows["norms"], rows["norms"].is_null() & raw["norms"].is_not_null()
     if unread.any():
-        unread &= ~raw["norms"].str.strip_chars().str.to_lowercase().is_in(MISSING)
+        unread &= ~raw["norms"].str.strip_chars().str.contains(MISSING)
     refused = [
         ("norms", norms < 0.0, f"a norm must be >= 0, got {{norm:.6g}}. {NOT_LOGARITHM}"),
         ("norms", unread, f"{{name}} must be a number, got {{value}}. {PUT_RIGHT}"),
