@@ -91,6 +91,54 @@ def test_numbers_of_other_libraries(p: nn.Parameter) -> None:
     assert gradclip.clip_grad_norm_([p], 1e9, torch.tensor(3.0)).dtype == torch.float32
 
 
+NO_NUMBERS = [
+    torch.tensor(True),
+    torch.tensor(1j),
+    torch.tensor([]),
+    torch.ones(2),
+    torch.ones(1).to_sparse(),
+    torch.tensor(1.0, device="meta"),
+    np.complex64(1j),
+    np.ones(2),
+    np.timedelta64(1, "Y"),
+    np.datetime64("2020"),
+    Decimal("sNaN"),
+]
+"""What Python makes a float of, or refuses to in words that name no argument."""
+
+
+@pytest.mark.parametrize("given", NO_NUMBERS, ids=repr)
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+def test_no_numbers(p: nn.Parameter, given: object) -> None:
+    """Truth values, complex numbers, dates, many numbers and none, wherever one real number is asked for."""
+    calls: dict[str, Callable[[], object]] = {
+        "clip_grad_norm_(norm_type=...)": lambda: gradclip.clip_grad_norm_([p], 1.0, given),
+        "clip_grad_norm_(eps=...)": lambda: gradclip.clip_grad_norm_([p], 1.0, eps=given),
+        "GradClipper(norms_every=...)": lambda: gradclip.GradClipper([p], norms_every=given),
+        "GradClipper(max_consecutive_skips=...)": lambda: gradclip.GradClipper([p], max_consecutive_skips=given),
+        "FixedNorm(max_norm=...)": lambda: gradclip.policies.FixedNorm(given),
+        "warmup(steps=...)": lambda: gradclip.policies.warmup(given, gradclip.policies.FixedNorm(1.0)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=re.escape(f"`{name}` must be a number, got ")):
+            call()
+    bounds: dict[str, Callable[[], object]] = {
+        "clip_grad_norm_(max_norm=...)": lambda: gradclip.clip_grad_norm_([p], given),
+        "clip_grads_with_norm_(total_norm=...)": lambda: gradclip.clip_grads_with_norm_([p], 1.0, given),
+        "GradClipper.observe_loss(loss=...)": lambda: gradclip.GradClipper([p]).observe_loss(given),
+    }
+    for name, call in bounds.items() if not (isinstance(given, Tensor) and given.is_meta) else ():
+        with pytest.raises((TypeError, ValueError), match=re.escape(f"`{name}` must ") + "(be a|hold one real) number"):
+            call()
+    assert p.grad.tolist() == [3, 4]
+
+
+def test_no_words(p: nn.Parameter) -> None:
+    """Arrays compare element by element, and have no truth value then."""
+    with pytest.raises(ValueError, match=re.escape("`GradClipper(nonfinite=...)` must be one of 'skip', ")):
+        gradclip.GradClipper([p], nonfinite=np.ones(2))
+
+
 @pytest.mark.parametrize("eps", [-1e-6, math.nan, math.inf])
 def test_eps(p: nn.Parameter, eps: float) -> None:
     """What is added to the norm cannot be negative."""

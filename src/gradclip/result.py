@@ -16,7 +16,7 @@ class Status(str, Enum):
     """How one clip ended. A member is its own name in lower case: `result.status == "clipped"` holds."""
 
     OK = "ok"
-    """The gradients are as they were."""
+    """No gradient was scaled down or limited."""
 
     CLIPPED = "clipped"
     """Some were scaled down or limited."""

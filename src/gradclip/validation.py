@@ -3,21 +3,42 @@
 import math
 from typing import Any, NoReturn, SupportsFloat, cast
 
+import torch
+from torch import Tensor
+
 from gradclip import callers
 from gradclip.tracing import is_traced
 
 
 def real(function: str, argument: str, value: object) -> float:
-    """Return anything that is a number, and neither a truth value nor a word, as a float."""
-    is_truth = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"  # numpy's
-    if is_truth or isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-        msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
-        raise TypeError(msg)
+    """Return anything that is one real number, and neither a truth value nor a word, as a float."""
     try:
-        return float(cast("SupportsFloat", value))
+        if _is_number(value):
+            return float(cast("SupportsFloat", value))
     except OverflowError:
         msg = f"`{function}({argument}=...)` must be a number that a float can hold, got a larger one."
         raise ValueError(msg) from None
+    except (TypeError, ValueError):  # as of an array, or a number that stands for an error
+        pass
+    msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
+    raise TypeError(msg)
+
+
+def holds_one_real(x: Tensor) -> bool:
+    """Whether a tensor is one real number, and no truth value."""
+    return x.numel() == 1 and not x.is_complex() and x.dtype != torch.bool and x.layout == torch.strided
+
+
+NO_NUMBERS = frozenset("bcmM")
+"""NumPy's kinds of truth values, complex numbers, times and dates, of which Python may make a float all the same."""
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return holds_one_real(value) and not value.is_meta
+    if isinstance(value, (bool, str, bytes)) or getattr(getattr(value, "dtype", None), "kind", None) in NO_NUMBERS:
+        return False
+    return hasattr(value, "__float__") or hasattr(value, "__index__")
 
 
 def check_number(
@@ -141,7 +162,7 @@ def check_positive_order(owner: object, *, at_most: float = math.inf) -> None:
 
 def check_word(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
     """Check that an argument is one of a few words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         msg = f"`{function}({argument}=...)` must be one of {listed}, got {value!r}."
         raise ValueError(msg)

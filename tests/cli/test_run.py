@@ -1,6 +1,7 @@
 """`gradclip run`: a script runs as it is, and is recorded, or clipped by a rule."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,13 +215,16 @@ def test_two_ranks(tmp_path: Path) -> None:
         (["nowhere.py"], "nowhere.py: there is no such script. Write -m where it is a module."),
         (["--policy", "zclip", "--max-norm", "1", "x.py"], "--policy and --max-norm are two rules. Give one."),
         (["--policy", "nonsense", "SCRIPT"], "--policy nonsense must be one of"),
-        (["--max-norm", "-1", "SCRIPT"], "must be >= 0"),
+        (["--max-norm", "-1", "SCRIPT"], "gradclip: --max-norm must be >= 0, got -1. To record alone, leave it out."),
+        (["--max-norm", "nan", "SCRIPT"], "gradclip: --max-norm must be >= 0, got nan."),
+        (["PIPE"], "it is neither a file nor a folder. Write the script to a file and name that."),
         (["--record", "FOLDER", "SCRIPT"], "--record"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before anything runs."""
-    given = {"SCRIPT": str(script), "FOLDER": str(script.parent)}
+    given = {"SCRIPT": str(script), "FOLDER": str(script.parent), "PIPE": str(script.parent / "pipe")}
+    os.mkfifo(given["PIPE"])
     assert main(["run", *(given.get(word, word) for word in words)]) == 2
     printed = capsys.readouterr()
     assert message in printed.err

@@ -108,3 +108,4 @@ def test_what_stands_for_no_policy_is_explained(spec: str, words: str | None) ->
         parse(spec)
     assert words in str(caught.value)
     assert str(caught.value).endswith(".")
+    assert not str(caught.value).endswith("..")

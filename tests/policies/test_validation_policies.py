@@ -95,6 +95,13 @@ def arguments(policy: Any, argument: str, value: object) -> dict[str, Any]:
     return needed | {argument: value}
 
 
+@pytest.mark.parametrize("policy", [MedianClip, SpikeSkip])
+def test_a_window_that_is_shorter_than_the_warmup(policy: Any) -> None:
+    """Whoever gives a window alone is told what it has to do with the warm-up, of which nothing was said."""
+    with pytest.raises(ValueError, match=r"\(warmup=...\)` must be .* <= 5, got \d+\. The `window` holds no more\.$"):
+        policy(1.0, window=5)
+
+
 @pytest.mark.parametrize(("policy", "argument", "requirement", "value"), ROWS, ids=str)
 def test_a_number_out_of_range(policy: Any, argument: str, requirement: str, value: object) -> None:
     """The message names the policy and the argument, what is required, and what was given."""

@@ -140,6 +140,20 @@ def test_a_copy_makes_no_file_before_its_first_record(tmp_path: Path) -> None:
     assert len(read(sink.path)) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be deleted there")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_that_is_deleted_meanwhile_is_made_anew(what: str, tmp_path: Path) -> None:
+    """Of records that go on into a file without a name, nobody would hear."""
+    sink = JSONLines(tmp_path / "runs" / "run.jsonl")
+    sink(record(1))
+    sink.path.unlink()
+    if what == "folder":
+        sink.path.parent.rmdir()
+    for step in (2, 3):
+        sink(record(step))
+    assert [line["step"] for line in read(sink.path)] == [2, 3]
+
+
 # Paths that will not do.
 
 

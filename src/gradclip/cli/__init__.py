@@ -1,8 +1,8 @@
 """The command `gradclip`.
 
 The core of gradclip depends on torch alone. What the commands need beside it comes with the extras `cli`
-(blessed, polars, rich, threadpoolctl, typer) and `report` (matplotlib, polars and what makes the report), so nothing
-here is imported before it is known to be there.
+(blessed, numpy, polars, rich, threadpoolctl, typer) and `report` (matplotlib, numpy, polars and what makes the report),
+so nothing here is imported before it is known to be there.
 """
 
 import sys

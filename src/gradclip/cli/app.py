@@ -6,6 +6,7 @@ to import (rich, matplotlib) stays inside the function, so that `gradclip --help
 """
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -64,9 +65,22 @@ def run(arguments: Sequence[str] | None) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is not None:  # which no command has looked at
+            raise
+        sys.stderr.write(f"gradclip: the output cannot be written ({error.strerror}). Write it to another place.\n")
+        _drop_output()
+        return 2
     if callable(result):  # a script of the user's, whose errors are no business of this command
         return result()
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """Let go of what waits to be written: as it ends, Python would try again, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _one_line(error: Exception) -> str:

@@ -114,4 +114,4 @@ def _value(spec: str, argument: str, text: str, given: object) -> object:
 
 
 def _refusal(spec: str, problem: str) -> UserError:
-    return UserError(f"--policy {spec} {problem}.")
+    return UserError(f"--policy {spec} {problem.rstrip('.')}.")

@@ -11,7 +11,7 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip.numbers import from_device, is_known
 from gradclip.torch_private import runs_hooks
-from gradclip.validation import check_number, check_word, real
+from gradclip.validation import check_number, check_word, holds_one_real, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 """What a clipper does with a total norm that is NaN or infinite."""
@@ -26,7 +26,7 @@ def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
 def check_loss(function: str, value: object) -> float | Tensor:
     """Return a loss as a float, or as a float64 tensor where it is on another device."""
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex():
+        if not holds_one_real(value):
             msg = f"`{function}(loss=...)` must hold one real number, got shape {tuple(value.shape)}. Pass its mean."
             raise ValueError(msg)
         number = from_device(value.detach().reshape(()))
@@ -74,24 +74,21 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
 
 def check_max_skips(value: object) -> float:
     """Return the number of steps in a row that may be skipped; infinite for any number."""
+    function, argument = "GradClipper", "max_consecutive_skips"
+    is_limit = real(function, argument, value) != math.inf
     return check_number(
-        "GradClipper",
-        "max_consecutive_skips",
-        value,
-        at_least=0,
-        integer=value != math.inf,
-        advice="For no limit, pass `math.inf`.",
+        function, argument, value, at_least=0, integer=is_limit, advice="For no limit, pass `math.inf`."
     )
 
 
-def check_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
+def check_sinks(function: str, sinks: Any) -> tuple[Callable[[Any], object], ...]:
     """Return the sinks; a single one is a mistake."""
     if callable(sinks) or not isinstance(sinks, Sequence):
-        msg = f"`GradClipper(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
+        msg = f"`{function}(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
         raise TypeError(msg)
     for i, sink in enumerate(sinks):
         if not callable(sink):
-            msg = f"`GradClipper(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
+            msg = f"`{function}(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
             raise TypeError(msg)
     return tuple(sinks)
 

@@ -3,11 +3,10 @@
 import math
 from typing import Literal, TypeAlias, get_args
 
-import torch
 from torch import Tensor
 
 from gradclip.numbers import from_device, is_known
-from gradclip.validation import check_word, real, refuse_none, warn_of_zero
+from gradclip.validation import check_word, holds_one_real, real, refuse_none, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -23,7 +22,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
         refuse_none(function, argument)
     value = _full(value)
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        if not holds_one_real(value):
             msg = (
                 f"`{function}({argument}=...)` must hold one real number, got a {value.dtype} tensor of shape "
                 f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
@@ -44,7 +43,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
 def check_total_norm(function: str, value: object) -> float | Tensor:
     """Return a norm as a float, or as it is where it is a tensor on another device; NaN is a norm too."""
     value = _full(value)
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
+    if isinstance(value, Tensor) and holds_one_real(value):
         value = from_device(value.detach().reshape(()))
         if not is_known(value):
             return value

@@ -102,7 +102,7 @@ def clip_grad_norm_(
         max_norm = check_max_norm(function, max_norm)
         if type(norm_type) is not float or norm_type != 2.0:  # noqa: PLR2004 -- a default needs no check, and a check costs as much as two small tensors
             norm_type = check_norm_type(function, norm_type)
-        if eps != 1e-6:  # noqa: PLR2004
+        if type(eps) is not float or eps != 1e-6:  # noqa: PLR2004
             eps = check_eps(function, eps)
         if error_if_nonfinite or nonfinite != "propagate":
             nonfinite = check_nonfinite(function, nonfinite, error_if_nonfinite=error_if_nonfinite)

@@ -53,7 +53,7 @@ class MedianClip(Policy):
         check_ceiling(self)
         check_field(self, "scale", above=0.0, finite=True)
         check_field(self, "window", at_least=1, integer=True)
-        check_field(self, "warmup", at_least=1, at_most=self.window, integer=True)
+        check_field(self, "warmup", at_least=1, at_most=self.window, integer=True, advice="The `window` holds no more.")
         check_field(self, "eps", at_least=0.0, finite=True)
 
     def init(self, layout: Layout) -> tuple[History]:

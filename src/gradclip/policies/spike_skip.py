@@ -73,7 +73,7 @@ class SpikeSkip(Policy):
         check_flag(self, "learn_skipped")
         check_field(self, "sigmas", above=0.0, finite=True)
         check_field(self, "window", at_least=2, integer=True)
-        check_field(self, "warmup", at_least=2, at_most=self.window, integer=True)
+        check_field(self, "warmup", at_least=2, at_most=self.window, integer=True, advice="The `window` holds no more.")
         check_field(self, "eps", at_least=0.0, finite=True)
         check_field(self, "patience", at_least=1.0)
 

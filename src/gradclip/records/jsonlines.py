@@ -32,7 +32,8 @@ class JSONLines:
 
     A line is written by one call of the operating system, and nothing waits in a buffer: whatever kills the process,
     all lines before are whole, and it tears the last one at most. A file that ends in such a fragment is put right when
-    it is opened the next time, with a warning. What is there already stays: a resumed run goes on in the same file.
+    it is opened the next time, with a warning. What is there already stays: a resumed run goes on in the same file. One
+    that is deleted meanwhile, with its folder or without, is made anew.
 
     The JSON is strict: a number that is NaN or infinite is written as null.
 
@@ -98,6 +99,8 @@ class JSONLines:
             self._settle()
         if not self._writes:
             return
+        if self._file is not None and os.fstat(self._file).st_nlink == 0:  # nobody could read what is written
+            self.close()
         if self._file is None:
             self._file = _open(self.path)
         line = line_of(record)

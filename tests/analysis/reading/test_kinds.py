@@ -160,10 +160,14 @@ def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("run.jsonl", LINE), ("run.csv", TABLE)])
-def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> None:
-    monkeypatch.setitem(sys.modules, "polars", None)
+@pytest.mark.parametrize("package", ["polars", "numpy"])
+def test_without_what_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str, content: bytes
+) -> None:
+    """Without NumPy, which torch does without too, polars panics."""
+    monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / name).write_bytes(content)
-    assert refusal(tmp_path / name) == 'reading it needs polars: pip install ".[report]" in a clone of gradclip'
+    assert refusal(tmp_path / name) == f'reading it needs {package}: pip install ".[report]" in a clone of gradclip'
 
 
 def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path: Path) -> None:

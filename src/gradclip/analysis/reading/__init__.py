@@ -20,6 +20,7 @@ second run, with another policy from the first step on, is an error.
 Whatever is in a file, the outcome is a `Series` or a `ReadError` of one line.
 """
 
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from gradclip.analysis.series import Series
 from gradclip.extras import how_to_install
 
 __all__ = ["ReadError", "read_series"]
+
+PACKAGES = ("polars", "numpy")
+"""What reads, and what its columns become tensors through."""
 
 
 def read_series(
@@ -66,10 +70,9 @@ def read_series(
         (tensor([2.5000,    nan], dtype=torch.float64), 2)
     """
     file = Path(path)
-    try:
-        import polars as pl  # noqa: F401, PLC0415 -- gradclip needs torch alone
-    except ImportError:
-        raise ReadError(file, f"reading it needs polars: {how_to_install('report')}") from None
+    for package in PACKAGES:  # gradclip needs torch alone
+        if find_spec(package) is None:
+            raise ReadError(file, f"reading it needs {package}: {how_to_install('report')}")
     from gradclip.analysis.reading.gather import series_of  # noqa: PLC0415
 
     with said(file):

@@ -54,11 +54,28 @@ def run(
         raise UserError("--policy and --max-norm are two rules. Give one.")
     if not command:
         raise UserError("gradclip run needs a script: gradclip run SCRIPT ARGS, or gradclip run -m MODULE ARGS.")
-    if not module and not Path(command[0]).exists():
-        raise UserError(f"{command[0]}: there is no such script. Write -m where it is a module.")
-    spec = policy if max_norm is None else f"fixed:{max_norm}"
-    rule = None if spec is None else parse(spec).policy
+    if not module:
+        _check_script(Path(command[0]))
+    rule = None if policy is None else parse(policy).policy
+    if max_norm is not None:
+        rule = _bound(max_norm)
     return Script(command, module, _sink(_temporary() if watch and record is None else record), rule, watch).run
+
+
+def _check_script(path: Path) -> None:
+    """Check that there is a script, and one that can be read twice: `runpy` looks first whether it is compiled."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such script. Write -m where it is a module.")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: it is neither a file nor a folder. Write the script to a file and name that.")
+
+
+def _bound(max_norm: float) -> "Policy":
+    from gradclip.policies import FixedNorm  # noqa: PLC0415 -- as above
+
+    if not max_norm >= 0.0:
+        raise UserError(f"--max-norm must be >= 0, got {max_norm:g}. To record alone, leave it out.")
+    return FixedNorm(max_norm)
 
 
 def _temporary() -> Path:
