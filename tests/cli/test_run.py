@@ -218,7 +218,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         (["--max-norm", "-1", "SCRIPT"], "gradclip: --max-norm must be >= 0, got -1. To record alone, leave it out."),
         (["--max-norm", "nan", "SCRIPT"], "gradclip: --max-norm must be >= 0, got nan."),
         (["PIPE"], "it is neither a file nor a folder. Write the script to a file and name that."),
-        (["--record", "FOLDER", "SCRIPT"], "--record"),
+        (["--record", "FOLDER", "SCRIPT"], ": Is a directory. Name a file that can be written."),
+        (["--record", "PIPE", "SCRIPT"], ": not a regular file. Name a file that can be written."),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, script: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import gradclip
+from gradclip import GradClipper
 from gradclip.policies import (
     AGC,
     AdaGC,
@@ -270,3 +272,12 @@ def test_a_state_of_another_policy(saved: Policy, loading: Policy) -> None:
     with pytest.raises(ValueError, match=r"`load_state_dict\(state_dict=...\)` must come from a clipper of the same"):
         new.load_state_dict(old.state_dict())
     assert new.state_dict() == before
+
+
+def test_a_threshold_whose_square_leaves_the_range() -> None:
+    """An infinite one is refused, so that the largest finite one is what says never: `**` raises there, in a step."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    clipper = GradClipper([parameter], ZClip(math.inf, z_threshold=sys.float_info.max, warmup=1))
+    for norm in (1.0, 2.0, 1e30):
+        parameter.grad = torch.full((1,), norm)
+        assert clipper.clip().status == "ok"

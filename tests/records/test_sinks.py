@@ -100,6 +100,22 @@ def test_a_sink_that_fails_stops_nothing(tmp_path: Path) -> None:
     assert len(caught) == 1 and len(memory.records) == len(file.path.read_text().splitlines()) == len(NORMS)
 
 
+def test_where_the_warning_is_an_error_the_others_have_the_record() -> None:
+    """As under `python -W error`: the sinks after the one that failed, and who hears of all clippers."""
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones(2)
+
+    def fragile(record: ClipRecord) -> None:
+        raise ConnectionError(record.step)
+
+    memory, heard = Memory(), Memory()
+    with patch(sinks=[heard]), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="is dropped"):
+            GradClipper([p], sinks=[fragile, memory]).clip()
+    assert [len(each.records) for each in (memory, heard)] == [1, 1]
+
+
 def test_a_sink_that_fails_in_two_threads_at_once_is_dropped_once() -> None:
     """And no step of either fails for it."""
     both = threading.Barrier(2)

@@ -76,7 +76,8 @@ def said_of(option: str, out: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{option} {out}: {error.strerror}. Name a file that can be written.") from error
+        first = error.__cause__ if isinstance(error.__cause__, OSError) else error  # `JSONLines` says more, for Python
+        raise UserError(f"{option} {out}: {first.strerror}. Name a file that can be written.") from error
 
 
 def _stat(path: Path) -> os.stat_result | None:

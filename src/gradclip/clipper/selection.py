@@ -136,6 +136,9 @@ def select(
     left_out = _matched("ignored", ignored, all_names)
     kept = [entry for entry in once.values() if entry[0] not in left_out]
     if not kept and not may_be_empty:
+        if once:
+            msg = f"`{FUNCTION}(ignored=...)` must leave a parameter to clip, got {list(ignored)!r}. Name fewer."
+            raise ValueError(msg)
         refuse_no_parameters(FUNCTION, parameters)
     only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
     owners = [tensor for _, tensor, _ in kept]

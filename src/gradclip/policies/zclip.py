@@ -124,4 +124,4 @@ class ZClip(Policy):
         z = ratio(n - mean, sd + self.eps)
         if self.clip_option == "mean":
             return z > self.z_threshold, mean
-        return z > self.z_threshold, self.clip_factor * (mean + ratio(self.z_threshold**2 * sd, z))
+        return z > self.z_threshold, self.clip_factor * (mean + ratio(self.z_threshold * self.z_threshold * sd, z))

@@ -118,11 +118,13 @@ class Sinks:
     def _emit(self, record: ClipRecord) -> None:
         if begun := self._alarms.feed(record):
             record = replace(record, alarms=begun)
-        for sink in tuple(self.sinks):
-            if (error := _failure(partial(sink, record))) is not None:
+        own = [(sink, _failure(partial(sink, record))) for sink in tuple(self.sinks)]
+        others = [(listener, _failure(partial(listener.hear, record, self))) for listener in tuple(LISTENERS)]
+        for sink, error in own:  # once all have the record: a warning may be an error
+            if error is not None:
                 _drop(sink, self.sinks, sink, record, error)
-        for listener in tuple(LISTENERS):
-            if (error := _failure(partial(listener.hear, record, self))) is not None:
+        for listener, error in others:
+            if error is not None:
                 _drop(listener, LISTENERS, listener.sink, record, error)
 
     def __del__(self) -> None:

@@ -19,10 +19,10 @@ import typer
 from gradclip.cli import UserError
 from gradclip.cli.specs import HELP, explanation, parse
 from gradclip.cli.target import said_of
+from gradclip.policies import FixedNorm, Policy
 
 if TYPE_CHECKING:
     from gradclip.cli.run.processes import PatchedProcesses
-    from gradclip.policies import Policy
     from gradclip.records import JSONLines
 
 SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
@@ -70,9 +70,7 @@ def _check_script(path: Path) -> None:
         raise UserError(f"{path}: it is neither a file nor a folder. Write the script to a file and name that.")
 
 
-def _bound(max_norm: float) -> "Policy":
-    from gradclip.policies import FixedNorm  # noqa: PLC0415 -- as above
-
+def _bound(max_norm: float) -> Policy:
     if not max_norm >= 0.0:
         raise UserError(f"--max-norm must be >= 0, got {max_norm:g}. To record alone, leave it out.")
     return FixedNorm(max_norm)
@@ -109,7 +107,7 @@ class Script:
     command: list[str]
     is_module: bool
     sink: "JSONLines | None"
-    policy: "Policy | None"
+    policy: Policy | None
     is_watched: bool
 
     def run(self) -> int:
