@@ -139,7 +139,7 @@ def test_twice_is_once() -> None:
     assert nn.utils.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
     with pytest.raises(TypeError, match=r"`patch\(\)` must be given policies, got 1\.0"):
         gradclip.patch(1.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="must hold callables"):
+    with pytest.raises(TypeError, match=r"`patch\(sinks=\.\.\.\)` must hold callables"):
         gradclip.patch(sinks=[1])  # type: ignore[list-item]
 
 

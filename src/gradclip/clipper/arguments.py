@@ -84,14 +84,14 @@ def check_max_skips(value: object) -> float:
     )
 
 
-def check_sinks(sinks: Any) -> tuple[Callable[[Any], object], ...]:
+def check_sinks(function: str, sinks: Any) -> tuple[Callable[[Any], object], ...]:
     """Return the sinks; a single one is a mistake."""
     if callable(sinks) or not isinstance(sinks, Sequence):
-        msg = f"`GradClipper(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
+        msg = f"`{function}(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
         raise TypeError(msg)
     for i, sink in enumerate(sinks):
         if not callable(sink):
-            msg = f"`GradClipper(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
+            msg = f"`{function}(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
             raise TypeError(msg)
     return tuple(sinks)
 

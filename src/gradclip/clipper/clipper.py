@@ -121,7 +121,7 @@ class GradClipper(Attaching):
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
         self._compares_every = int(compares)
-        given = check_sinks(sinks)
+        given = check_sinks("GradClipper", sinks)
         span = spanning("GradClipper", group)
         patterns = check_pattern_list("counted_only", counted_only), check_pattern_list("ignored", ignored)
         source: Any = unwrapped(parameters) if isinstance(parameters, Optimizer) else parameters

@@ -211,7 +211,7 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
     """
     if policy is not None:
         check_policies("patch", (policy,))
-    arguments = policy, check_sinks(sinks)
+    arguments = policy, check_sinks("patch", sinks)
     if _CURRENT and _CURRENT[-1].arguments == arguments:
         _CURRENT[-1]._times += 1
         return _CURRENT[-1]
