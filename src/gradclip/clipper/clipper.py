@@ -149,13 +149,13 @@ class GradClipper(Attaching):
             loss: The loss of the step, for policies that look at it.
 
         Returns:
-            What was done. Where `result.skipped` says so, the next step of the optimizer on these gradients does not
-            happen, unless a scaler keeps it from happening itself.
+            What was done. Where `result.skipped` says so, the optimizer's next step on these gradients does not happen.
 
         Raises:
             ConsecutiveSkipsError: If more steps in a row were skipped than allowed.
             NonFiniteGradientError: If the total norm is not finite, and `nonfinite` is `"raise"`.
             OverlappingGradientError: If a gradient cannot be written in place.
+            RemoteError: If another rank cannot clip.
 
         Warns:
             MisuseWarning: If it cannot have worked, from where it is in the training loop.

@@ -29,17 +29,18 @@ def get_total_norm(
     Args:
         tensors: Gradients, or any floating-point tensors; repeated ones count once.
         norm_type: Order :math:`p` of the norm, as in `clip_grad_norm_`.
-        error_if_nonfinite: Whether to raise where the norm is NaN or infinite.
+        error_if_nonfinite: Whether to raise where the norm is NaN or infinite in float64.
         foreach: Has no effect.
         group: As in `clip_grad_norm_`.
 
     Returns:
         The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first. A
-        norm beyond the range of float32, which finite gradients can have, is infinite; `clip_grad_norm_` clips by the
-        float64 norm all the same.
+        norm beyond the range of float32, which finite gradients can have, is infinite and no error: `clip_grad_norm_`
+        clips by the float64 norm.
 
     Raises:
-        NonFiniteGradientError: If the norm is not finite and `error_if_nonfinite` is true.
+        NonFiniteGradientError: If the norm is not finite in float64 and `error_if_nonfinite` is true.
+        RemoteError: If another rank cannot collect its tensors.
         TypeError: If `tensors` holds anything else than real or complex floating-point tensors.
         ValueError: If `norm_type` is not an order.
 
@@ -101,6 +102,7 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
         its gradient. Where no names are given, they are `parameters[0]`, `parameters[1]` and so on.
 
     Raises:
+        RemoteError: If another rank cannot collect its gradients.
         TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
         ValueError: If `norm_type` is not an order.
 

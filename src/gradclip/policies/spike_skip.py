@@ -46,7 +46,7 @@ class SpikeSkip(Policy):
 
     Note:
         The loss is judged where it is given: `clipper.clip(loss=loss)`, or `clipper.observe_loss(loss)` before the step
-        of an attached optimizer. *Host sync:* whether to skip is read back from another device.
+        of an attached optimizer. *Host sync:* as `GradClipper` says of policies that skip.
 
         *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps teach nothing, where a spike in the
         window hides the ones after it; what is not finite teaches nothing, where one NaN skips as many steps as the

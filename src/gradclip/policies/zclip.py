@@ -53,7 +53,7 @@ class ZClip(Policy):
     Note:
         *Differs from the paper:* norms that are not finite teach nothing; `max_norm` bounds what is learned too; and a
         lasting change of level unlocks. `ZClip(math.inf, patience=math.inf)` is the rule as published, and
-        `chain(ZClip(math.inf, patience=math.inf), FixedNorm(1.0))` what its reference code does by default.
+        `chain(ZClip(math.inf, patience=math.inf), FixedNorm(1.0, eps=0.0))` what its reference code does by default.
 
     References:
         Kumar, Owen, Roy Chowdhury and Güra, ZClip: adaptive spike mitigation for LLM pre-training, 2025,

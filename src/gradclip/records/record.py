@@ -21,7 +21,7 @@ class ClipRecord:
         coefficient: What the total norm was multiplied by; NaN where it is not known.
         policy: The policy, as it was written.
         worst: The parameters with the largest norms and their shares of the sum of squares, where they were measured.
-        group: What a user calls the parameters of the clipper, to tell several apart; None unless a sink sets it.
+        group: What tells the parameters of the clipper from others; None unless a sink or `patch` sets it.
         lr: The learning rate of the first parameter group of the optimizer whose step it was; None for a clip by hand.
         loss: The loss that the clipper was told; None where it was not.
         nonfinite: Where the total norm is NaN or infinite, the counts of NaN and of infinite elements on this rank by

@@ -139,8 +139,7 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
     Args:
         run: A series, a file of any kind that is read, or total norms step by step.
         warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, and at most a
-            third, or what it takes
-            where norms fall from a high beginning.
+            third, or what it takes where norms fall from a high beginning.
         optimizer: The class of the optimizer, such as `"AdamW"`, where the recording does not say it: what a bound that
             most steps reach has done depends on it.
         seed: What the resampling of the intervals is drawn with.

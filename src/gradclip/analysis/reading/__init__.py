@@ -43,8 +43,8 @@ def read_series(
     steps than some 500 000 norms fill, stay in memory. (A `trainer_state.json` is read as a whole.)
 
     Args:
-        path: JSON Lines, a table, a `trainer_state.json`, an event file, or the folder of a run with one of the last
-            two.
+        path: JSON Lines, a table, printed text, a `trainer_state.json`, an event file, or the folder of a run with one
+            of the last two.
         column: The column, field or tag of the norm, where it has no usual name, or several have. The folder, the run
             of Weights & Biases, and case may be left out where it is clear without them.
         run: The run, where a table holds several, one under another; or the group, where records of several clippers
