@@ -300,11 +300,11 @@ def test_a_closure_that_only_returns_the_loss() -> None:
 
 
 def test_the_loss_of_a_closure_is_observed() -> None:
-    """As `observe_loss` does; what is no single real number is passed by."""
+    """As `observe_loss` does; what is no single number is passed by."""
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     GradClipper([parameter], SpikeSkip(math.inf, window=8, warmup=2)).attach(optimizer)
-    no_losses = (torch.ones(3), torch.tensor(1j), torch.tensor(True), ("loss", 1.0), None)
+    no_losses = (torch.ones(3), torch.tensor(True), ("loss", 1.0), None)
     for loss in (1.0, torch.tensor([1.1]), torch.tensor(0.9), 50.0, *no_losses):
         parameter.grad = torch.ones(1)
         optimizer.step(lambda loss=loss: loss)

@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -35,7 +36,6 @@ from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, is_known, on_host
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
-from gradclip.validation import holds_one_real
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -178,7 +178,8 @@ class Attaching(ABC):
         return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
-        if isinstance(loss, float) or (isinstance(loss, Tensor) and holds_one_real(loss)):
+        is_one = isinstance(loss, Tensor) and loss.numel() == 1 and loss.dtype != torch.bool
+        if is_one or isinstance(loss, float):
             self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
         overflow = self._unscale(optimizer, reads=reads)
