@@ -1,7 +1,14 @@
-"""How to install gradclip again, or more of it: said in one place, as no index has the package yet."""
+"""What is not installed, and how to install gradclip again, or more of it: no index has the package yet."""
+
+from importlib.util import find_spec
 
 SOURCE, WHERE = ".", "in a clone of gradclip"
 """What pip installs gradclip from, and where that is said."""
+
+
+def missing(*packages: str) -> str | None:
+    """Return the first of some packages that is not there; None where all are."""
+    return next((package for package in packages if find_spec(package) is None), None)
 
 
 def how_to_install(extra: str) -> str:

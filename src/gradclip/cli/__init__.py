@@ -7,9 +7,8 @@ so nothing here is imported before it is known to be there.
 
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from gradclip.extras import how_to_install
+from gradclip.extras import how_to_install, missing
 
 INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended."""
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when all went well, 2 for a wrong word, value or file, 130 after Ctrl-C.
     """
-    if any(find_spec(package) is None for package in ("typer", "rich")):
+    if missing("typer", "rich") is not None:
         sys.stderr.write(f"gradclip: the commands need typer and rich: {how_to_install('cli')}\n")
         return 2
     from gradclip.cli.app import run  # noqa: PLC0415 -- typer may be missing

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from gradclip.cli import UserError, target
 from gradclip.cli.page import PACKAGES
 from gradclip.cli.recorded import Column, RunFile, RunName, read
-from gradclip.extras import how_to_install
+from gradclip.extras import how_to_install, missing
 
 if TYPE_CHECKING:
     from gradclip.analysis.series import Series
@@ -33,9 +32,8 @@ def report(
     """Write a page with charts of a recorded run: one file, which needs no network."""
     from rich.console import Console  # noqa: PLC0415 -- not needed for --help
 
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise UserError(f"the report needs {package}: {how_to_install('report')}")
+    if (package := missing(*PACKAGES)) is not None:
+        raise UserError(f"the report needs {package}: {how_to_install('report')}")
     from gradclip.cli.page.build import build  # noqa: PLC0415 -- only now is it known that it can be imported
     from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 

@@ -20,13 +20,12 @@ second run, with another policy from the first step on, is an error.
 Whatever is in a file, the outcome is a `Series` or a `ReadError` of one line.
 """
 
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 
 from gradclip.analysis.reading.error import ReadError, said
 from gradclip.analysis.series import Series
-from gradclip.extras import how_to_install
+from gradclip.extras import how_to_install, missing
 
 __all__ = ["ReadError", "read_series"]
 
@@ -70,9 +69,8 @@ def read_series(
         (tensor([2.5000,    nan], dtype=torch.float64), 2)
     """
     file = Path(path)
-    for package in PACKAGES:  # gradclip needs torch alone
-        if find_spec(package) is None:
-            raise ReadError(file, f"reading it needs {package}: {how_to_install('report')}")
+    if (package := missing(*PACKAGES)) is not None:  # gradclip needs torch alone
+        raise ReadError(file, f"reading it needs {package}: {how_to_install('report')}")
     from gradclip.analysis.reading.gather import series_of  # noqa: PLC0415
 
     with said(file):

@@ -37,7 +37,6 @@ CELLS = re.compile(r'[",;\t|]+')
 AHEAD, BLANKS = re.compile(rb"^[ \t#]+", re.MULTILINE), re.compile(rb"[ \t]+")
 """What may stand before the cells of a line, and between them, where these are words."""
 
-
 KEPT_BY_MLFLOW = re.compile(rb"\d{13} \S+ \d+\r?\n")
 """How a file begins that holds one metric: by a time in milliseconds."""
 

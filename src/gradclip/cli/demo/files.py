@@ -5,7 +5,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 
@@ -15,7 +14,7 @@ from gradclip.cli import UserError, target
 from gradclip.cli.demo.runs import Run
 from gradclip.cli.page import PACKAGES
 from gradclip.cli.say import say
-from gradclip.extras import how_to_install
+from gradclip.extras import how_to_install, missing
 from gradclip.records.line import line_of
 
 STEPS, PICTURE, REPORT = "steps.csv", "demo.png", "report.html"
@@ -81,10 +80,9 @@ def _report(records: Sequence[Path], names: Sequence[str], out: Path) -> None:
 
 def _has(console: Console, thing: str, *packages: str) -> bool:
     """Say which of some packages is missing for a thing, and whether none is."""
-    missing = next((package for package in packages if find_spec(package) is None), None)
-    if missing is not None:
-        say(console, f"No {thing} without {missing}: {how_to_install('report')}")
-    return missing is None
+    if (package := missing(*packages)) is not None:
+        say(console, f"No {thing} without {package}: {how_to_install('report')}")
+    return package is None
 
 
 def _record(out: Path, run: str) -> Path:

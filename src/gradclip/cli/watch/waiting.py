@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -16,7 +15,7 @@ from typing import NoReturn, TypeAlias
 
 from gradclip.cli import UserError
 from gradclip.cli.recorded import STANDARD_INPUT
-from gradclip.extras import how_to_install
+from gradclip.extras import how_to_install, missing
 
 Wait: TypeAlias = Callable[[float], bool]
 """Waits for at most so many seconds, and says whether it is time to end: q was pressed, or the input has ended."""
@@ -37,7 +36,7 @@ def waiting(run: Path) -> Generator[tuple[Path, Wait]]:
             with TemporaryDirectory(prefix="gradclip-") as folder:
                 yield Path(folder, "run"), _end_of_input(Path(folder, "run"))
         elif os.isatty(0) and os.isatty(1):
-            if find_spec("blessed") is None:
+            if missing("blessed") is not None:
                 raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
             from blessed import Terminal  # noqa: PLC0415 -- for this alone
 

@@ -106,10 +106,9 @@ class Kernels:
             for x in (x for x in wanted if x.numel == size):
                 offset = self._numbers.get(x, 0) if size == 1 else index
                 body.line(f"tl.store(p{self._places[x]} + {offset}, {body.value(x, at)}, mask={inside})")
-        places = list(dict.fromkeys(self._places[x] for x in (*read, *wanted)))
         dtypes = {self._places[x]: x.dtype for x in (*read, *wanted)}
-        kernel = kernel_of(tuple(f"p{place}" for place in places), tuple(dtypes.values()), tuple(body.lines))
-        return Step(kernel, max(1, *(-(-x.numel // block) for x in wanted)), places)
+        kernel = kernel_of(tuple(f"p{place}" for place in dtypes), tuple(dtypes.values()), tuple(body.lines))
+        return Step(kernel, max(1, *(-(-x.numel // block) for x in wanted)), list(dtypes))
 
 
 def _is_given(node: Node) -> bool:
