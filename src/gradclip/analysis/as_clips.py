@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 from typing import NamedTuple, final
 
 import torch
@@ -24,14 +25,13 @@ class Row(NamedTuple):
 def clips_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[Row]:
     """Return the clips of a run one by one, from one on, with the parameters of the largest norms at some steps."""
     steps, norms = run.steps[first:].tolist(), run.norms[first:]
-    unknown, never = torch.full_like(norms, math.nan), [False] * len(norms)
+    unknown, never = torch.full_like(norms, math.nan), torch.zeros_like(norms, dtype=torch.bool)
     after, thresholds = (unknown if each is None else each[first:] for each in (run.norms_after, run.thresholds))
-    clipped, skipped = (never if each is None else each[first:].tolist() for each in (run.clipped, run.skipped))
+    clipped, skipped = (never if each is None else each[first:] for each in (run.clipped, run.skipped))
+    statuses = ["clipped" if was_clipped else "ok" for was_clipped in clipped.tolist()]
     named = {event.step: event.status for event in run.events}
-    statuses = (
-        named.get(step, "skipped_nonfinite") if was_skipped else "clipped" if was_clipped else "ok"
-        for step, was_clipped, was_skipped in zip(steps, clipped, skipped, strict=True)
-    )
+    for place in skipped.nonzero().flatten().tolist():
+        statuses[place] = named.get(steps[place], "skipped_nonfinite")
     coefficients = torch.where(norms > 0.0, after / norms, math.nan)
     columns = (steps, statuses, norms.tolist(), thresholds.tolist(), coefficients.tolist())
-    return map(Row, *columns, (worst.get(step, ()) for step in steps))
+    return map(Row._make, zip(*columns, map(worst.get, steps, repeat(())), strict=True))

@@ -43,6 +43,11 @@ class Clip(Protocol):
     """What alarms look at of a clip: a `ClipRecord` has it, and a row of a recorded run."""
 
     @property
+    def step(self) -> int:
+        """The number of the step."""
+        ...
+
+    @property
     def status(self) -> str:
         """How the step ended."""
         ...
@@ -97,7 +102,7 @@ class Alarms:
     ends idleness, as clipping does.
 
     Attributes:
-        active: The alarms that are on.
+        active: The alarms that are on, and the steps at which they began.
 
     Example:
         >>> from gradclip import ClipRecord
@@ -109,8 +114,9 @@ class Alarms:
     """
 
     def __init__(self) -> None:
-        self.active: list[str] = []
-        self._checks: tuple[Check, ...] = (_MostlyClipped(), _Idle(), _TinyCoefficient(), _Dominated(), _Drifting())
+        self.active: dict[str, int] = {}
+        checks: tuple[Check, ...] = (_MostlyClipped(), _Idle(), _TinyCoefficient(), _Dominated(), _Drifting())
+        self._checks = [(check.name, check.holds) for check in checks]
 
     def feed(self, record: Clip) -> tuple[str, ...]:
         """Take the next record of a run.
@@ -118,11 +124,11 @@ class Alarms:
         Returns:
             The alarms that begin with it. One that has ended may begin again.
         """
-        active = [check.name for check in self._checks if check.holds(record)]
-        if active == self.active:  # as on nearly all steps
+        active = [name for name, holds in self._checks if holds(record)]
+        if active == [*self.active]:  # as on nearly all steps
             return ()
         begun = tuple(name for name in active if name not in self.active)
-        self.active = active
+        self.active = {name: self.active.get(name, record.step) for name in active}
         return begun
 
 

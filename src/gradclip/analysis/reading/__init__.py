@@ -39,7 +39,7 @@ def read_series(
     r"""Read a recorded run.
 
     A file of any size is read in pieces: only the columns that are returned, and norms of single parameters at no more
-    steps than some 500 000 norms fill, stay in memory. (A `trainer_state.json` is read as a whole.)
+    steps than some 250 000 norms fill, stay in memory. (A `trainer_state.json` is read as a whole.)
 
     Args:
         path: JSON Lines, a table, printed text, a `trainer_state.json`, an event file, or the folder of a run with one

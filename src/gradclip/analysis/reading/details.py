@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Generic, TypeVar, final
@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar, final
 from gradclip.analysis.reading.error import plain
 from gradclip.analysis.series import Worst
 
-MOST_NORMS = 500_000
-"""Norms, and shares, of single parameters that are kept, of all steps together: some 50 MB each."""
+MOST_NORMS = 250_000
+"""Norms, and shares, of single parameters that are kept, of all steps together: some 25 MB each."""
 
 MOST_COUNTS = 10_000
 """Rows whose counts of elements that are not finite are kept."""
@@ -36,15 +36,13 @@ class Thinned(Generic[Values]):
         self.stride = 1
         self._size = 0
 
-    def add(self, line: int, read: Callable[[], Values]) -> None:
-        """Take the values on a line, which are read where it is kept."""
-        self.seen += 1
-        if (self.seen - 1) % self.stride:
-            return
-        if values := read():
-            self.kept[line] = values
-            self._size += len(values)
-        if self._size > MOST_NORMS and len(self.kept) > 1:
+    def add(self, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Values]) -> None:
+        """Take the values of rows, which are on `lines`; `read` returns those of one, where they are kept."""
+        found = {lines[row]: read(row) for row in rows[-self.seen % self.stride :: self.stride]}
+        self.seen += len(rows)
+        self.kept |= {line: values for line, values in found.items() if values}
+        self._size += sum(map(len, found.values()))
+        while self._size > MOST_NORMS and len(self.kept) > 1:
             self.kept = dict(list(self.kept.items())[::2])
             self.stride *= 2
             self._size = sum(map(len, self.kept.values()))
@@ -65,14 +63,14 @@ class Details:
         self.worst = Thinned[Worst]()
         self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
 
-    def add(self, role: str, line: int, read: Callable[[], Any]) -> None:
-        """Take what a line says of parameters; `read` returns it, and is called where the line is kept."""
+    def add(self, role: str, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Any]) -> None:
+        """Take what rows, which are on `lines`, say of parameters; `read` returns it of one, where it is kept."""
         if role == "each":
-            self.each.add(line, lambda: _norms(read()))
+            self.each.add(rows, lines, lambda row: _norms(read(row)))
         elif role == "worst":
-            self.worst.add(line, lambda: _shares(read()))
-        elif len(self.nonfinite) < MOST_COUNTS:
-            self.nonfinite[line] = _counts(read())
+            self.worst.add(rows, lines, lambda row: _shares(read(row)))
+        else:
+            self.nonfinite |= {lines[row]: _counts(read(row)) for row in rows[: MOST_COUNTS - len(self.nonfinite)]}
 
     def remarks(self) -> list[str]:
         """Return what is missing of the norms."""
@@ -90,7 +88,7 @@ def _shares(given: Any) -> Worst:
     """Return names and shares; nothing where it is not the list of ours: others may call anything so."""
     found: list[tuple[str, float]] = []
     for entry in given if isinstance(given, list) else ():
-        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):  # noqa: PLR2004 -- a pair
+        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:  # noqa: PLR2004 -- a pair
             return ()
         if (share := _norm(entry[1])) is None:
             return ()

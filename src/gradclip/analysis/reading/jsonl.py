@@ -29,7 +29,10 @@ from gradclip.analysis.reading.source import Source
 EMPTY = b" \t\r\n\0"
 """Characters of lines with nothing on them; a disk that was cut off leaves zeros."""
 
-NOT_FINITE = re.compile(rb"(?<=[:,\[\s])(-?(?:NaN|Infinity))(?=[,}\]\s])")
+NOT_FINITE = [
+    (word, re.compile(rb"%b(?<=[:,\[\s]%b)(?=[,}\]\s])" % (word, word)))  # found fast, as it begins with letters
+    for word in (b"NaN", b"-NaN", b"Infinity", b"-Infinity")
+]
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
 
 KINDS: dict[type, Any] = NUMBERS | dict.fromkeys((str, dict, list), pl.String)
@@ -38,6 +41,8 @@ KINDS: dict[type, Any] = NUMBERS | dict.fromkeys((str, dict, list), pl.String)
 AS_TEXT: dict[type, Any] = KINDS | {int: pl.Float64, float: pl.String}
 """What it reads where a number is in quotes, as all must be that are not finite, or a step is written like 3.0."""
 
+
+DECODER = json.JSONDecoder()
 
 WHOLE = {name for field in FIELDS.values() if field.kind is dict for name in field.names}
 """Objects that are read as they are."""
@@ -92,19 +97,34 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
     """Return the lines as polars reads them; None where one is torn, no JSON, nothing but zeros, or none has a norm."""
     frame = _frame(piece.data, source, KINDS)
     if frame is None:
-        frame = _frame(NOT_FINITE.sub(rb'"\1"', piece.data), source, AS_TEXT)
+        data = piece.data
+        for word, pattern in NOT_FINITE:
+            data = pattern.sub(b'"%b"' % word, data)
+        frame = _frame(data, source, AS_TEXT)
     if frame is None:
         return None
-    rows: Sequence[int] = range(len(piece))
+    rows: Sequence[int] = range(piece.height)
     if frame.height != len(rows):
         rows = [row for row in rows if piece.lines[row].strip(EMPTY)]
     if frame.height != len(rows):
         return None
 
-    def entry(row: int) -> dict[str, Any]:
-        return json.loads(piece.lines[rows[row]])
+    def value(row: int, name: str) -> Any:
+        return _value(piece.lines[rows[row]].decode(), name)
 
-    return Chunk(pl.Series(rows) + piece.line, frame, entry)
+    return Chunk(pl.Series(rows) + piece.line, frame, value)
+
+
+def _value(line: str, name: str) -> Any:
+    """Return what stands under a name in an object: where the name occurs once, nothing else is looked at."""
+    key = json.dumps(name)
+    start = line.find(key)
+    end = start + len(key)
+    with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
+        if start >= 0 and line.startswith(": ", end) and key not in line[end:]:
+            return DECODER.raw_decode(line, end + 2)[0]
+        return json.loads(line).get(name)
+    return None
 
 
 def _frame(data: bytes, source: Source, kinds: Mapping[type, Any]) -> pl.DataFrame | None:

@@ -37,7 +37,9 @@ class Piece:
     data: bytes
     open: bool = False
 
-    def __len__(self) -> int:
+    @cached_property
+    def height(self) -> int:
+        """How many lines there are."""
         return self.data.count(b"\n") + self.open
 
     @cached_property
@@ -65,8 +67,9 @@ def pieces(source: Source) -> Iterator[Piece]:
             data += file.readline(min(LONGEST_LINE, end - file.tell()))
             whole = data[: data.rfind(b"\n") + 1]
             if whole:
-                yield Piece(line, whole)
-                line += whole.count(b"\n")
+                piece = Piece(line, whole)
+                yield piece
+                line += piece.height
             if len(data) - len(whole) >= LONGEST_LINE:
                 source.refuse("the line is longer than 64 MiB. Is this a file of records, one a line?", line)
             if len(data) > len(whole):

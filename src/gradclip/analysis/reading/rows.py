@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -37,13 +37,13 @@ class Chunk(NamedTuple):
     Attributes:
         lines: Where each is in the file.
         frame: What is read, by role: columns of numbers or of text, null for nothing.
-        entry: From a row to its values as they are written, by the names of columns; None where the frame holds their
-            text.
+        value: From a row and the name of a column to the value as it is written, None for nothing; None where the
+            frame holds the text of all.
     """
 
     lines: Sequence[int] | pl.Series
     frame: pl.DataFrame
-    entry: Callable[[int], Mapping[str, Any]] | None = None
+    value: Callable[[int, str], Any] | None = None
 
 
 def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[Chunk]:
@@ -52,7 +52,11 @@ def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) ->
     while some := list(islice(rest, AT_ONCE)):
         lines, entries = zip(*some, strict=True)
         columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
-        yield Chunk(lines, pl.DataFrame(columns), entries.__getitem__)
+        yield Chunk(lines, pl.DataFrame(columns), partial(_value, entries))
+
+
+def _value(entries: Sequence[Mapping[str, Any]], row: int, name: str) -> Any:
+    return entries[row].get(name)
 
 
 def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
@@ -78,12 +82,11 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     if "status" in rows:
         had_norm |= rows["status"].is_in(STATUSES).fill_null(value=False)
     _check(rows, raw, had_norm, chunk, source)
-    if chunk.entry is not None:
-        entry, lines = lru_cache(maxsize=1)(chunk.entry), rows["line"].to_list()  # a row is read once for all roles
-        roles = [role for role in raw.columns if FIELDS[role].kind not in READ]
-        told = ((row, role) for role in roles for row in (raw[role] != NOTHING).fill_null(value=False).arg_true())
-        for row, role in sorted(told):
-            source.details.add(role, lines[row], partial(_value, entry, row, source.fields[role]))
+    if chunk.value is not None:
+        lines, value = rows["line"].to_list(), chunk.value
+        for role in (role for role in raw.columns if FIELDS[role].kind not in READ):
+            told = (raw[role] != NOTHING).fill_null(value=False).arg_true().to_list()
+            source.details.add(role, told, lines, lambda row, name=source.fields[role]: value(row, name))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
@@ -103,7 +106,7 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
     if first:
         row, role, problem = min(first)
         name = source.fields[role]
-        value = chunk.entry(row).get(name) if chunk.entry else raw[row, role] or ""
+        value = chunk.value(row, name) if chunk.value else raw[row, role] or ""
         source.refuse(problem.format(name=shown(name), value=shown(value), norm=norms[row]), rows["line"][row])
 
 
@@ -159,10 +162,3 @@ def _status(rows: pl.DataFrame) -> pl.Expr:
     clipped, skipped = (pl.col(flag).fill_nan(None) if flag in rows else pl.lit(None, pl.Float64) for flag in FLAGS)
     known = pl.when(clipped.is_not_null() | skipped.is_not_null()).then(pl.lit("ok"))
     return pl.when(skipped > 0.0).then(pl.lit("skipped")).when(clipped > 0.0).then(pl.lit("clipped")).otherwise(known)
-
-
-def _value(entry: Callable[[int], Mapping[str, Any]], row: int, name: str) -> Any:
-    """Return what a row has under a name; None where it has nothing."""
-    with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
-        return entry(row).get(name)
-    return None

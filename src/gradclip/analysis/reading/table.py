@@ -115,10 +115,10 @@ def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
         )
     except UNREADABLE:
         return None
-    if piece.open or cells.height != len(piece):
+    if piece.open or cells.height != piece.height:
         return None
     frame = cells.select(pl.col(place).alias(role) for role, place in places.items())
-    return Chunk(range(piece.line, piece.line + len(piece)), frame)
+    return Chunk(range(piece.line, piece.line + piece.height), frame)
 
 
 def _entries(

@@ -28,17 +28,17 @@ class Session:
     Attributes:
         file: The file, and the run in it.
         name: What it is called.
-        alarms: The alarms that are on, and the steps at which they began.
     """
 
     def __init__(self, path: Path, column: str | None, name: str = "", run: str | None = None) -> None:
         self.name = name or str(path)
         self.file = Growing(path, column, self.name, run)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.alarms: dict[str, int] = {}
         self._watch = Alarms()
+
+    @property
+    def alarms(self) -> dict[str, int]:
+        """The alarms that are on, and the steps at which they began."""
+        return self._watch.active
 
     def views(self, interval: float, wait: Wait) -> Iterator[None]:
         """Look again and again, though not all the time where that takes long, as with a long file."""
@@ -77,11 +77,9 @@ class Session:
             return
         seen = len(before) if before is not None and _goes_on(run, before) else 0
         if not seen:
-            self._begin()
+            self._watch = Alarms()
         for record in clips_of(run, dict(run.worst), seen):
-            begun = self._watch.feed(record)
-            if begun or len(self._watch.active) != len(self.alarms):
-                self.alarms = {name: self.alarms.get(name, record.step) for name in self._watch.active}
+            self._watch.feed(record)
 
 
 def _goes_on(run: Series, before: Series) -> bool:
