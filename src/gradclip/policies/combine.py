@@ -132,10 +132,6 @@ class Taken(NamedTuple):
     steps: Annotated[float, COUNT]
     inner: Any
 
-    def and_one(self, decision: Decision, inner: Any) -> "Taken":
-        """Return it with one step more, unless that does not happen."""
-        return Taken(self.steps if decision.skip else self.steps + 1.0, inner)
-
 
 class Led(Policy):
     """A policy that another one leads: it asks for the norms that the other needs."""
@@ -165,8 +161,18 @@ class Led(Policy):
     def skips(self) -> bool:
         return self.led.skips
 
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (type(self), self.led.state_kind)
+
     def init(self, layout: Layout) -> Taken:
         return Taken(0.0, self.led.init(layout))
+
+    def _decide_by(self, policy: Policy, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        """Decide by a policy; a step that it skips is not counted."""
+        decision, inner = policy.decide(norms, state.inner)
+        decision = known_skip(decision)
+        return decision, Taken(state.steps if decision.skip else state.steps + 1.0, inner)
 
 
 @final
@@ -182,10 +188,6 @@ class Warmup(Led):
         return self.policy
 
     @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Warmup, self.policy.state_kind)
-
-    @property
     def stages(self) -> tuple[Policy, ...]:
         stages = self.policy.stages
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
@@ -193,9 +195,7 @@ class Warmup(Led):
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         if state.steps >= self.steps:
             return Decision(), state
-        decision, inner = self.policy.decide(norms, state.inner)
-        decision = known_skip(decision)
-        return decision, state.and_one(decision, inner)
+        return self._decide_by(self.policy, norms, state)
 
 
 @final
@@ -209,17 +209,11 @@ class Schedule(Led):
     def led(self) -> Policy:
         return self.policy_of(0)
 
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Schedule, self.led.state_kind)
-
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(state.steps)
         policy = self.policy_of(step)
         check_same_kind(step, policy, self.led)
-        decision, inner = policy.decide(norms, state.inner)
-        decision = known_skip(decision)
-        return decision, state.and_one(decision, inner)
+        return self._decide_by(policy, norms, state)
 
 
 def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
