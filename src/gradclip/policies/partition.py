@@ -4,6 +4,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple, NoReturn, final
 
 import torch
@@ -55,7 +57,7 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
         >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)
         >>> clipper = gradclip.GradClipper(optimizer, by_group([FixedNorm(1.0), FixedNorm(0.1)]))
     """
-    listed = (policies,) if isinstance(policies, Policy) else check_listed("by_group", policies)
+    listed = (policies,) if isinstance(policies, Policy) else check_listed(policies)
     check_policies("by_group", listed, one_stage=True)
     return ByGroup(listed, alike=isinstance(policies, Policy))
 
@@ -95,7 +97,7 @@ class Partition(Policy):
     @property
     @final
     def norm_type(self) -> float | None:
-        orders = {policy.norm_type for policy in self.members} - {None}
+        orders = {policy.norm_type for policy in self.members if policy.norm_type is not None}
         if len(orders) > 1:
             refuse_norm_types(self, orders)
         return next(iter(orders), None)
@@ -224,11 +226,7 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
         for decision, part in zip(decisions, parts, strict=True):
             if decision.clamp is not None:
                 clamp[part.subset.places] = as_float64(decision.clamp, coef.device)
-    skips = [decision.skip for decision in decisions]
-    skip = skips[0]
-    for other in skips[1:]:
-        skip = skip | other
-    return Decision(coef, threshold, scope, skip, clamp)
+    return Decision(coef, threshold, scope, reduce(or_, [decision.skip for decision in decisions]), clamp)
 
 
 def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
@@ -242,17 +240,17 @@ def check_pattern_map(policies: object) -> None:
         raise TypeError(msg)
 
 
-def check_listed(function: str, policies: object) -> tuple[Any, ...]:
-    """Return policies as a tuple."""
+def check_listed(policies: object) -> tuple[Any, ...]:
+    """Return the policies that are given to `by_group` as a tuple."""
     if not isinstance(policies, Iterable) or isinstance(policies, (str, Mapping)):
-        msg = f"`{function}(policies=...)` must be a policy or a list of policies, got {policies!r}."
+        msg = f"`by_group(policies=...)` must be a policy or a list of policies, got {policies!r}."
         raise TypeError(msg)
     return tuple(policies)
 
 
-def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoReturn:
+def refuse_norm_types(policy: object, orders: Iterable[float]) -> NoReturn:
     """Raise for parts of a model that would be measured in norms of different orders."""
-    listed = ", ".join(f"{order:g}" for order in sorted(order for order in orders if order is not None))
+    listed = ", ".join(f"{order:g}" for order in sorted(orders))
     msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
     raise ValueError(msg)
 
