@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
 from gradclip.distributed.dtensor import local_of
-from gradclip.distributed.layout import RankLayout, layout_of, made, specs_of
+from gradclip.distributed.layout import RankLayout, layout_of, made
 from gradclip.distributed.span import Span
 from gradclip.gradients.held import Held
 from gradclip.gradients.over_ranks import OverRanks
@@ -66,8 +66,7 @@ def tell(
 def _layout_of(tensors: list[Tensor], group: Span | None, *, are_gradients: bool) -> RankLayout | None:
     everywhere = range(len(tensors))
     try:
-        specs = specs_of(tensors)
-        return layout_of(tensors, None, specs, everywhere, group, are_gradients=are_gradients) if tensors else None
+        return layout_of(tensors, None, None, everywhere, group, are_gradients=are_gradients) if tensors else None
     except Exception:  # noqa: BLE001 -- it is another error that is told
         return None
 
