@@ -20,7 +20,7 @@ from gradclip.numbers import (
     is_one,
 )
 from gradclip.ops import together
-from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.backend import Batch
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -140,19 +140,6 @@ class ReferenceBatch(Batch):
             return [number] * len(self.tensors)
         each = as_float64(number)
         return each.tolist() if is_host(each) else list(each.unbind())
-
-
-@final
-class Reference(Backend):
-    """Plain torch."""
-
-    name = "reference"
-
-    def takes(self, tensors: list[Tensor]) -> bool:
-        return len({x.device for x in tensors}) <= 1
-
-    def open(self, tensors: list[Tensor], chunks: object = None) -> ReferenceBatch:  # noqa: ARG002 -- of kernels
-        return ReferenceBatch(tensors)
 
 
 def norm_tensor(number: Scalar, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
@@ -277,6 +264,3 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
     magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
     return torch.copysign((x + magic) - magic, x)  # -0 stays -0
-
-
-REFERENCE = Reference()
