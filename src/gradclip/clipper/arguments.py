@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,16 +11,10 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip.numbers import from_device, is_known
 from gradclip.torch_private import runs_hooks
-from gradclip.validation import check_number, check_word, holds_one_real, real
+from gradclip.validation import check_number, holds_one_real, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 """What a clipper does with a total norm that is NaN or infinite."""
-
-
-def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
-    """Return what a clipper does with a total norm that is NaN or infinite."""
-    check_word(function, "nonfinite", value, get_args(NonFiniteStep))
-    return value
 
 
 def check_loss(function: str, value: object) -> float | Tensor:
@@ -70,6 +64,12 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
             "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
         )
         raise ValueError(msg)
+    if not runs_hooks(optimizer, inherited=True):
+        msg = (
+            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
+            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
+        )
+        raise TypeError(msg)
 
 
 def check_max_skips(value: object) -> float:
@@ -103,16 +103,6 @@ def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
         )
         raise TypeError(msg)
     return tuple(listed)
-
-
-def check_hooked(optimizer: Optimizer) -> None:
-    """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
-    if not runs_hooks(optimizer, inherited=True):
-        msg = (
-            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
-            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
-        )
-        raise TypeError(msg)
 
 
 def check_attached(optimizer: object, *, attached: bool) -> None:

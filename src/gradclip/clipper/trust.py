@@ -141,10 +141,6 @@ class Trust:
         """Return how many steps an optimizer took."""
         return self._optimizers[optimizer].steps
 
-    def is_first_step(self, optimizer: Optimizer) -> bool:
-        """Whether the next step of an optimizer is its first."""
-        return self._optimizers[optimizer].steps == 0
-
     def has_fresh_gradients(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has a gradient that was not there yet when the last step was over."""
         places = [i for i in self._optimizers[optimizer].places if self._owners[i].grad is not None]
