@@ -26,6 +26,9 @@ Parameters: TypeAlias = (
 a list of modules, of iterables of tensors, or of parameter groups as an optimizer has them."""
 
 
+SHOWN = 3
+"""How many names a message has, where there are more."""
+
 Owners: TypeAlias = tuple[list[Tensor], list[str] | None]
 """Tensors that own gradients, or are gradients, in the order given, and their names; without names, None."""
 
@@ -49,8 +52,8 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
     if not all(isinstance(x, Tensor) for x in tensors):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
-    if not tensors and (warning := warn_if_exhausted(argument, parameters)):
-        callers.warn(warning)
+    if not tensors:
+        _warn_if_exhausted(argument, parameters)
     return tensors, None
 
 
@@ -150,8 +153,8 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
                 yield from _named_in(element, f"param_groups[{i}]")
             case Iterable() if not isinstance(element, Mapping):
                 inner = list(element)
-                if not inner and (warning := warn_if_exhausted(name, element)):
-                    callers.warn(warning)
+                if not inner:
+                    _warn_if_exhausted(name, element)
                 for j, x in enumerate(inner):
                     is_pair = isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)  # noqa: PLR2004
                     yield x if is_pair or not isinstance(x, Tensor) else (f"{name}[{j}]", x)
@@ -172,17 +175,20 @@ def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners
     return tensors, bare(names)
 
 
-def warn_if_exhausted(argument: str, given: object) -> str | None:
-    """Return the warning that an empty iterator deserves, or None where an empty input is just empty."""
+def _warn_if_exhausted(argument: str, given: object) -> None:
+    """Warn of an empty iterator, which was walked before perhaps; another empty input is just empty."""
     if isinstance(given, GeneratorType):
-        return f"`{argument}` is an empty generator, no gradient clipping will occur."  # torch's own words
-    if isinstance(given, Iterator):
-        kind = type(given).__name__
-        return (
-            f"`{argument}` is an exhausted {kind}, no gradient clipping will occur. "
+        callers.warn(f"`{argument}` is an empty generator, no gradient clipping will occur.")  # torch's own words
+    elif isinstance(given, Iterator):
+        callers.warn(
+            f"`{argument}` is an exhausted {type(given).__name__}, no gradient clipping will occur. "
             "An iterator can be walked once: pass a list, or the module."
         )
-    return None
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of names, and a sign that there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
@@ -232,9 +238,8 @@ def refuse_no_parameters(function: str, given: object) -> NoReturn:
 
 def refuse_pattern(function: str, pattern: str, names: tuple[str, ...]) -> NoReturn:
     """Raise for a pattern that matches no parameter that is left."""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
     msg = (
         f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none that an "
-        f"earlier one does not. The names are {shown}."
+        f"earlier one does not. The names are {some(names)}."
     )
     raise ValueError(msg)

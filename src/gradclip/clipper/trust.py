@@ -17,6 +17,7 @@ from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
 from gradclip.clipper.selection import Selection, size_of
 from gradclip.clipper.watching import Unclipped
+from gradclip.parameters import some
 
 EMPTY = 3
 """Clips by hand in a row without any gradient that are reported."""
@@ -272,14 +273,14 @@ class Trust:
     def _judge_coverage(self, known: Known, unclipped: Unclipped) -> None:
         missing = [name for name, p in unclipped() if not self.covers(p)]
         if missing:
-            self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=misuse.some(missing)))
+            self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=some(missing)))
         if known.steps < PATIENCE:
             return
         updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)
         unused = [name for name, p in pairs if p.grad is not None and id(p) not in updated]
         if unused:
-            self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=misuse.some(unused)))
+            self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=some(unused)))
 
     def _warn(self, mistake: str, message: str) -> None:
         if not self.quiet:
