@@ -7,6 +7,7 @@ last step. From this order follows what went wrong; the right loop, in all its f
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -27,6 +28,7 @@ PATIENCE = 100
 
 
 @final
+@dataclass(slots=True, eq=False)
 class Known:
     """What is known of an optimizer.
 
@@ -39,15 +41,12 @@ class Known:
         released: Whether the clipper was detached from it, and leaves it alone.
     """
 
-    __slots__ = ("clip", "places", "ready", "released", "size", "steps")
-
-    def __init__(self, places: list[int], size: int, *, released: bool) -> None:
-        self.places = places
-        self.size = size
-        self.steps = 0
-        self.clip = 0
-        self.ready = False
-        self.released = released
+    places: list[int]
+    size: int
+    steps: int = 0
+    clip: int = 0
+    ready: bool = False
+    released: bool = False
 
 
 @final
