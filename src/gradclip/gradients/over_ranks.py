@@ -121,10 +121,7 @@ class OverRanks(GradientSet):
             values, lambda places: torch.cat([columns[i] for i in places]), fill, order
         )
         together = [values[0, own] for own in columns]
-        if is_extremum(order):
-            each = [own.amax() if len(own) else own.sum() for own in together]
-        else:
-            each = [own.sum() for own in together]
+        each = [own.amax() if is_extremum(order) and len(own) else own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
         known = finish_each(values, order)
         if present is not None:
