@@ -59,12 +59,49 @@ def schedule(policy_of: Callable[[int], Policy]) -> Policy:
     return Schedule(policy_of)
 
 
+class Composed(Policy):
+    """A policy that is made of others: it asks for the norms that these need."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[Policy, ...]:
+        """The others."""
+
+    @property
+    def norm_type(self) -> float | None:
+        return next((member.norm_type for member in self.members if member.norm_type is not None), None)
+
+    @property
+    def scope(self) -> Scope:
+        return finest(member.scope for member in self.members)
+
+    @property
+    def units(self) -> Units:
+        return next((member.units for member in self.members if member.scope == "unit"), Units())
+
+    @property
+    def clamps(self) -> bool:
+        return any(member.clamps for member in self.members)
+
+    @property
+    def skips(self) -> bool:
+        return any(member.skips for member in self.members)
+
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (type(self), *(member.state_kind for member in self.members))
+
+
 @final
 @dataclass(frozen=True)
-class Chain(Policy):
+class Chain(Composed):
     """What `chain` returns."""
 
     links: tuple[Policy, ...]
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        return self.links
 
     @cached_property
     def stages(self) -> tuple[Policy, ...]:
@@ -77,30 +114,6 @@ class Chain(Policy):
                 stages.append([])
             stages[-1].append(link)
         return tuple(stage[0] if len(stage) == 1 else Chain(tuple(stage)) for stage in stages)
-
-    @property
-    def norm_type(self) -> float | None:
-        return next((link.norm_type for link in self.links if link.norm_type is not None), None)
-
-    @property
-    def scope(self) -> Scope:
-        return finest(link.scope for link in self.links)
-
-    @property
-    def units(self) -> Units:
-        return next((link.units for link in self.links if link.scope == "unit"), Units())
-
-    @property
-    def clamps(self) -> bool:
-        return any(link.clamps for link in self.links)
-
-    @property
-    def skips(self) -> bool:
-        return any(link.skips for link in self.links)
-
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Chain, *(link.state_kind for link in self.links))
 
     def init(self, layout: Layout) -> tuple[Any, ...]:
         return tuple(link.init(layout) for link in self.links)
@@ -133,40 +146,11 @@ class Taken(NamedTuple):
     inner: Any
 
 
-class Led(Policy):
-    """A policy that another one leads: it asks for the norms that the other needs."""
-
-    @property
-    @abstractmethod
-    def led(self) -> Policy:
-        """The other one."""
-
-    @property
-    def norm_type(self) -> float | None:
-        return self.led.norm_type
-
-    @property
-    def scope(self) -> Scope:
-        return self.led.scope
-
-    @property
-    def units(self) -> Units:
-        return self.led.units
-
-    @property
-    def clamps(self) -> bool:
-        return self.led.clamps
-
-    @property
-    def skips(self) -> bool:
-        return self.led.skips
-
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (type(self), self.led.state_kind)
+class Led(Composed):
+    """What leads its only member."""
 
     def init(self, layout: Layout) -> Taken:
-        return Taken(0.0, self.led.init(layout))
+        return Taken(0.0, self.members[0].init(layout))
 
     def _decide_by(self, policy: Policy, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         """Decide by a policy; a step that it skips is not counted."""
@@ -184,8 +168,8 @@ class Warmup(Led):
     policy: Policy
 
     @property
-    def led(self) -> Policy:
-        return self.policy
+    def members(self) -> tuple[Policy, ...]:
+        return (self.policy,)
 
     @property
     def stages(self) -> tuple[Policy, ...]:
@@ -206,13 +190,13 @@ class Schedule(Led):
     policy_of: Callable[[int], Policy]
 
     @property
-    def led(self) -> Policy:
-        return self.policy_of(0)
+    def members(self) -> tuple[Policy, ...]:
+        return (self.policy_of(0),)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(state.steps)
         policy = self.policy_of(step)
-        check_same_kind(step, policy, self.led)
+        check_same_kind(step, policy, self.members[0])
         return self._decide_by(policy, norms, state)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import Scalar, as_float64
 from gradclip.parameters import matches, refuse_pattern
-from gradclip.policies.combine import spread
+from gradclip.policies.combine import Composed, spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import Layout, Norms, Scope, Subset, finest
 from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
@@ -78,13 +78,8 @@ class Part(NamedTuple):
     state: Any
 
 
-class Partition(Policy):
+class Partition(Composed):
     """Parameters in parts, each with a policy."""
-
-    @property
-    @abstractmethod
-    def members(self) -> tuple[Policy, ...]:
-        """All policies."""
 
     @abstractmethod
     def member(self, index: int) -> Policy:
@@ -99,7 +94,10 @@ class Partition(Policy):
     def norm_type(self) -> float | None:
         orders = {policy.norm_type for policy in self.members if policy.norm_type is not None}
         if len(orders) > 1:
-            refuse_norm_types(self, orders)
+            listed = ", ".join(f"{order:g}" for order in sorted(orders))
+            raise ValueError(
+                f"`{type(self).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
+            )
         return next(iter(orders), None)
 
     @property
@@ -112,18 +110,11 @@ class Partition(Policy):
     def units(self) -> Units:
         found = {policy.units for policy in self.members if policy.scope == "unit"}
         if len(found) > 1:
-            refuse_axes(self, sorted({str(units.axis) for units in found}))
+            axes = " and ".join(sorted({str(units.axis) for units in found}))
+            raise ValueError(
+                f"`{type(self).__name__}` must have policies of one `axis`, got {axes}. Make a `chain` of two."
+            )
         return next(iter(found), Units())
-
-    @property
-    @final
-    def clamps(self) -> bool:
-        return any(policy.clamps for policy in self.members)
-
-    @property
-    @final
-    def skips(self) -> bool:
-        return any(policy.skips for policy in self.members)
 
     @final
     def init(self, layout: Layout) -> tuple[Part, ...]:
@@ -205,8 +196,15 @@ class ByGroup(Partition):
 
     def split(self, layout: Layout) -> list[tuple[str, int, list[int]]]:
         count = layout.group_count
-        if layout.groups is None or (not self.alike and count != len(self.policies)):
-            refuse_groups(count, len(self.policies))
+        if layout.groups is None:
+            raise ValueError(
+                "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
+            )
+        if not self.alike and count != len(self.policies):
+            raise ValueError(
+                "`by_group` must have one policy for each parameter group, or one for all, got "
+                f"{len(self.policies)} for {count}."
+            )
         places = [[i for i, group in enumerate(layout.groups) if group == g] for g in range(count)]
         return [(f"group {g}", g, found) for g, found in enumerate(places) if found]
 
@@ -246,27 +244,3 @@ def check_listed(policies: object) -> tuple[Any, ...]:
         msg = f"`by_group(policies=...)` must be a policy or a list of policies, got {policies!r}."
         raise TypeError(msg)
     return tuple(policies)
-
-
-def refuse_norm_types(policy: object, orders: Iterable[float]) -> NoReturn:
-    """Raise for parts of a model that would be measured in norms of different orders."""
-    listed = ", ".join(f"{order:g}" for order in sorted(orders))
-    msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
-    raise ValueError(msg)
-
-
-def refuse_axes(policy: object, axes: list[str]) -> NoReturn:
-    """Raise for parts of a model that would be cut into different units."""
-    msg = (
-        f"`{type(policy).__name__}` must have policies of one `axis`, got {' and '.join(axes)}. Make a `chain` of two."
-    )
-    raise ValueError(msg)
-
-
-def refuse_groups(groups: int, policies: int) -> NoReturn:
-    """Raise for a policy by groups where there are no groups, or others than it is for."""
-    if groups:
-        msg = f"`by_group` must have one policy for each parameter group, or one for all, got {policies} for {groups}."
-    else:
-        msg = "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
-    raise ValueError(msg)
