@@ -6,7 +6,7 @@ from types import GeneratorType
 from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -48,7 +48,11 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, Optimizer):
         return _from_pairs(function, named_parameters(parameters), argument)
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
-        refuse_parameters(function, argument, parameters)
+        advice = "its `.values()` or `.items()`" if isinstance(parameters, Mapping) else "`model.parameters()`"
+        raise TypeError(
+            f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module "
+            f"or an Optimizer, got {type(parameters).__name__}. Pass {advice}."
+        )
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
     if not all(isinstance(x, Tensor) for x in tensors):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
@@ -191,16 +195,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
-    """Raise for an object that holds no parameters, or in a form that hides them."""
-    advice = "Pass its `.values()` or `.items()`." if isinstance(given, Mapping) else "Pass `model.parameters()`."
-    msg = (
-        f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module or "
-        f"an Optimizer, got {type(given).__name__}. {advice}"
-    )
-    raise TypeError(msg)
-
-
 def refuse_element(function: str, argument: str, name: str, given: object) -> NoReturn:
     """Raise for an element that is not a tensor."""
     advice = "Pass `itertools.chain(...)` of the parameters of each." if hasattr(given, "__iter__") else ""
@@ -210,15 +204,15 @@ def refuse_element(function: str, argument: str, name: str, given: object) -> No
     raise TypeError(msg)
 
 
-def refuse_gradients(function: str) -> NoReturn:
-    """Raise for gradients where parameters are expected: torch would return 0 and clip nothing."""
-    msg = (
-        f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
-        "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
-        "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters that "
-        "own them."
-    )
-    raise TypeError(msg)
+def check_ownership(function: str, tensors: list[Tensor]) -> None:
+    """Check that some of these can have gradients: torch returns 0 and clips nothing where gradients are passed."""
+    if tensors and not any(x.requires_grad or isinstance(x, Parameter) for x in tensors):
+        raise TypeError(
+            f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
+            "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
+            "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters "
+            "that own them."
+        )
 
 
 def refuse_same_name(function: str, name: str) -> NoReturn:

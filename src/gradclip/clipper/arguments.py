@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -103,31 +103,3 @@ def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
         )
         raise TypeError(msg)
     return tuple(listed)
-
-
-def check_attached(optimizer: object, *, attached: bool) -> None:
-    """Check that there is something to detach."""
-    if not attached:
-        msg = (
-            f"`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
-            f"{type(optimizer).__name__} that it is not. To detach it from all, pass none."
-        )
-        raise ValueError(msg)
-
-
-def refuse_optimizer(optimizer: object) -> NoReturn:
-    """Raise for an optimizer that updates nothing of what a clipper clips."""
-    msg = (
-        f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got {type(optimizer).__name__} of "
-        "none of them. Make the clipper from the optimizer: `GradClipper(optimizer, ...)`."
-    )
-    raise ValueError(msg)
-
-
-def refuse_replaced(optimizer: object) -> NoReturn:
-    """Raise for an optimizer that has got other parameters since a clipper was attached to it."""
-    msg = (
-        f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates others by now, "
-        "as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, and attach it, after that."
-    )
-    raise RuntimeError(msg)

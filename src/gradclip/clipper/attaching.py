@@ -13,14 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.arguments import (
-    check_attachable,
-    check_attached,
-    refuse_optimizer,
-    refuse_replaced,
-    scaler_of,
-    unwrapped,
-)
+from gradclip.clipper.arguments import check_attachable, scaler_of, unwrapped
 from gradclip.clipper.hooks import Attachment, attach, listen, release
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
@@ -118,7 +111,11 @@ class Attaching(ABC):
         optimizer = unwrapped(optimizer)
         check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
         if not self._trust.owns(optimizer):
-            refuse_optimizer(optimizer)
+            raise ValueError(
+                f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got "
+                f"{type(optimizer).__name__} of none of them. Make the clipper from the optimizer: "
+                "`GradClipper(optimizer, ...)`."
+            )
         if any(self._is_rival(other, optimizer) for p in self._selection.owners for other in WATCHERS.of(p)):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
@@ -134,7 +131,11 @@ class Attaching(ABC):
         """
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
-            check_attached(one, attached=one in self._attachments)
+            if one not in self._attachments:
+                raise ValueError(
+                    "`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
+                    f"{type(one).__name__} that it is not. To detach it from all, pass none."
+                )
             release(one, self._attachments.pop(one))
             self._trust.release(one)
         if not self._attachments:
@@ -177,7 +178,11 @@ class Attaching(ABC):
         else:
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
-                refuse_replaced(optimizer)
+                raise RuntimeError(
+                    f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates "
+                    "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
+                    "and attach it, after that."
+                )
         if not reads and self._last is not None and not is_known(self._last.withheld):
             return self._last.withheld
         self._suppression.obey(result)

@@ -16,10 +16,10 @@ from gradclip.distributed.layout import numel_of, shape_of
 from gradclip.numbers import CPU, as_float64, home
 from gradclip.parameters import (
     Parameters,
+    check_ownership,
     groups_of,
     matches,
     named,
-    refuse_gradients,
     refuse_no_parameters,
     refuse_pattern,
     refuse_same_name,
@@ -127,8 +127,7 @@ def select(
             what = "must know the shapes of parameters, got a lazy one"
             msg = f"`{FUNCTION}(parameters=...)` {what} at {name}. Run a batch through the model first."
             raise ValueError(msg)
-    if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
-        refuse_gradients(FUNCTION)
+    check_ownership(FUNCTION, tensors)
     all_names = tuple(name for name, _, _ in once.values())
     for name, count in Counter(all_names).items():
         if count > 1:

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple, final
 
 import torch.distributed as dist
 from torch import Tensor
@@ -206,7 +206,9 @@ def layout_of(
     specs = None if specs is None or all(spec is None for spec in specs) else specs
     if is_dynamo_compiling():
         if group is not None or DECLARED or specs is not None:
-            refuse_compiled()
+            raise RuntimeError(  # the plan is made by Python code that cannot be traced
+                "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
+            )
         return None
     ownerships = _ownerships_of(owners, odd, are_gradients=are_gradients)
     if specs is None and ownerships is None and group is None:
@@ -256,10 +258,3 @@ def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:
     tails = dict.fromkeys(chain[chain.index(span) + 1 :] for chain in chains if span in chain)
     return list(tails) or [()]
-
-
-def refuse_compiled() -> NoReturn:
-    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
-    raise RuntimeError(
-        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
-    )

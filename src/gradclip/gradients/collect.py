@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
@@ -20,7 +19,7 @@ from gradclip.gradients.told import told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import registry
 from gradclip.ops.backend import Batch
-from gradclip.parameters import Parameters, flatten, refuse_element, refuse_gradients
+from gradclip.parameters import Parameters, check_ownership, flatten, refuse_element
 
 
 def collect(
@@ -131,8 +130,8 @@ def _completed(
         agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
         return OverRanks(rule.argument, owners, rule.names, gradients, held, loss=loss)
-    if owners and not gradients and rule.argument == "parameters":
-        _check_ownership(rule.function, owners)
+    if not gradients and rule.argument == "parameters":
+        check_ownership(rule.function, owners)
     everywhere = len(places) == len(owners)
     return Here(rule.argument, owners, rule.names, gradients, opened, None if everywhere else places, loss)
 
@@ -163,9 +162,3 @@ def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             refuse_element(function, argument, f"{argument}[{place}]", x)
-
-
-def _check_ownership(function: str, owners: list[Tensor]) -> None:
-    """Check that these can have gradients, where none has: gradients may be passed in place of parameters."""
-    if not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in owners):
-        refuse_gradients(function)
