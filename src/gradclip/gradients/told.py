@@ -52,12 +52,7 @@ def tell(
 ) -> None:
     """Raise an error, once all ranks know of it that wait for a total norm; do nothing if none does.
 
-    Args:
-        error: Why this rank cannot clip.
-        group: The ranks that hold the whole model together, if they are known.
-        given: What was passed as parameters.
-        norm_type: The order of the norm, if it is one.
-        are_gradients: Whether gradients were passed.
+    The norm is of the order `norm_type`, if that is one; the other arguments are those of `told`.
     """
     if (failed := told(error, group, given, are_gradients=are_gradients)) is not None:
         failed.total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
