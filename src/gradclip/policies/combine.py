@@ -54,7 +54,11 @@ def schedule(policy_of: Callable[[int], Policy]) -> Policy:
         >>> from gradclip.policies import FixedNorm, schedule
         >>> policy = schedule(lambda step: FixedNorm(1.0 + 9.0 * 0.99**step))
     """
-    check_schedule(policy_of)
+    if not callable(policy_of):
+        raise TypeError(
+            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
+            "`schedule(lambda step: FixedNorm(1.0))`."
+        )
     check_policies("schedule", (policy_of(0),), one_stage=True)
     return Schedule(policy_of)
 
@@ -218,16 +222,6 @@ def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
     if not is_one(x) and scope == "parameter" and finer == "unit":
         return as_float64(x, layout.device)[layout.owners]
     return x
-
-
-def check_schedule(policy_of: object) -> None:
-    """Check that what is given to `schedule` can be asked for the policy of a step."""
-    if not callable(policy_of):
-        msg = (
-            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
-            "`schedule(lambda step: FixedNorm(1.0))`."
-        )
-        raise TypeError(msg)
 
 
 def check_same_kind(step: int, policy: Policy, first: Policy) -> None:

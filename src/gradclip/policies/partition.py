@@ -36,7 +36,10 @@ def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Po
         >>> from gradclip.policies import AGC, FixedNorm, by_name
         >>> policy = by_name({"head.*": FixedNorm(1.0)}, default=AGC())
     """
-    check_pattern_map(policies)
+    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
+        raise TypeError(
+            f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
+        )
     check_policies("by_name", (*policies.values(), *([] if default is None else [default])), one_stage=True)
     return ByName(tuple(policies.items()), default)
 
@@ -57,9 +60,13 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
         >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)
         >>> clipper = gradclip.GradClipper(optimizer, by_group([FixedNorm(1.0), FixedNorm(0.1)]))
     """
-    listed = (policies,) if isinstance(policies, Policy) else check_listed(policies)
+    alike = isinstance(policies, Policy)
+    listed = (policies,) if alike else policies
+    if not isinstance(listed, Iterable) or isinstance(listed, (str, Mapping)):
+        raise TypeError(f"`by_group(policies=...)` must be a policy or a list of policies, got {policies!r}.")
+    listed = tuple(listed)
     check_policies("by_group", listed, one_stage=True)
-    return ByGroup(listed, alike=isinstance(policies, Policy))
+    return ByGroup(listed, alike)
 
 
 class Part(NamedTuple):
@@ -229,18 +236,3 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
 
 def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
     return as_float64(spread(x, scope, finer, layout), like.device)
-
-
-def check_pattern_map(policies: object) -> None:
-    """Check that what is given to `by_name` maps names to something."""
-    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
-        msg = f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
-        raise TypeError(msg)
-
-
-def check_listed(policies: object) -> tuple[Any, ...]:
-    """Return the policies that are given to `by_group` as a tuple."""
-    if not isinstance(policies, Iterable) or isinstance(policies, (str, Mapping)):
-        msg = f"`by_group(policies=...)` must be a policy or a list of policies, got {policies!r}."
-        raise TypeError(msg)
-    return tuple(policies)
