@@ -14,7 +14,6 @@ from gradclip.numbers import (
     as_float64,
     combine,
     from_device,
-    identity,
     is_extremum,
     is_host,
     is_one,
@@ -51,7 +50,7 @@ class ReferenceBatch(Batch):
                 partial: Scalar = each.amax() if is_extremum(order) else each.sum()
             else:
                 partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
-                partial = combine(partials, order) if partials else identity(order)
+                partial = combine(partials, order)
             return from_device(partial)
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
@@ -62,7 +61,7 @@ class ReferenceBatch(Batch):
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
             by = [1.0] * len(self.tensors) if factors is None else factors.to(self._device).unbind()
             own = [
-                [_partial(piece * factor, order) for piece in _real_pieces([x])] or [identity(order)]
+                [_partial(piece * factor, order) for piece in _real_pieces([x])]
                 for x, factor in zip(self.tensors, by, strict=True)
             ]
             return torch.stack([as_float64(combine(partials, order), self._device) for partials in own])
