@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
-from gradclip.distributed.flags import Flags
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -22,8 +21,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 import gradclip
 from gradclip.cli.bench.harness import CACHE_BYTES, WrongAnswerError, exact_norm
+from gradclip.distributed.exchange import Flags
 from gradclip.ops import registry
-from gradclip.ops.reference import REFERENCE
 from gradclip.testing import RankPool
 
 Units: TypeAlias = list[list[nn.Parameter]]
@@ -118,12 +117,13 @@ def time_calls(
     if with_torch:
         clips = {"torch": torch.nn.utils.clip_grad_norm_, **clips}
     first = {name: _check(name, clip, parameters, backward(units)) for name, clip in clips.items()}
-    kernels, numbers = registry.native() or REFERENCE, torch.zeros(len(Flags._fields) + 1, dtype=torch.float64)
+    numbers = torch.zeros(len(Flags._fields) + 1, dtype=torch.float64)
 
     def kernel(tensors: list[Tensor]) -> None:
-        kernels.measure(tensors, 2.0, 1.0)
+        batch = registry.open_(tensors)
+        batch.partial(2.0)
         if clipping:
-            kernels.scale_(tensors, 0.5)
+            batch.scale_(0.5)
 
     def by_hand(_: list[Tensor]) -> None:
         """The least that torch's own operations need: no checks, no flags, one layout."""

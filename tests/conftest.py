@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
 
 from gradclip import numbers
 from gradclip.ops import registry
 from gradclip.ops.backend import Backend
-from gradclip.ops.reference import REFERENCE
+from gradclip.ops.reference import ReferenceBatch
 
 # Before anything imports Triton: without a GPU, its interpreter runs the kernels.
 os.environ.setdefault("TRITON_INTERPRET", str(int(not torch.cuda.is_available())))
@@ -78,17 +79,29 @@ def scalers_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.amp.GradScaler, "step", inspect.unwrap(torch.amp.GradScaler.step))
 
 
+class InPlainTorch(Backend):
+    """What `registry` turns to by itself where no kernels take tensors."""
+
+    name = "reference"
+
+    def takes(self, tensors: list[Tensor]) -> bool:
+        return True
+
+    def open(self, tensors: list[Tensor], chunks: object = None) -> ReferenceBatch:
+        return ReferenceBatch(tensors)
+
+
 @pytest.fixture(scope="module", params=["native", "triton", "reference", "reference elsewhere"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each implementation of the operations in turn; that in plain torch also as it works on other devices."""
     if request.param == "reference":
-        yield REFERENCE
+        yield InPlainTorch()
         return
     if request.param == "reference elsewhere":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gradclip.ops.reference._is_host", lambda _: False)
             patch.setattr("gradclip.ops.together.PIECE", 2**16)  # so that tensors of the tests are cut
-            yield REFERENCE
+            yield InPlainTorch()
         return
     if request.param == "triton":
         if why := registry.why_no_triton():

@@ -151,9 +151,9 @@ def any_of(condition: Condition) -> Condition:
 
 
 def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
-    """Return the partial of a union of disjoint sets, whatever their order; tensors move to the device of the first."""
-    if len(partials) == 1:
-        return partials[0]
+    """Return the partial of a union of disjoint sets, or of none, in any order; tensors move to where the first is."""
+    if len(partials) <= 1:
+        return partials[0] if partials else identity(norm_type)
     numbers = [part for part in partials if not isinstance(part, Tensor)]
     if len(numbers) == len(partials) and not is_extremum(norm_type) and all(map(math.isfinite, numbers)):
         return _sum(numbers)

@@ -6,7 +6,7 @@ from types import GeneratorType
 from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -25,6 +25,9 @@ Parameters: TypeAlias = (
 """A tensor, a module (all its parameters), an optimizer (all its groups), or an iterable of tensors or named pairs; or
 a list of modules, of iterables of tensors, or of parameter groups as an optimizer has them."""
 
+
+SHOWN = 3
+"""How many names a message has, where there are more."""
 
 Owners: TypeAlias = tuple[list[Tensor], list[str] | None]
 """Tensors that own gradients, or are gradients, in the order given, and their names; without names, None."""
@@ -45,12 +48,16 @@ def flatten(function: str, parameters: Parameters, *, argument: str = "parameter
     if isinstance(parameters, Optimizer):
         return _from_pairs(function, named_parameters(parameters), argument)
     if isinstance(parameters, (Mapping, str, bytes)) or not isinstance(parameters, Iterable):
-        refuse_parameters(function, argument, parameters)
+        advice = "its `.values()` or `.items()`" if isinstance(parameters, Mapping) else "`model.parameters()`"
+        raise TypeError(
+            f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module "
+            f"or an Optimizer, got {type(parameters).__name__}. Pass {advice}."
+        )
     tensors: list[Tensor] = list(parameters)  # type: ignore[arg-type] -- checked where the gradients are read
     if not all(isinstance(x, Tensor) for x in tensors):
         return _from_pairs(function, _pairs_in(tensors, argument), argument)
-    if not tensors and (warning := warn_if_exhausted(argument, parameters)):
-        callers.warn(warning)
+    if not tensors:
+        _warn_if_exhausted(argument, parameters)
     return tensors, None
 
 
@@ -150,8 +157,8 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
                 yield from _named_in(element, f"param_groups[{i}]")
             case Iterable() if not isinstance(element, Mapping):
                 inner = list(element)
-                if not inner and (warning := warn_if_exhausted(name, element)):
-                    callers.warn(warning)
+                if not inner:
+                    _warn_if_exhausted(name, element)
                 for j, x in enumerate(inner):
                     is_pair = isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)  # noqa: PLR2004
                     yield x if is_pair or not isinstance(x, Tensor) else (f"{name}[{j}]", x)
@@ -172,27 +179,20 @@ def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners
     return tensors, bare(names)
 
 
-def warn_if_exhausted(argument: str, given: object) -> str | None:
-    """Return the warning that an empty iterator deserves, or None where an empty input is just empty."""
+def _warn_if_exhausted(argument: str, given: object) -> None:
+    """Warn of an empty iterator, which was walked before perhaps; another empty input is just empty."""
     if isinstance(given, GeneratorType):
-        return f"`{argument}` is an empty generator, no gradient clipping will occur."  # torch's own words
-    if isinstance(given, Iterator):
-        kind = type(given).__name__
-        return (
-            f"`{argument}` is an exhausted {kind}, no gradient clipping will occur. "
+        callers.warn(f"`{argument}` is an empty generator, no gradient clipping will occur.")  # torch's own words
+    elif isinstance(given, Iterator):
+        callers.warn(
+            f"`{argument}` is an exhausted {type(given).__name__}, no gradient clipping will occur. "
             "An iterator can be walked once: pass a list, or the module."
         )
-    return None
 
 
-def refuse_parameters(function: str, argument: str, given: object) -> NoReturn:
-    """Raise for an object that holds no parameters, or in a form that hides them."""
-    advice = "Pass its `.values()` or `.items()`." if isinstance(given, Mapping) else "Pass `model.parameters()`."
-    msg = (
-        f"`{function}({argument}=...)` must be a Tensor, an iterable of Tensors or (name, Tensor) pairs, a Module or "
-        f"an Optimizer, got {type(given).__name__}. {advice}"
-    )
-    raise TypeError(msg)
+def some(names: Sequence[str]) -> str:
+    """Return the first of names, and a sign that there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def refuse_element(function: str, argument: str, name: str, given: object) -> NoReturn:
@@ -204,15 +204,15 @@ def refuse_element(function: str, argument: str, name: str, given: object) -> No
     raise TypeError(msg)
 
 
-def refuse_gradients(function: str) -> NoReturn:
-    """Raise for gradients where parameters are expected: torch would return 0 and clip nothing."""
-    msg = (
-        f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
-        "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
-        "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters that "
-        "own them."
-    )
-    raise TypeError(msg)
+def check_ownership(function: str, tensors: list[Tensor]) -> None:
+    """Check that some of these can have gradients: torch returns 0 and clips nothing where gradients are passed."""
+    if tensors and not any(x.requires_grad or isinstance(x, Parameter) for x in tensors):
+        raise TypeError(
+            f"`{function}(parameters=...)` must hold parameters, got tensors that neither have nor can get a gradient. "
+            "To work on gradients themselves, call `get_total_norm(gradients)`; to clip them, as those of "
+            "`torch.autograd.grad`, multiply each by `clip_coefficient(total_norm, max_norm)`, or pass the parameters "
+            "that own them."
+        )
 
 
 def refuse_same_name(function: str, name: str) -> NoReturn:
@@ -232,9 +232,8 @@ def refuse_no_parameters(function: str, given: object) -> NoReturn:
 
 def refuse_pattern(function: str, pattern: str, names: tuple[str, ...]) -> NoReturn:
     """Raise for a pattern that matches no parameter that is left."""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
     msg = (
         f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none that an "
-        f"earlier one does not. The names are {shown}."
+        f"earlier one does not. The names are {some(names)}."
     )
     raise ValueError(msg)

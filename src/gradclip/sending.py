@@ -38,7 +38,6 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
     """Return the numbers of a vector: where `like` are tensors on a device, there, without a wait; else as floats."""
     device = next((x.device for x in like if not is_known(x)), None)
-    if like and device is None:
-        return vector.tolist()
-    vector = vector if device is None else vector.to(device)
-    return vector.tolist() if is_host(vector) and device is None else list(vector.unbind())
+    if device is not None:
+        return list(vector.to(device).unbind())
+    return vector.tolist() if like or is_host(vector) else list(vector.unbind())

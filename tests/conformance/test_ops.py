@@ -14,7 +14,7 @@ from conftest import is_slow
 from gradclip import numbers
 from gradclip.ops import registry
 from gradclip.ops.backend import Backend
-from gradclip.ops.reference import REFERENCE
+from gradclip.ops.reference import ReferenceBatch
 from strategies import NARROW, elements
 
 REAL = (*NARROW, torch.float64)
@@ -358,7 +358,7 @@ def test_nothing_is_combined_to_the_identity(backend: Backend) -> None:
 def test_reference_cuts_large_tensors_and_joins_small_ones() -> None:
     """Pieces are scratch memory, not meaning: a large tensor between small ones counts all its elements."""
     tensors = [torch.ones(3), torch.ones(2**21 + 5), torch.ones(4), *[torch.ones(2**19) for _ in range(5)]]
-    assert REFERENCE.open(tensors).partial(1.0) == 7 + 2**21 + 5 + 5 * 2**19
+    assert ReferenceBatch(tensors).partial(1.0) == 7 + 2**21 + 5 + 5 * 2**19
 
 
 def test_oracle_rounds_halves_to_even() -> None:
@@ -393,7 +393,7 @@ def test_bad_elements_are_counted_and_set_to_zero(backend: Backend, dtype: torch
     expected = [torch.where(x.isfinite(), x, 0.0) for x in before]
     assert all(torch.equal(x, y) for x, y in zip(tensors, expected, strict=True))
     assert batch.count_nonfinite().tolist() == [[0, 0, 0], [0, 0, 0]]
-    if backend is not REFERENCE:
+    if backend.name != "reference":
         assert (tensors[0]._version, tensors[1]._version > versions[1]) == (versions[0], True)
 
 
@@ -423,7 +423,7 @@ def test_either_part_of_a_complex_number_may_be_bad(backend: Backend, dtype: tor
 def test_bad_numbers_of_8_bits(dtype: torch.dtype) -> None:
     """Torch compares none of them, and sets none to 0 by a mask."""
     x = torch.tensor([1.0, math.nan, -2.0]).to(dtype)
-    batch = REFERENCE.open([x])
+    batch = ReferenceBatch([x])
     assert batch.count_nonfinite().tolist() == [[1], [0]]
     batch.sanitize_()
     assert x.to(torch.float32).tolist() == [1.0, 0.0, -2.0]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,16 +11,10 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip.numbers import from_device, is_known
 from gradclip.torch_private import runs_hooks
-from gradclip.validation import check_number, check_word, holds_one_real, real
+from gradclip.validation import check_number, holds_one_real, real
 
 NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 """What a clipper does with a total norm that is NaN or infinite."""
-
-
-def check_nonfinite_step(function: str, value: NonFiniteStep) -> NonFiniteStep:
-    """Return what a clipper does with a total norm that is NaN or infinite."""
-    check_word(function, "nonfinite", value, get_args(NonFiniteStep))
-    return value
 
 
 def check_loss(function: str, value: object) -> float | Tensor:
@@ -70,6 +64,12 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
             "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
         )
         raise ValueError(msg)
+    if not runs_hooks(optimizer, inherited=True):
+        msg = (
+            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
+            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
+        )
+        raise TypeError(msg)
 
 
 def check_max_skips(value: object) -> float:
@@ -103,41 +103,3 @@ def check_pattern_list(argument: str, patterns: Any) -> tuple[str, ...]:
         )
         raise TypeError(msg)
     return tuple(listed)
-
-
-def check_hooked(optimizer: Optimizer) -> None:
-    """Check that an optimizer runs hooks: one that never called `Optimizer.__init__` does not."""
-    if not runs_hooks(optimizer, inherited=True):
-        msg = (
-            f"`GradClipper.attach(optimizer=...)` must be an optimizer whose `step` runs hooks, got "
-            f"{type(optimizer).__name__}, which never called `Optimizer.__init__`. Pass the optimizer that it wraps."
-        )
-        raise TypeError(msg)
-
-
-def check_attached(optimizer: object, *, attached: bool) -> None:
-    """Check that there is something to detach."""
-    if not attached:
-        msg = (
-            f"`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
-            f"{type(optimizer).__name__} that it is not. To detach it from all, pass none."
-        )
-        raise ValueError(msg)
-
-
-def refuse_optimizer(optimizer: object) -> NoReturn:
-    """Raise for an optimizer that updates nothing of what a clipper clips."""
-    msg = (
-        f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got {type(optimizer).__name__} of "
-        "none of them. Make the clipper from the optimizer: `GradClipper(optimizer, ...)`."
-    )
-    raise ValueError(msg)
-
-
-def refuse_replaced(optimizer: object) -> NoReturn:
-    """Raise for an optimizer that has got other parameters since a clipper was attached to it."""
-    msg = (
-        f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates others by now, "
-        "as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, and attach it, after that."
-    )
-    raise RuntimeError(msg)

@@ -13,18 +13,10 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.arguments import (
-    check_attachable,
-    check_attached,
-    check_hooked,
-    refuse_optimizer,
-    refuse_replaced,
-    scaler_of,
-    unwrapped,
-)
+from gradclip.clipper.arguments import check_attachable, scaler_of, unwrapped
 from gradclip.clipper.hooks import Attachment, attach, listen, release
 from gradclip.clipper.overflows import hear, hear_no_more
-from gradclip.clipper.pipeline import Clip
+from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection
 from gradclip.clipper.suppress import Suppression
@@ -34,6 +26,7 @@ from gradclip.clipper.watching import WATCHERS, Unclipped
 from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, is_known, on_host
+from gradclip.records import Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 
@@ -42,13 +35,11 @@ if TYPE_CHECKING:
 
 
 class Attaching(ABC):
-    """A clipper as optimizers see it.
-
-    Attributes:
-        last: The result of the last clip, or None.
-    """
+    """A clipper as optimizers see it."""
 
     _selection: Selection
+    _pipeline: Pipeline
+    _sinks: Sinks
 
     def _listen(self, *, quiet: bool) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
@@ -89,16 +80,8 @@ class Attaching(ABC):
         """Hear of the loss that the closure of a step has returned."""
 
     @abstractmethod
-    def _total_norm(self) -> float:
-        """Return the total norm now: where nothing happened since, that after clipping."""
-
-    @abstractmethod
     def _follow(self) -> None:
         """Take up the parameters that the optimizer which the clipper was made from has got since."""
-
-    @abstractmethod
-    def _flush(self) -> None:
-        """Write down what is not yet."""
 
     def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "Self":
         """Clip before every step of an optimizer.
@@ -127,9 +110,12 @@ class Attaching(ABC):
         scaler = scaler_of(optimizer) if scaler is None else scaler
         optimizer = unwrapped(optimizer)
         check_attachable(optimizer, scaler, attached=optimizer in self._attachments)
-        check_hooked(optimizer)
         if not self._trust.owns(optimizer):
-            refuse_optimizer(optimizer)
+            raise ValueError(
+                f"`GradClipper.attach(optimizer=...)` must update parameters of the clipper, got "
+                f"{type(optimizer).__name__} of none of them. Make the clipper from the optimizer: "
+                "`GradClipper(optimizer, ...)`."
+            )
         if any(self._is_rival(other, optimizer) for p in self._selection.owners for other in WATCHERS.of(p)):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
@@ -145,14 +131,18 @@ class Attaching(ABC):
         """
         self._suppression.recover()
         for one in [unwrapped(optimizer)] if optimizer is not None else list(self._attachments):
-            check_attached(one, attached=one in self._attachments)
+            if one not in self._attachments:
+                raise ValueError(
+                    "`GradClipper.detach(optimizer=...)` must be an optimizer that the clipper is attached to, got "
+                    f"{type(one).__name__} that it is not. To detach it from all, pass none."
+                )
             release(one, self._attachments.pop(one))
             self._trust.release(one)
         if not self._attachments:
             hear_no_more(self)
         self._ground = Ground()  # which holds what was stepped with
         self._trust.is_attached = bool(self._attachments)
-        self._flush()
+        self._sinks.flush()
 
     def __enter__(self) -> "Self":
         return self
@@ -188,7 +178,11 @@ class Attaching(ABC):
         else:
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
-                refuse_replaced(optimizer)
+                raise RuntimeError(
+                    f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates "
+                    "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
+                    "and attach it, after that."
+                )
         if not reads and self._last is not None and not is_known(self._last.withheld):
             return self._last.withheld
         self._suppression.obey(result)
@@ -217,12 +211,12 @@ class Attaching(ABC):
             return True
         if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
             return False
-        if self.last is None or not self._trust.is_first_step(optimizer) or not self._trust.is_as_clipped(optimizer):
+        if self.last is None or self._trust.steps_of(optimizer) > 0 or not self._trust.is_as_clipped(optimizer):
             return False
         if (scaler := stepping_scaler()) is None:
             return False
         after = self.last.total_norm_after  # a scaler leaves no other trace
-        return math.isfinite(after) and self._total_norm() * math.sqrt(scaler.get_scale()) < after
+        return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
 
     def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
         if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:

@@ -1,7 +1,7 @@
 """The pipeline tied to an optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, final, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,7 +10,6 @@ from gradclip.clipper.arguments import (
     NonFiniteStep,
     check_loss,
     check_max_skips,
-    check_nonfinite_step,
     check_pattern_list,
     check_sinks,
     unwrapped,
@@ -31,7 +30,7 @@ from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured
-from gradclip.validation import check_number
+from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
@@ -116,7 +115,7 @@ class GradClipper(Attaching):
     ) -> None:
         self.policy: Policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
-        nonfinite = check_nonfinite_step("GradClipper", nonfinite)
+        check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep))
         self._max_skips = check_max_skips(max_consecutive_skips)
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
@@ -240,12 +239,6 @@ class GradClipper(Attaching):
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
         patterns = self._patterns
         self._source = Source(optimizer, lambda own: select(named(own), *patterns))
-
-    def _total_norm(self) -> float:
-        return self._pipeline.total_norm()
-
-    def _flush(self) -> None:
-        self._sinks.flush()
 
     @property
     def _compares(self) -> bool:

@@ -26,14 +26,11 @@ _STEP: CodeType | None = step_code()
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-_HANDLES: list[RemovableHandle] = []
-
-
+@cache
 def listen() -> None:
-    """Have torch tell of the steps of all optimizers."""
-    if not _HANDLES:
-        _HANDLES.append(register_optimizer_step_pre_hook(_begins))
-        _HANDLES.append(register_optimizer_step_post_hook(_ends))
+    """Have torch tell of the steps of all optimizers, from the first call on."""
+    register_optimizer_step_pre_hook(_begins)
+    register_optimizer_step_post_hook(_ends)
 
 
 def running_steps() -> list[Optimizer]:

@@ -3,9 +3,6 @@
 from gradclip import callers
 from gradclip.exceptions import MisuseWarning
 
-SHOWN = 3
-"""How many parameters a message names."""
-
 PLACE = "Call it between `loss.backward()` and `optimizer.step()`."
 BEFORE_BACKWARD = f"`clip()` found no gradient: it runs before `loss.backward()`. {PLACE}"
 NO_GRADIENT = (
@@ -70,8 +67,3 @@ NOT_UPDATED = (
 def warn(message: str) -> None:
     """Warn at the line of the user's that led here."""
     callers.warn(message, MisuseWarning)
-
-
-def some(names: list[str]) -> str:
-    """Return the first of names, and a sign that there are more."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -45,7 +45,7 @@ class Clip(NamedTuple):
     nonfinite: Counts | None
     reason: str
     differing: Differing | None
-    withheld: Condition = False
+    withheld: Condition
 
 
 @final
@@ -99,7 +99,7 @@ class Pipeline:
         in_graph = is_captured(self._stages[0].layout.device)
         known = self._replayed(in_graph=in_graph)
         try:
-            return _clip(work, _result(step, run(self._stages, work, self._nonfinite), is_replayed=in_graph))
+            return _clip(step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
         finally:
             self._keep(known)
 
@@ -139,7 +139,7 @@ class Pipeline:
         self._keep(known)
         self._is_elsewhere = True
         unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
-        return _clip(work, _result(step, done, unread, is_replayed=in_graph))._replace(withheld=done.withheld)
+        return _clip(step, work, done, unread, is_replayed=in_graph)
 
     def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -150,7 +150,7 @@ class Pipeline:
         norms, _ = work.measure(self._stages[0])
         if count and not math.isfinite(on_host(norms.total)):
             work.see_nonfinite(norms)
-        return _clip(work, _result(step, Done(norms, (), None, Status.SKIPPED_SCALER)))
+        return _clip(step, work, Done(norms, (), None, Status.SKIPPED_SCALER))
 
     def fail(self, error: Exception, *, each: bool, compare: bool) -> NoReturn:
         """Raise an error, once all ranks know of it that wait for this one in the same clip."""
@@ -226,14 +226,11 @@ class Pipeline:
         return {**vars(self), "_captured": None}  # of a copy there is no graph
 
 
-def _clip(work: ClipWork, result: ClipResult) -> Clip:
-    return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing)
-
-
-def _result(step: int, done: Done, unread: Unread | None = None, *, is_replayed: bool = False) -> ClipResult:
+def _clip(step: int, work: ClipWork, done: Done, unread: Unread | None = None, *, is_replayed: bool = False) -> Clip:
     skipped = done.skipped if unread is None else unread
     judge, each = partial(_outcome_of, done), partial(_each_of, done.before)
-    return ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
+    result = ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
+    return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing, done.withheld)
 
 
 def _outcome_of(done: Done, skipped: Status | None) -> Outcome:

@@ -27,12 +27,10 @@ def loaded(state_dict: object, names: list[str], pipeline: Pipeline) -> tuple[in
     for name, count in (("step", step), ("skips", skips)):
         if not COUNT.holds(count):
             refuse_number(name, str(COUNT), count)
-    if not isinstance(parameters, (list, tuple)) or (pipeline.has_names and set(map(str, parameters)) != set(names)):
-        refuse_state("parameters", names, _as_keys(parameters))
+    if not isinstance(parameters, (list, tuple)):
+        refuse_state("parameters", names, parameters)
+    given = dict.fromkeys(map(str, parameters))
+    if pipeline.has_names and set(given) != set(names):
+        refuse_state("parameters", names, given)
     pipeline.load_state_dict(stages)
     return int(step), int(skips)
-
-
-def _as_keys(names: object) -> object:
-    """Return names as the keys of a dict, for a message, if they are any."""
-    return dict.fromkeys(map(str, names)) if isinstance(names, (list, tuple)) else names

@@ -16,10 +16,10 @@ from gradclip.distributed.layout import numel_of, shape_of
 from gradclip.numbers import CPU, as_float64, home
 from gradclip.parameters import (
     Parameters,
+    check_ownership,
     groups_of,
     matches,
     named,
-    refuse_gradients,
     refuse_no_parameters,
     refuse_pattern,
     refuse_same_name,
@@ -121,14 +121,13 @@ def select(
         groups = [g for g, group in enumerate(given) for _ in group["params"]]
     once: dict[int, tuple[str, Tensor, int]] = {}
     for name, tensor, group in zip(names, tensors, groups, strict=True):
-        once.setdefault(id(tensor), (name, tensor, group))
-    for name, tensor in zip(names, tensors, strict=True):
         if is_lazy(tensor):
-            what = "must know the shapes of parameters, got a lazy one"
-            msg = f"`{FUNCTION}(parameters=...)` {what} at {name}. Run a batch through the model first."
-            raise ValueError(msg)
-    if tensors and not any(x.requires_grad or isinstance(x, torch.nn.Parameter) for x in tensors):
-        refuse_gradients(FUNCTION)
+            raise ValueError(
+                f"`{FUNCTION}(parameters=...)` must know the shapes of parameters, got a lazy one at {name}. Run a "
+                "batch through the model first."
+            )
+        once.setdefault(id(tensor), (name, tensor, group))
+    check_ownership(FUNCTION, tensors)
     all_names = tuple(name for name, _, _ in once.values())
     for name, count in Counter(all_names).items():
         if count > 1:
@@ -140,24 +139,24 @@ def select(
             msg = f"`{FUNCTION}(ignored=...)` must leave a parameter to clip, got {list(ignored)!r}. Name fewer."
             raise ValueError(msg)
         refuse_no_parameters(FUNCTION, parameters)
-    only = _matched("counted_only", counted_only, tuple(name for name, _, _ in kept))
+    counted = tuple(name for name, _, _ in kept)
+    only = _matched("counted_only", counted_only, counted)
     owners = [tensor for _, tensor, _ in kept]
     device = home(owners[0].device) if owners else CPU
     shapes = [shape_of(x) for x in owners]
     layout = Layout(
-        names=tuple(name for name, _, _ in kept),
-        **_sizes([name for name, _, _ in kept], owners, shapes),
+        names=counted,
+        **_sizes(counted, owners, shapes),
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
         device=device,
     )
-    flags = [float(name not in only) for name in layout.names]
-    scaled = sent(flags, layout.device) if only else None
+    scaled = sent([float(name not in only) for name in counted], device) if only else None
     left = [x for name, x, _ in once.values() if name in left_out]
-    return Selection(owners, list(layout.names), layout, scaled, left, shapes, [x.shape for x in owners])
+    return Selection(owners, list(counted), layout, scaled, left, shapes, [x.shape for x in owners])
 
 
-def _sizes(names: list[str], owners: list[Tensor], shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+def _sizes(names: Sequence[str], owners: list[Tensor], shapes: list[tuple[int, ...]]) -> dict[str, Any]:
     """Return what a layout says of the sizes of parameters."""
     numels, units = tuple(map(numel_of, names, owners)), tuple(map(Units().count, shapes))
     return {"numels": numels, "units": units, "ndims": tuple(map(len, shapes))}

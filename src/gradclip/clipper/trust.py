@@ -7,6 +7,7 @@ last step. From this order follows what went wrong; the right loop, in all its f
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
 from gradclip.clipper.selection import Selection, size_of
 from gradclip.clipper.watching import Unclipped
+from gradclip.parameters import some
 
 EMPTY = 3
 """Clips by hand in a row without any gradient that are reported."""
@@ -26,6 +28,7 @@ PATIENCE = 100
 
 
 @final
+@dataclass(slots=True, eq=False)
 class Known:
     """What is known of an optimizer.
 
@@ -38,15 +41,12 @@ class Known:
         released: Whether the clipper was detached from it, and leaves it alone.
     """
 
-    __slots__ = ("clip", "places", "ready", "released", "size", "steps")
-
-    def __init__(self, places: list[int], size: int, *, released: bool) -> None:
-        self.places = places
-        self.size = size
-        self.steps = 0
-        self.clip = 0
-        self.ready = False
-        self.released = released
+    places: list[int]
+    size: int
+    steps: int = 0
+    clip: int = 0
+    ready: bool = False
+    released: bool = False
 
 
 @final
@@ -140,10 +140,6 @@ class Trust:
     def steps_of(self, optimizer: Optimizer) -> int:
         """Return how many steps an optimizer took."""
         return self._optimizers[optimizer].steps
-
-    def is_first_step(self, optimizer: Optimizer) -> bool:
-        """Whether the next step of an optimizer is its first."""
-        return self._optimizers[optimizer].steps == 0
 
     def has_fresh_gradients(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has a gradient that was not there yet when the last step was over."""
@@ -276,14 +272,14 @@ class Trust:
     def _judge_coverage(self, known: Known, unclipped: Unclipped) -> None:
         missing = [name for name, p in unclipped() if not self.covers(p)]
         if missing:
-            self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=misuse.some(missing)))
+            self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=some(missing)))
         if known.steps < PATIENCE:
             return
         updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)
         unused = [name for name, p in pairs if p.grad is not None and id(p) not in updated]
         if unused:
-            self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=misuse.some(unused)))
+            self._warn("not updated", misuse.NOT_UPDATED.format(count=len(unused), names=some(unused)))
 
     def _warn(self, mistake: str, message: str) -> None:
         if not self.quiet:

@@ -28,11 +28,7 @@ class Turn:
 
 
 def refuse_thread() -> NoReturn:
-    """Raise where two threads clip at a time.
-
-    Raises:
-        RuntimeError: Always.
-    """
+    """Raise where two threads clip at a time."""
     name = threading.current_thread().name
     msg = (
         f"A `GradClipper` must be used by one thread at a time, got a clip in {name!r} while another thread clips or "

@@ -12,8 +12,6 @@ from torch import Tensor
 from gradclip.distributed.span import Span
 from gradclip.numbers import (
     Scalar,
-    any_of,
-    as_float64,
     from_device,
     is_extremum,
     is_known,
@@ -53,9 +51,7 @@ class Flags(NamedTuple):
 
     def noting_each(self, partials: Tensor, norm_type: float) -> "Flags":
         """Return the same of a vector of partials."""
-        infinite = where(any_of((partials == math.inf) & (norm_type >= 0.0)), 1.0, 0.0)
-        level = from_device(as_float64(where(any_of(partials.isnan()), NAN, infinite)))
-        return self._replace(nonfinite=maximum(self.nonfinite, level))
+        return self.noting([from_device(partials.amax())] if len(partials) else [], norm_type)  # which keeps NaN
 
     def judged(self, norm: Scalar, norm_type: float) -> Scalar:
         """Return the norm of everything: NaN where any rank, perhaps another one, has found something not finite."""

@@ -2,7 +2,6 @@
 
 import gc
 import sys
-from typing import NoReturn
 
 from torch import Tensor
 
@@ -30,7 +29,10 @@ def declare_flat(parameter: Tensor) -> Ownership:
     """
     for handle in [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]:
         if handle.is_of_dtensors:
-            refuse_flattened()
+            raise ValueError(
+                "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got "
+                "DTensors that it has flattened. Shard with `fully_shard` instead."
+            )
         sizes = {id(x): (x, numel) for x, numel in [(handle.flat, handle.numel), *handle.pieces]}
         sharded, replicated = (handle.group, ()) if handle.is_sharded else ((), handle.group)
         for tensor, numel in sizes.values():
@@ -43,12 +45,3 @@ def without_padding(parameter: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient of a flat parameter without the zeros at the end that make all shards of one size."""
     padding = padding_of(parameter)
     return gradient[: gradient.numel() - padding] if padding else gradient
-
-
-def refuse_flattened() -> NoReturn:
-    """Refuse what FSDP1 makes of DTensors: plain tensors, which do not say what other ranks hold of them."""
-    msg = (
-        "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got DTensors "
-        "that it has flattened. Shard with `fully_shard` instead."
-    )
-    raise ValueError(msg)

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple, final
 
 import torch.distributed as dist
 from torch import Tensor
@@ -177,15 +177,6 @@ def sharded_and_marks() -> tuple[type | None, tuple[str, ...] | None]:
     return None if module is None else module.DTensor, MARKS if may_be_marked else None
 
 
-def specs_of(owners: list[Tensor]) -> list[Any] | None:
-    """Return how each tensor is sharded, None for a plain one; None where no tensor is a DTensor."""
-    kind = dtensor_type()
-    if kind is None:
-        return None
-    specs: list[Any] = [spec_of_dtensor(x) if isinstance(x, kind) else None for x in owners]
-    return None if all(spec is None for spec in specs) else specs
-
-
 def layout_of(
     owners: list[Tensor],
     names: list[str] | None,
@@ -202,21 +193,24 @@ def layout_of(
     Args:
         owners: The parameters, or their gradients.
         names: Their names.
-        specs: How each is sharded, as `specs_of` says.
-        odd: The places of those that may be marked as pieces or as former DTensors.
+        specs: How each is sharded, as far as it is known; None for a plain tensor, or for all where there is no other.
+        odd: The places of those of which nothing is known: DTensors, former ones, marked pieces perhaps.
         group: The ranks that hold the whole model together, where one collective is to do.
         are_gradients: Whether they are the gradients.
     """
+    if odd and (kind := dtensor_type()) is not None:
+        specs, may_be_former = list(specs or [None] * len(owners)), may_be_localized()
+        for place in odd:
+            x = owners[place]
+            specs[place] = spec_of_dtensor(x) if isinstance(x, kind) else localized_spec(x) if may_be_former else None
+    specs = None if specs is None or all(spec is None for spec in specs) else specs
     if is_dynamo_compiling():
         if group is not None or DECLARED or specs is not None:
-            refuse_compiled()
+            raise RuntimeError(  # the plan is made by Python code that cannot be traced
+                "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
+            )
         return None
-    if may_be_localized() and odd:
-        specs = list(specs or [None] * len(owners))
-        for place in odd:
-            specs[place] = specs[place] or localized_spec(owners[place])
     ownerships = _ownerships_of(owners, odd, are_gradients=are_gradients)
-    specs = None if specs is None or all(spec is None for spec in specs) else specs
     if specs is None and ownerships is None and group is None:
         return None
     nothing: list[Any] = [None] * len(owners)
@@ -264,10 +258,3 @@ def scopes_of(shares: list[Share], copies: list[int]) -> list[Scope]:
 def _tails(span: Span, chains: Iterable[Chain]) -> list[Chain]:
     tails = dict.fromkeys(chain[chain.index(span) + 1 :] for chain in chains if span in chain)
     return list(tails) or [()]
-
-
-def refuse_compiled() -> NoReturn:
-    """Refuse to reduce over ranks in a compiled function: the plan is made by Python code that cannot be traced."""
-    raise RuntimeError(
-        "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
-    )

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias, final
+from typing import TypeAlias, final
 
 from torch import Tensor
 
@@ -93,7 +93,10 @@ def declare_each(function: str, tensors: list[Tensor], names: list[str], ownersh
     """Remember who holds each of some tensors, or nothing, if one is known otherwise."""
     for tensor, name, ownership in zip(tensors, names, ownerships, strict=True):
         if (before := DECLARED.get(id(tensor), ownership)) != ownership:
-            refuse_declared(function, name, before, ownership)
+            raise ValueError(
+                f"`{function}(parameters=...)` must not contradict what was declared before, got {ownership} at "
+                f"{name!r}, which is {before}. Call `gradclip.distributed.forget` first if that is no longer so."
+            )
         declared_groups(name, spec_of(tensor), ownership)
     for tensor, ownership in zip(tensors, ownerships, strict=True):
         if id(tensor) not in DECLARED:
@@ -136,40 +139,20 @@ def _ownerships(given: Ownership | Mapping[str, Ownership], names: list[str]) ->
     if isinstance(given, Ownership):
         return [given] * len(names)
     if not isinstance(given, Mapping) or not all(isinstance(x, Ownership) for x in given.values()):
-        refuse_ownership(given)
+        kind = type(given).__name__
+        msg = f"`declare(ownership=...)` must be an `Ownership`, or a mapping of patterns to such, got {kind}."
+        raise TypeError(msg)
     found: list[str] = []
     for name in names:
         pattern = next((pattern for pattern in given if matches(name, pattern)), None)
         if pattern is None:
-            refuse_undeclared(name, list(given))
+            shown = ", ".join(map(repr, given))
+            raise ValueError(
+                f"`declare(ownership=...)` must have a pattern for every parameter, got none for {name!r} among "
+                f"{shown}. Add one; `'*': Ownership()` at the end leaves all others as they are."
+            )
         found.append(pattern)
     for pattern in given:
         if pattern not in found:
             refuse_pattern("declare", pattern, tuple(names))
     return [given[pattern] for pattern in found]
-
-
-def refuse_ownership(value: object) -> NoReturn:
-    """Refuse what is no declaration."""
-    kind = type(value).__name__
-    msg = f"`declare(ownership=...)` must be an `Ownership`, or a mapping of patterns to such, got {kind}."
-    raise TypeError(msg)
-
-
-def refuse_declared(function: str, name: str, before: object, now: object) -> NoReturn:
-    """Refuse a second declaration that contradicts the first."""
-    msg = (
-        f"`{function}(parameters=...)` must not contradict what was declared before, got {now} at {name!r}, which is "
-        f"{before}. Call `gradclip.distributed.forget` first if that is no longer so."
-    )
-    raise ValueError(msg)
-
-
-def refuse_undeclared(name: str, patterns: list[str]) -> NoReturn:
-    """Refuse rules that say nothing about a parameter."""
-    shown = ", ".join(map(repr, patterns))
-    msg = (
-        f"`declare(ownership=...)` must have a pattern for every parameter, got none for {name!r} among {shown}. Add "
-        "one; `'*': Ownership()` at the end leaves all others as they are."
-    )
-    raise ValueError(msg)

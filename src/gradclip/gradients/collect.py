@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
 from gradclip.distributed.dtensor import local_of
-from gradclip.distributed.layout import layout_of, sharded_and_marks, specs_of
+from gradclip.distributed.layout import layout_of, sharded_and_marks
 from gradclip.distributed.ownership import DECLARED
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
@@ -20,8 +19,7 @@ from gradclip.gradients.told import told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import registry
 from gradclip.ops.backend import Batch
-from gradclip.parameters import Parameters, flatten, refuse_element, refuse_gradients
-from gradclip.torch_private import spec_of_dtensor
+from gradclip.parameters import Parameters, check_ownership, flatten, refuse_element
 
 
 def collect(
@@ -72,13 +70,11 @@ def collect(
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
             batch, places, specs, left = found
-            if left and sharded is not None:
-                specs = _specs_with(specs, owners, left, sharded)
             if specs is None and not left and batch.tensors and group is None and not DECLARED:
                 return Here("parameters", owners, names, batch.tensors, batch, places, loss)
             taken = range(len(owners)) if places is None else places
         else:
-            batch, taken, specs, left = None, (), specs_of(owners), range(len(owners))
+            batch, taken, specs, left = None, (), None, range(len(owners))
         layout = layout_of(owners, names, specs, left, group)
         rule = Rule(function, "parameters", owners, names, layout, writes)
         return _completed(rule, batch, taken, left, loss, agreement)
@@ -95,7 +91,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
         listed, names = flatten(function, tensors, argument="tensors")
         _check_tensors(function, "tensors", listed)
         everywhere = range(len(listed))
-        layout = layout_of(listed, names, specs_of(listed), everywhere, group, are_gradients=True)
+        layout = layout_of(listed, names, None, everywhere, group, are_gradients=True)
         rule = Rule(function, "tensors", listed, names, layout, writes=False)
         return _completed(rule, None, (), everywhere, None, None)
     except BaseException as error:
@@ -134,8 +130,8 @@ def _completed(
         agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
         return OverRanks(rule.argument, owners, rule.names, gradients, held, loss=loss)
-    if owners and not gradients and rule.argument == "parameters":
-        _check_ownership(rule.function, owners)
+    if not gradients and rule.argument == "parameters":
+        check_ownership(rule.function, owners)
     everywhere = len(places) == len(owners)
     return Here(rule.argument, owners, rule.names, gradients, opened, None if everywhere else places, loss)
 
@@ -162,21 +158,7 @@ def _opened(
     return opened if batch is None or not old else registry.joined(gradients, [(batch, old), (opened, new)])
 
 
-def _specs_with(specs: list[Any] | None, owners: list[Tensor], left: Sequence[int], sharded: type) -> list[Any]:
-    """Return the specs that the walk found, and those of owners that it has left."""
-    found: list[Any] = list(specs or [None] * len(owners))
-    for place in left:
-        found[place] = spec_of_dtensor(owners[place]) if isinstance(owners[place], sharded) else None
-    return found
-
-
 def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
     for place, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             refuse_element(function, argument, f"{argument}[{place}]", x)
-
-
-def _check_ownership(function: str, owners: list[Tensor]) -> None:
-    """Check that these can have gradients, where none has: gradients may be passed in place of parameters."""
-    if not any(p.requires_grad or isinstance(p, torch.nn.Parameter) for p in owners):
-        refuse_gradients(function)

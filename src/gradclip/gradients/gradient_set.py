@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,7 +142,12 @@ class GradientSet(ABC):
         """
         for position, x in enumerate(self.gradients):
             if x.is_sparse:
-                refuse_sparse_units(self.names()[position])
+                name = self.names()[position]
+                raise TypeError(
+                    f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter "
+                    f"another policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the "
+                    "rest, or ignore it."
+                )
 
     def named_norms(self, order: float) -> list[tuple[str, Tensor]]:
         """Return the norm of each gradient with its name, in order: 0-dim, on its device, of the dtype of a norm."""
@@ -205,12 +210,3 @@ class GradientSet(ABC):
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Counts:
         """Return the counts of NaN and of infinite elements of each gradient here; see `Batch.count_nonfinite`."""
         return Counts(self.names(), self.batch.count_nonfinite(unless_finite))
-
-
-def refuse_sparse_units(name: str) -> NoReturn:
-    """Raise for a sparse gradient where every unit has a norm of its own."""
-    msg = (
-        f"A policy per unit must be given dense gradients, got a sparse one at {name}. Give that parameter another "
-        f"policy: `by_name({{{name!r}: FixedNorm(1.0)}}, ...)` with a policy per parameter for the rest, or ignore it."
-    )
-    raise TypeError(msg)

@@ -1,7 +1,7 @@
 """What this rank holds of the gradients of one clip, and what it makes of those that are yet to be summed."""
 
 from functools import cached_property
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -125,22 +125,3 @@ class Held:
     def _agreed(self, place: int) -> Placements | None:
         spec = self._known.get(place)
         return None if spec is None else spec.placements
-
-
-def refuse_units(name: str) -> NoReturn:
-    """Refuse a policy with a norm for each unit on a parameter whose pieces may hold any part of a unit."""
-    msg = (
-        f"`GradClipper(policy=...)` must not look at single units of {name!r}: its pieces are plain tensors, which do "
-        "not say which rows they hold. Shard it as a DTensor, as `fully_shard` and `parallelize_module` do, or use "
-        "another policy for it."
-    )
-    raise ValueError(msg)
-
-
-def refuse_unsummed(name: str) -> NoReturn:
-    """Refuse to clamp elements that are yet to be added to those of other ranks."""
-    msg = (
-        f"Clipping by value must be given gradients that are summed, got a Partial DTensor at {name}. Redistribute "
-        "it before, or clip by norm."
-    )
-    raise TypeError(msg)

@@ -38,16 +38,14 @@ class Rule(NamedTuple):
 
     def gradients(self, places: Iterable[int]) -> dict[int, Tensor]:
         """Return the gradients of owners, each once, by the place of the first that has it."""
-        owned = [
-            (place, owner if self.argument == "tensors" else owner.grad)
-            for place, owner in ((place, self.owners[place]) for place in places)
-        ]
-        found = {place: gradient for place, gradient in owned if gradient is not None}
+        are_gradients = self.argument == "tensors"
         is_compiling = is_dynamo_compiling()  # which would compile again for every new id
-        first: dict[Any, int] = {}
-        for place, gradient in found.items():
-            first.setdefault(gradient if is_compiling else id(gradient), place)
-        return {place: found[place] for place in first.values()}
+        first: dict[Any, tuple[int, Tensor]] = {}
+        for place in places:
+            gradient = self.owners[place] if are_gradients else self.owners[place].grad
+            if gradient is not None:
+                first.setdefault(gradient if is_compiling else id(gradient), (place, gradient))
+        return dict(first.values())
 
     def local(self, place: int, gradient: Tensor) -> tuple[Tensor, Any]:
         """Return the local part of a gradient, and its spec, if it is placed otherwise than its owner.

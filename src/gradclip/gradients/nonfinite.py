@@ -1,20 +1,12 @@
 """Which gradients hold NaN or infinite elements: counts, and the words for them."""
 
+from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor
 
 SHOWN = 3
 """How many gradients a message names."""
-
-
-class Bad(NamedTuple):
-    """A gradient with elements that are NaN or infinite."""
-
-    place: int
-    name: str
-    nan: int
-    inf: int
 
 
 class Counts(NamedTuple):
@@ -28,19 +20,20 @@ class Counts(NamedTuple):
     names: list[str]
     counts: Tensor
 
-    def found(self) -> list[Bad]:
-        """Return the gradients that have any such element, in order; waits for the counts."""
-        counted = enumerate(zip(self.names, *self.counts.tolist(), strict=True))
-        return [Bad(place, name, int(nan), int(inf)) for place, (name, nan, inf) in counted if nan or inf]
+    def found(self) -> dict[int, tuple[int, int]]:
+        """Return the counts of those gradients that have any such element, by their places; waits for the counts."""
+        counted = enumerate(zip(*self.counts.tolist(), strict=True))
+        return {place: (int(nan), int(inf)) for place, (nan, inf) in counted if nan or inf}
 
     def by_name(self, at_most: int) -> dict[str, tuple[int, int]]:
         """Return the counts of the first of them; waits too."""
-        return {x.name: (x.nan, x.inf) for x in self.found()[:at_most]}
+        return {self.names[place]: counts for place, counts in islice(self.found().items(), at_most)}
 
     def described(self, numels: list[int]) -> str:
         """Name the first of them with their counts, of so many elements; nothing where there is none. Waits too."""
-        if not (found := self.found()):
-            return ""
-        shown = [f"{x.name} ({x.nan} NaN, {x.inf} Inf of {numels[x.place]} elements)" for x in found[:SHOWN]]
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        return f"Found in {', '.join(shown)}{more}."
+        said = [
+            f"{self.names[place]} ({nan} NaN, {inf} Inf of {numels[place]} elements)"
+            for place, (nan, inf) in self.found().items()
+        ]
+        more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+        return f"Found in {', '.join(said[:SHOWN])}{more}." if said else ""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradclip.distributed.dtensor import local_of
 from gradclip.gradients.gradient_set import GradientSet, Parts
-from gradclip.gradients.held import Held, refuse_units, refuse_unsummed
+from gradclip.gradients.held import Held
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
 from gradclip.gradients.passage import Partials, Passage
 from gradclip.numbers import (
@@ -29,11 +29,7 @@ from gradclip.units import Units
 
 @final
 class OverRanks(GradientSet):
-    """What this rank holds of the gradients, and what all ranks make of them.
-
-    With the numbers travel flags, so that whatever goes wrong on one rank is known to all that wait for it, and all
-    raise: what cannot be collected or measured here is raised once every rank knows.
-    """
+    """What this rank holds of the gradients, and what all ranks make of them; see `passage` for what fails."""
 
     __slots__ = ("_held", "_layout", "_passage", "complete", "is_wide")
 
@@ -95,7 +91,11 @@ class OverRanks(GradientSet):
         self.check_dense()
         for place, share in enumerate(self._layout.shares):
             if share.in_pieces:
-                refuse_units(self.name_of(place))
+                raise ValueError(
+                    f"`GradClipper(policy=...)` must not look at single units of {self.name_of(place)!r}: its pieces "
+                    "are plain tensors, which do not say which rows they hold. Shard it as a DTensor, as `fully_shard` "
+                    "and `parallelize_module` do, or use another policy for it."
+                )
         order = units.order
 
         def fill(places: list[int], values: Tensor) -> None:
@@ -121,10 +121,7 @@ class OverRanks(GradientSet):
             values, lambda places: torch.cat([columns[i] for i in places]), fill, order
         )
         together = [values[0, own] for own in columns]
-        if is_extremum(order):
-            each = [own.amax() if len(own) else own.sum() for own in together]
-        else:
-            each = [own.sum() for own in together]
+        each = [own.amax() if is_extremum(order) and len(own) else own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
         known = finish_each(values, order)
         if present is not None:
@@ -153,7 +150,10 @@ class OverRanks(GradientSet):
     def clamp_(self, bound: Scalar) -> None:
         """Do so, where no element stands for a part of a sum: clamped parts would not make a clamped sum."""
         if (place := self._held.unsummed_place()) is not None:
-            refuse_unsummed(self.name_of(place))
+            raise TypeError(
+                "Clipping by value must be given gradients that are summed, got a Partial DTensor at "
+                f"{self.name_of(place)}. Redistribute it before, or clip by norm."
+            )
         super().clamp_(bound)
 
     def sanitize_(self) -> None:

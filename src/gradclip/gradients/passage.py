@@ -14,7 +14,7 @@ from gradclip.distributed.share import Chain
 from gradclip.distributed.span import Span
 from gradclip.exceptions import RemoteError
 from gradclip.gradients.held import Held
-from gradclip.numbers import Scalar, combine, finish, identity, is_known, on_host
+from gradclip.numbers import Scalar, combine, finish, is_known, on_host
 from gradclip.sending import indices
 
 Partials: TypeAlias = dict[Chain, list[Scalar]]
@@ -72,7 +72,7 @@ class Passage:
             tails, before = self._held.layout.tails[span], self.flags
             for again in (False, True):
                 ways = [(span, *tail) for tail in tails]
-                sent = [_combined([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
+                sent = [combine([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
                 summed, self.flags = exchange(span, sent, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
                     break
@@ -81,7 +81,7 @@ class Passage:
             self._passed.append((span, self.flags))
             for tail, value in zip(tails, summed, strict=True):
                 arrived.setdefault(tail, []).append(value)
-        norm = finish(_combined([*own.get((), ()), *arrived.get((), ())], order), order)
+        norm = finish(combine([*own.get((), ()), *arrived.get((), ())], order), order)
         self._raise_failure()
         self.loss = self.flags.common_loss(order, own=self._own_loss)
         return self.flags.judged(norm, order)
@@ -177,7 +177,3 @@ class Passage:
 
 def _values_of(partials: Partials) -> list[Scalar]:
     return [value for values in partials.values() for value in values]
-
-
-def _combined(values: list[Scalar], order: float) -> Scalar:
-    return combine(values, order) if values else identity(order)

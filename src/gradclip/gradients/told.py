@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradclip.distributed.agreement import Agreement, agreement_of_calls
 from gradclip.distributed.dtensor import local_of
-from gradclip.distributed.layout import RankLayout, layout_of, made, specs_of
+from gradclip.distributed.layout import RankLayout, layout_of, made
 from gradclip.distributed.span import Span
 from gradclip.gradients.held import Held
 from gradclip.gradients.over_ranks import OverRanks
@@ -52,12 +52,7 @@ def tell(
 ) -> None:
     """Raise an error, once all ranks know of it that wait for a total norm; do nothing if none does.
 
-    Args:
-        error: Why this rank cannot clip.
-        group: The ranks that hold the whole model together, if they are known.
-        given: What was passed as parameters.
-        norm_type: The order of the norm, if it is one.
-        are_gradients: Whether gradients were passed.
+    The norm is of the order `norm_type`, if that is one; the other arguments are those of `told`.
     """
     if (failed := told(error, group, given, are_gradients=are_gradients)) is not None:
         failed.total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
@@ -66,8 +61,7 @@ def tell(
 def _layout_of(tensors: list[Tensor], group: Span | None, *, are_gradients: bool) -> RankLayout | None:
     everywhere = range(len(tensors))
     try:
-        specs = specs_of(tensors)
-        return layout_of(tensors, None, specs, everywhere, group, are_gradients=are_gradients) if tensors else None
+        return layout_of(tensors, None, None, everywhere, group, are_gradients=are_gradients) if tensors else None
     except Exception:  # noqa: BLE001 -- it is another error that is told
         return None
 

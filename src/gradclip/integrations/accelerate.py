@@ -63,19 +63,15 @@ def prepare(
     accelerator.register_for_checkpointing(clipper)
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _refusing(clipper, name, getattr(accelerator, name)))
-    accelerator.end_training = _detaching(clipper, accelerator.end_training)
+    end_training = accelerator.end_training
+
+    @functools.wraps(end_training)
+    def detach_and_end() -> None:
+        clipper.detach()  # the last records are logged first
+        end_training()
+
+    accelerator.end_training = detach_and_end
     return clipper
-
-
-def _detaching(clipper: GradClipper, original: Callable[[], None]) -> Callable[[], None]:
-    """Return the end of a training, before which a clipper is detached: the last records are logged first."""
-
-    @functools.wraps(original)
-    def end_training() -> None:
-        clipper.detach()
-        original()
-
-    return end_training
 
 
 def _refusing(clipper: GradClipper, name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,9 +10,9 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
-from gradclip.integrations.shared import Latest, Logging, clipper_of, policy_of, refuse_twice
+from gradclip.integrations.shared import Logging, clipper_of, metrics_of, policy_of, refuse_twice
 from gradclip.policies import Policy
-from gradclip.records import Sink
+from gradclip.records import Memory, Sink
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 """Two names of one thing, whose trainers take callbacks of their own kind alone."""
@@ -57,7 +57,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         self._policy = policy
         self._sinks = sinks
         self._options = options
-        self._latest: list[Latest] = []
+        self._latest: list[Memory] = []
         self._loaded: list[dict[str, Any]] | None = None
         self._plugin: Any = None
 
@@ -76,7 +76,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         trainer.precision_plugin.clip_gradients = self._refusing(trainer.precision_plugin.clip_gradients)
         self._plugin = trainer.precision_plugin
-        self._latest = [Latest() for _ in policies]
+        self._latest = [Memory(maxlen=1) for _ in policies]
         self.clippers = [
             clipper_of(pl_module, optimizer, policy, [*self._sinks, latest], self._options).attach(optimizer, scaler)
             for optimizer, policy, latest in zip(trainer.optimizers, policies, self._latest, strict=True)
@@ -92,7 +92,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         """Log what clipping did."""
         for i, latest in enumerate(self._latest):
             prefix = "" if len(self._latest) == 1 else f"optimizer{i}/"
-            if metrics := latest.metrics():
+            if metrics := metrics_of(latest):
                 pl_module.log_dict({f"{prefix}{name}": value for name, value in metrics.items()}, rank_zero_only=True)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002

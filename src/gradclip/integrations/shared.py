@@ -12,7 +12,7 @@ from gradclip.clipper import GradClipper
 from gradclip.clipper.arguments import unwrapped
 from gradclip.parameters import Parameters, named_parameters, parameters_of
 from gradclip.policies import FixedNorm, Policy
-from gradclip.records import ClipRecord, Sink
+from gradclip.records import ClipRecord, Memory, Sink
 
 
 def policy_of(function: str, policy: Policy | float | None, inherited: float | None) -> Policy:
@@ -86,17 +86,6 @@ class Logging:
         self._log({f"{self._prefix}{name}": number for name, number in record.metrics().items()}, record.step)
 
 
-@final
-class Latest:
-    """A sink that keeps the numbers of the last record, for the logger of a framework."""
-
-    def __init__(self) -> None:
-        self.record: ClipRecord | None = None
-
-    def __call__(self, record: ClipRecord) -> None:
-        """Keep a record."""
-        self.record = record
-
-    def metrics(self) -> dict[str, float]:
-        """Return what to log: nothing before the first clip."""
-        return {} if self.record is None else self.record.metrics()
+def metrics_of(memory: Memory) -> dict[str, float]:
+    """Return what to log of the last record: nothing before the first clip."""
+    return memory.records[-1].metrics() if memory.records else {}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gradclip.clipper import GradClipper
-from gradclip.integrations.shared import Latest, clipper_of, policy_of
+from gradclip.integrations.shared import clipper_of, metrics_of, policy_of
 from gradclip.policies import Policy
-from gradclip.records import Sink
+from gradclip.records import Memory, Sink
 
 try:
     from transformers import Trainer, TrainerCallback
@@ -52,7 +52,7 @@ class GradClipCallback(TrainerCallback):
         self.clipper: GradClipper | None = None
         self._policy = policy
         self._options = options
-        self._latest = Latest()
+        self._latest = Memory(maxlen=1)
         self._sinks = [*sinks, self._latest]
         self._bound: float | None = None
         self._accelerator: Any = None
@@ -90,7 +90,7 @@ class GradClipCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
-        metrics = self._latest.metrics()
+        metrics = metrics_of(self._latest)
         if logs is None or "loss" not in logs or not metrics:
             return
         found = {**metrics, "grad_norm": metrics.get("gradclip/total_norm", float("nan"))}

@@ -158,48 +158,36 @@ def define_all(
     def sanitize_(xs: list[Tensor]) -> None:
         to_write("sanitize_", xs).sanitize_()
 
-    _define("(Tensor[] xs, float order, Tensor? factor) -> Tensor", partial, _one)
-    _define("(Tensor[] xs, float order, Tensor? factors) -> Tensor", partials, _one_a_tensor)
-    _define("(Tensor[] xs, float order) -> Tensor", unit_partials, _one_a_unit)
-    _define("(Tensor[] xs, float max_norm, float eps) -> (Tensor, Tensor, Tensor)", norm_and_coefficient, _three)
-    _define("(Tensor[] xs, Tensor unless_finite) -> Tensor", count_nonfinite, _two_a_tensor)
-    _define("(Tensor(a!)[] xs, Tensor coef) -> ()", scale_, _none)
-    _define("(Tensor(a!)[] xs, Tensor coefs) -> ()", scale_units_, _none)
-    _define("(Tensor(a!)[] xs, Tensor bound) -> ()", clamp_, _none)
-    _define("(Tensor(a!)[] xs) -> ()", sanitize_, _none)
+    def three(xs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.float64 if any(x.dtype in WIDE for x in xs) else torch.float32
+        return _new(xs), _new(xs), torch.empty((), dtype=dtype, device=xs[0].device)
+
+    _define("(Tensor[] xs, float order, Tensor? factor) -> Tensor", partial, _new)
+    _define("(Tensor[] xs, float order, Tensor? factors) -> Tensor", partials, lambda xs: _new(xs, len(xs)))
+    _define("(Tensor[] xs, float order) -> Tensor", unit_partials, lambda xs: _new(xs, sum(map(count_units, xs))))
+    _define("(Tensor[] xs, float max_norm, float eps) -> (Tensor, Tensor, Tensor)", norm_and_coefficient, three)
+    _define(
+        "(Tensor[] xs, Tensor unless_finite) -> Tensor",
+        count_nonfinite,
+        lambda xs: _new(xs, 2, len(xs), dtype=torch.int64),
+    )
+    _define("(Tensor(a!)[] xs, Tensor coef) -> ()", scale_)
+    _define("(Tensor(a!)[] xs, Tensor coefs) -> ()", scale_units_)
+    _define("(Tensor(a!)[] xs, Tensor bound) -> ()", clamp_)
+    _define("(Tensor(a!)[] xs) -> ()", sanitize_)
 
 
-def _define(schema: str, run: Callable[..., Any], shaped: Callable[..., Any]) -> None:
-    """Define an operator by its types, what it does, and what it returns where there are no numbers."""
+def _define(schema: str, run: Callable[..., Any], shaped: Callable[[list[Tensor]], Any] | None = None) -> None:
+    """Define an operator by its types, what it does, and what it returns of tensors without numbers, if anything."""
     name = run.__name__
+
+    def fake(xs: list[Tensor], *_: Any) -> Any:
+        return None if shaped is None else shaped(xs)
+
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", shaped, lib=_LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
 
 
 def _new(xs: list[Tensor], *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=home(xs[0].device))
-
-
-def _none(xs: list[Tensor], *_: Any) -> None: ...
-
-
-def _one(xs: list[Tensor], *_: Any) -> Tensor:
-    return _new(xs)
-
-
-def _one_a_tensor(xs: list[Tensor], *_: Any) -> Tensor:
-    return _new(xs, len(xs))
-
-
-def _one_a_unit(xs: list[Tensor], *_: Any) -> Tensor:
-    return _new(xs, sum(count_units(x) for x in xs))
-
-
-def _two_a_tensor(xs: list[Tensor], *_: Any) -> Tensor:
-    return _new(xs, 2, len(xs), dtype=torch.int64)
-
-
-def _three(xs: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if any(x.dtype in WIDE for x in xs) else torch.float32
-    return _new(xs), _new(xs), torch.empty((), dtype=dtype, device=xs[0].device)

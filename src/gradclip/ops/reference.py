@@ -14,13 +14,12 @@ from gradclip.numbers import (
     as_float64,
     combine,
     from_device,
-    identity,
     is_extremum,
     is_host,
     is_one,
 )
 from gradclip.ops import together
-from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.backend import Batch
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -51,7 +50,7 @@ class ReferenceBatch(Batch):
                 partial: Scalar = each.amax() if is_extremum(order) else each.sum()
             else:
                 partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
-                partial = combine(partials, order) if partials else identity(order)
+                partial = combine(partials, order)
             return from_device(partial)
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
@@ -62,7 +61,7 @@ class ReferenceBatch(Batch):
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
             by = [1.0] * len(self.tensors) if factors is None else factors.to(self._device).unbind()
             own = [
-                [_partial(piece * factor, order) for piece in _real_pieces([x])] or [identity(order)]
+                [_partial(piece * factor, order) for piece in _real_pieces([x])]
                 for x, factor in zip(self.tensors, by, strict=True)
             ]
             return torch.stack([as_float64(combine(partials, order), self._device) for partials in own])
@@ -140,19 +139,6 @@ class ReferenceBatch(Batch):
             return [number] * len(self.tensors)
         each = as_float64(number)
         return each.tolist() if is_host(each) else list(each.unbind())
-
-
-@final
-class Reference(Backend):
-    """Plain torch."""
-
-    name = "reference"
-
-    def takes(self, tensors: list[Tensor]) -> bool:
-        return len({x.device for x in tensors}) <= 1
-
-    def open(self, tensors: list[Tensor], chunks: object = None) -> ReferenceBatch:  # noqa: ARG002 -- of kernels
-        return ReferenceBatch(tensors)
 
 
 def norm_tensor(number: Scalar, wide: bool, device: torch.device = CPU) -> Tensor:  # noqa: FBT001 -- as the kernels' is
@@ -277,6 +263,3 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
     magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
     return torch.copysign((x + magic) - magic, x)  # -0 stays -0
-
-
-REFERENCE = Reference()

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -53,22 +54,23 @@ Settings: TypeAlias = tuple[float | None, bool]
 
 
 @final
+@dataclass(eq=False)
 class Family:
     """Parameters that are clipped together, by one clipper: those of a call, and of all calls and steps about the same.
 
-    Args:
+    Attributes:
         clipper: The clipper, of a list of parameters, or of an optimizer.
         settings: What calls must have in common to share it.
         group: What its records are said to be of.
         grows: Whether it takes up more parameters: not that of an optimizer, which gets its own.
+        is_called: Whether a call was the last that clipped, which then meant just these.
     """
 
-    def __init__(self, clipper: GradClipper, settings: Settings, group: str | None, *, grows: bool) -> None:
-        self.clipper = clipper
-        self.settings = settings
-        self.group: str | None = group
-        self.is_called = False  # by the last that clipped, which then meant just these
-        self._grows = grows
+    clipper: GradClipper
+    settings: Settings
+    group: str | None
+    grows: bool
+    is_called: bool = False
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -82,12 +84,12 @@ class Family:
             return False
         known = {id(p) for p in self.parameters}
         new = [p for p in parameters if id(p) not in known]
-        if new and self._grows:
+        if new and self.grows:
             names = self.clipper._selection.names
             free = (name for i in count(len(names)) if (name := f"parameters[{i}]") not in names)
             before = zip(names, self.parameters, strict=True)
             self.clipper._work_on(select([*before, *zip(free, new, strict=False)], (), ()))
-        return self._grows or not new
+        return self.grows or not new
 
 
 @final

@@ -54,17 +54,58 @@ def schedule(policy_of: Callable[[int], Policy]) -> Policy:
         >>> from gradclip.policies import FixedNorm, schedule
         >>> policy = schedule(lambda step: FixedNorm(1.0 + 9.0 * 0.99**step))
     """
-    check_schedule(policy_of)
+    if not callable(policy_of):
+        raise TypeError(
+            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
+            "`schedule(lambda step: FixedNorm(1.0))`."
+        )
     check_policies("schedule", (policy_of(0),), one_stage=True)
     return Schedule(policy_of)
 
 
+class Composed(Policy):
+    """A policy that is made of others: it asks for the norms that these need."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[Policy, ...]:
+        """The others."""
+
+    @property
+    def norm_type(self) -> float | None:
+        return next((member.norm_type for member in self.members if member.norm_type is not None), None)
+
+    @property
+    def scope(self) -> Scope:
+        return finest(member.scope for member in self.members)
+
+    @property
+    def units(self) -> Units:
+        return next((member.units for member in self.members if member.scope == "unit"), Units())
+
+    @property
+    def clamps(self) -> bool:
+        return any(member.clamps for member in self.members)
+
+    @property
+    def skips(self) -> bool:
+        return any(member.skips for member in self.members)
+
+    @property
+    def state_kind(self) -> tuple[Any, ...]:
+        return (type(self), *(member.state_kind for member in self.members))
+
+
 @final
 @dataclass(frozen=True)
-class Chain(Policy):
+class Chain(Composed):
     """What `chain` returns."""
 
     links: tuple[Policy, ...]
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        return self.links
 
     @cached_property
     def stages(self) -> tuple[Policy, ...]:
@@ -77,30 +118,6 @@ class Chain(Policy):
                 stages.append([])
             stages[-1].append(link)
         return tuple(stage[0] if len(stage) == 1 else Chain(tuple(stage)) for stage in stages)
-
-    @property
-    def norm_type(self) -> float | None:
-        return next((link.norm_type for link in self.links if link.norm_type is not None), None)
-
-    @property
-    def scope(self) -> Scope:
-        return finest(link.scope for link in self.links)
-
-    @property
-    def units(self) -> Units:
-        return next((link.units for link in self.links if link.scope == "unit"), Units())
-
-    @property
-    def clamps(self) -> bool:
-        return any(link.clamps for link in self.links)
-
-    @property
-    def skips(self) -> bool:
-        return any(link.skips for link in self.links)
-
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Chain, *(link.state_kind for link in self.links))
 
     def init(self, layout: Layout) -> tuple[Any, ...]:
         return tuple(link.init(layout) for link in self.links)
@@ -132,41 +149,18 @@ class Taken(NamedTuple):
     steps: Annotated[float, COUNT]
     inner: Any
 
-    def and_one(self, decision: Decision, inner: Any) -> "Taken":
-        """Return it with one step more, unless that does not happen."""
-        return Taken(self.steps if decision.skip else self.steps + 1.0, inner)
 
-
-class Led(Policy):
-    """A policy that another one leads: it asks for the norms that the other needs."""
-
-    @property
-    @abstractmethod
-    def led(self) -> Policy:
-        """The other one."""
-
-    @property
-    def norm_type(self) -> float | None:
-        return self.led.norm_type
-
-    @property
-    def scope(self) -> Scope:
-        return self.led.scope
-
-    @property
-    def units(self) -> Units:
-        return self.led.units
-
-    @property
-    def clamps(self) -> bool:
-        return self.led.clamps
-
-    @property
-    def skips(self) -> bool:
-        return self.led.skips
+class Led(Composed):
+    """What leads its only member."""
 
     def init(self, layout: Layout) -> Taken:
-        return Taken(0.0, self.led.init(layout))
+        return Taken(0.0, self.members[0].init(layout))
+
+    def _decide_by(self, policy: Policy, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        """Decide by a policy; a step that it skips is not counted."""
+        decision, inner = policy.decide(norms, state.inner)
+        decision = known_skip(decision)
+        return decision, Taken(state.steps if decision.skip else state.steps + 1.0, inner)
 
 
 @final
@@ -178,12 +172,8 @@ class Warmup(Led):
     policy: Policy
 
     @property
-    def led(self) -> Policy:
-        return self.policy
-
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Warmup, self.policy.state_kind)
+    def members(self) -> tuple[Policy, ...]:
+        return (self.policy,)
 
     @property
     def stages(self) -> tuple[Policy, ...]:
@@ -193,9 +183,7 @@ class Warmup(Led):
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         if state.steps >= self.steps:
             return Decision(), state
-        decision, inner = self.policy.decide(norms, state.inner)
-        decision = known_skip(decision)
-        return decision, state.and_one(decision, inner)
+        return self._decide_by(self.policy, norms, state)
 
 
 @final
@@ -206,20 +194,14 @@ class Schedule(Led):
     policy_of: Callable[[int], Policy]
 
     @property
-    def led(self) -> Policy:
-        return self.policy_of(0)
-
-    @property
-    def state_kind(self) -> tuple[Any, ...]:
-        return (Schedule, self.led.state_kind)
+    def members(self) -> tuple[Policy, ...]:
+        return (self.policy_of(0),)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(state.steps)
         policy = self.policy_of(step)
-        check_same_kind(step, policy, self.led)
-        decision, inner = policy.decide(norms, state.inner)
-        decision = known_skip(decision)
-        return decision, state.and_one(decision, inner)
+        check_same_kind(step, policy, self.members[0])
+        return self._decide_by(policy, norms, state)
 
 
 def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
@@ -240,16 +222,6 @@ def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
     if not is_one(x) and scope == "parameter" and finer == "unit":
         return as_float64(x, layout.device)[layout.owners]
     return x
-
-
-def check_schedule(policy_of: object) -> None:
-    """Check that what is given to `schedule` can be asked for the policy of a step."""
-    if not callable(policy_of):
-        msg = (
-            f"`schedule(policy_of=...)` must map a step to a policy, got {policy_of!r}. Write for instance "
-            "`schedule(lambda step: FixedNorm(1.0))`."
-        )
-        raise TypeError(msg)
 
 
 def check_same_kind(step: int, policy: Policy, first: Policy) -> None:

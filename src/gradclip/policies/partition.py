@@ -4,14 +4,16 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, final
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import Scalar, as_float64
 from gradclip.parameters import matches, refuse_pattern
-from gradclip.policies.combine import spread
+from gradclip.policies.combine import Composed, spread
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import Layout, Norms, Scope, Subset, finest
 from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
@@ -34,7 +36,10 @@ def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Po
         >>> from gradclip.policies import AGC, FixedNorm, by_name
         >>> policy = by_name({"head.*": FixedNorm(1.0)}, default=AGC())
     """
-    check_pattern_map(policies)
+    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
+        raise TypeError(
+            f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
+        )
     check_policies("by_name", (*policies.values(), *([] if default is None else [default])), one_stage=True)
     return ByName(tuple(policies.items()), default)
 
@@ -55,9 +60,13 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
         >>> optimizer = torch.optim.SGD([{"params": [layer.weight]}, {"params": [layer.bias]}], lr=0.1)
         >>> clipper = gradclip.GradClipper(optimizer, by_group([FixedNorm(1.0), FixedNorm(0.1)]))
     """
-    listed = (policies,) if isinstance(policies, Policy) else check_listed("by_group", policies)
+    alike = isinstance(policies, Policy)
+    listed = (policies,) if alike else policies
+    if not isinstance(listed, Iterable) or isinstance(listed, (str, Mapping)):
+        raise TypeError(f"`by_group(policies=...)` must be a policy or a list of policies, got {policies!r}.")
+    listed = tuple(listed)
     check_policies("by_group", listed, one_stage=True)
-    return ByGroup(listed, alike=isinstance(policies, Policy))
+    return ByGroup(listed, alike)
 
 
 class Part(NamedTuple):
@@ -76,13 +85,8 @@ class Part(NamedTuple):
     state: Any
 
 
-class Partition(Policy):
+class Partition(Composed):
     """Parameters in parts, each with a policy."""
-
-    @property
-    @abstractmethod
-    def members(self) -> tuple[Policy, ...]:
-        """All policies."""
 
     @abstractmethod
     def member(self, index: int) -> Policy:
@@ -95,9 +99,12 @@ class Partition(Policy):
     @property
     @final
     def norm_type(self) -> float | None:
-        orders = {policy.norm_type for policy in self.members} - {None}
+        orders = {policy.norm_type for policy in self.members if policy.norm_type is not None}
         if len(orders) > 1:
-            refuse_norm_types(self, orders)
+            listed = ", ".join(f"{order:g}" for order in sorted(orders))
+            raise ValueError(
+                f"`{type(self).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
+            )
         return next(iter(orders), None)
 
     @property
@@ -110,18 +117,11 @@ class Partition(Policy):
     def units(self) -> Units:
         found = {policy.units for policy in self.members if policy.scope == "unit"}
         if len(found) > 1:
-            refuse_axes(self, sorted({str(units.axis) for units in found}))
+            axes = " and ".join(sorted({str(units.axis) for units in found}))
+            raise ValueError(
+                f"`{type(self).__name__}` must have policies of one `axis`, got {axes}. Make a `chain` of two."
+            )
         return next(iter(found), Units())
-
-    @property
-    @final
-    def clamps(self) -> bool:
-        return any(policy.clamps for policy in self.members)
-
-    @property
-    @final
-    def skips(self) -> bool:
-        return any(policy.skips for policy in self.members)
 
     @final
     def init(self, layout: Layout) -> tuple[Part, ...]:
@@ -203,8 +203,15 @@ class ByGroup(Partition):
 
     def split(self, layout: Layout) -> list[tuple[str, int, list[int]]]:
         count = layout.group_count
-        if layout.groups is None or (not self.alike and count != len(self.policies)):
-            refuse_groups(count, len(self.policies))
+        if layout.groups is None:
+            raise ValueError(
+                "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
+            )
+        if not self.alike and count != len(self.policies):
+            raise ValueError(
+                "`by_group` must have one policy for each parameter group, or one for all, got "
+                f"{len(self.policies)} for {count}."
+            )
         places = [[i for i, group in enumerate(layout.groups) if group == g] for g in range(count)]
         return [(f"group {g}", g, found) for g, found in enumerate(places) if found]
 
@@ -224,51 +231,8 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
         for decision, part in zip(decisions, parts, strict=True):
             if decision.clamp is not None:
                 clamp[part.subset.places] = as_float64(decision.clamp, coef.device)
-    skips = [decision.skip for decision in decisions]
-    skip = skips[0]
-    for other in skips[1:]:
-        skip = skip | other
-    return Decision(coef, threshold, scope, skip, clamp)
+    return Decision(coef, threshold, scope, reduce(or_, [decision.skip for decision in decisions]), clamp)
 
 
 def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
     return as_float64(spread(x, scope, finer, layout), like.device)
-
-
-def check_pattern_map(policies: object) -> None:
-    """Check that what is given to `by_name` maps names to something."""
-    if not isinstance(policies, Mapping) or not all(isinstance(pattern, str) for pattern in policies):
-        msg = f"`by_name(policies=...)` must map patterns of names to policies, got {policies!r}. Pass a dict."
-        raise TypeError(msg)
-
-
-def check_listed(function: str, policies: object) -> tuple[Any, ...]:
-    """Return policies as a tuple."""
-    if not isinstance(policies, Iterable) or isinstance(policies, (str, Mapping)):
-        msg = f"`{function}(policies=...)` must be a policy or a list of policies, got {policies!r}."
-        raise TypeError(msg)
-    return tuple(policies)
-
-
-def refuse_norm_types(policy: object, orders: Iterable[float | None]) -> NoReturn:
-    """Raise for parts of a model that would be measured in norms of different orders."""
-    listed = ", ".join(f"{order:g}" for order in sorted(order for order in orders if order is not None))
-    msg = f"`{type(policy).__name__}` must have policies of one `norm_type`, got {listed}. Make a `chain` of two."
-    raise ValueError(msg)
-
-
-def refuse_axes(policy: object, axes: list[str]) -> NoReturn:
-    """Raise for parts of a model that would be cut into different units."""
-    msg = (
-        f"`{type(policy).__name__}` must have policies of one `axis`, got {' and '.join(axes)}. Make a `chain` of two."
-    )
-    raise ValueError(msg)
-
-
-def refuse_groups(groups: int, policies: int) -> NoReturn:
-    """Raise for a policy by groups where there are no groups, or others than it is for."""
-    if groups:
-        msg = f"`by_group` must have one policy for each parameter group, or one for all, got {policies} for {groups}."
-    else:
-        msg = "`by_group` must know the parameter groups. Make the clipper from them: `GradClipper(optimizer, ...)`."
-    raise ValueError(msg)

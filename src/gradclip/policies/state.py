@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice, starmap
+from itertools import starmap
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Condition, Scalar, is_known, on_host, where
+from gradclip.numbers import CPU, Condition, Scalar, is_known, on_host, where
 from gradclip.policies.history import COUNTS, GROWS, History, asked, refuse_capture
 from gradclip.policies.holds import NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout
@@ -33,8 +33,10 @@ def pack(state: Any, layout: Layout) -> Any:
         case Tensor() if state.ndim == 0:
             return state.item()
         case Tensor():
-            found = state.tolist() if len(state) == len(layout.names) else _by_unit(state.tolist(), layout)
-            return dict(zip(layout.names, found, strict=True))
+            if len(state) == len(layout.names):
+                return dict(zip(layout.names, state.tolist(), strict=True))
+            rows = state.to(CPU).split(layout.units)
+            return {name: own.tolist() for name, own in zip(layout.names, rows, strict=True)}
         case tuple():
             return {key: pack(value, layout) for key, value in _items(state)}
         case bool() | float():  # a float of NumPy, too
@@ -235,11 +237,6 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
             return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
         case _:
             return _number(path, packed, holds)
-
-
-def _by_unit(numbers: list[float], layout: Layout) -> list[list[float]]:
-    left = iter(numbers)
-    return [list(islice(left, count)) for count in layout.units]
 
 
 def _numbers(path: str, packed: object, holds: Within) -> list[float]:

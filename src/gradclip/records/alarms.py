@@ -73,16 +73,6 @@ class Clip(Protocol):
         ...
 
 
-class Check(Protocol):
-    """One condition on the clips so far."""
-
-    name: str
-
-    def holds(self, record: Clip) -> bool:
-        """Whether it holds, now that this one has come."""
-        ...
-
-
 @final
 class Alarms:
     """What is wrong with a run, found while it is written down.
@@ -115,8 +105,13 @@ class Alarms:
 
     def __init__(self) -> None:
         self.active: dict[str, int] = {}
-        checks: tuple[Check, ...] = (_MostlyClipped(), _Idle(), _TinyCoefficient(), _Dominated(), _Drifting())
-        self._checks = [(check.name, check.holds) for check in checks]
+        self._checks = (
+            ("mostly clipped", _MostlyClipped().holds),
+            ("idle", _Idle().holds),
+            ("tiny coefficient", _TinyCoefficient().holds),
+            ("one tensor dominates", _Dominated().holds),
+            ("drifting norm", _Drifting().holds),
+        )
 
     def feed(self, record: Clip) -> tuple[str, ...]:
         """Take the next record of a run.
@@ -133,8 +128,6 @@ class Alarms:
 
 
 class _MostlyClipped:
-    name = "mostly clipped"
-
     def __init__(self) -> None:
         self._last: deque[bool] = deque(maxlen=WINDOW)
         self._count = 0
@@ -147,8 +140,6 @@ class _MostlyClipped:
 
 
 class _Idle:
-    name = "idle"
-
     def __init__(self) -> None:
         self._count = 0
 
@@ -161,8 +152,6 @@ class _Idle:
 
 
 class _TinyCoefficient:
-    name = "tiny coefficient"
-
     def __init__(self) -> None:
         self._count = 0
 
@@ -173,8 +162,6 @@ class _TinyCoefficient:
 
 
 class _Dominated:
-    name = "one tensor dominates"
-
     def __init__(self) -> None:
         self._holds = False
 
@@ -185,8 +172,6 @@ class _Dominated:
 
 
 class _Drifting:
-    name = "drifting norm"
-
     def __init__(self) -> None:
         self._seen = 0
         self._last: deque[float] = deque(maxlen=WINDOW)

@@ -47,12 +47,8 @@ MOST_WAITING = 64
 class Sinks:
     """The sinks of one clipper. One that fails is dropped with a warning: training goes on.
 
-    Args:
-        sinks: What takes records.
-        policy: The policy of the clipper.
-
     Attributes:
-        sinks: The sinks there are now.
+        sinks: What takes records, as long as it does not fail.
         policy: The policy of the clipper.
     """
 
@@ -77,17 +73,10 @@ class Sinks:
         *,
         norms: bool,
     ) -> None:
-        """Give the record of a clip that has just been to every sink.
+        """Give the record of a clip that has just been, of which `Draft` says what it takes, to every sink.
 
         At once, where the host knows its numbers. Else they are copied to it, which nothing waits for, and the record
         is given with that of a later clip: once they are there.
-
-        Args:
-            result: What the clip did.
-            optimizer: Whose step it was for; None where it was called by hand.
-            loss: The loss of the step, where the clipper was told.
-            nonfinite: The counts of NaN and of infinite elements, where there may be any.
-            norms: Whether the norm of each parameter was asked for.
         """
         self._written = self._written or repr(self.policy)
         draft = Draft(result, self._written, optimizer, loss, nonfinite, norms=norms)
