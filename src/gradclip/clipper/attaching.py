@@ -3,11 +3,11 @@
 import math
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -85,8 +85,12 @@ class Attaching(ABC):
         """Whether the host needs not know if a step happens."""
 
     @abstractmethod
-    def _observe_closure(self, loss: float | Tensor) -> None:
-        """Hear of the loss that the closure of a step has returned."""
+    def _observe_closure(self, loss: Any) -> None:
+        """Hear of what the closure of a step has returned: a loss perhaps."""
+
+    @abstractmethod
+    def _telling(self, prepare: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        """Do something before a clip; of an error in it, all ranks hear that clip together."""
 
     @abstractmethod
     def _total_norm(self) -> float:
@@ -178,11 +182,9 @@ class Attaching(ABC):
         return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
-        is_one = isinstance(loss, Tensor) and loss.numel() == 1 and loss.dtype != torch.bool
-        if is_one or isinstance(loss, float):
-            self._observe_closure(loss)
+        self._telling(self._observe_closure, loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        overflow = self._unscale(optimizer, reads=reads)
+        overflow = self._telling(self._unscale, optimizer, reads=reads)
         if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
             result = self.last  # for the step of another optimizer, or by hand
         else:

@@ -13,6 +13,7 @@ from gradclip.clipper.arguments import (
     check_nonfinite_step,
     check_pattern_list,
     check_sinks,
+    is_loss,
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
@@ -162,11 +163,11 @@ class GradClipper(Attaching):
         """
         with self._turn:
             self._suppression.check_thread()
-            self._follow()
+            self._telling(self._follow)
             if loss is not None:
-                self._hear(loss)
+                self._telling(self.observe_loss, loss)
             self._suppression.recover()
-            self._trust.before_clip()
+            self._telling(self._trust.before_clip)
             result = self._clip(by_hand=True)
             self._suppression.obey(result)  # in the step whose closure this is, if it is one
             self._judge_replicas()
@@ -213,15 +214,14 @@ class GradClipper(Attaching):
         """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
         return self._sinks.wanted and not is_captured(self._selection.device)
 
-    def _observe_closure(self, loss: float | Tensor) -> None:
-        if self._loss is None:  # and none was told
-            self._hear(loss)
-
-    def _hear(self, loss: float | Tensor) -> None:
-        """Take the loss of a step; of one that is none, all ranks hear that clip together."""
-        try:
+    def _observe_closure(self, loss: Any) -> None:
+        if self._loss is None and is_loss(loss):  # and none was told
             self.observe_loss(loss)
-        except (TypeError, ValueError) as error:
+
+    def _telling(self, prepare: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        try:
+            return prepare(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 -- raised once all know, whatever it is
             self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     def _follow(self) -> None:

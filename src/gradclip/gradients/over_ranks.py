@@ -92,10 +92,7 @@ class OverRanks(GradientSet):
         return Parts(norms if present is None else torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
-        self.check_dense()
-        for place, share in enumerate(self._layout.shares):
-            if share.in_pieces:
-                refuse_units(self.name_of(place))
+        self._passage.attempt(self._check_units, None)
         order = units.order
 
         def fill(places: list[int], values: Tensor) -> None:
@@ -117,20 +114,26 @@ class OverRanks(GradientSet):
                     values[row, where] = own
 
         values = self._nothing(2, sum(map(len, columns)), 0.0)
-        values, present = self._passage.whole(
-            values, lambda places: torch.cat([columns[i] for i in places]), fill, order
-        )
+        known = [own[:0] if share.in_pieces else own for own, share in zip(columns, self._layout.shares, strict=False)]
+        values, present = self._passage.whole(values, lambda places: torch.cat([known[i] for i in places]), fill, order)
         together = [values[0, own] for own in columns]
         if is_extremum(order):
             each = [own.amax() if len(own) else own.sum() for own in together]
         else:
             each = [own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
-        known = finish_each(values, order)
+        norms = finish_each(values, order)
         if present is not None:
             has = [present[place].expand(len(own)) for place, own in enumerate(columns)]
-            known = torch.where(torch.cat(has), known, math.nan)
-        return Parts(known[0], _positions(present), total, known[1])
+            norms = torch.where(torch.cat(has), norms, math.nan)
+        return Parts(norms[0], _positions(present), total, norms[1])
+
+    def _check_units(self) -> None:
+        """Check that every gradient has units, and says which of them are here."""
+        self.check_dense()
+        for place, share in enumerate(self._layout.shares):
+            if share.in_pieces:
+                refuse_units(self.name_of(place))
 
     # Changes.
 
