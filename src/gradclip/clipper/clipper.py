@@ -90,7 +90,7 @@ class GradClipper(Attaching):
     Note:
         *Distributed:* norms are those of the whole model, as `clip_grad_norm_` says, so every rank that holds a part of
         it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
-        units, as in `AGC`, of each unit.
+        units, as in `AGC`, of each unit. All of these ranks need the same arguments, but for `sinks`.
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
         for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
