@@ -366,6 +366,19 @@ def smallest_under_fsdp1() -> float:
     return float(gradclip.clip_grad_norm_(wrapped, math.inf, -math.inf))
 
 
+def clip_what_fsdp1_has_gathered() -> tuple[float, float, dict[str, float], float]:
+    """The norm of shards; of whole gradients, in all and of each, as they are clipped; and of shards after that."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrapped = fsdp1(net(), orig=True, units=("blocks.0",))
+    wrapped.backward(torch.float32)
+    before = float(gradclip.clip_grad_norm_(wrapped.module, math.inf))
+    with FullyShardedDataParallel.summon_full_params(wrapped.module, with_grads=True):
+        each = {bare(name): float(norm) for name, norm in gradclip.get_norms(wrapped.module).items()}
+        gathered = gradclip.GradClipper(wrapped.module).clip().total_norm
+    return before, gathered, each, float(gradclip.clip_grad_norm_(wrapped.module, math.inf))
+
+
 def clip_fsdp1_over_tensor_parallel() -> None:
     """Clip where FSDP1 holds what tensor parallelism has split."""
     from torch.distributed.fsdp import FullyShardedDataParallel

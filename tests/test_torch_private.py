@@ -209,6 +209,7 @@ def test_fsdp1_knows_its_pieces() -> None:
         for found in pool.run(torch_private_workers.handles):
             assert found["numels"] == [(4, True, False)]
             assert found["flat"] == [True]
+            assert found["gathered"] == [True, False]
             assert found["marked"]
             assert found["padding"] == found["no padding"] == 0
 

@@ -51,12 +51,21 @@ def dtensors() -> dict[str, Any]:
 
 def handles() -> dict[str, Any]:
     """What FSDP1 knows of its flat parameter, on a rank."""
-    model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=cpu, use_orig_params=True)
+    with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
+        gathered = [
+            hasattr(known.flat, private.GATHERED) for x in gc.get_objects() if (known := private.flat_handle(x))
+        ]
+    del model
+    gc.collect()
+    model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=cpu)
     found = [known for x in gc.get_objects() if (known := private.flat_handle(x)) is not None]
     flat = next(iter(model.parameters()))
     return {
         "numels": [(x.numel, x.is_sharded, x.is_of_dtensors) for x in found],
         "flat": [x.flat is flat for x in found],
+        "gathered": gathered + [hasattr(x.flat, private.GATHERED) for x in found],
         "marked": getattr(flat, private.FLAT, False),
         "padding": private.padding_of(flat),
         "no padding": private.padding_of(torch.zeros(1)),

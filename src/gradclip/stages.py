@@ -133,6 +133,9 @@ class Work(ABC):
     def complain(self, stage: Any) -> str:
         """Return why a norm that is not finite is an error."""
 
+    def tell(self, stage: Any, error: BaseException) -> None:  # noqa: B027 -- most are of one process
+        """Let all hear of an error in one stage that wait for the norms of the next."""
+
     def undo(self) -> None:  # noqa: B027 -- what has one stage does nothing before its last act
         """Leave everything as it was before the first stage."""
 
@@ -175,8 +178,10 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     before: Norms | None = None
     asked: Decision | None = None
     sanitized = False
+    is_measured = False  # what the next decision, or its application, needs
     try:
         for stage in stages:
+            is_measured = False
             norms, decides = work.measure(stage)
             if decides and nonfinite not in UNREAD and not is_known(norms.total):
                 norms = norms._replace(total=on_host(norms.total))  # a rule decides with floats then, many times faster
@@ -195,6 +200,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                     norms, sanitized = work.sanitize(stage), True
                     before = norms if not steps else before
             learned.append(stage.state)
+            is_measured = True
             decision = stage.decide(norms)
             if nonfinite == "keep":
                 coef = where(isfinite(norms.total), decision.coef, 1.0)  # without `_replace`, torch 2.6 compiles it
@@ -207,8 +213,10 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                 stage.state = state  # which a policy that skips may learn from
                 return Done(before, (), asked, Status.SKIPPED_SPIKE, decision)
             steps.append((norms, work.apply(stage, norms, decision)))
-    except BaseException:
+    except BaseException as error:
         _take_back(work, stages, learned)
+        if is_measured and len(learned) < len(stages):
+            work.tell(stages[len(learned)], error)
         raise
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")

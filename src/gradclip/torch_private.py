@@ -159,6 +159,9 @@ LOCALIZER = "torch.distributed.tensor.parallel.ddp"
 FLAT = "_fsdp_flattened"
 """The attribute that marks the parameters of FSDP1; without it, they count as copies."""
 
+GATHERED = "_saved_grad_shard"
+"""What a flat parameter has while each rank has all gradients of its pieces. Without it, these count as pieces then."""
+
 FSDP1 = "torch.distributed.fsdp._flat_param"
 """The module of its handles."""
 
@@ -192,11 +195,10 @@ def flat_handle(x: object) -> FlatHandle | None:
     if module is None or type(x) is not module.FlatParamHandle:
         return None
     handle: Any = x
-    flat = handle.flat_param
+    flat, counts, extensions = handle.flat_param, handle.flat_param._numels, handle.flat_param._param_extensions or ()
     is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
-    pieces = list(zip(flat._params or (), flat._numels, strict=False))
-    is_of_dtensors = any(flat._param_extensions or ())
-    return FlatHandle(flat, pieces, sum(flat._numels), handle.process_group, is_sharded, is_of_dtensors)
+    pieces = list(zip(flat._params or (), counts, strict=False))
+    return FlatHandle(flat, pieces, sum(counts), handle.process_group, is_sharded, any(extensions))
 
 
 def padding_of(parameter: Tensor) -> int:

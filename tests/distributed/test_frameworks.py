@@ -146,6 +146,15 @@ def test_what_makes_the_shards_of_fsdp1_of_one_size_is_no_element(pool_of: Calla
     assert pool_of(2).run(workers.smallest_under_fsdp1) == [3.0, 3.0]
 
 
+def test_what_fsdp1_has_gathered_is_whole_on_each_rank(pool_of: Callable[[int], RankPool]) -> None:
+    """Inside `summon_full_params(with_grads=True)`, no rank adds the elements of the others to its own."""
+    for before, gathered, each, after in pool_of(2).run(workers.clip_what_fsdp1_has_gathered):
+        assert before == pytest.approx(reference.norm([*alone(1).values()], 2.0), rel=2e-6)
+        assert gathered == pytest.approx(before, rel=1e-6)
+        assert each == pytest.approx({name: reference.norm([x], 2.0) for name, x in alone(1).items()}, rel=1e-4)
+        assert after == pytest.approx(1.0, rel=1e-6)
+
+
 def test_fsdp1_over_tensor_parallel_is_refused(pool_of: Callable[[int], RankPool]) -> None:
     """Its plain tensors leave no trace of the ranks that hold the rest."""
     with pytest.raises(RankError, match=r"ValueError: `parameters` must not be sharded by FSDP1 .* `fully_shard`"):

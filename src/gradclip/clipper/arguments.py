@@ -28,6 +28,12 @@ def check_loss(function: str, value: object) -> float | Tensor:
     return real(function, "loss", value)
 
 
+def is_loss(value: object) -> bool:
+    """Whether what a closure has returned is meant as a loss: a closure may return anything, such as a truth value."""
+    is_one = isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool
+    return is_one or isinstance(value, float)
+
+
 def unwrapped(optimizer: Any) -> Any:
     """Return the optimizer that steps: frameworks wrap it, and hold it as `optimizer`; one for SAM has a base."""
     while True:

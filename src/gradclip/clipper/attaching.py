@@ -5,9 +5,8 @@ import weakref
 from abc import ABC, abstractmethod
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -76,8 +75,12 @@ class Attaching(ABC):
         """Whether the host needs not know if a step happens."""
 
     @abstractmethod
-    def _observe_closure(self, loss: float | Tensor) -> None:
-        """Hear of the loss that the closure of a step has returned."""
+    def _observe_closure(self, loss: Any) -> None:
+        """Hear of what the closure of a step has returned: a loss perhaps."""
+
+    @abstractmethod
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise an error that comes before a clip, once all ranks know of it that clip together."""
 
     @abstractmethod
     def _follow(self) -> None:
@@ -168,13 +171,16 @@ class Attaching(ABC):
         return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
-        is_one = isinstance(loss, Tensor) and loss.numel() == 1 and loss.dtype != torch.bool
-        if is_one or isinstance(loss, float):
-            self._observe_closure(loss)
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
-        overflow = self._unscale(optimizer, reads=reads)
-        if self.last and not self._trust.has_stepped(optimizer) and self._trust.is_as_clipped(optimizer):
-            result = self.last  # for the step of another optimizer, or by hand
+        try:
+            self._observe_closure(loss)
+            overflow = self._unscale(optimizer, reads=reads)
+        except Exception as error:
+            if self._trust.is_clipped_for(optimizer):
+                raise
+            self._fail(error)
+        if self.last and self._trust.is_clipped_for(optimizer):
+            result = self.last
         else:
             result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
             if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):

@@ -1,7 +1,7 @@
 """The pipeline tied to an optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final, get_args
+from typing import Any, NoReturn, final, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,6 +12,7 @@ from gradclip.clipper.arguments import (
     check_max_skips,
     check_pattern_list,
     check_sinks,
+    is_loss,
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
@@ -88,7 +89,7 @@ class GradClipper(Attaching):
     Note:
         *Distributed:* norms are those of the whole model, as `clip_grad_norm_` says, so every rank that holds a part of
         it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
-        units, as in `AGC`, of each unit.
+        units, as in `AGC`, of each unit. All of these ranks need the same arguments, but for `sinks`.
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
         for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
@@ -161,11 +162,14 @@ class GradClipper(Attaching):
         """
         with self._turn:
             self._suppression.check_thread()
-            self._follow()
-            if loss is not None:
-                self._hear(loss)
-            self._suppression.recover()
-            self._trust.before_clip()
+            try:
+                self._follow()
+                if loss is not None:
+                    self.observe_loss(loss)
+                self._suppression.recover()
+                self._trust.before_clip()
+            except Exception as error:  # noqa: BLE001 -- raised once all know, whatever it is
+                self._fail(error)
             result = self._clip(by_hand=True)
             self._suppression.obey(result)  # in the step whose closure this is, if it is one
             self._judge_replicas()
@@ -212,16 +216,12 @@ class GradClipper(Attaching):
         """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
         return self._sinks.wanted and not is_captured(self._selection.device)
 
-    def _observe_closure(self, loss: float | Tensor) -> None:
-        if self._loss is None:  # and none was told
-            self._hear(loss)
-
-    def _hear(self, loss: float | Tensor) -> None:
-        """Take the loss of a step; of one that is none, all ranks hear that clip together."""
-        try:
+    def _observe_closure(self, loss: Any) -> None:
+        if self._loss is None and is_loss(loss):  # and none was told
             self.observe_loss(loss)
-        except (TypeError, ValueError) as error:
-            self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     def _follow(self) -> None:
         if self._source is not None and (grown := self._source.grown()) is not None:

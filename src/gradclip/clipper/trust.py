@@ -133,6 +133,10 @@ class Trust:
         """Whether the gradients of an optimizer are as the last clip left them."""
         return self.clips > 0 and self._changed_place(self._optimizers[optimizer]) is None
 
+    def is_clipped_for(self, optimizer: Optimizer) -> bool:
+        """Whether the last clip, by hand or for another optimizer, was for the next step of this one too."""
+        return not self.has_stepped(optimizer) and self.is_as_clipped(optimizer)
+
     def has_stepped(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has stepped since the last clip."""
         return self._optimizers[optimizer].clip == self.clips
@@ -177,7 +181,7 @@ class Trust:
 
     def before_attached_clip(self, optimizer: Optimizer, *, scaled: bool) -> None:
         """Judge the last clip, where an attached optimizer steps on the gradients that it left."""
-        if self._found and not self.has_stepped(optimizer) and self.is_as_clipped(optimizer):
+        if self._found and self.is_clipped_for(optimizer):
             if self._by_hand:
                 self._warn("by hand", misuse.BY_HAND_TOO)
             elif scaled:

@@ -67,7 +67,7 @@ class ClipWork(Work):
         count: bool = False,
         explain: bool = False,
         compare: bool = False,
-        failure: Exception | None = None,
+        failure: BaseException | None = None,
     ) -> None:
         self.found = False
         self.is_shared = False
@@ -134,6 +134,10 @@ class ClipWork(Work):
     def complain(self, stage: Stage) -> str:
         found = self._gradients.describe_nonfinite()
         return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {found}"
+
+    def tell(self, stage: Stage, error: BaseException) -> None:
+        self._failure = error
+        self._measured(stage)
 
     def undo(self) -> None:
         with torch.no_grad():

@@ -2,11 +2,25 @@
 
 import gc
 import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 from gradclip.distributed.ownership import Ownership, declare, declared
-from gradclip.torch_private import FLAT, FSDP1, flat_handle, padding_of
+from gradclip.torch_private import FLAT, FSDP1, GATHERED, flat_handle, padding_of
+
+
+class Unit(NamedTuple):
+    """What FSDP1 gathers together: a flat parameter, and the identities of the parameters that are views of it."""
+
+    flat: weakref.ref[Tensor]
+    pieces: frozenset[int]
+
+
+_units: list[Unit] = []
 
 
 def may_be_flat() -> bool:
@@ -27,7 +41,9 @@ def declare_flat(parameter: Tensor) -> Ownership:
     Raises:
         ValueError: If FSDP1 has made plain tensors of the local parts of DTensors, which leave no trace of the rest.
     """
-    for handle in [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]:
+    handles = [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]
+    _units[:] = [Unit(weakref.ref(x.flat), frozenset(id(piece) for piece, _ in x.pieces)) for x in handles]
+    for handle in handles:
         if handle.is_of_dtensors:
             raise ValueError(
                 "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got "
@@ -39,6 +55,17 @@ def declare_flat(parameter: Tensor) -> Ownership:
             if declared(tensor) is None:
                 declare([tensor], Ownership(sharded=sharded, replicated=replicated, numel=numel))
     return declared(parameter) or Ownership()
+
+
+def as_gathered(owners: list[Tensor], known: Sequence[Ownership | None]) -> list[Ownership | None]:
+    """Return who holds parameters now: all ranks the whole, inside `summon_full_params(with_grads=True)`."""
+    whole = frozenset[int]().union(*(x.pieces for x in _units if hasattr(x.flat(), GATHERED)))
+    if not whole:
+        return list(known)
+    return [
+        replace(of, sharded=(), replicated=of.sharded) if of is not None and of.sharded and id(x) in whole else of
+        for x, of in zip(owners, known, strict=True)
+    ]
 
 
 def without_padding(parameter: Tensor, gradient: Tensor) -> Tensor:

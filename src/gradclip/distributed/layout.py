@@ -24,7 +24,7 @@ from gradclip.distributed.dtensor import (
     may_be_localized,
     spec_of,
 )
-from gradclip.distributed.fsdp1 import declare_flat, is_flat, may_be_flat
+from gradclip.distributed.fsdp1 import as_gathered, declare_flat, is_flat, may_be_flat
 from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
@@ -239,6 +239,8 @@ def _ownerships_of(owners: list[Tensor], odd: Sequence[int], *, are_gradients: b
             found[place] = ownership_of(owners[place])
     else:
         return None
+    if may_be_flat():
+        found = as_gathered(owners, found)
     return None if all(x is None for x in found) else found
 
 

@@ -88,14 +88,7 @@ class OverRanks(GradientSet):
         return Parts(norms if present is None else torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
-        self.check_dense()
-        for place, share in enumerate(self._layout.shares):
-            if share.in_pieces:
-                raise ValueError(
-                    f"`GradClipper(policy=...)` must not look at single units of {self.name_of(place)!r}: its pieces "
-                    "are plain tensors, which do not say which rows they hold. Shard it as a DTensor, as `fully_shard` "
-                    "and `parallelize_module` do, or use another policy for it."
-                )
+        self._passage.attempt(self._check_units, None)
         order = units.order
 
         def fill(places: list[int], values: Tensor) -> None:
@@ -117,17 +110,27 @@ class OverRanks(GradientSet):
                     values[row, where] = own
 
         values = self._nothing(2, sum(map(len, columns)), 0.0)
-        values, present = self._passage.whole(
-            values, lambda places: torch.cat([columns[i] for i in places]), fill, order
-        )
+        known = [own[:0] if share.in_pieces else own for own, share in zip(columns, self._layout.shares, strict=False)]
+        values, present = self._passage.whole(values, lambda places: torch.cat([known[i] for i in places]), fill, order)
         together = [values[0, own] for own in columns]
         each = [own.amax() if is_extremum(order) and len(own) else own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
-        known = finish_each(values, order)
+        norms = finish_each(values, order)
         if present is not None:
             has = [present[place].expand(len(own)) for place, own in enumerate(columns)]
-            known = torch.where(torch.cat(has), known, math.nan)
-        return Parts(known[0], _positions(present), total, known[1])
+            norms = torch.where(torch.cat(has), norms, math.nan)
+        return Parts(norms[0], _positions(present), total, norms[1])
+
+    def _check_units(self) -> None:
+        """Check that every gradient has units, and says which of them are here."""
+        self.check_dense()
+        for place, share in enumerate(self._layout.shares):
+            if share.in_pieces:
+                raise ValueError(
+                    f"`GradClipper(policy=...)` must not look at single units of {self.name_of(place)!r}: its pieces "
+                    "are plain tensors, which do not say which rows they hold. Shard it as a DTensor, as `fully_shard` "
+                    "and `parallelize_module` do, or use another policy for it."
+                )
 
     # Changes.
 

@@ -17,6 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "_numels",
         "_param_extensions",
         "_params",
+        "_saved_grad_shard",
         "_shard_numel_padded",
     ),
     "torch.distributed.tensor.DTensor": ("_local_tensor", "_spec"),
