@@ -152,10 +152,14 @@ class GradientSet(ABC):
         return [(self.name_of(i), placed(each[i], self.owners[i].device)) for i in places]
 
     def copied_norms(self, order: float) -> dict[str, float]:
-        """Return the same as numbers, in float64, but for owners that were declared to be others on other ranks."""
+        """Return the norm of each owner as a number, 0 for one without a gradient, which others may have.
+
+        Those are left out that were declared to be others on other ranks.
+        """
         norms, present, *_ = self.norms(order)
-        places, each = range(len(self.owners)) if present is None else present, norms.tolist()
-        return {self.name_of(i): each[i] for i in places if not self._is_apart(i)}
+        each, places = norms.tolist(), range(len(self.owners))
+        there = frozenset(places if present is None else present)
+        return {self.name_of(i): each[i] if i in there else 0.0 for i in places if not self._is_apart(i)}
 
     @abstractmethod
     def _is_apart(self, place: int) -> bool:
