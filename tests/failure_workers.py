@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 import gradclip
 from gradclip.distributed import Ownership, declare, forget
+from gradclip.records import Memory
 from layout_workers import Held, build, holdings, local_of
 from layouts import Part, mesh_of, place
 
@@ -318,6 +319,17 @@ def an_order_that_is_none() -> str:
     """The norms of DTensors, of an order that is a word on the second rank."""
     order: Any = "two" if distributed.get_rank() == 1 else 2.0
     return said_by(lambda: len(gradclip.get_norms([_shards(torch.ones(8))], order)), []).error
+
+
+def records_of_what_is_sanitized() -> list[dict[str, tuple[int, int]] | None]:
+    """What the records of two clips say of elements that are not finite, of which the second rank has one at first."""
+    p, records = _shards(torch.ones(8)), Memory()
+    clipper = gradclip.GradClipper([("p", p)], nonfinite="sanitize", sinks=[records])
+    if distributed.get_rank() == 1:
+        local_of(p.grad)[0] = math.nan
+    clipper.clip()
+    clipper.clip()
+    return [record.nonfinite for record in records.records]
 
 
 def nan_beside_shards(every: int) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import gradclip
+from gradclip.distributed import Ownership, declare
 from gradclip.policies import BlockRMS
 from small_net import Gradients, Net, loss_of, net
 
@@ -111,6 +112,7 @@ def fsdp1(
     orig: bool,
     units: tuple[str, ...] = (),
     sizes: tuple[int, ...] | None = None,
+    mesh: Any = None,
 ) -> Wrapped:
     """Shard a model; sub-modules that are named get a flat parameter of their own."""
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
@@ -118,7 +120,7 @@ def fsdp1(
     wrap = partial(
         FullyShardedDataParallel,
         device_id=torch.device("cpu"),
-        device_mesh=mesh_of(*(sizes or (dist.get_world_size(),))),
+        device_mesh=mesh or mesh_of(*(sizes or (dist.get_world_size(),))),
         use_orig_params=orig,
         sharding_strategy=ShardingStrategy[strategy],
     )
@@ -377,6 +379,45 @@ def clip_what_fsdp1_has_gathered() -> tuple[float, float, dict[str, float], floa
         each = {bare(name): float(norm) for name, norm in gradclip.get_norms(wrapped.module).items()}
         gathered = gradclip.GradClipper(wrapped.module).clip().total_norm
     return before, gathered, each, float(gradclip.clip_grad_norm_(wrapped.module, math.inf))
+
+
+def clip_stages_under_fsdp1() -> list[float]:
+    """The norm of a stage, then with the other one, declared before and after that, and in one collective."""
+    found: list[float] = []
+    mesh = mesh_of(2, 2)
+    for is_clipped_before in (False, True):
+        wrapped = fsdp1(net(), orig=True, units=("blocks.0",), mesh=mesh["model"])
+        loss_of(wrapped.module, mesh["model"].get_local_rank(), 2, dtype=torch.float32).backward()
+        if is_clipped_before:
+            found.append(float(gradclip.clip_grad_norm_(wrapped.module, math.inf)))
+        declare(wrapped.module, Ownership(disjoint=mesh["data"].get_group()))
+        found.append(float(gradclip.clip_grad_norm_(wrapped.module, math.inf)))
+        found.append(float(gradclip.clip_grad_norm_(wrapped.module, math.inf, group=dist.group.WORLD)))
+    return found
+
+
+def clip_fsdp1_in_a_graph() -> str:
+    """What is raised where shards that no clip has met yet are clipped inside of a compiled function."""
+    wrapped = fsdp1(net(), orig=True)
+    wrapped.backward(torch.float32)
+    owners = [p for _, p in wrapped.named]
+
+    def clip() -> Tensor:
+        return gradclip.clip_grad_norm_(owners, math.inf)
+
+    try:
+        return f"none, but {float(torch.compile(clip, backend='eager', fullgraph=True)())}"
+    except Exception as error:  # noqa: BLE001 -- which one it is, the test says
+        return str(error)
+
+
+def clip_copies_under_fsdp1() -> float:
+    """The norm in one collective of what is declared to be copied beyond what FSDP1 says."""
+    mesh = mesh_of(2, 2)
+    wrapped = fsdp1(net(), "HYBRID_SHARD", orig=False, sizes=(2, 2))
+    wrapped.backward(torch.float32)
+    declare(wrapped.module, Ownership(replicated=mesh["data"], sharded=mesh["model"]))
+    return float(gradclip.clip_grad_norm_(wrapped.module, math.inf, group=dist.group.WORLD))
 
 
 def clip_fsdp1_over_tensor_parallel() -> None:

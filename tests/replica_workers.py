@@ -121,3 +121,20 @@ def names_of_stages() -> str:
         warnings.simplefilter("always")
         clipper.clip()
     return " ".join(str(warning.message) for warning in caught)
+
+
+def a_gradient_on_one_rank() -> tuple[str, list[str]]:
+    """What the assertion says, and a clipper, where the first rank alone has a gradient of one of two parameters."""
+    named = [(name, nn.Parameter(torch.zeros(2))) for name in ("a", "b")]
+    for name, parameter in named:
+        if name == "a" or distributed.get_rank() == 0:
+            parameter.grad = torch.ones(2)
+    said = ""
+    try:
+        assert_same_gradients(named)
+    except AssertionError as error:
+        said = str(error)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        GradClipper(named, check_replicas_every=1).clip()
+    return said, [str(warning.message) for warning in caught]

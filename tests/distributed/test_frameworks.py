@@ -155,6 +155,21 @@ def test_what_fsdp1_has_gathered_is_whole_on_each_rank(pool_of: Callable[[int], 
         assert after == pytest.approx(1.0, rel=1e-6)
 
 
+def test_fsdp1_in_a_graph_is_refused(pool_of: Callable[[int], RankPool]) -> None:
+    """As DTensors are: no rank takes its pieces for all that there is."""
+    for said in pool_of(2).run(workers.clip_fsdp1_in_a_graph):
+        assert "must be clipped outside of `torch.compile`" in said
+
+
+def test_what_is_declared_of_fsdp1_is_beyond_what_it_says(pool_of: Callable[[int], RankPool]) -> None:
+    """Stages that it shards hold pieces all the same, whether they were clipped before or not; and so do copies."""
+    whole = reference.norm([*alone(1).values()], 2.0)
+    both = 2.0**0.5 * whole
+    for found in pool_of(4).run(workers.clip_stages_under_fsdp1):
+        assert found == pytest.approx([both, both, whole, both, both], rel=2e-6)
+    assert pool_of(4).run(workers.clip_copies_under_fsdp1) == pytest.approx([whole] * 4, rel=2e-6)
+
+
 def test_fsdp1_over_tensor_parallel_is_refused(pool_of: Callable[[int], RankPool]) -> None:
     """Its plain tensors leave no trace of the ranks that hold the rest."""
     with pytest.raises(RankError, match=r"ValueError: `parameters` must not be sharded by FSDP1 .* `fully_shard`"):

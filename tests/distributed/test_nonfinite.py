@@ -348,3 +348,9 @@ def test_nan_that_one_rank_has_alone(pool: RankPool, every: int) -> None:
     found = pool.run(failure_workers.nan_beside_shards, every)
     assert {status for status, _ in found} == {"skipped_nonfinite"}
     assert all("Rank 0: Found in plain (2 NaN, 0 Inf of 2 elements)." in said for _, said in found)
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+def test_records_of_what_is_sanitized(pool: RankPool) -> None:
+    """Those of every rank say that there was something, be it on another one; and nothing where all is well."""
+    assert pool.run(failure_workers.records_of_what_is_sanitized) == [[{}, None], [{"p": (1, 0)}, None]]

@@ -50,7 +50,7 @@ def test_what_is_told_apart(pool: RankPool) -> None:
 @on_four
 def test_a_rank_without_gradients_comes_too(pool: RankPool) -> None:
     for said, _ in pool.run(clip_and_compare, [[1.0, 2.0], [], [1.0, 2.0], [1.0, 2.0]]):
-        assert "The total norm differs between ranks, and no parameter that several of them have does" in said
+        assert "by their norms: a (1 on rank 0, 0 on rank 1, 1 on rank 2), " in said
 
 
 @on_two
@@ -93,3 +93,12 @@ def test_on_one_rank() -> None:
     for wrong in (-1, 0.5):
         with pytest.raises(ValueError, match=r"`GradClipper\(check_replicas_every=...\)` must be an integer and >= 0"):
             GradClipper(network, check_replicas_every=wrong)
+
+
+@on_two
+def test_a_gradient_that_one_rank_has_alone(pool: RankPool) -> None:
+    """That is a difference like any other, and the parameter is named."""
+    for said, warned in pool.run(workers.a_gradient_on_one_rank):
+        assert "of 1 parameter, of which every rank" in said
+        assert "by their norms: b (1.41421 on rank 0, 0 on rank 1)." in said
+        assert warned == [said]

@@ -3,13 +3,13 @@
 import gc
 import sys
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
 
-from gradclip.distributed.ownership import Ownership, declare, declared
+from gradclip.distributed.ownership import Groups, Ownership, declared, listed
+from gradclip.distributed.span import Group, ranks_of
 from gradclip.torch_private import FLAT, FSDP1, GATHERED, flat_handle, padding_of
 
 
@@ -22,6 +22,9 @@ class Unit(NamedTuple):
 
 _units: list[Unit] = []
 
+_known: dict[int, Ownership] = {}
+"""What was found out, by the identity of the parameter, as long as it lives."""
+
 
 def may_be_flat() -> bool:
     """Whether there can be such parameters: their module is imported."""
@@ -33,14 +36,35 @@ def is_flat(parameter: Tensor) -> bool:
     return getattr(parameter, FLAT, False)
 
 
-def declare_flat(parameter: Tensor) -> Ownership:
-    """Find out and remember who holds a parameter that FSDP1 shards, and all others that it does.
+def ownership_of_flat(parameter: Tensor, whole: frozenset[int] = frozenset()) -> Ownership:
+    """Return who holds a parameter that FSDP1 shards, by what it says itself and what was declared beyond that.
 
-    Only the handle of FSDP1 knows, and parameters do not lead to it: it is looked for among all objects, once.
+    Only the handle of FSDP1 knows, and parameters do not lead to it: it is looked for among all objects, once for all.
+
+    Args:
+        parameter: The parameter.
+        whole: What `gathered` returns.
 
     Raises:
         ValueError: If FSDP1 has made plain tensors of the local parts of DTensors, which leave no trace of the rest.
     """
+    if id(parameter) not in _known:
+        _find_out()
+    said, beyond = _known.get(id(parameter), Ownership()), declared(parameter)
+    if id(parameter) in whole:
+        said = replace(said, sharded=(), replicated=said.sharded)
+    if beyond is None:
+        return said
+    sharded, replicated = _together(said.sharded, beyond.sharded), _together(said.replicated, beyond.replicated)
+    return replace(beyond, sharded=sharded, replicated=replicated, numel=beyond.numel or said.numel)
+
+
+def _together(some: Groups, others: Groups) -> tuple[Group, ...]:
+    """Return groups, each once by whatever it is named."""
+    return tuple({ranks_of(group): group for group in (*listed(others), *listed(some))}.values())
+
+
+def _find_out() -> None:
     handles = [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]
     _units[:] = [Unit(weakref.ref(x.flat), frozenset(id(piece) for piece, _ in x.pieces)) for x in handles]
     for handle in handles:
@@ -49,23 +73,16 @@ def declare_flat(parameter: Tensor) -> Ownership:
                 "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got "
                 "DTensors that it has flattened. Shard with `fully_shard` instead."
             )
-        sizes = {id(x): (x, numel) for x, numel in [(handle.flat, handle.numel), *handle.pieces]}
         sharded, replicated = (handle.group, ()) if handle.is_sharded else ((), handle.group)
-        for tensor, numel in sizes.values():
-            if declared(tensor) is None:
-                declare([tensor], Ownership(sharded=sharded, replicated=replicated, numel=numel))
-    return declared(parameter) or Ownership()
+        for tensor, numel in [(handle.flat, handle.numel), *handle.pieces]:
+            if id(tensor) not in _known:
+                _known[id(tensor)] = Ownership(sharded=sharded, replicated=replicated, numel=numel)
+                weakref.finalize(tensor, _known.pop, id(tensor), None)
 
 
-def as_gathered(owners: list[Tensor], known: Sequence[Ownership | None]) -> list[Ownership | None]:
-    """Return who holds parameters now: all ranks the whole, inside `summon_full_params(with_grads=True)`."""
-    whole = frozenset[int]().union(*(x.pieces for x in _units if hasattr(x.flat(), GATHERED)))
-    if not whole:
-        return list(known)
-    return [
-        replace(of, sharded=(), replicated=of.sharded) if of is not None and of.sharded and id(x) in whole else of
-        for x, of in zip(owners, known, strict=True)
-    ]
+def gathered() -> frozenset[int]:
+    """Return the parameters of which each rank has the whole now: inside `summon_full_params(with_grads=True)`."""
+    return frozenset[int]().union(*(x.pieces for x in _units if hasattr(x.flat(), GATHERED)))
 
 
 def without_padding(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from gradclip.distributed.dtensor import (
     may_be_localized,
     spec_of,
 )
-from gradclip.distributed.fsdp1 import as_gathered, declare_flat, is_flat, may_be_flat
+from gradclip.distributed.fsdp1 import gathered, is_flat, may_be_flat, ownership_of_flat
 from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
@@ -146,9 +146,9 @@ def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None],
     )
 
 
-def ownership_of(tensor: Tensor) -> Ownership | None:
-    """Return what is known about who holds a tensor, beyond what it says itself."""
-    return declared(tensor) or (declare_flat(tensor) if may_be_flat() and is_flat(tensor) else None)
+def ownership_of(tensor: Tensor, whole: frozenset[int] = frozenset()) -> Ownership | None:
+    """Return what is known about who holds a tensor, beyond what it says itself; `whole` are those gathered now."""
+    return ownership_of_flat(tensor, whole) if may_be_flat() and is_flat(tensor) else declared(tensor)
 
 
 def numel_of(name: str, tensor: Tensor) -> int:
@@ -205,7 +205,7 @@ def layout_of(
             specs[place] = spec_of_dtensor(x) if isinstance(x, kind) else localized_spec(x) if may_be_former else None
     specs = None if specs is None or all(spec is None for spec in specs) else specs
     if is_dynamo_compiling():
-        if group is not None or DECLARED or specs is not None:
+        if group is not None or DECLARED or specs is not None or (may_be_flat() and any(map(is_flat, owners))):
             raise RuntimeError(  # the plan is made by Python code that cannot be traced
                 "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
             )
@@ -227,20 +227,19 @@ def layout_of(
 
 def _ownerships_of(owners: list[Tensor], odd: Sequence[int], *, are_gradients: bool) -> list[Ownership | None] | None:
     """Return what is known of each tensor beyond what it says itself; None where nothing is."""
+    whole = gathered() if may_be_flat() else frozenset[int]()
     if DECLARED:
         if are_gradients:
             known = declared_of_gradients()
             found: list[Ownership | None] = [known.get(id(x)) for x in owners]
         else:
-            found = [ownership_of(x) for x in owners]
+            found = [ownership_of(x, whole) for x in owners]
     elif may_be_flat() and odd and not are_gradients:
         found = list[Ownership | None]([None] * len(owners))
         for place in odd:
-            found[place] = ownership_of(owners[place])
+            found[place] = ownership_of(owners[place], whole)
     else:
         return None
-    if may_be_flat():
-        found = as_gathered(owners, found)
     return None if all(x is None for x in found) else found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.norms import scale_units_
-from gradclip.numbers import Scalar, as_float64, coefficient, is_one
+from gradclip.numbers import Scalar, as_float64, coefficient, is_known, is_one
 from gradclip.ops.backend import Batch
 from gradclip.parameters import name_at
 from gradclip.sending import indices, placed
@@ -157,10 +157,14 @@ class GradientSet(ABC):
         return [(self.name_of(i), placed(each[i], self.owners[i].device)) for i in places]
 
     def copied_norms(self, order: float) -> dict[str, float]:
-        """Return the same as numbers, in float64, but for owners that were declared to be others on other ranks."""
+        """Return the norm of each owner as a number, 0 for one without a gradient, which others may have.
+
+        Those are left out that were declared to be others on other ranks.
+        """
         norms, present, *_ = self.norms(order)
-        places, each = range(len(self.owners)) if present is None else present, norms.tolist()
-        return {self.name_of(i): each[i] for i in places if not self._is_apart(i)}
+        each, places = norms.tolist(), range(len(self.owners))
+        there = frozenset(places if present is None else present)
+        return {self.name_of(i): each[i] if i in there else 0.0 for i in places if not self._is_apart(i)}
 
     @abstractmethod
     def _is_apart(self, place: int) -> bool:
@@ -209,4 +213,5 @@ class GradientSet(ABC):
 
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Counts:
         """Return the counts of NaN and of infinite elements of each gradient here; see `Batch.count_nonfinite`."""
-        return Counts(self.names(), self.batch.count_nonfinite(unless_finite))
+        is_bad = is_known(unless_finite) and not math.isfinite(unless_finite)
+        return Counts(self.names(), self.batch.count_nonfinite(unless_finite), is_bad)

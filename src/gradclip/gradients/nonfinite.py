@@ -15,10 +15,12 @@ class Counts(NamedTuple):
     Attributes:
         names: Those of the gradients.
         counts: Of shape (2, gradients).
+        is_bad: Whether the total norm is known not to be finite: elements of other ranks may make it so.
     """
 
     names: list[str]
     counts: Tensor
+    is_bad: bool = False
 
     def found(self) -> dict[int, tuple[int, int]]:
         """Return the counts of those gradients that have any such element, by their places; waits for the counts."""

@@ -97,7 +97,9 @@ class Draft:
                 after, coefficient = total, 1.0
                 threshold = bound if skipped is Status.SKIPPED_SPIKE else None
         status = skipped or (Status.CLIPPED if shrunk else Status.OK)
-        each, bad = self._each, None if self._nonfinite is None else self._nonfinite.by_name(COUNTED)
+        each, counts = self._each, self._nonfinite
+        bad = None if counts is None else counts.by_name(COUNTED)
+        is_bad = not math.isfinite(total) or (counts is not None and counts.is_bad)  # what was set to 0 is finite now
         return ClipRecord(
             self._step,
             self._time,
@@ -111,7 +113,7 @@ class Draft:
             None,
             None if lr is None else float(lr),
             None if loss is None else float(loss),
-            bad if bad or not math.isfinite(total) else None,
+            bad if bad or is_bad else None,
             each.by_name() if each is not None and self._asked else None,
             optimizer=self._optimizer,
         )
