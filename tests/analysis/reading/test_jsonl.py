@@ -175,6 +175,7 @@ def test_lines_torn_by_crashes_before_the_last_are_left_out(path: Path) -> None:
         (b'{"step": 2, "note": "\xff"}', "the line is not UTF-8. Delete or correct it."),
         (b'{"step": 2, "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the line is nested too deeply. Delete it."),
         (b'{"step": ' + b"1" * 5000 + b"}", "the line is not JSON."),
+        (b'{"step": 2, "grad_norm": -NaN}', "the line is not JSON."),
     ],
 )
 def test_what_is_no_record_is_refused_where_it_stands(path: Path, line: bytes, complaint: str) -> None:
@@ -227,6 +228,16 @@ def test_polars_and_json_read_the_same(path: Path, monkeypatch: pytest.MonkeyPat
     assert quick.policy == "ZClip()"
     assert quick.each == ((1501, {"a": 1.5, "b": pytest.approx(NAN, nan_ok=True)}),)
     assert [event.step for event in quick.events] == [701, 1501, 2201]
+
+
+@pytest.mark.parametrize("between", [":", ": ", ":  ", " : ", ":\t", "\t:"])
+def test_what_is_said_of_parameters_whatever_blanks_stand_around_the_colon(path: Path, between: str) -> None:
+    lines = [record(1, norms={"norms": 1.5, 'a"norms': 2.5}), record(2, worst=[["worst", 0.75]])]
+    lines += [record(3, None, "skipped_nonfinite", nonfinite={"nonfinite": [1, 2]})]
+    series = read_series(write_lines(path, [json.dumps(line, separators=(", ", between)) for line in lines]))
+    assert series.each == ((1, {"norms": 1.5, 'a"norms': 2.5}),)
+    assert series.worst == ((2, (("worst", 0.75),)),)
+    assert series.events == (Event(3, "skipped_nonfinite", {"nonfinite": (1, 2)}),)
 
 
 def test_a_blank_line_costs_the_others_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
