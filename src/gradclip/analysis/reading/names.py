@@ -37,7 +37,7 @@ FIELDS = {
     "steps": Field(
         int,
         (
-            *("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps"),
+            *("global_step", "step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps"),
             "training_iteration",
         ),
     ),
@@ -54,7 +54,7 @@ FIELDS = {
     "optimizer": Field(str, ("optimizer", "optim")),
     "run": Field(str, ("run", "run_id", "run_name", "seed", "split")),
     "group": Field(str, ("group",)),
-    "metric": Field(str, ("key", "metric")),
+    "metric": Field(str, ("key", "metric", "tag", "variable", "name")),
     "each": Field(dict, ("norms",)),
     "worst": Field(list, ("worst",)),
     "nonfinite": Field(dict, ("nonfinite",)),
