@@ -116,11 +116,11 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
 
 
 def _value(line: str, name: str) -> Any:
-    """Return what stands under a name in an object; after the name, where it occurs once, nothing else is looked at."""
+    """Return what stands under a name in an object: where the name occurs once, nothing else is looked at."""
     key = json.dumps(name)
     _, found, after = line.partition(f"{key}:")
     with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
-        if found and key not in after:
+        if found and line.count(key) == 1:
             return DECODER.raw_decode(after.lstrip())[0]
         return json.loads(line).get(name)
     return None
