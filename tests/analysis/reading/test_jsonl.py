@@ -301,3 +301,10 @@ def test_what_is_in_an_object_within_the_object(tmp_path: Path) -> None:
     assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
     path.write_text(json.dumps({"a": {"x": 1.5}, "b": {"x": 2.5}}) + "\n")
     assert read_series(path, column="b/x").norms.tolist() == [2.5]
+
+
+def test_steps_and_losses_in_objects_beside_the_norm(path: Path) -> None:
+    lines = [{"train": {"step": i, "loss": i / 4}, "grad_norm": i / 2} for i in (1, 2, 4)]
+    series = read_series(write_lines(path, lines))
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 4], [0.5, 1.0, 2.0])
+    assert series.losses is not None and series.losses.tolist() == [0.25, 0.5, 1.0]
