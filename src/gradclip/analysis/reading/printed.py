@@ -32,8 +32,6 @@ END = re.compile(r"[\r\n]+")
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-DICT = re.compile(r"\{.*\}")
-
 LOGGED = '{"log":"'
 """How a line of Docker's log begins, which goes on like `step 1 grad_norm 2.5\\n","stream":"stdout","time":...}`."""
 
@@ -97,7 +95,7 @@ def entry_of(line: str) -> dict[str, Any]:
     """
     line = ANSI.sub("", line).strip()
     line = WRAPPED.sub(r"\1", line) if "(" in line else line
-    if (found := DICT.search(line)) and (entry := _dict_of(found[0])):
+    if "{" in line and (entry := _dict_of(line[line.find("{") : line.rfind("}") + 1])):
         return entry_of(str(entry["log"])) if line.startswith(LOGGED) else entry
     entry: dict[str, Any] = {}
     for word, count, within in COUNTER.findall(line.lower()):
