@@ -172,7 +172,7 @@ def test_metrics_of_mlflow(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["tag", "variable", "name"])
+@pytest.mark.parametrize("name", ["tag", "variable"])
 def test_a_row_for_each_number(tmp_path: Path, name: str) -> None:
     """As tbparse and the `melt` of pandas make tables."""
     rows = [

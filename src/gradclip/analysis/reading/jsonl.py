@@ -130,7 +130,7 @@ def _frame(data: bytes, source: Source, kinds: Mapping[type, Any]) -> pl.DataFra
     schema = {name: kinds[FIELDS[role].kind] for role, name in source.fields.items()}
     with suppress(*UNREADABLE):
         frame = pl.read_ndjson(data, schema=schema).rename({name: role for role, name in source.fields.items()})
-        may_be_within = ["norms", *(role for role, name in source.fields.items() if "/" in name)]
-        if not any(frame[role].is_null().all() for role in may_be_within):  # as what is in another object would be
+        within = {role for role, name in source.fields.items() if "/" in name} | {"norms"}
+        if not any(frame[role].is_null().all() for role in within):  # as what is in another object would be
             return frame
     return None

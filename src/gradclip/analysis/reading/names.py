@@ -56,7 +56,7 @@ FIELDS = {
     "optimizer": Field(str, ("optimizer", "optim")),
     "run": Field(str, ("run", "run_id", "run_name", "seed", "split")),
     "group": Field(str, ("group",)),
-    "metric": Field(str, ("key", "metric", "tag", "variable", "name")),
+    "metric": Field(str, ("key", "metric", "tag", "variable")),
     "each": Field(dict, ("norms",)),
     "worst": Field(list, ("worst",)),
     "nonfinite": Field(dict, ("nonfinite",)),
