@@ -256,7 +256,7 @@ def test_too_few_rows_of_a_long_run_say_what_to_set() -> None:
     advice = advise(Series("run", 500 * torch.arange(1, 21), norms))
     assert advice.headline == (
         "No advice: 19 usable steps, where 20 are needed. "
-        "Log every step (`logging_steps=1` in a Trainer), not every 500th."
+        "Log every step (`logging_steps=1` in a Trainer), not one in 500."
     )
 
 

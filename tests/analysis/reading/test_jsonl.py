@@ -175,6 +175,7 @@ def test_lines_torn_by_crashes_before_the_last_are_left_out(path: Path) -> None:
         (b'{"step": 2, "note": "\xff"}', "the line is not UTF-8. Delete or correct it."),
         (b'{"step": 2, "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the line is nested too deeply. Delete it."),
         (b'{"step": ' + b"1" * 5000 + b"}", "the line is not JSON."),
+        (b'{"step": 2, "grad_norm": -NaN}', "the line is not JSON."),
     ],
 )
 def test_what_is_no_record_is_refused_where_it_stands(path: Path, line: bytes, complaint: str) -> None:
@@ -227,6 +228,17 @@ def test_polars_and_json_read_the_same(path: Path, monkeypatch: pytest.MonkeyPat
     assert quick.policy == "ZClip()"
     assert quick.each == ((1501, {"a": 1.5, "b": pytest.approx(NAN, nan_ok=True)}),)
     assert [event.step for event in quick.events] == [701, 1501, 2201]
+
+
+@pytest.mark.parametrize("between", [":", ": ", ":  ", " : ", ":\t", "\t:"])
+def test_what_is_said_of_parameters_whatever_blanks_stand_around_the_colon(path: Path, between: str) -> None:
+    lines = [record(1, norms={"norms": 1.5, "b": 2.5}), record(2, norms={'a"norms': 2.5}, worst=[["worst", 0.75]])]
+    lines += [record(3, None, "skipped_nonfinite", nonfinite={"nonfinite": [1, 2]})]
+    text = [json.dumps(line, separators=(", ", between)) for line in lines]
+    series = read_series(write_lines(path, [line.replace(f'"norms"{between}1.5', '"norms":1.5') for line in text]))
+    assert series.each == ((1, {"norms": 1.5, "b": 2.5}), (2, {'a"norms': 2.5}))
+    assert series.worst == ((2, (("worst", 0.75),)),)
+    assert series.events == (Event(3, "skipped_nonfinite", {"nonfinite": (1, 2)}),)
 
 
 def test_a_blank_line_costs_the_others_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +301,10 @@ def test_what_is_in_an_object_within_the_object(tmp_path: Path) -> None:
     assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
     path.write_text(json.dumps({"a": {"x": 1.5}, "b": {"x": 2.5}}) + "\n")
     assert read_series(path, column="b/x").norms.tolist() == [2.5]
+
+
+def test_steps_and_losses_in_objects_beside_the_norm(path: Path) -> None:
+    lines = [{"train": {"step": i, "loss": i / 4}, "grad_norm": i / 2} for i in (1, 2, 4)]
+    series = read_series(write_lines(path, lines))
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 4], [0.5, 1.0, 2.0])
+    assert series.losses is not None and series.losses.tolist() == [0.25, 0.5, 1.0]

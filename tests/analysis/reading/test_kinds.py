@@ -26,6 +26,8 @@ STATE = b'{\n  "log_history": [{"step": 1, "grad_norm": 1.5}]\n}\n'
         ("run.json", LINE, "jsonl"),
         ("run.jsonl", b'{"step": 1, "norms": {"a' + b"a" * 10_000, "jsonl"),
         ("run.jsonl", b'{"step": 1, "tor\n' + LINE, "jsonl"),
+        ("run.log", b'{"step": 1, "tor ', "jsonl"),
+        ("run.log", b'{\n  "lr": 0.1\n}\nloading', "printed"),
         ("run.csv", TABLE, "table"),
         ("run", TABLE, "table"),
         ("run.json", TABLE, "table"),

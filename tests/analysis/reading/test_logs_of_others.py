@@ -172,6 +172,20 @@ def test_metrics_of_mlflow(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["tag", "variable"])
+def test_a_row_for_each_number(tmp_path: Path, name: str) -> None:
+    """As tbparse and the `melt` of pandas make tables."""
+    rows = [
+        {"step": i, name: tag, "value": x} for i, n in enumerate(NORMS, 1) for tag, x in [("t/gnorm", n), ("x", -1)]
+    ]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cells = [",".join(map(str, row.values())) for row in rows]
+    (tmp_path / "long.csv").write_text("\n".join([f"step,{name},value", *cells, ""]))
+    for path in tmp_path.iterdir():
+        series = read_series(path)
+        assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3, 4, 5], NORMS)
+
+
 def test_a_metric_as_mlflow_keeps_it(tmp_path: Path) -> None:
     """A file of `mlruns`: times, numbers and steps without names, and the file is called as the metric."""
     lines = [f"{1_700_000_000_000 + 1000 * step} {norm} {step}\n" for step, norm in enumerate(NORMS, 1)]

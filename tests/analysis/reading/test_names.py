@@ -31,6 +31,8 @@ def chosen(columns: list[str], wanted: str | None = None) -> str:
         (["l2_norm/grad/global", "l2_norm/grad/layer1"], "l2_norm/grad/global"),
         (["grad/norm/total", "grad/norm/layer1"], "grad/norm/total"),
         (["train/l2_grads", "train/l2_params"], "train/l2_grads"),
+        (["grad_norm", "grad_norm_before_clip"], "grad_norm_before_clip"),
+        (["train/grad_norm", "train/grad_norm_unclipped"], "train/grad_norm_unclipped"),
     ],
 )
 def test_the_usual_names_in_their_order(columns: list[str], norm: str) -> None:

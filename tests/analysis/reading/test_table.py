@@ -179,6 +179,18 @@ def test_a_note_that_reads_like_a_log_makes_no_text_of_a_table(path: Path) -> No
     assert read_series(path).norms.tolist() == [1.5, 2.5]
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\n\n"])
+@pytest.mark.parametrize("size", [1, 10, 2**22])
+def test_blank_lines_are_no_rows(path: Path, end: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the module csv writes them on Windows, where the file is opened without `newline`."""
+    monkeypatch.setattr(pieces, "SIZE", size)
+    rows = ["step,loss,grad_norm", "1,0.5,1.5", "2,0.5,2.5", "3,,", "4,0.5,x", ""]
+    series = read_series(write(path, end.join([*rows[:4], ""])))
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [1.5, 2.5])
+    assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
+    assert refusal(write(path, end.join(rows))).startswith("line 9: 'grad_norm' must be a number, got 'x'")
+
+
 def test_many_rows_of_which_one_has_several_lines(path: Path) -> None:
     rows = "".join(f"{step},{step / 8},\n" for step in range(1, 20_002))
     series = read_series(write(path, f'step,grad_norm,note\n0,0,"of\ntwo"\n{rows}'))

@@ -294,6 +294,24 @@ def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Grow
     assert str(error.value).startswith(str(path))
 
 
+def test_settings_above_the_steps_are_waited_through(path: Path) -> None:
+    """As scripts print them first, over lines, whatever part of them is written, and whatever a program says next."""
+    file = Growing(path.with_suffix(".log"), None, "it")
+    parts = [*json.dumps({"lr": 0.1, "model": {"rms_norm_eps": 1e-5}}, indent=2).splitlines(keepends=True), "\n"]
+    for text in (*parts, "loading the data\n", *parts):
+        write(path.with_suffix(".log"), text)
+        assert look(file) == []
+        assert file.why_none.startswith("no norm yet in")
+    write(path.with_suffix(".log"), "step 1 grad_norm 1.5\nstep 2 grad_norm 2.5\n")
+    assert look(file) == [1, 2]
+
+
+def test_a_history_of_columns_is_refused(path: Path) -> None:
+    write(path.with_suffix(".json"), json.dumps({"grad_norm": [1.5, 2.5], "name": "a"}, indent=2))
+    with pytest.raises(ReadError, match="it does not grow by lines"):
+        look(Growing(path.with_suffix(".json"), None, "it"))
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="is a folder. Name a file"):
         look(Growing(tmp_path, None, "a folder"))

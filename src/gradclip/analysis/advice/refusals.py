@@ -42,7 +42,7 @@ def too_few(series: Series, chosen: Judged) -> Finding:
     lost = int((~series.finite | (series.norms == 0.0)).sum())
     is_broken = lost > MOST_LOST * len(series)
     apart = spacing(series.steps)
-    more = f"Log every step (`logging_steps=1` in a Trainer), not every {apart:,}th." if apart > 1 else "Record more."
+    more = f"Log every step (`logging_steps=1` in a Trainer), not one in {apart:,}." if apart > 1 else "Record more."
     remedy = f"{lost:,} are not finite or 0: find out why first." if is_broken else more
     usable = several(len(chosen.norms), "usable step")
     return Finding("too few steps", f"No advice: {usable}, where {FEWEST} are needed. {remedy}")

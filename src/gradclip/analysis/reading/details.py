@@ -76,7 +76,7 @@ class Details:
         """Return what is missing of the norms."""
         if self.each.stride == 1:
             return []
-        return [f"Of {self.each.seen} lines with norms of parameters, every {self.each.stride}th is kept."]
+        return [f"Of {self.each.seen} lines with norms of parameters, one in {self.each.stride} is kept."]
 
 
 def _norms(given: Any) -> dict[str, float]:

@@ -31,7 +31,7 @@ EMPTY = b" \t\r\n\0"
 
 NOT_FINITE = [
     (word, re.compile(rb"%b(?<=[:,\[\s]%b)(?=[,}\]\s])" % (word, word)))  # found fast, as it begins with letters
-    for word in (b"NaN", b"-NaN", b"Infinity", b"-Infinity")
+    for word in (b"NaN", b"Infinity", b"-Infinity")
 ]
 """Numbers that JSON does not have. In quotes they are text; what was in quotes before is no JSON any more."""
 
@@ -118,11 +118,10 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
 def _value(line: str, name: str) -> Any:
     """Return what stands under a name in an object: where the name occurs once, nothing else is looked at."""
     key = json.dumps(name)
-    start = line.find(key)
-    end = start + len(key)
+    _, found, after = line.partition(f"{key}:")
     with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
-        if start >= 0 and line.startswith(": ", end) and key not in line[end:]:
-            return DECODER.raw_decode(line, end + 2)[0]
+        if found and line.count(key) == 1:
+            return DECODER.raw_decode(after.lstrip())[0]
         return json.loads(line).get(name)
     return None
 
@@ -131,6 +130,7 @@ def _frame(data: bytes, source: Source, kinds: Mapping[type, Any]) -> pl.DataFra
     schema = {name: kinds[FIELDS[role].kind] for role, name in source.fields.items()}
     with suppress(*UNREADABLE):
         frame = pl.read_ndjson(data, schema=schema).rename({name: role for role, name in source.fields.items()})
-        if not frame["norms"].is_null().all():  # as it would be within another object
+        within = {role for role, name in source.fields.items() if "/" in name} | {"norms"}
+        if not any(frame[role].is_null().all() for role in within):  # as what is in another object would be
             return frame
     return None

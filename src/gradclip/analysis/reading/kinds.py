@@ -114,7 +114,7 @@ def _kind(path: Path, data: bytes, column: str | None) -> Kind:
     text = data.decode("utf-8-sig", errors="replace").lstrip()
     if not text and len(head) < HEAD:
         raise ReadError(path, "the file is empty. Wait for the first record, or name another file.")
-    first = text.partition("\n")[0].rstrip()
+    first, end, _ = text.partition("\n")
     if path.name == TRAINER_STATE or '"log_history"' in first or LIST.match(text) or COLUMNS.fullmatch(text.rstrip()):
         return "trainer_state"
     if b"\0" in head and not text.startswith("{"):
@@ -124,7 +124,7 @@ def _kind(path: Path, data: bytes, column: str | None) -> Kind:
         return "printed"
     if not text.startswith("{"):
         return "table"
-    whole = first.endswith("}") or len(first) == len(text)  # a first line that is one object, or longer than the head
+    whole = first.rstrip().endswith("}") or not end  # a first line that is one object, or longer than the head
     return "jsonl" if whole or path.suffix in (".jsonl", ".ndjson") else "trainer_state"
 
 
@@ -153,4 +153,4 @@ def _is_printed(text: str, column: str | None) -> bool:
                 return True
             if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
                 return False
-    return False
+    return over_lines and text != ""  # below an object over lines, no document of JSON goes on

@@ -25,19 +25,21 @@ class Field(NamedTuple):
 
 
 NORMS = (
-    *("total_norm", "grad_norm", "gradient_norm", "global_norm", "global_grad_norm", "total_grad_norm"),
-    *("grad_norm_total", "grad_2.0_norm_total", "gnorm", "gradnorm", "grads_norm", "l2_grads", "grad_gnorm"),
-    *("grad_norm_before", "grad_norm_before_clip", "grad_norm_before_clipping", "grad_norm_pre_clip"),
-    *("pre_clip_grad_norm", "grad_norm_unclipped", "unclipped_grad_norm", "gradients_default_optimizer_global_norm"),
+    *("total_norm", "grad_norm_before", "grad_norm_before_clip", "grad_norm_before_clipping", "grad_norm_pre_clip"),
+    *("pre_clip_grad_norm", "grad_norm_unclipped", "unclipped_grad_norm"),
+    *("grad_norm", "gradient_norm", "global_norm", "global_grad_norm", "total_grad_norm", "grad_norm_total"),
+    *("grad_2.0_norm_total", "gnorm", "gradnorm", "grads_norm", "l2_grads", "grad_gnorm"),
+    "gradients_default_optimizer_global_norm",
 )
-"""Usual names of the norm before clipping, alone or in a folder; alone it may be called `norm` as well."""
+"""Usual names of the norm before clipping, alone or in a folder; alone it may be called `norm` as well. Those that say
+that it is the one before come before those that may also be of the one after it."""
 
 FIELDS = {
     "norms": Field(float, (*NORMS, "norm")),
     "steps": Field(
         int,
         (
-            *("step", "global_step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps"),
+            *("global_step", "step", "_step", "steps", "iteration", "iter", "num_updates", "update", "current_steps"),
             "training_iteration",
         ),
     ),
@@ -54,7 +56,7 @@ FIELDS = {
     "optimizer": Field(str, ("optimizer", "optim")),
     "run": Field(str, ("run", "run_id", "run_name", "seed", "split")),
     "group": Field(str, ("group",)),
-    "metric": Field(str, ("key", "metric")),
+    "metric": Field(str, ("key", "metric", "tag", "variable")),
     "each": Field(dict, ("norms",)),
     "worst": Field(list, ("worst",)),
     "nonfinite": Field(dict, ("nonfinite",)),

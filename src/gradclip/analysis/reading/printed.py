@@ -32,8 +32,6 @@ END = re.compile(r"[\r\n]+")
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-DICT = re.compile(r"\{.*\}")
-
 LOGGED = '{"log":"'
 """How a line of Docker's log begins, which goes on like `step 1 grad_norm 2.5\\n","stream":"stdout","time":...}`."""
 
@@ -47,8 +45,12 @@ USUAL = tuple(name for role in ("norms", "steps", "losses", "lrs") for name in F
 PAIR = re.compile(rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*([:=\s])\s*({NUMBER})(?=[\s;|)\]}}%]|,(?!\d)|[.:](?:\s|$)|$)")
 """Words, and a number that they name. What they are looked for in may be any text, of any length, in lower case."""
 
+OTHERS = re.compile(r" steps$|\b(?:clipped|max|param(?:eter)?s?|weights?|updates?|activations?)\b.* norm$")
+"""Names whose last word is not for them: of so many steps in all, and of other norms than that of the gradients."""
+
 COUNTER = re.compile(
-    r"\b(step|iter|iteration|update|epoch)s?\b(?:\(\w+\))?[\s:=]*\[?\s*(\d+)\b(?![.,]\d)(?:\]\s*\[\s*(\d+)\b)?"
+    r"(?<!total )(?<!max )(?<!warmup )\b(step|iter|iteration|update|epoch)s?\b(?:\(\w+\))?[\s:=]*\[?"
+    r"\s*(\d+)\b(?![.,]\d)(?:\]\s*\[\s*(\d+)\b)?"
 )
 """A counter, and after an epoch in brackets, that of the iteration within."""
 
@@ -93,7 +95,7 @@ def entry_of(line: str) -> dict[str, Any]:
     """
     line = ANSI.sub("", line).strip()
     line = WRAPPED.sub(r"\1", line) if "(" in line else line
-    if (found := DICT.search(line)) and (entry := _dict_of(found[0])):
+    if "{" in line and (entry := _dict_of(line[line.find("{") : line.rfind("}") + 1])):
         return entry_of(str(entry["log"])) if line.startswith(LOGGED) else entry
     entry: dict[str, Any] = {}
     for word, count, within in COUNTER.findall(line.lower()):
@@ -101,11 +103,11 @@ def entry_of(line: str) -> dict[str, Any]:
         if within:
             entry.setdefault("iter", within)
     pairs = [
-        (name, number.replace(",", ""))
+        (name.rpartition(" - ")[2], number.replace(",", ""))
         for name, sign, number in PAIR.findall(line.lower())
         if not sign.isspace() or name.replace(" ", "_").replace("-", "_").endswith(USUAL)
     ]
-    for name, value in pairs + [(name.rpartition(" ")[2], value) for name, value in pairs]:
+    for name, value in pairs + [(name.rpartition(" ")[2], value) for name, value in pairs if not OTHERS.search(name)]:
         entry.setdefault(name, value)
     return entry
 

@@ -118,7 +118,11 @@ def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
     if piece.open or cells.height != piece.height:
         return None
     frame = cells.select(pl.col(place).alias(role) for role, place in places.items())
-    return Chunk(range(piece.line, piece.line + piece.height), frame)
+    lines = pl.Series(range(piece.line, piece.line + piece.height))
+    if frame.select(pl.all_horizontal(pl.all().is_null()).any()).item():  # as on a blank line, which is no row
+        full = pl.Series([bool(line.strip()) for line in piece.lines])
+        lines, frame = lines.filter(full), frame.filter(full)
+    return Chunk(lines, frame)
 
 
 def _entries(

@@ -99,6 +99,9 @@ class Growing:
                 return False
             kind, *_ = files_of(self._path, self._asked["column"])
             if kind not in LINES:
+                if self._may_be_settings(head):
+                    self.why_none = f"no norm yet in {now.st_size:,} bytes"
+                    return False
                 self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
         whole = _end_of_lines(file, now.st_size)
         if now.st_size - whole > LONGEST_LINE:
@@ -118,6 +121,16 @@ class Growing:
                 raise FileNotFoundError from error
             raise
         return True
+
+    def _may_be_settings(self, head: bytes) -> bool:
+        """Say whether it begins with an object over lines, which is no run: steps may be printed below."""
+        if not head.lstrip(BLANK).startswith(b"{") or b'"log_history"' in head or len(head) == PROLOGUE:
+            return False
+        try:
+            read_series(self._path, **self._asked)
+        except ReadError:
+            return True
+        return False
 
     def _refuse(self, problem: str) -> NoReturn:
         raise ReadError(self._path, problem)
