@@ -138,3 +138,14 @@ def a_gradient_on_one_rank() -> tuple[str, list[str]]:
         warnings.simplefilter("always")
         GradClipper(named, check_replicas_every=1).clip()
     return said, [str(warning.message) for warning in caught]
+
+
+def clip_other_names(name: str) -> list[str]:
+    """What a clipper warns of whose parameter has another name, and another norm, on each rank."""
+    rank = distributed.get_rank()
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.tensor([1.0 + rank])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        GradClipper([(f"{name}{rank}", parameter)], check_replicas_every=1).clip()
+    return [str(warning.message) for warning in caught]

@@ -102,3 +102,11 @@ def test_a_gradient_that_one_rank_has_alone(pool: RankPool) -> None:
         assert "of 1 parameter, of which every rank" in said
         assert "by their norms: b (1.41421 on rank 0, 0 on rank 1)." in said
         assert warned == [said]
+
+
+@on_two
+def test_stages_that_nobody_declared(pool: RankPool) -> None:
+    """Whose parameters no two ranks know by one name: there is none to be named."""
+    for warned in pool.run(workers.clip_other_names, "stage"):
+        (said,) = warned
+        assert "The total norm differs between ranks, and no parameter that several of them have does" in said
