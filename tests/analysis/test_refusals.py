@@ -132,6 +132,28 @@ def test_noisy_but_healthy_norms_are_hardly_ever_refused(sd: float, steps: int, 
     assert sum(each.explosive_tail or each.explosive_spread for each in found) <= most
 
 
+@pytest.mark.parametrize(("count", "aside"), [(15, True), (30, False)])
+def test_what_becomes_of_spikes_is_said(count: int, aside: bool) -> None:
+    """Many are norms of the run, and do move the thresholds."""
+    norms = lognormal(2000, 0.2, seed=3)
+    quiet = advise(norms)
+    norms[200 :: 1800 // count] = 6.0
+    advice = advise(norms)
+    assert advice.verdict == "clip" and advice.spikes == count
+    moved = advice.suggestions[1].max_norm / quiet.suggestions[1].max_norm
+    said = "Such steps, and those that trail them, are left out" if aside else "too many, or too early, to be left"
+    assert said in advice.reasons[0] and (moved < 1.01) == aside
+
+
+def test_a_run_that_was_clipped_at_nothing_took_no_step() -> None:
+    """To multiply its learning rate by what gradients were multiplied by would be to learn nothing."""
+    norms = lognormal(200)
+    held, learning = (series(norms, thresholds=torch.full_like(norms, bound)) for bound in (0.0, 0.5))
+    assert advise(held).headline == "No advice: the run was clipped at 0, so it took no step."
+    assert advise(held).suggestions == () and advise(held).verdict == "already clipped"
+    assert advise(learning).verdict == "lower the learning rate"
+
+
 def test_a_recording_that_ends_in_spikes_says_so() -> None:
     norms = lognormal(1000)
     norms[-4:] = torch.tensor([30.0, 400.0, 1e4, 1e6], dtype=torch.float64)

@@ -52,6 +52,7 @@ def refuse(series: Series, chosen: Judged, signs: Signs) -> Finding | None:
     """Return the refusal of a recording from which no threshold should be taken; None where there is none."""
     return (
         _already_clipped(chosen, signs)
+        or _held_still(series, chosen)
         or _broken(series, chosen)
         or _vanished(series, chosen, signs)
         or _exploded(signs, course(series, chosen))
@@ -65,6 +66,13 @@ def _already_clipped(chosen: Judged, signs: Signs) -> Finding | None:
     headline = f"No advice: {percent(share)} of the norms are the same and the largest, {digits(signs.largest)}."
     reason = "So are norms after clipping, which do not say what was clipped. Record those before it."
     return Finding("already clipped", headline, (reason,))
+
+
+def _held_still(series: Series, chosen: Judged) -> Finding | None:
+    if series.thresholds is None or bool((series.thresholds[chosen.places] != 0.0).any()):
+        return None
+    reason = "Its norms are those of a model that does not learn. Record a run with a bound above 0, or with none."
+    return Finding("already clipped", "No advice: the run was clipped at 0, so it took no step.", (reason,))
 
 
 def _broken(series: Series, chosen: Judged) -> Finding | None:

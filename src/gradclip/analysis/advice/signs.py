@@ -45,6 +45,7 @@ class Signs(NamedTuple):
         growth: The median of the last quarter, in medians of the first.
         drift: The factor by which the median moves over the run, by a straight line through its logarithm.
         spikes: How many norms are spikes.
+        aside: How many norms are set aside as spikes, or as what trails them.
         explosive_tail: Whether the tail is that of an explosion, and not because of a few norms.
         explosive_spread: Whether the spread is that of an explosion, and not because of a few norms.
         ends_high: Whether the last norms are spikes.
@@ -61,6 +62,7 @@ class Signs(NamedTuple):
     growth: float
     drift: float
     spikes: int
+    aside: int
     explosive_tail: bool
     explosive_spread: bool
     ends_high: bool
@@ -98,6 +100,7 @@ def signs(norms: Tensor) -> Signs:
         growth=(median(norms[-quarter:]) / median(norms[:quarter])).item(),
         drift=_drift(medians),
         spikes=int(spiky.sum()),
+        aside=len(norms) - len(rest),
         explosive_tail=_explosive(rest, few),
         explosive_spread=rest[few].item() > MOST_SPREAD * middle,
         ends_high=bool(spiky[-3:].all()),

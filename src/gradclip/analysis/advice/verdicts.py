@@ -17,6 +17,10 @@ IDLE = 0.001
 MUCH_NONFINITE, WIDE = 0.01, 1.5
 """What is worth a remark: a share of norms that are not finite, and the upper end of an interval in lower ends."""
 
+SET_ASIDE = "Such steps, and those that trail them, are left out of the thresholds."
+COUNTED = "They are too many, or too early, to be left out of the thresholds."
+"""What becomes of spikes."""
+
 
 @final
 class Evidence(NamedTuple):
@@ -107,10 +111,8 @@ def _remarks(evidence: Evidence) -> list[str]:
     chosen, signs, bound, how, suggestions, shares = evidence
     lines: list[str] = []
     if signs.spikes:
-        lines.append(
-            f"{several(signs.spikes, 'spike')}, the largest {digits(signs.spread)} times the median. A few do not move "
-            "the thresholds."
-        )
+        what = f"{several(signs.spikes, 'spike')}, the largest {digits(signs.spread)} times the median"
+        lines.append(f"{what}. {SET_ASIDE if signs.aside else COUNTED}")
     if signs.ends_high:
         lines.append("The recording ends in spikes: the run may have diverged there.")
     if chosen.nonfinite > MUCH_NONFINITE * (len(chosen.norms) + chosen.nonfinite):
