@@ -6,6 +6,8 @@ from urllib.parse import urlparse
 
 import pytest
 
+from gradclip.records.alarms import MEANINGS
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 BY_RANKS = DOCS / "how-to" / "distributed.md"
@@ -30,6 +32,12 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     namespace: dict[str, object] = {}
     for block in blocks(page):
         exec(compile(block, name(page), "exec"), namespace)  # noqa: S102 -- our own page
+
+
+@pytest.mark.parametrize("alarm", MEANINGS)
+def test_the_page_has_the_words_of_alarms(alarm: str) -> None:
+    """Those that a terminal and a report show."""
+    assert f'| `"{alarm}"` | {MEANINGS[alarm]} |\n' in (DOCS / "reference" / "records.md").read_text("utf-8")
 
 
 def test_the_first_tutorial_is_the_same_in_both_languages() -> None:

@@ -26,15 +26,16 @@ WARM_UP, DRIFT = 100, 3.0
 
 MEANINGS = {
     "mostly clipped": "More than half of the last 500 steps were clipped: the threshold sets how far most steps go. "
-    "Lower the learning rate, or raise the threshold.",
-    "idle": "5000 steps with a threshold went by without clipping. That is no fault; a lower threshold would still "
-    "guard against spikes.",
+    "Raise it; under SGD, lower the learning rate as well.",
+    "idle": "5000 steps with a threshold went by without clipping. That is no fault: it holds what is to come. Lower "
+    "it if it is to do something now.",
     "tiny coefficient": "50 steps in a row were scaled by less than 0.0001: next to nothing was learned from them. "
-    "The threshold is far below the norms, or the run had exploded.",
-    "one tensor dominates": "One tensor had more than 90 % of the squared norm, so the total norm was its norm alone. "
-    "It may need a bound of its own.",
+    "The threshold is far below the norms, or the run had exploded. Look at the loss and the initialization.",
+    "one tensor dominates": "One tensor had more than 90 % of the squared norm: all others were scaled down for its "
+    "sake. Bound it by itself with `by_name`.",
     "drifting norm": "The median of the last 500 norms was more than three times that of the first 500 after warm-up, "
-    "or less than a third of it. A constant threshold does not fit all of the run.",
+    "or less than a third of it. One bound does not fit both ends alike. Look again with these records: "
+    "`gradclip advise`.",
 }
 """What each alarm means, and what to do."""
 
