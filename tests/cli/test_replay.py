@@ -196,8 +196,10 @@ def test_a_long_run_shows_how_far_it_is(
     assert "zclip" in capsys.readouterr().err
 
 
-def test_help_explains_the_policies(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", "no-file", "--policy", "help"]) == 0
+@pytest.mark.parametrize("run", [[], ["no-file"]], ids=str)
+def test_help_explains_the_policies(capsys: pytest.CaptureFixture[str], run: list[str]) -> None:
+    """It needs no run, as it needs none for `demo` and `run`."""
+    assert main(["replay", *run, "--policy", "help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["fixed", "bound", "the", "total", "norm", "by", "max_norm"]
     assert "autoclip:PERCENTILE, or by name: max_norm=inf, percentile=10.0" in " ".join(lines)

@@ -22,6 +22,16 @@ LONG = 100_000
 """Steps of a run that takes so long that a progress bar is worth its line."""
 
 
+def _explained(policy: list[str] | None) -> list[str] | None:
+    """Explain policies in place of a replay, where that is asked for: no run is needed for it."""
+    from gradclip.cli.specs import HELP, explanation  # noqa: PLC0415 -- not needed for --help
+
+    if policy and HELP in policy:
+        typer.echo("\n".join(explanation()))
+        raise typer.Exit
+    return policy
+
+
 def replay(
     run: RunFile,
     policy: Annotated[
@@ -30,6 +40,8 @@ def replay(
             metavar="POLICY",
             help="Such as zclip, fixed:1.0, autoclip:90 or zclip:max_norm=1.0,z=3; more than once. 'help' explains.",
             show_default=", ".join(DEFAULTS),
+            is_eager=True,
+            callback=_explained,
         ),
     ] = None,
     column: Column = None,
@@ -40,13 +52,10 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
 ) -> None:
     """Say what policies would have done to a recorded run."""
-    from gradclip.cli.specs import HELP, explanation, parse  # noqa: PLC0415 -- not needed for --help
+    from gradclip.cli.replay import display, rows, table  # noqa: PLC0415 -- not needed for --help
+    from gradclip.cli.specs import parse  # noqa: PLC0415
 
-    if policy and HELP in policy:
-        typer.echo("\n".join(explanation()))
-        return
     chosen = [parse(spec) for spec in dict.fromkeys(policy or DEFAULTS)]
-    from gradclip.cli.replay import display, rows, table  # noqa: PLC0415
 
     if out is not None:
         target.check("--csv", out, sources=[run], source="the recording itself", force=force)
