@@ -100,13 +100,18 @@ def test_norms_of_parameters_are_read_in_any_format_that_has_objects(path: Path,
     assert [(event.step, event.nonfinite) for event in series.events] == [(2, {"b": (0, 1)})]
 
 
-def test_norms_of_parameters_are_thinned_evenly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["jsonl", "printed", "trainer_state"])
+@pytest.mark.parametrize("nothing", [None, {}], ids=str)
+def test_norms_of_parameters_are_thinned_evenly(
+    path: Path, monkeypatch: pytest.MonkeyPatch, nothing: dict[str, float] | None, form: str
+) -> None:
     monkeypatch.setattr(details, "MOST_NORMS", 25)
-    lines = [record(s, norms={f"p{i}": float(s) for i in range(5)} if s % 2 == 0 else None) for s in range(1, 41)]
-    series = read_series(write_lines(path, lines))
+    lines = [record(s, norms={f"p{i}": float(s) for i in range(5)} if s % 2 == 0 else nothing) for s in range(1, 41)]
+    written = {"trainer_state": [json.dumps({"log_history": lines})], "printed": [f"INFO {line}" for line in lines]}
+    series = read_series(write_lines(path, written.get(form, lines)))
     assert [step for step, _ in series.each] == [2, 10, 18, 26, 34]
     assert series.each[1][1] == {f"p{i}": 10.0 for i in range(5)}
-    assert series.remarks == ("Of 20 lines with norms of parameters, one in 4 is kept.",)
+    assert "Of 20 lines with norms of parameters, one in 4 is kept." in series.remarks
 
 
 def test_the_largest_norms_are_read_and_thinned_evenly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
     if chunk.value is not None:
         lines, value = rows["line"].to_list(), chunk.value
         for role in (role for role in raw.columns if FIELDS[role].kind not in READ):
-            told = (raw[role] != NOTHING).fill_null(value=False).arg_true().to_list()
+            told = (~raw[role].is_in(NOTHING)).fill_null(value=False).arg_true().to_list()
             source.details.add(role, told, lines, lambda row, name=source.fields[role]: value(row, name))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
@@ -120,11 +120,11 @@ def _column(role: str, values: Sequence[Any]) -> pl.Series:
 
 
 def _written(value: Any) -> str:
-    """Return a value of any kind as text: a number as all its digits, what is neither as a word."""
+    """Return a value of any kind as text: a number as all its digits, what is neither as a word, unless it is empty."""
     if isinstance(value, str):
         return value if value.isascii() else plain(value)
     is_number = type(value) is int and abs(value) <= sys.float_info.max
-    return str(value) if is_number else shown(value)
+    return str(value) if is_number or value in ([], {}) else shown(value)
 
 
 def _number(column: pl.Series) -> pl.Series:
@@ -150,8 +150,8 @@ def _name(column: pl.Series) -> pl.Series:
     return (names.fill_null(UNNAMED) if column.name == "group" else names).cast(pl.Categorical)
 
 
-NOTHING = "[]"
-"""A list with nothing in it, as our records have on most lines: it would take long to look into each."""
+NOTHING = ("[]", "{}")
+"""Lists and objects with nothing in them, as our records have on most lines: it would take long to look into each."""
 
 READ = {float: _number, int: _whole, str: _name}
 """How a column of a kind is read; objects and lists are looked into one by one."""
