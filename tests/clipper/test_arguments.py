@@ -118,6 +118,6 @@ def test_a_loss_that_is_no_number() -> None:
     found = [x.clone() for x in gradients(net) if x is not None]
     clipper = GradClipper(net, FixedNorm(0.5))
     for loss, error in ((torch.ones(2), ValueError), ("low", TypeError)):
-        with pytest.raises(error, match=r"observe_loss\(loss=...\)` must"):
+        with pytest.raises(error, match=r"GradClipper.clip\(loss=...\)` must"):
             clipper.clip(loss=loss)
     assert same_bits(gradients(net), found) and clipper.last is None

@@ -293,7 +293,7 @@ def test_what_one_rank_passes_wrongly_beside_a_mesh(pool: RankPool, what: str) -
 def test_a_loss_that_one_rank_tells_wrongly(pool: RankPool, policy: Policy, compares: int) -> None:
     """A clipper tells the others too, whatever norms they are measuring."""
     other, own = pool.run(failure_workers.clip_shards_with_a_loss, policy, compares)
-    assert own.startswith("TypeError: `GradClipper.observe_loss(loss=...)` must be a number, got 'large'")
+    assert own.startswith("TypeError: `GradClipper.clip(loss=...)` must be a number, got 'large'")
     assert other == f"RemoteError: Rank 1: {own}"
 
 

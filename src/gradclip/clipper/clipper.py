@@ -165,7 +165,7 @@ class GradClipper(Attaching):
             try:
                 self._follow()
                 if loss is not None:
-                    self.observe_loss(loss)
+                    self._loss = check_loss("GradClipper.clip", loss)
                 self._suppression.recover()
                 self._trust.before_clip()
             except Exception as error:  # noqa: BLE001 -- raised once all know, whatever it is

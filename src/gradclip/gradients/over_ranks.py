@@ -134,18 +134,6 @@ class OverRanks(GradientSet):
 
     # Changes.
 
-    def scale_(self, coef: Scalar) -> None:
-        super().scale_(coef)
-        self._held.forget_sums()
-
-    def scale_each_(self, coefs: Tensor) -> None:
-        super().scale_each_(coefs)
-        self._held.forget_sums()
-
-    def scale_units_(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> None:
-        super().scale_units_(coefs, units, columns)
-        self._held.forget_sums()
-
     def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:
         own = [coefs[columns[place][self._held.rows(place, units)]] for place in self._held.places]
         return torch.cat(own) if own else coefs[:0]

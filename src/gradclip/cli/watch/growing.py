@@ -100,8 +100,7 @@ class Growing:
             kind, *_ = files_of(self._path, self._asked["column"])
             if kind not in LINES:
                 if self._may_be_settings(head):
-                    self.why_none = f"no norm yet in {now.st_size:,} bytes"
-                    return False
+                    return self._has_no_norm(now.st_size)
                 self._refuse("it does not grow by lines. Use `gradclip report` for such files.")
         whole = _end_of_lines(file, now.st_size)
         if now.st_size - whole > LONGEST_LINE:
@@ -114,8 +113,7 @@ class Growing:
         except NoNormError:
             if self.run is not None or whole >= PROLOGUE:
                 raise
-            self.why_none = f"no norm yet in {whole:,} bytes"
-            return False
+            return self._has_no_norm(whole)
         except ReadError as error:
             if isinstance(error.__cause__, FileNotFoundError):  # somebody has taken it away meanwhile
                 raise FileNotFoundError from error
@@ -130,6 +128,10 @@ class Growing:
             read_series(self._path, **self._asked)
         except ReadError:
             return True
+        return False
+
+    def _has_no_norm(self, size: int) -> bool:
+        self.why_none = f"no norm yet in {size:,} bytes"
         return False
 
     def _refuse(self, problem: str) -> NoReturn:
