@@ -132,10 +132,11 @@ class Sample(NamedTuple):
     gradient: str
 
 
-def one_after_another(samples: list[Sample], *, anew: bool) -> list[tuple[float, float, float]]:
+def one_after_another(samples: list[Sample], *, anew: bool, lacking: bool = False) -> list[tuple[float, float, float]]:
     """Measure and clip a module whose only parameter, or only whose gradient, is another each time.
 
-    Returns the total norm, the norm of the parameter, and the largest element that `clip_grad_value_` leaves.
+    If `lacking`, the first rank has none where others have parts of a sum. Returns the total norm, the norm of the
+    parameter, and the largest element that `clip_grad_value_` leaves.
     """
     module, found = nn.Module(), []
     for axes, placed, words in samples:
@@ -144,13 +145,21 @@ def one_after_another(samples: list[Sample], *, anew: bool) -> list[tuple[float,
             module.weight = nn.Parameter(place([torch.zeros(8)], placed.split(), mesh))
         ones = [torch.ones(8)] * distributed.get_world_size()
         module.weight.grad = place(ones, words.split(), mesh)
+        if lacking and words == "P" and distributed.get_rank() == 0:
+            module.weight.grad = None
         total = gradclip.clip_grad_norm_(module, 100.0).item()
         norm = gradclip.get_norms(module)["weight"].item()
         if "P" not in words:
             gradclip.clip_grad_value_(module, 0.5)
-        local = local_of(module.weight.grad)
+        local = torch.ones(1) if module.weight.grad is None else local_of(module.weight.grad)
         found.append((total, norm, local.max().item() if local.numel() else 0.5))
     return found
+
+
+def one_after_another_elsewhere(samples: list[Sample], *, lacking: bool) -> list[tuple[float, float, float]]:
+    """Do so as if numbers that come of a collective were those of a device, which the host does not know."""
+    with patch("gradclip.gradients.passage.is_known", lambda _: False):
+        return one_after_another(samples, anew=False, lacking=lacking)
 
 
 def limited_after_a_sum() -> float:

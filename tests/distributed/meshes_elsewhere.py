@@ -1,7 +1,6 @@
 """A script: meshes of two and of four ranks whose numbers are on another device, where the host waits for none.
 
-The other ranks are imagined: a sum of ranks is that of so many alike. Axes that hold copies are left out: gradients
-there may be sums that are due, on which the ranks have to agree, and wait for one number.
+The other ranks are imagined: a sum of ranks is that of so many alike.
 """
 
 import math
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.nn import Parameter
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -144,6 +143,8 @@ def main() -> None:
         "shards": sharded(line, Shard(0)),
         "shards beside plain ones": sharded(line, Shard(0), plain=1),
         "shards of one of two meshes": sharded(square["b"], Shard(0), plain=1),
+        "copies of shards": sharded(square, Replicate(), Shard(0)),
+        "copies beside plain ones": sharded(line, Replicate(), plain=1),
     }
     for name, make in layouts.items():
         torch.manual_seed(0)

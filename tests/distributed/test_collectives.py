@@ -187,16 +187,24 @@ def test_another_gradient(pool: RankPool) -> None:
     check_samples(pool.run(traffic_workers.one_after_another, FLIPPED, anew=False), FLIPPED)
 
 
+@on_four
+@pytest.mark.parametrize("lacking", [False, True])
+def test_another_gradient_of_which_a_device_knows(pool: RankPool, lacking: bool) -> None:
+    """Who has all gradients knows by them what the others have; who lacks one waits for what they say."""
+    answers = pool.run(traffic_workers.one_after_another_elsewhere, FLIPPED, lacking=lacking)
+    check_samples(answers, FLIPPED, summed=3 if lacking else 4)
+
+
 @on_two
 def test_limits_after_a_sum(pool: RankPool) -> None:
     """What was partial at the last call is not taken for partial now."""
     assert pool.run(traffic_workers.limited_after_a_sum) == [0.5, 0.5]
 
 
-def check_samples(answers: list[list[tuple[float, float, float]]], samples: list[Sample]) -> None:
+def check_samples(answers: list[list[tuple[float, float, float]]], samples: list[Sample], summed: int = 4) -> None:
     for of_rank in answers:
         for (total, own, largest), sample in zip(of_rank, samples, strict=True):
-            expected = math.sqrt(8.0) * (4.0 if sample.gradient == "P" else 1.0)
+            expected = math.sqrt(8.0) * (summed if sample.gradient == "P" else 1.0)
             assert (total, own) == pytest.approx((expected, expected)), sample
             assert largest == (1.0 if "P" in sample.gradient else 0.5), sample
 

@@ -10,5 +10,8 @@ def test_meshes_whose_numbers_are_elsewhere() -> None:
     """In a process of its own, as it is one rank of four that there are not."""
     lines = printed(Path(__file__).with_name("meshes_elsewhere.py")).splitlines()
     tried = sum(not case.policy.skips for case in CASES.values())
-    layouts = ("shards", "shards beside plain ones", "shards of one of two meshes")
+    layouts = (
+        *("shards", "shards beside plain ones", "shards of one of two meshes"),
+        *("copies of shards", "copies beside plain ones"),
+    )
     assert lines == [f"{layout}: {tried} policies" for layout in layouts]

@@ -111,6 +111,11 @@ class Held:
         places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ()) if i in self._found]
         return any(self._unsummed.get(i) != self._agreed(i) for i in places)
 
+    def has_all(self, meshes: list[Span]) -> bool:
+        """Whether this rank has each gradient of these meshes that any of their ranks can have."""
+        places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ())]
+        return all(i in self._found or not self._owners[i].requires_grad for i in places)
+
     def agree(self, meshes: list[Span]) -> None:
         """Agree with all ranks of these meshes on which gradients are unsummed."""
         for mesh in meshes:

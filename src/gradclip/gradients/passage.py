@@ -140,10 +140,13 @@ class Passage:
 
     def _agrees_anew(self, span: Span) -> bool:
         """Agree on unsummed gradients if a rank of the span has met one that was not known to be, and sum them up."""
-        asked = self._held.layout.unsummed or (span is self._held.layout.group and is_known(self.flags.unexpected))
-        if not asked or not on_host(self.flags.unexpected):
+        said, meshes = self.flags.unexpected, self._meshes(span)
+        if not self._held.layout.unsummed and not (span is self._held.layout.group and is_known(said)):
             return False
-        meshes = self._meshes(span)
+        if not is_known(said) and self._held.has_all(meshes):
+            said = self._held.is_unexpected(meshes)  # as every rank has placed them alike, that has them
+        if not on_host(said):
+            return False
         self._held.agree(meshes)
         self._held.sum_up(meshes)
         if self._held.is_unexpected(meshes):  # still
