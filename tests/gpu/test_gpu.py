@@ -498,20 +498,25 @@ def test_a_step_that_is_skipped() -> None:
     assert net.weight.grad[0, 0].item() == 0.0
 
 
-def test_fsdp2_on_one_rank(tmp_path: Any) -> None:
-    """DTensors by NCCL: the norm of the whole."""
+@pytest.mark.parametrize("axes", [("shard",), ("copy", "shard")], ids=" ".join)
+def test_fsdp2_on_one_rank(tmp_path: Any, axes: tuple[str, ...]) -> None:
+    """DTensors by NCCL: the norm of the whole, for which nobody waits."""
     from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8)).cuda()
+        mesh = init_device_mesh("cuda", (1,) * len(axes), mesh_dim_names=axes)
         for layer in net:
-            fully_shard(layer)
-        fully_shard(net)
+            fully_shard(layer, mesh=mesh)
+        fully_shard(net, mesh=mesh)
         net(torch.randn(4, 64, device="cuda")).square().sum().backward()
         truth = exact([p.grad.to_local() for p in net.parameters()])
-        norm = gradclip.clip_grad_norm_(net.parameters(), truth / 2)
+        gradclip.clip_grad_norm_(net.parameters(), truth * 2)  # compiles
+        with no_waits():
+            norm = gradclip.clip_grad_norm_(net.parameters(), truth / 2)
         assert norm.item() == pytest.approx(truth, rel=2e-7)
         assert exact([p.grad.to_local() for p in net.parameters()]) == pytest.approx(truth / 2, rel=1e-5)
     finally:
