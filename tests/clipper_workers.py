@@ -32,6 +32,7 @@ from gradclip.policies import (
     schedule,
     warmup,
 )
+from layouts import need_fsdp2, split
 
 Named: TypeAlias = dict[str, Tensor]
 
@@ -137,16 +138,16 @@ def whole(values: Named) -> Named:
 
 def in_rows(values: Named) -> Named:
     """By rows over all ranks; a number is copied."""
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Replicate, Shard
 
     mesh = mesh_of(dist.get_world_size())
     placements = {name: [Shard(0) if x.ndim else Replicate()] for name, x in values.items()}
-    return {name: distribute_tensor(x, mesh, placements[name], src_data_rank=None) for name, x in values.items()}
+    return {name: split(x, mesh, placements[name]) for name, x in values.items()}
 
 
 def in_blocks(values: Named) -> Named:
     """Over a mesh of two dimensions in several ways; biases on one of the dimensions only, and one of them plain."""
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Replicate, Shard
 
     mesh = mesh_of(2, 2)
     placements = {
@@ -157,23 +158,21 @@ def in_blocks(values: Named) -> Named:
         "head.weight": (mesh, [Shard(0), Replicate()]),
         "head.gain": (mesh["data"], [Replicate()]),
     }
-    return {
-        name: distribute_tensor(x, *placements[name], src_data_rank=None) if name in placements else x.clone()
-        for name, x in values.items()
-    }
+    return {name: split(x, *placements[name]) if name in placements else x.clone() for name, x in values.items()}
 
 
 def by_fsdp2(values: Named, *, over_tensor_parallel: bool = False) -> Named:
     """Over all ranks as FSDP2 does it; of a mesh of two dimensions, over one, where the other splits tensors."""
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.distributed.tensor import Shard
 
+    need_fsdp2()
     mesh = mesh_of(2, 2) if over_tensor_parallel else mesh_of(dist.get_world_size())
     module = nn.Module()
     for name, x in values.items():
         if x.ndim:  # which FSDP2 asks for
             if over_tensor_parallel and x.ndim > 1:
-                x = distribute_tensor(x, mesh["model"], [Shard(0)], src_data_rank=None)  # noqa: PLW2901
+                x = split(x, mesh["model"], [Shard(0)])  # noqa: PLW2901
             module.register_parameter(name.replace(".", "_"), nn.Parameter(x.clone()))
     fully_shard(module, mesh=mesh["data"])
     found = {name: module.get_parameter(name.replace(".", "_")) for name, x in values.items() if x.ndim}

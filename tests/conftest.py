@@ -33,6 +33,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Skip a test of which a rank says that this torch cannot do what it is about."""
+    report: Any = yield
+    if call.excinfo is not None and (lacking := re.search(r"TorchLacksError: (.*)", str(call.excinfo.value))):
+        report.outcome, report.longrepr = "skipped", (str(item.path), 0, lacking[1])
+    return report
+
+
 def pytest_sessionfinish() -> None:
     """Let it go as ever: Triton's bindings say what they leave behind."""
     gc.unfreeze()

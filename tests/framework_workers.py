@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import gradclip
 from gradclip.distributed import Ownership, declare
 from gradclip.policies import BlockRMS
+from layouts import need_fsdp2
 from small_net import Gradients, Net, loss_of, net
 
 ORDERS = (2.0, 1.0, math.inf)
@@ -165,11 +166,14 @@ def fsdp2(
     """Shard each block, and the rest; of `two_meshes`, the second block is on another one of the same ranks."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    need_fsdp2()
     index, count = everyone()
     for name in frozen:
         module.get_parameter(name).requires_grad_(False)
     left = [module.get_parameter(name) for name in ignored]
-    arguments: dict[str, Any] = {"mesh": mesh_of(*(sizes or (count,))), "ignored_params": set(left)}
+    arguments: dict[str, Any] = {"mesh": mesh_of(*(sizes or (count,)))}
+    if left:  # torch 2.6 can leave none
+        arguments["ignored_params"] = set(left)
     if policy is not None:
         arguments["mp_policy"] = MixedPrecisionPolicy(**policy)
     fully_shard(module.blocks[0], **arguments)
@@ -270,6 +274,7 @@ def ddp_over_tensor_parallel(module: Net) -> Wrapped:
 def fsdp2_over_tensor_parallel(module: Net, *, sequence: bool = False) -> Wrapped:
     from torch.distributed.fsdp import fully_shard
 
+    need_fsdp2()
     mesh = mesh_of(2, 2)
     parallelize(module, mesh["model"], sequence=sequence, head=False)  # of an empty piece, FSDP2 can make no more
     for own in (*module.blocks, module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gradclip
 from gradclip.distributed import Ownership, declare
-from layouts import Part, mesh_of, number_of, place, summands
+from layouts import Part, TorchLacksError, mesh_of, number_of, place, split, summands
 
 
 class Job(NamedTuple):
@@ -94,7 +94,16 @@ def _held(part: Part, gradient: Any) -> Held:
     mesh = mesh_of(part.axes)
     words = ["R" if word[0] == "P" else word for word in part.words]
     indices = local_of(place([numbers], words, mesh)).flatten().tolist()
-    return Held(number_of(part.words, mesh), indices, gradient.full_tensor())
+    return Held(number_of(part.words, mesh), indices, _gathered(gradient))
+
+
+def _gathered(gradient: Any) -> Tensor:
+    try:
+        return gradient.full_tensor()
+    except (RuntimeError, AssertionError) as error:
+        if torch.__version__ < (2, 7):  # means, tensors without elements, and strided shards of uneven sizes
+            raise TorchLacksError(f"this torch cannot gather {tuple(gradient.placements)}: {error}") from None
+        raise
 
 
 def clip(parts: list[Part], jobs: list[Job]) -> tuple[list[Held], list[list[Seen]]]:
@@ -224,6 +233,6 @@ def on_other_ranks() -> tuple[float, float, float]:
 
 def distribute(x: Tensor, mesh: Any) -> Tensor:
     """Shard a tensor over a mesh that this rank may be none of."""
-    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.distributed.tensor import Shard
 
-    return distribute_tensor(x, mesh, [Shard(0)], src_data_rank=None)
+    return split(x, mesh, [Shard(0)])

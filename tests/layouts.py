@@ -7,6 +7,7 @@ of a mean, `Pmax` of a maximum. Nothing here comes from the library: these are t
 
 import math
 from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -33,6 +34,16 @@ class Part(NamedTuple):
 
 def _each(shapes: list[tuple[int, ...]], *args: str, **kwargs: str) -> list[Part]:
     return [Part(shape, *args, **kwargs) for shape in shapes]
+
+
+class TorchLacksError(RuntimeError):
+    """This torch cannot do what a test is about, which is skipped."""
+
+
+def need_fsdp2() -> None:
+    """Skip where `fully_shard` does not run on the CPU."""
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        raise TorchLacksError("FSDP2 does not run on the CPU in this torch")
 
 
 EVEN: list[tuple[int, ...]] = [(8, 3), (4,), (4, 2, 2)]
@@ -165,6 +176,14 @@ def place(wholes: list[Tensor], words: list[str], mesh: "DeviceMesh") -> Tensor:
             local = pieces[at] if at < len(pieces) else local.narrow(int(word[1]), 0, 0)
     placements = [_placement(word, mesh) for word in words]
     return DTensor.from_local(local.clone(), mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def split(whole: Tensor, mesh: "DeviceMesh", placements: Any) -> Tensor:
+    """The DTensor of a whole that every rank has: torch 2.7 and newer need not send it."""
+    from torch.distributed.tensor import distribute_tensor
+
+    has_choice = "src_data_rank" in signature(distribute_tensor).parameters
+    return distribute_tensor(whole, mesh, placements, **({"src_data_rank": None} if has_choice else {}))
 
 
 def number_of(words: list[str], mesh: "DeviceMesh") -> int:

@@ -14,6 +14,7 @@ from framework_workers import mesh_of
 from gradclip import GradClipper
 from gradclip.exceptions import MisuseWarning
 from gradclip.policies import FixedNorm
+from layouts import need_fsdp2
 from small_net import Net, loss_of, net
 
 STEPS = 4
@@ -25,6 +26,7 @@ def shard(module: Net) -> None:
     """Put a model under FSDP2."""
     from torch.distributed.fsdp import fully_shard
 
+    need_fsdp2()
     for own in (*module.blocks, module):
         fully_shard(own, mesh=mesh_of(dist.get_world_size()))
 

@@ -226,7 +226,8 @@ def test_complex_gradients_break_a_graph(backend: str, lazy: bool) -> None:
 
 def test_what_has_no_norm_is_refused() -> None:
     """Whole numbers."""
-    with pytest.raises(Exception, match="real or complex floating-point gradients"):
+    words = "re-raise" if torch.__version__ < (2, 7) else "real or complex floating-point gradients"
+    with pytest.raises(Exception, match=words):
         torch.compile(lambda x: gradclip.get_total_norm([x]), fullgraph=True, backend="eager")(torch.ones(3).long())
 
 

@@ -238,6 +238,9 @@ def test_a_fused_step_reads_whether_it_happens(kind: Any, monkeypatch: pytest.Mo
     plain = kind([parameter], lr=0.1)
     parameter.grad = torch.ones(3)
     optimizer.step()
+    if kind is torch.optim.Adagrad and torch.__version__ < (2, 7):  # whose step reads it in vain
+        assert not private.takes_overflow(optimizer)
+        return
     assert private.takes_overflow(optimizer)
     assert not private.takes_overflow(plain)
     stand_in = object.__new__(kind)

@@ -158,7 +158,9 @@ def test_what_fsdp1_has_gathered_is_whole_on_each_rank(pool_of: Callable[[int], 
 def test_fsdp1_in_a_graph_is_refused(pool_of: Callable[[int], RankPool]) -> None:
     """As DTensors are: no rank takes its pieces for all that there is."""
     for said in pool_of(2).run(workers.clip_fsdp1_in_a_graph):
-        assert "must be clipped outside of `torch.compile`" in said
+        assert "must be clipped outside of `torch.compile`" in said or (
+            torch.__version__ < (2, 7) and "re-raise" in said
+        )
 
 
 def test_what_is_declared_of_fsdp1_is_beyond_what_it_says(pool_of: Callable[[int], RankPool]) -> None:

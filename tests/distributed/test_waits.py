@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+from torch.utils import backend_registration
+
 from policies.cases import CASES
 from processes import printed
 
 
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no devices whose backend is written in Python",
+)
 def test_meshes_whose_numbers_are_elsewhere() -> None:
     """In a process of its own, as it is one rank of four that there are not."""
     lines = printed(Path(__file__).with_name("meshes_elsewhere.py")).splitlines()

@@ -12,6 +12,7 @@ from gradclip.records import Memory
 from gradclip.testing import assert_clipped
 from integrations.engines import BOUND, ENGINES, as_launched, by_torch, nobody_else_clips, ranks, shares
 from integrations.loops import BATCH, MOMENTUM, RATE, loss_of, network
+from layouts import need_fsdp2
 
 Found = tuple[list[float], list[Any]]
 
@@ -33,6 +34,7 @@ def train(engine: str | None) -> Found:
 
 def train_sharded_by_accelerate() -> Found:
     """Train with what Accelerate does for FSDP2."""
+    need_fsdp2()
     from accelerate import Accelerator
 
     from gradclip.integrations.accelerate import prepare
@@ -56,6 +58,7 @@ def train_sharded_by_accelerate() -> Found:
 
 def train_sharded_by_transformers() -> Found:
     """Train with what a Trainer does for FSDP2."""
+    need_fsdp2()
     from gradclip.integrations.transformers import install
     from integrations.trainers import Model, trainer_of
 

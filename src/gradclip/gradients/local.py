@@ -45,7 +45,7 @@ class Rule(NamedTuple):
             gradient = self.owners[place] if are_gradients else self.owners[place].grad
             if gradient is not None:
                 first.setdefault(gradient if is_compiling else id(gradient), (place, gradient))
-        return dict(first.values())
+        return {place: gradient for place, gradient in first.values()}  # noqa: C416 -- torch 2.6 compiles no `dict`
 
     def local(self, place: int, gradient: Tensor) -> tuple[Tensor, Any]:
         """Return the local part of a gradient, and its spec, if it is placed otherwise than its owner.
