@@ -18,6 +18,7 @@ from gradclip.policies import (
     FixedValue,
     Normalize,
     Policy,
+    SmoothNorm,
     SpikeSkip,
     ZClip,
     by_group,
@@ -95,6 +96,19 @@ def test_zeros_in_place_of_nan_are_a_change() -> None:
     named = parameters_of([math.nan, 3.0])
     result = GradClipper(named, FixedNorm(10.0), nonfinite="sanitize").clip()
     assert (result.status, left(named)) == ("clipped", [[0.0, 3.0]])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "policy",
+    [FixedNorm(math.inf), FixedValue(math.inf), *(SmoothNorm(math.inf, kind) for kind in ("sqrt", "rational", "tanh"))],
+    ids=repr,
+)
+def test_an_infinite_bound_changes_nothing(policy: Policy, bad: float) -> None:
+    """Whatever the norm is, even where it is computed with."""
+    named = parameters_of([bad, 3.0])
+    result = GradClipper(named, policy, nonfinite="propagate").clip()
+    assert (repr(left(named)), result.status) == (repr([[bad, 3.0]]), "ok")
 
 
 def test_the_others_stay_whatever_the_order() -> None:
