@@ -40,6 +40,8 @@ POLICIES: dict[str, Policy] = {
     "chain of two orders": chain(FixedNorm(0.5, math.inf), FixedNorm(0.1)),
     "limit": FixedValue(0.1),
     "limit, then total": chain(FixedValue(0.1), FixedNorm(0.2)),
+    "limit between": chain(FixedNorm(0.5), FixedValue(0.1), FixedNorm(0.2)),
+    "another order between": chain(FixedNorm(0.5), FixedNorm(0.05, math.inf, scope="parameter"), FixedNorm(0.1)),
 }
 
 
