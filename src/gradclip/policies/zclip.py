@@ -99,7 +99,7 @@ class ZClip(Policy):
         locked = pressure >= self.patience
         learned = minimum(where(locked, n, minimum(n, bound)), self.max_norm)
         weight = where(warm, 1.0 - self.alpha, 1.0 / (count + 1.0))
-        new_mean = mean + weight * (learned - mean)
+        new_mean = learned + (1.0 - weight) * (mean - learned)  # in this order, exactly `learned` for a weight of 1
         deviation = where(warm, learned - new_mean, learned - mean)  # of a plain variance first, of a moving one then
         new_var = (1.0 - weight) * var + weight * (learned - new_mean) * deviation
         new_pressure = press(pressure, self.patience, spike)
