@@ -138,6 +138,18 @@ def test_nan_is_not_zero(backend: Backend) -> None:
     assert measured(backend, [torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])], 0.0) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(backend: Backend, dtype: torch.dtype) -> None:
+    """To the other half type, which torch joins no tensors of this one with."""
+    tensors = [make(dtype, 9), make(dtype, 4)]
+    expected = measured(backend, tensors, 3.3), [x * 0.5 for x in tensors]
+    other = torch.bfloat16 if dtype == torch.float16 else torch.float16
+    with torch.autocast(torch.get_default_device().type, other):
+        assert measured(backend, tensors, 3.3) == expected[0]
+        backend.open(tensors).scale_(0.5)
+    assert all(torch.equal(x, y) for x, y in zip(tensors, expected[1], strict=True))
+
+
 @pytest.mark.parametrize("dtype", REAL, ids=str)
 def test_factor_multiplies_before_the_power(backend: Backend, dtype: torch.dtype) -> None:
     """A sum of powers in units of the largest element is what large orders are made of."""

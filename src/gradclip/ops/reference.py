@@ -236,9 +236,14 @@ def _real_pieces(tensors: list[Tensor]) -> Iterator[Tensor]:
             small.setdefault(x.dtype, []).append(x.reshape(-1))
             sizes[x.dtype] = sizes.get(x.dtype, 0) + x.numel()
             if sizes[x.dtype] > _piece(x.device):
-                yield _real(torch.cat(small.pop(x.dtype)))
+                yield _real(_joined(small.pop(x.dtype)))
                 sizes[x.dtype] = 0
-    yield from (_real(torch.cat(group)) for group in small.values())
+    yield from (_real(_joined(group)) for group in small.values())
+
+
+def _joined(vectors: list[Tensor]) -> Tensor:
+    """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
+    return torch.cat(vectors, out=vectors[0].new_empty(sum(map(len, vectors))))
 
 
 def _partial(values: Tensor, norm_type: float) -> Tensor:
