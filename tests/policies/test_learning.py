@@ -151,6 +151,16 @@ def test_an_average_of_one_norm_is_that_norm(policy: Policy) -> None:
     assert float(state[0]) == 1.0
 
 
+def test_a_variance_beyond_float64_is_forgotten_again(of: Maker) -> None:
+    """Norms of float64 gradients have such ones; the state can be loaded, and spikes are found some time after."""
+    policy = ZClip(math.inf, alpha=0.5, warmup=2)
+    _, state = decide_all(policy, [1e200, 3e200, 1e201], of=of)
+    assert unpack(policy.init(LAYOUT), pack(state, LAYOUT), LAYOUT).var > 1e300
+    usual = [1.0, 1.1, 0.9] * 1000
+    decisions, _ = decide_all(policy, [*usual, 100.0], state, of=of)
+    assert is_clipped(decisions[-1])
+
+
 def test_a_minority_of_spikes_locks_nothing() -> None:
     """Three steps of nine, for 300 steps: each is clipped to what is usual, and none is learned."""
     norms = series(400, spread=0.1, spikes=[t for t in range(100, 400) if t % 9 < 3])
