@@ -140,6 +140,16 @@ def test_norms_do_not_change_what_is_done() -> None:
     torch.testing.assert_close(left[0], left[1], rtol=2e-7, atol=0.0)
 
 
+@pytest.mark.parametrize("every", [0, 1])
+def test_norms_do_not_change_what_is_done_beyond_float64(every: int) -> None:
+    """Sanitized gradients are clipped in units of the largest element, whether the norm of each overflows or not."""
+    named = [("a", nn.Parameter(torch.zeros(3, dtype=torch.float64)))]
+    named[0][1].grad = torch.tensor([3e200, math.nan, -4e200], dtype=torch.float64)
+    result = GradClipper(named, FixedNorm(1.0), nonfinite="sanitize", norms_every=every).clip()
+    assert named[0][1].grad.tolist() == pytest.approx([0.6, 0.0, -0.8])
+    assert (result.total_norm, result.total_norm_after) == (pytest.approx(5e200), pytest.approx(1.0))
+
+
 def test_the_worst_by_their_share_of_the_squares() -> None:
     """The largest first, as many as asked for."""
     result = GradClipper(parameters_of([1.0], [2.0], None, [2.0, 4.0], [0.0]), norms_every=1).clip()
