@@ -243,7 +243,7 @@ def _real_pieces(tensors: list[Tensor]) -> Iterator[Tensor]:
 
 def _joined(vectors: list[Tensor]) -> Tensor:
     """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
-    return torch.cat(vectors, out=vectors[0].new_empty(sum(map(len, vectors))))
+    return torch.cat(vectors, out=vectors[0].new_empty(sum(x.numel() for x in vectors)))
 
 
 def _partial(values: Tensor, norm_type: float) -> Tensor:
