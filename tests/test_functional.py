@@ -95,6 +95,7 @@ def test_sparse_gradients(coalesced: bool, dtype: torch.dtype) -> None:
     p.grad = x
     assert gradclip.get_norms([("e", p)])["e"].item() == 5
     assert gradclip.clip_grad_norm_([p], 5.0, eps=0.0).item() == 5
+    gradclip.clip_grad_value_([p], math.inf)
     assert p.grad._nnz() == (2 if coalesced else 3)  # untouched
     assert gradclip.clip_grad_norm_([p], 1.0, eps=0.0).item() == 5
     assert p.grad.to_dense().tolist() == pytest.approx([0.6, 0, 0.8, 0])

@@ -129,6 +129,15 @@ def test_half_types_are_scaled_by_an_exact_coefficient(dtype: torch.dtype) -> No
     )
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+def test_a_bound_is_rounded_once_to_a_half_type(dtype: torch.dtype, digits: int) -> None:
+    """By way of float32, one just above a tie would become the tie, and then the even number below."""
+    bound = 1.0 + 2.0**-digits + 2.0**-40
+    parameters = owners([torch.full((3,), 7.0, dtype=dtype)])
+    gradclip.clip_grad_value_(parameters, bound)
+    assert held(parameters)[0].tolist() == [reference.rounded(bound, dtype)] * 3
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite(bad: float) -> None:
     """Is seen by every order, named, kept and set to 0."""

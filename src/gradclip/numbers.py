@@ -20,7 +20,7 @@ Floats follow IEEE 754 here, as tensors do: what Python's own operators raise fo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -156,7 +156,7 @@ def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
         return partials[0] if partials else identity(norm_type)
     numbers = [part for part in partials if not isinstance(part, Tensor)]
     if len(numbers) == len(partials) and not is_extremum(norm_type) and all(map(math.isfinite, numbers)):
-        return _sum(numbers)
+        return fsum(numbers)
     device = next((part.device for part in partials if isinstance(part, Tensor)), None)
     values = torch.stack([as_float64(part, device or CPU) for part in partials])
     smallest_or_largest = values.amax if norm_type > 0 else values.amin  # both propagate NaN
@@ -164,9 +164,10 @@ def combine(partials: Sequence[Scalar], norm_type: float) -> Scalar:
     return combined.item() if device is None else combined
 
 
-def _sum(numbers: list[float]) -> float:
+def fsum(numbers: Iterable[float]) -> float:
+    """Return a sum of finite or positive numbers that is rounded once, so that their order does not matter."""
     try:
-        return math.fsum(numbers)  # rounded once, so that the order does not matter
+        return math.fsum(numbers)
     except OverflowError:
         return math.inf
 

@@ -178,7 +178,7 @@ class ClipResult:
 
     @property
     def clipped(self) -> bool:
-        """Whether any gradient was scaled down or limited."""
+        """Whether any gradient was scaled down or limited; where `total_norm_after` is NaN, maybe none was."""
         return bool(on_host(self._outcome().shrunk))
 
     @property

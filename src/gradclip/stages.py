@@ -183,8 +183,8 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
         for stage in stages:
             is_measured = False
             norms, decides = work.measure(stage)
-            if decides and nonfinite not in UNREAD and not is_known(norms.total):
-                norms = norms._replace(total=on_host(norms.total))  # a rule decides with floats then, many times faster
+            if decides and nonfinite not in UNREAD:
+                norms = _read(norms)
             if before is None:
                 before = norms
             if not decides:
@@ -197,7 +197,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                 if nonfinite == "raise":
                     raise NonFiniteGradientError(work.complain(stage))
                 if nonfinite == "sanitize":
-                    norms, sanitized = work.sanitize(stage), True
+                    norms, sanitized = _read(work.sanitize(stage)), True
                     before = norms if not steps else before
             learned.append(stage.state)
             is_measured = True
@@ -221,6 +221,11 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")
     return Done(before, steps, asked, None, None, sanitized)
+
+
+def _read(norms: Norms) -> Norms:
+    """Return norms whose total the host knows: a rule decides with floats then, many times faster, and at each step."""
+    return norms if is_known(norms.total) else norms._replace(total=on_host(norms.total))
 
 
 def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: bool) -> Done:

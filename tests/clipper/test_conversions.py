@@ -1,5 +1,6 @@
 """A model that is moved or converted after its clipper was made."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from conftest import skip_without, take_elsewhere
 from gradclip import GradClipper, MisuseWarning
 from gradclip.clipper.selection import Selection
 from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, SpikeSkip, ZClip, by_name, chain
+from policies.cases import CASES, clip, clipper_of, gradients, model
+from there import There
 
 LEARNING: list[Policy] = [
     AdaGC(10.0, warmup=2),
@@ -163,6 +166,27 @@ def test_a_part_that_skips_learns_the_same_elsewhere(monkeypatch: pytest.MonkeyP
     assert [status for status, _ in here].count("skipped_spike") == 2
     there, learned_there = spiky(True, monkeypatch)
     assert there == here
+    assert _rounded(learned_there) == _rounded(learned)
+
+
+def sanitized(policy: Policy, place: Callable[[torch.Tensor], torch.Tensor]) -> tuple[list[float], Any]:
+    parameters = {name: nn.Parameter(place(p.detach())) for name, p in model().items()}
+    clipper = clipper_of(policy, parameters, nonfinite="sanitize")
+    found: list[float] = []
+    for step in range(8):
+        given = gradients(step)
+        if step in {1, 4}:
+            given["body.bias"][0] = math.nan
+        found.append(clip(clipper, parameters, {name: place(x) for name, x in given.items()})[0].total_norm_after)
+    return found, clipper.state_dict()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_zeros_in_place_of_nan_teach_the_same_elsewhere(name: str) -> None:
+    """And what comes after them goes on from it: the host, which reads the norms of all steps, reads that one too."""
+    here, learned = sanitized(CASES[name].policy, torch.clone)
+    there, learned_there = sanitized(CASES[name].policy, There)
+    assert there == pytest.approx(here, rel=1e-9, nan_ok=True)
     assert _rounded(learned_there) == _rounded(learned)
 
 

@@ -18,6 +18,7 @@ from gradclip.policies import (
     FixedValue,
     Normalize,
     Policy,
+    SmoothNorm,
     SpikeSkip,
     ZClip,
     by_group,
@@ -71,6 +72,15 @@ def test_a_limit_is_not_rounded() -> None:
     assert left(named) == [[0.1], [3.0]]
 
 
+@pytest.mark.parametrize(("clip_value", "kept"), [(4.0, 3 + 4j), (2.0, 2 + 2j)])
+def test_a_limit_on_parts_says_little_of_moduli(clip_value: float, kept: complex) -> None:
+    """Of an element of modulus 5 whose parts are within the bound, nothing is limited, and 4 is no norm after it."""
+    named = parameters_of([3 + 4j], dtype=torch.complex64)
+    result = GradClipper(named, FixedValue(clip_value)).clip()
+    assert left(named) == [[kept]]
+    assert (result.total_norm, repr(result.total_norm_after), result.threshold) == (5.0, "nan", math.inf)
+
+
 def test_what_is_only_counted_is_held_against_the_bound() -> None:
     """The bound is that of the total norm all the same."""
     result = GradClipper(parameters_of([3.0], [4.0]), FixedNorm(1.0), counted_only=["p0"]).clip()
@@ -95,6 +105,19 @@ def test_zeros_in_place_of_nan_are_a_change() -> None:
     named = parameters_of([math.nan, 3.0])
     result = GradClipper(named, FixedNorm(10.0), nonfinite="sanitize").clip()
     assert (result.status, left(named)) == ("clipped", [[0.0, 3.0]])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "policy",
+    [FixedNorm(math.inf), FixedValue(math.inf), *(SmoothNorm(math.inf, kind) for kind in ("sqrt", "rational", "tanh"))],
+    ids=repr,
+)
+def test_an_infinite_bound_changes_nothing(policy: Policy, bad: float) -> None:
+    """Whatever the norm is, even where it is computed with."""
+    named = parameters_of([bad, 3.0])
+    result = GradClipper(named, policy, nonfinite="propagate").clip()
+    assert (repr(left(named)), result.status) == (repr([[bad, 3.0]]), "ok")
 
 
 def test_the_others_stay_whatever_the_order() -> None:

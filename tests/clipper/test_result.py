@@ -40,6 +40,8 @@ POLICIES: dict[str, Policy] = {
     "chain of two orders": chain(FixedNorm(0.5, math.inf), FixedNorm(0.1)),
     "limit": FixedValue(0.1),
     "limit, then total": chain(FixedValue(0.1), FixedNorm(0.2)),
+    "limit between": chain(FixedNorm(0.5), FixedValue(0.1), FixedNorm(0.2)),
+    "another order between": chain(FixedNorm(0.5), FixedNorm(0.05, math.inf, scope="parameter"), FixedNorm(0.1)),
 }
 
 
@@ -136,6 +138,16 @@ def test_norms_do_not_change_what_is_done() -> None:
         GradClipper(named, FixedNorm(1.0), norms_every=every).clip()
         left.append(torch.cat([p.grad for _, p in named if p.grad is not None]))
     torch.testing.assert_close(left[0], left[1], rtol=2e-7, atol=0.0)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_norms_do_not_change_what_is_done_beyond_float64(every: int) -> None:
+    """Sanitized gradients are clipped in units of the largest element, whether the norm of each overflows or not."""
+    named = [("a", nn.Parameter(torch.zeros(3, dtype=torch.float64)))]
+    named[0][1].grad = torch.tensor([3e200, math.nan, -4e200], dtype=torch.float64)
+    result = GradClipper(named, FixedNorm(1.0), nonfinite="sanitize", norms_every=every).clip()
+    assert named[0][1].grad.tolist() == pytest.approx([0.6, 0.0, -0.8])
+    assert (result.total_norm, result.total_norm_after) == (pytest.approx(5e200), pytest.approx(1.0))
 
 
 def test_the_worst_by_their_share_of_the_squares() -> None:

@@ -138,6 +138,18 @@ def test_nan_is_not_zero(backend: Backend) -> None:
     assert measured(backend, [torch.tensor([math.nan, math.inf, -0.0, 0.0, 1e-45])], 0.0) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(backend: Backend, dtype: torch.dtype) -> None:
+    """To the other half type, which torch joins no tensors of this one with."""
+    tensors = [make(dtype, 9), make(dtype, 4)]
+    expected = measured(backend, tensors, 3.3), [x * 0.5 for x in tensors]
+    other = torch.bfloat16 if dtype == torch.float16 else torch.float16
+    with torch.autocast(torch.get_default_device().type, other):
+        assert measured(backend, tensors, 3.3) == expected[0]
+        backend.open(tensors).scale_(0.5)
+    assert all(torch.equal(x, y) for x, y in zip(tensors, expected[1], strict=True))
+
+
 @pytest.mark.parametrize("dtype", REAL, ids=str)
 def test_factor_multiplies_before_the_power(backend: Backend, dtype: torch.dtype) -> None:
     """A sum of powers in units of the largest element is what large orders are made of."""
@@ -331,11 +343,11 @@ def test_scale_by_a_bad_norm_is_ieee_arithmetic(backend: Backend, coef: float) -
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
-@pytest.mark.parametrize("bound", [0.0, 0.1, 1.0, 1e30, math.inf])
+@pytest.mark.parametrize("bound", [0.0, 0.1, 1.0, 1 + 2**-11 + 2**-40, 1 + 2**-8 + 2**-40, 1e30, math.inf])
 def test_clamp_is_torch_clamp(backend: Backend, dtype: torch.dtype, bound: float) -> None:
-    """Element by element the same as torch, NaN and infinities included."""
+    """Element by element the same as torch, NaN and infinities included; the bound is rounded once, not by float32."""
     x = torch.cat([make(dtype, 1500), torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0]).to(dtype)])
-    limit = float(torch.tensor(bound, dtype=torch.float64).to(dtype))
+    limit = bound if math.isinf(bound) else reference.rounded(bound, dtype)
     expected = x.to(torch.float64).clamp(-limit, limit)
     backend.open([x]).clamp_(bound)
     assert torch.equal(x.to(torch.float64).nan_to_num(7.0, 8.0, -8.0), expected.nan_to_num(7.0, 8.0, -8.0))
@@ -419,14 +431,17 @@ def test_either_part_of_a_complex_number_may_be_bad(backend: Backend, dtype: tor
     assert x.tolist() == [0, 0, 0, 1 + 1j]
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz], ids=str)
 def test_bad_numbers_of_8_bits(dtype: torch.dtype) -> None:
-    """Torch compares none of them, and sets none to 0 by a mask."""
+    """Torch compares none of them, sets none to 0 by a mask, and makes NaN of a bound that some dtypes do not hold."""
     x = torch.tensor([1.0, math.nan, -2.0]).to(dtype)
     batch = ReferenceBatch([x])
     assert batch.count_nonfinite().tolist() == [[1], [0]]
     batch.sanitize_()
     assert x.to(torch.float32).tolist() == [1.0, 0.0, -2.0]
+    for bound, limited in ((1e6, -2.0), (1.5, -1.5)):
+        batch.clamp_(bound)
+        assert x.to(torch.float32).tolist() == [1.0, 0.0, limited]
 
 
 @pytest.mark.parametrize("order", [8.0, 20.0, -8.0])

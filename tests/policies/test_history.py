@@ -119,6 +119,10 @@ def test_squares_may_leave_the_range() -> None:
     assert mean == pytest.approx(2e200)
     assert deviation in (pytest.approx(1e200), math.inf)
     assert history.quantile(0.5, 0.0) == 2e200
+    for numbers in ([1e308, 1.5e308], [-1e308] * 3, [1e154, -1e154] * 4):  # whose sum does, or that of squares
+        mean, deviation = filled(numbers, None).mean_and_deviation()
+        assert deviation == math.inf
+        assert not math.isnan(mean)
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import take_elsewhere, take_here
-from gradclip.policies import AdaGC, Norms, Policy, SpikeSkip, ZClip
+from gradclip.policies import AdaGC, Layout, Norms, Policy, SpikeSkip, ZClip
 from gradclip.policies.effect import after
 from gradclip.policies.state import pack, unpack
 from policies.cases import CASES, LAYOUT, LEARNING, decide_all, is_clipped, norms_of, numbers, series
@@ -138,6 +138,27 @@ def test_as_published_a_rise_locks() -> None:
     assert all(is_clipped(decision) for decision in zclip[300:])
     adagc, _ = decide_all(AdaGC(math.inf, patience=math.inf), norms)
     assert all(is_clipped(decision) for decision in adagc[300:])
+
+
+@pytest.mark.parametrize("policy", [ZClip(math.inf, alpha=0.0, warmup=1), AdaGC(math.inf, beta=0.0, warmup=1)])
+def test_an_average_of_one_norm_is_that_norm(policy: Policy) -> None:
+    """Even after one that is larger by more than float64 has digits for."""
+    layout = Layout(("p",), (1,), (1,))
+    state = policy.init(layout)
+    for n in (1e18, 1.0):
+        norms = Norms(layout, 2.0, n, torch.tensor([n], dtype=torch.float64))
+        _, state = policy.decide(norms, state)
+    assert float(state[0]) == 1.0
+
+
+def test_a_variance_beyond_float64_is_forgotten_again(of: Maker) -> None:
+    """Norms of float64 gradients have such ones; the state can be loaded, and spikes are found some time after."""
+    policy = ZClip(math.inf, alpha=0.5, warmup=2)
+    _, state = decide_all(policy, [1e200, 3e200, 1e201], of=of)
+    assert unpack(policy.init(LAYOUT), pack(state, LAYOUT), LAYOUT).var > 1e300
+    usual = [1.0, 1.1, 0.9] * 1000
+    decisions, _ = decide_all(policy, [*usual, 100.0], state, of=of)
+    assert is_clipped(decisions[-1])
 
 
 def test_a_minority_of_spikes_locks_nothing() -> None:

@@ -16,7 +16,6 @@ from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
-from gradclip.policies.policy import Decision
 from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
@@ -247,10 +246,10 @@ def _outcome_of(done: Done, skipped: Status | None) -> Outcome:
     ):  # as a rule
         return Outcome(norms.total * coef, threshold, coef, (coef < 1.0) | sanitized)
     left, shrunk = after(norms, decision), shrinks(norms, decision)
-    coef = _ratio(norms, decision, left)
-    for later in done.steps[1:]:
-        left, shrunk = after(*later), shrunk | shrinks(*later)
-        coef = coef * _ratio(*later, left)
+    coef = decision.coef if decision.scope == "total" and decision.clamp is None else _ratio(norms, left)
+    for own, later in done.steps[1:]:
+        left, shrunk = after(own, later), shrunk | shrinks(own, later)
+        coef = _ratio(norms, left) if own.order == norms.order else coef * _ratio(own, left)
     return Outcome(left.total, threshold, coef, shrunk | sanitized)
 
 
@@ -261,8 +260,6 @@ def _each_of(norms: Norms) -> Each | None:
     return Each(norms.layout.names, each if places is None else each[indices(places, each.device)], places)
 
 
-def _ratio(norms: Norms, decision: Decision, left: Norms) -> Scalar:
-    """Return what a decision multiplied the total norm by."""
-    if decision.scope == "total" and decision.clamp is None:
-        return decision.coef
+def _ratio(norms: Norms, left: Norms) -> Scalar:
+    """Return what the total norm was multiplied by."""
     return where(norms.total == 0.0, 1.0, ratio(left.total, norms.total))

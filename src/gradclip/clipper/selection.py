@@ -150,6 +150,7 @@ def select(
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
         device=device,
+        has_complex=any(x.is_complex() for x in owners),
     )
     scaled = sent([float(name not in only) for name in counted], device) if only else None
     left = [x for name, x, _ in once.values() if name in left_out]

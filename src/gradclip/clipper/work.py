@@ -166,6 +166,8 @@ class ClipWork(Work):
             norms, present, total, weights = gradients.unit_norms(stage.units, layout.columns).to(layout.device)
             whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
             whole = whole._replace(weights=weights).with_units(norms)
+        if in_units and stage.scope == "total":  # whatever those of each have overflowed to
+            total = gradients.total_norm(order, in_units=True)
         return gradients, whole if total is None else whole._replace(total=total)
 
     def _collected(self, order: float | None) -> GradientSet:

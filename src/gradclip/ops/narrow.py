@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum, on_host
 from gradclip.ops.backend import Batch
-from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, sanitize_
+from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, rounded, sanitize_
 
 PAIRINGS = 11
 """How often neighbours are added up before the rest is read."""
@@ -93,7 +93,8 @@ class NarrowBatch(Batch):
             for x, own in zip(self.tensors, each, strict=True):
                 if own < math.inf:
                     parts = parts_of(x)
-                    limit = torch.tensor(own, dtype=torch.float64, device=CPU).to(parts.dtype).item()
+                    limit = rounded(torch.tensor(own, dtype=torch.float64, device=CPU), parts.dtype)
+                    limit = limit.to(parts.dtype).item()
                     parts.clamp_(-limit, limit)
 
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:

@@ -106,13 +106,12 @@ class ReferenceBatch(Batch):
             for x, own in zip(self.tensors, self._each(bound), strict=True):
                 if isinstance(own, float) and own == math.inf:
                     continue
-                parts = parts_of(x)
-                limit = as_float64(own, x.device).to(parts.dtype)
+                parts, limit = parts_of(x), as_float64(own, x.device)
                 if parts.itemsize > 1:
+                    limit = rounded(limit, parts.dtype).to(parts.dtype)
                     parts.clamp_(-limit, limit)
-                else:  # torch compares no numbers of 8 bits
-                    wide, limit = _wide(parts), limit.to(torch.float64)
-                    parts.copy_(wide.clamp_(-limit, limit))
+                else:  # torch compares no numbers of 8 bits, and may make NaN of a limit that they do not hold
+                    parts.copy_(rounded(_wide(parts).clamp_(-limit, limit), parts.dtype))
 
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         with torch.no_grad():
@@ -184,7 +183,7 @@ def _multiply_(piece: Tensor, factor: Scalar) -> None:
     if _is_elsewhere(piece.device) and piece.dtype in together.SCALED_DTYPES:
         together.multiply_(piece, as_float64(factor, piece.device))
         return
-    scaled = _rounded(_wide(piece).mul_(factor), piece.dtype)
+    scaled = rounded(_wide(piece).mul_(factor), piece.dtype)
     # A NaN times 1 may have other bits.
     piece.copy_(torch.where(factor == 1.0, piece, scaled.to(piece.dtype)) if isinstance(factor, Tensor) else scaled)
 
@@ -237,9 +236,14 @@ def _real_pieces(tensors: list[Tensor]) -> Iterator[Tensor]:
             small.setdefault(x.dtype, []).append(x.reshape(-1))
             sizes[x.dtype] = sizes.get(x.dtype, 0) + x.numel()
             if sizes[x.dtype] > _piece(x.device):
-                yield _real(torch.cat(small.pop(x.dtype)))
+                yield _real(_joined(small.pop(x.dtype)))
                 sizes[x.dtype] = 0
-    yield from (_real(torch.cat(group)) for group in small.values())
+    yield from (_real(_joined(group)) for group in small.values())
+
+
+def _joined(vectors: list[Tensor]) -> Tensor:
+    """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
+    return torch.cat(vectors, out=vectors[0].new_empty(sum(x.numel() for x in vectors)))
 
 
 def _partial(values: Tensor, norm_type: float) -> Tensor:
@@ -253,7 +257,7 @@ def _partial(values: Tensor, norm_type: float) -> Tensor:
     return magnitudes.pow(norm_type).sum()
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return float64 numbers that `dtype` holds; torch's conversion goes through float32, and may round twice."""
     if dtype.itemsize >= torch.float32.itemsize:
         return x  # rounded once as it is written

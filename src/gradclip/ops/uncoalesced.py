@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar
+from gradclip.numbers import Scalar, is_known
 from gradclip.ops.backend import Batch
 from gradclip.torch_private import stored_values
 
@@ -67,6 +67,8 @@ class Uncoalesced(Batch):
         self._write_back()
 
     def clamp_(self, bound: Scalar) -> None:
+        if is_known(bound) and bound == math.inf:  # which leaves duplicates as they are too
+            return
         self._measured.clamp_(bound)
         self._write_back()
 

@@ -11,6 +11,8 @@ from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
+from gradclip.numbers import fsum
+
 BLOCK = 1024
 """The most numbers of a block; one that would have more is halved."""
 
@@ -71,8 +73,8 @@ class Column(NamedTuple):
         if self.count < 2:  # noqa: PLR2004
             return (self.arrived[0][0] if self.count else 0.0), math.inf
         numbers = self.tolist()
-        mean = math.fsum(numbers) / self.count
-        return mean, math.sqrt(math.fsum((x - mean) * (x - mean) for x in numbers) / (self.count - 1))
+        mean = fsum(numbers) / self.count
+        return mean, math.sqrt(fsum((x - mean) * (x - mean) for x in numbers) / (self.count - 1))
 
     def tolist(self) -> list[float]:
         """Return the numbers as they arrived."""

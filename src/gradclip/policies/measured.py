@@ -38,6 +38,7 @@ class Layout:
         numels: The number of elements of each.
         units: The number of units of each.
         ndims: The number of dimensions of each; empty where it is not known.
+        has_complex: Whether any is complex.
         groups: The index of the optimizer's parameter group of each; None where there are no groups.
         group_count: How many groups there are.
         device: Where vectors of norms are.
@@ -50,6 +51,7 @@ class Layout:
     group_count: int = 0
     device: torch.device = CPU
     ndims: tuple[int, ...] = ()
+    has_complex: bool = False
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -85,6 +87,7 @@ class Layout:
             group_count=self.group_count,
             device=self.device,
             ndims=tuple(self.ndims[i] for i in places) if self.ndims else (),
+            has_complex=self.has_complex,
         )
         return Subset(layout, places, indices(places, self.device), indices(units, self.device))
 
@@ -195,9 +198,14 @@ class Norms(NamedTuple):
         each = gathered(units, self.layout.owners, len(self.layout.units), self.order)
         return self._replace(units=units).with_each(each)
 
+    @property
+    def are_maxima(self) -> bool:
+        """Whether they say what a limit on elements does: not the moduli of complex ones, whose parts it is for."""
+        return self.order == math.inf and not self.layout.has_complex
+
     def clamped(self, bound: Scalar) -> "Norms":
         """Return the norms of elements within a bound, one or of shape (P,): NaN where they are not maxima."""
-        if self.order != math.inf:
+        if not self.are_maxima:
             return self.unknown()
         if self.each is None:
             return self._replace(total=minimum(self.total, bound) if is_one(bound) else self.total)

@@ -1,5 +1,6 @@
 """A bound that is approached instead of hit."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
@@ -58,7 +59,8 @@ class SmoothNorm(Policy):
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
-        return Decision(self._coefficient(norms.total / self.max_norm), self.max_norm), state
+        share = 0.0 if self.max_norm == math.inf else norms.total / self.max_norm  # also where the norm is no number
+        return Decision(self._coefficient(share), self.max_norm), state
 
     def _coefficient(self, share: Scalar) -> Scalar:
         match self.kind:

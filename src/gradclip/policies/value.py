@@ -26,8 +26,9 @@ class FixedValue(Policy):
 
     Note:
         The norms of its results are maxima, which say exactly what was clipped, unless other policies of a composition
-        ask for another order: the norm after clipping is then not known without reading the gradients again, and
-        is NaN. The direction of the gradient changes. Useful bounds shrink with the number of parameters.
+        ask for another order, or a parameter is complex: the norm after clipping is then not known without reading the
+        gradients again, and is NaN. The direction of the gradient changes. Useful bounds shrink with the number of
+        parameters.
 
     References:
         Mikolov, Statistical Language Models Based on Neural Networks, PhD thesis, Brno, 2012.
@@ -50,5 +51,4 @@ class FixedValue(Policy):
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
-        bounded = norms.order == math.inf
-        return Decision(threshold=self.clip_value if bounded else math.inf, clamp=self.clip_value), state
+        return Decision(threshold=self.clip_value if norms.are_maxima else math.inf, clamp=self.clip_value), state

@@ -1,6 +1,7 @@
 """A bound on how unusual a norm is."""
 
 import math
+import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal, NamedTuple, final
 
@@ -10,6 +11,9 @@ from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
 from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field, check_flag
+
+LARGEST = sys.float_info.max
+"""Of a variance: an infinite one would stay so, and bound nothing any more."""
 
 
 class ZClipState(NamedTuple):
@@ -99,9 +103,9 @@ class ZClip(Policy):
         locked = pressure >= self.patience
         learned = minimum(where(locked, n, minimum(n, bound)), self.max_norm)
         weight = where(warm, 1.0 - self.alpha, 1.0 / (count + 1.0))
-        new_mean = mean + weight * (learned - mean)
+        new_mean = learned + (1.0 - weight) * (mean - learned)  # in this order, exactly `learned` for a weight of 1
         deviation = where(warm, learned - new_mean, learned - mean)  # of a plain variance first, of a moving one then
-        new_var = (1.0 - weight) * var + weight * (learned - new_mean) * deviation
+        new_var = minimum((1.0 - weight) * var + weight * (learned - new_mean) * deviation, LARGEST)
         new_pressure = press(pressure, self.patience, spike)
 
         finite = isfinite(n)
