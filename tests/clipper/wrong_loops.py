@@ -80,9 +80,9 @@ def stale_gradients_from_the_first_step_on() -> None:
         loss_of(net, batch).backward()
 
 
-def scaled(make: Callable[..., Any] = sgd, *, attached: bool = False, **arguments: Any) -> None:
+def scaled(make: Callable[..., Any] = sgd, *, attached: bool = False, scale: float = 2.0**16, **arguments: Any) -> None:
     net, optimizer, clipper = setup(make, **arguments)
-    scaler = GradScaler("cpu")
+    scaler = GradScaler("cpu", init_scale=scale)
     if attached:
         clipper.attach(optimizer)
     for batch in data():
@@ -291,6 +291,7 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "before backward, zeroed in place": (lambda: before_backward(set_to_none=False), BEFORE_BACKWARD),
     "before backward, zeroed late": (before_backward_zeroed_late, BEFORE_BACKWARD),
     "scaled": (scaled, LOSS_SCALE),
+    "scaled, by less than 1": (lambda: scaled(scale=0.25), LOSS_SCALE),
     "scaled, AdamW": (lambda: scaled(adam), LOSS_SCALE),
     "scaled, fused": (lambda: scaled(adam, fused=True), LOSS_SCALE),
     "scaled, attached too": (lambda: scaled(attached=True), BY_HAND),

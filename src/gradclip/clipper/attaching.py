@@ -221,8 +221,9 @@ class Attaching(ABC):
             return False
         if (scaler := stepping_scaler()) is None:
             return False
-        after = self.last.total_norm_after  # a scaler leaves no other trace
-        return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
+        after, scale = self.last.total_norm_after, scaler.get_scale()
+        # A scaler leaves no other trace: a norm nearer to what its division makes of that after the clip than to that.
+        return math.isfinite(after) and (self._pipeline.total_norm() * math.sqrt(scale) - after) * (scale - 1.0) < 0.0
 
     def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
         if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:
