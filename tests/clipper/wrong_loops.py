@@ -137,6 +137,30 @@ def parameters_that_nobody_clips(*, attached: bool, closure: bool = False) -> No
             optimizer.step()
 
 
+def parameters_that_thaw_late() -> None:
+    net = network()
+    net[2].requires_grad_(False)
+    optimizer, clipper = sgd(net), GradClipper(net[0])
+    clipper.attach(optimizer)
+    for step, batch in enumerate(data(401)):
+        net[2].requires_grad_(step > 150)
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+
+
+def parameters_that_are_replaced_late() -> None:
+    net, optimizer, clipper = setup()
+    clipper.attach(optimizer)
+    for step, batch in enumerate(data(401)):
+        if step == 150:
+            net[2] = nn.Linear(4, 1)
+            optimizer.param_groups[0]["params"][2:] = net[2].parameters()
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+
+
 def parameters_that_nobody_updates() -> None:
     net = network()
     optimizer, clipper = sgd(net[2]), GradClipper(net)
@@ -302,6 +326,8 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "nobody clips some": (lambda: parameters_that_nobody_clips(attached=False), NOT_CLIPPED),
     "nobody clips some, attached": (lambda: parameters_that_nobody_clips(attached=True), NOT_CLIPPED),
     "nobody clips some, closure": (lambda: parameters_that_nobody_clips(attached=True, closure=True), NOT_CLIPPED),
+    "nobody clips what thaws late": (parameters_that_thaw_late, NOT_CLIPPED),
+    "nobody clips what is replaced late": (parameters_that_are_replaced_late, NOT_CLIPPED),
     "nobody updates some": (parameters_that_nobody_updates, NOT_UPDATED),
     "noise": (lambda: changed_in_between(add_noise), CHANGED),
     "replaced": (lambda: changed_in_between(replace_one), CHANGED.replace("0\\.weight", "2\\.bias")),

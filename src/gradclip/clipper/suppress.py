@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradclip.clipper.hooks import on_leaving, running_steps
+from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import refuse_thread
 from gradclip.result import ClipResult
 
@@ -92,8 +93,7 @@ class SuppressedStep:
 
     def hold(self) -> None:
         """Take the gradients out that are there now."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        gradients = [(p, p.grad) for p in parameters_in(self.optimizer) if p.grad is not None]
         if gradients:
             self._gradients = gradients
             for parameter, _ in gradients:

@@ -36,6 +36,7 @@ class Known:
         places: Where its parameters are among the watched ones; none where it updates no parameter of the clipper.
         size: The number of its parameters when this was found out.
         steps: How many steps it took.
+        due: After how many it is looked at who clips and updates what: seldom, and always again, as layers may thaw.
         clip: The number of the last clip before its last step.
         ready: Whether its gradients had been clipped when its step began, or would be.
         released: Whether the clipper was detached from it, and leaves it alone.
@@ -44,6 +45,7 @@ class Known:
     places: list[int]
     size: int
     steps: int = 0
+    due: int = 1
     clip: int = 0
     ready: bool = False
     released: bool = False
@@ -75,7 +77,7 @@ class Trust:
         for optimizer, known in before.items():
             self.owns(optimizer)
             now = self._optimizers[optimizer]
-            now.released, now.steps = known.released, known.steps
+            now.released, now.steps, now.due = known.released, known.steps, known.due
 
     def _watch(self, selection: Selection) -> None:
         places = watched(len(selection.owners))
@@ -228,7 +230,8 @@ class Trust:
         self._at_step = mark(self._owners)
         self._step_at, self._step_attached = self.clips, attached
         self._step_clipped = clipped and not self._late
-        if known.steps in {1, PATIENCE} and not self.quiet:
+        if known.steps == known.due and not self.quiet:
+            known.due = max(PATIENCE, 2 * known.due)
             self._judge_coverage(known, unclipped)
 
     # How it finds out.
@@ -277,7 +280,7 @@ class Trust:
         missing = [name for name, p in unclipped() if not self.covers(p)]
         if missing:
             self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=some(missing)))
-        if known.steps < PATIENCE:
+        if missing or known.steps < PATIENCE:  # parameters that were replaced, nobody updates either
             return
         updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)

@@ -13,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
+from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.watching import WATCHERS
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
@@ -237,7 +238,7 @@ class Clippers:
     def _made_for_steps(self, optimizer: Optimizer, settings: Settings) -> Family | None:
         if optimizer in self._refused:
             return None
-        own = [p for group in optimizer.param_groups for p in group["params"]]
+        own = parameters_in(optimizer)
         family = self._awake(own, settings) or self._made(optimizer, settings, self._next_group)
         if family is None and (family := self._made(own, settings, self._next_group, says=True)) is None:
             self._refused.add(optimizer)
