@@ -28,6 +28,7 @@ from gradclip.numbers import Condition, is_known, on_host
 from gradclip.records import Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
+from gradclip.tracing import untraced
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -155,6 +156,7 @@ class Attaching(ABC):
     ) -> None:
         self.detach()
 
+    @untraced
     def _clip_for(self, optimizer: Optimizer, loss: Any, *, alone: bool = False) -> Tensor | None:
         """Clip for the step of an attached optimizer, or keep it from happening.
 

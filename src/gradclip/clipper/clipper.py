@@ -30,7 +30,7 @@ from gradclip.policies.fixed import measures
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
-from gradclip.tracing import is_captured
+from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
@@ -142,6 +142,7 @@ class GradClipper(Attaching):
 
     # Clipping.
 
+    @untraced
     def clip(self, *, loss: float | Tensor | None = None) -> ClipResult:
         """Clip now: between `loss.backward()` and `optimizer.step()`, once a step. Not needed where attached.
 

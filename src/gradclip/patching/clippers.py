@@ -20,6 +20,7 @@ from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
 from gradclip.records import ClipRecord, Sinks
+from gradclip.tracing import untraced
 
 IDLE = 1000
 """Calls after which parameters are forgotten that none of them was about, such as those of a model that is gone."""
@@ -100,6 +101,7 @@ class Clippers:
     def _steps_by_rule(self, optimizer: Optimizer) -> bool:
         return self._policy is not None and not isinstance(optimizer, LBFGS)
 
+    @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
         if (family := self._family_for(optimizer)) is not None:
             self._told(family, math.inf, None)._clip_before(optimizer, loss)
