@@ -61,6 +61,17 @@ def before_backward_zeroed_late() -> None:
         optimizer.zero_grad()
 
 
+def a_new_head(*order: str) -> None:
+    """On a frozen backbone of many layers, which the optimizer has too."""
+    net = nn.Sequential(*(nn.Linear(3, 3).requires_grad_(False) for _ in range(20)), nn.Linear(3, 1))
+    optimizer, clipper = sgd(net), GradClipper(net)
+    for batch in data():
+        optimizer.zero_grad()
+        acts = {"backward": loss_of(net, batch).backward, "clip": clipper.clip, "step": optimizer.step}
+        for act in order:
+            acts[act]()
+
+
 def stale_gradients() -> None:
     net, optimizer, clipper = setup()
     for batch in data():
@@ -309,6 +320,9 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "after the step, zeroed in place": (lambda: after_the_step(set_to_none=False), AFTER_STEP),
     "after the step, zeroed late": (after_the_step_zeroed_late, AFTER_STEP),
     "between the steps of two optimizers": (between_the_steps_of_two_optimizers, AFTER_STEP),
+    "after the step, of a new head": (lambda: a_new_head("backward", "step", "clip"), AFTER_STEP),
+    "before backward, of a new head": (lambda: a_new_head("clip", "backward", "step"), BEFORE_BACKWARD),
+    "never, of a new head": (lambda: a_new_head("backward", "step"), NEVER),
     "stale gradients": (stale_gradients, BEFORE_BACKWARD),
     "stale gradients from the first step on": (stale_gradients_from_the_first_step_on, AFTER_STEP),
     "before backward": (before_backward, BEFORE_BACKWARD),

@@ -80,7 +80,7 @@ class Trust:
             now.released, now.steps, now.due = known.released, known.steps, known.due
 
     def _watch(self, selection: Selection) -> None:
-        places = watched(len(selection.owners))
+        places = watched(selection.owners)
         self._selection = selection
         self._owners = [selection.owners[i] for i in places]
         self._names = [selection.names[i] for i in places]
@@ -238,14 +238,15 @@ class Trust:
 
     def _watch_one_more(self, owned: set[int]) -> list[int]:
         """Watch a parameter of an optimizer too that owns none of those watched so far."""
-        place = next((i for i, owner in enumerate(self._selection.owners) if id(owner) in owned), None)
-        if place is None:
+        owners = self._selection.owners
+        places = [i for i, owner in enumerate(owners) if id(owner) in owned]
+        if not places:
             return []
-        owner = self._selection.owners[place]
-        self._owners.append(owner)
+        place = max(places, key=lambda i: owners[i].requires_grad)
+        self._owners.append(owners[place])
         self._names.append(self._selection.names[place])
         if self._at_clip:
-            self._at_clip += mark([owner])
+            self._at_clip += mark([owners[place]])
         if self._at_step:
             self._at_step.append(NONE)
         return [len(self._owners) - 1]
