@@ -1,6 +1,7 @@
 """The clippers of a script that knows of none: one for the parameters that calls and steps are about together."""
 
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Clippers:
     def __init__(self, policy: Policy | None) -> None:
         listen()  # before a step, in which no hook can be added
         self._policy = policy
+        self._lock = threading.RLock()  # while a family is found: threads may train side by side, each with its own
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
@@ -62,10 +64,18 @@ class Clippers:
         total_norm: Scalar | None = None,
     ) -> Tensor | None:
         """Clip for a call, and return the norm before; None, with nothing done, where no clipper takes them."""
+        settings: Settings = (None if self._policy else norm_type), raises
+        with self._lock:
+            family = self._family_for_call(parameters, settings)
+        if family is None:
+            return None
+        family.is_called = True
+        return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+
+    def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
         if self._calls % IDLE == 0:
             self._forget()
-        settings: Settings = (None if self._policy else norm_type), raises
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -81,8 +91,7 @@ class Clippers:
             self._same[key] = weakref.ref(family)
         if family in self._loose:
             self._loose[family] = self._calls
-        family.is_called = True
-        return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+        return family
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
@@ -103,22 +112,27 @@ class Clippers:
 
     @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
-        if (family := self._family_for(optimizer)) is not None:
+        with self._lock:
+            family = self._family_for(optimizer)
+        if family is not None:
             self._told(family, math.inf, None)._clip_before(optimizer, loss)
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
-        if (family := self._family_for(optimizer)) is not None:
+        with self._lock:
+            family = self._family_for(optimizer)
+        if family is not None:
             self._told(family, math.inf, None)._hear_overflow(optimizer)
 
     def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
         """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
-        if sinks not in self._groups:  # of a clipper of the script's own
-            if self._is_no_clip(sinks.policy):
-                return None
-            self._groups[sinks] = self._next_group
-            self._count += 1
-        group = self._groups[sinks]
+        with self._lock:
+            if sinks not in self._groups:  # of a clipper of the script's own
+                if self._is_no_clip(sinks.policy):
+                    return None
+                self._groups[sinks] = self._next_group
+                self._count += 1
+            group = self._groups[sinks]
         return record if group is None else replace(record, group=group)
 
     def _is_no_clip(self, policy: object) -> bool:
@@ -159,7 +173,9 @@ class Clippers:
 
     def end(self) -> None:
         """Clip no more."""
-        for clipper in list(self._own):
+        with self._lock:
+            own = list(self._own)
+        for clipper in own:
             clipper.detach()
         self._loose.clear()
         self._of.clear()
@@ -200,7 +216,9 @@ class Clippers:
 
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
-        if family not in self._loose and not any(family in families for families in self._of.values()):
+        # Without the lock, which another thread may hold that waits for this one; a list of the keys is made at once.
+        optimizers = [own for known in self._of.keyrefs() if (own := known()) is not None]
+        if family not in self._loose and not any(family in self._of.get(own, ()) for own in optimizers):
             known = [weakref.ref(p) for p in family.parameters]
             self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
 
