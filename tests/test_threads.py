@@ -17,6 +17,7 @@ from clipper.training import batches, loss_of, network
 from gradclip import ClipRecord, GradClipper
 from gradclip.patching import clippers
 from gradclip.policies import FixedNorm
+from gradclip.records import sinks
 
 
 @contextmanager
@@ -64,6 +65,23 @@ def test_a_scaler_steps_as_another_training_begins() -> None:
     assert clipper.last is not None and clipper.last.clipped
     for other in (clipper, *others):
         other.detach()
+
+
+def test_records_that_wait_are_given_as_others_begin_to_wait() -> None:
+    """Those of another thread among them."""
+    waiting = [sinks.Sinks((), FixedNorm(1.0))]
+    sinks._WAITING.add(waiting[0])
+
+    def wait() -> None:
+        if len(waiting) < 4:
+            waiting.append(sinks.Sinks((), FixedNorm(1.0)))
+            sinks._WAITING.add(waiting[-1])
+
+    with meanwhile({"_weakrefset.py": {"__iter__", "pop"}}, wait):
+        sinks.flush()
+    assert len(waiting) > 1
+    sinks.flush()
+    assert not list(sinks._WAITING)
 
 
 def test_under_patch_a_training_goes_on_as_others_begin_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
