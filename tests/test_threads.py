@@ -127,3 +127,28 @@ def test_under_patch_an_overflow_is_recorded_as_others_step() -> None:
         _, optimizer = made_gradients(scaler)
         scaler.step(optimizer)
     assert sorted(record.status for record in records) == ["ok", "skipped_scaler"]
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)], ids=["recorded", "clipped"])
+def test_under_patch_threads_that_share_parameters_wait_for_each_other(policy: FixedNorm | None) -> None:
+    """As those of A3C, in a script that knows of no clipper: each has its call, and its step."""
+    parameters, optimizer = made_gradients()
+    other = torch.optim.SGD(parameters, lr=0.1)
+    norms, threads, records = list[float](), list[threading.Thread](), list[ClipRecord]()
+
+    def train(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, max_norm).item())
+        optimizer.step()
+
+    def sink(record: ClipRecord) -> None:
+        records.append(record)
+        if not threads:  # in the clip of the first
+            threads.append(threading.Thread(target=train, args=(other, 2.0)))
+            threads[0].start()
+            threads[0].join(0.2)
+
+    with gradclip.patch(policy, sinks=[sink]):
+        train(optimizer, 1.0)
+        threads[0].join()
+    assert len(norms) == 2
+    assert [record.threshold for record in records] == ([1.0, 2.0] if policy is None else [0.5, 0.5])

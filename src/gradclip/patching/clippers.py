@@ -15,6 +15,7 @@ from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
 from gradclip.clipper.selection import parameters_in
+from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
@@ -70,7 +71,8 @@ class Clippers:
         if family is None:
             return None
         family.is_called = True
-        return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+        with family.clipper._turn:
+            return as_float64(self._told(family, max_norm, total_norm).clip()._total)
 
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
@@ -115,14 +117,16 @@ class Clippers:
         with self._lock:
             family = self._family_for(optimizer)
         if family is not None:
-            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+            with family.clipper._turn:
+                self._told(family, math.inf, None)._clip_before(optimizer, loss)
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
         with self._lock:
             family = self._family_for(optimizer)
         if family is not None:
-            self._told(family, math.inf, None)._hear_overflow(optimizer)
+            with family.clipper._turn:
+                self._told(family, math.inf, None)._hear_overflow(optimizer)
 
     def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
         """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
@@ -279,6 +283,7 @@ class Clippers:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
+        clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper
         self._count += group == self._next_group
         self._own.add(clipper)
         self._groups[clipper._sinks] = group
