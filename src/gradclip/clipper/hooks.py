@@ -77,10 +77,14 @@ def _step_frames() -> list[FrameType]:
     return found
 
 
-@untraced
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     global _STEP  # noqa: PLW0603 -- one in torch
     _STEP = _STEP or sys._getframe(1).f_code
+    _tell_begin(optimizer)
+
+
+@untraced
+def _tell_begin(optimizer: Optimizer) -> None:
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     for watcher in WATCHERS.of_step(optimizer):
