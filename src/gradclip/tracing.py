@@ -1,9 +1,16 @@
 """Whether somebody records the operations of torch, and would miss what kernels do behind them."""
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch.compiler import is_dynamo_compiling
 
 from gradclip.torch_private import count_dispatch_modes, is_jit_tracing
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def is_traced() -> bool:
@@ -12,6 +19,21 @@ def is_traced() -> bool:
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
     return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing()
+
+
+def untraced(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that compilers leave out of their graphs with all that it calls, and run as it is."""
+    left_out: Callable[P, T] | None = None  # by a wrapper that costs microseconds, so that others go without
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        nonlocal left_out
+        if not is_dynamo_compiling():
+            return function(*args, **kwargs)
+        left_out = left_out or torch.compiler.disable(function)
+        return left_out(*args, **kwargs)
+
+    return call
 
 
 def is_captured(device: torch.device) -> bool:

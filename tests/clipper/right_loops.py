@@ -78,6 +78,20 @@ def scaler_attached(make: Callable[..., Any], *, unscale: bool = False, known: b
         scaler.update()
 
 
+def scaler_of_a_small_scale(scale: float = 1.0, **arguments: Any) -> None:
+    """Whose division changes norms by little, by nothing, or makes them larger."""
+    for seed in range(STEPS):  # rounding makes the norm of some less than their bound
+        net, scaler = network(seed), GradScaler("cpu", init_scale=scale, **arguments)
+        optimizer, clipper = sgd(net), GradClipper(net, FixedNorm(0.5))
+        for batch in data(2):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            scaler.unscale_(optimizer)
+            clipper.clip()
+            scaler.step(optimizer)
+            scaler.update()
+
+
 def scaler_accumulation() -> None:
     net, optimizer, clipper = setup()
     scaler = GradScaler("cpu")
@@ -200,6 +214,9 @@ COMMON: dict[str, Loop] = {
     "accumulation, attached, zeroed in place": lambda: accumulation(attach=True, **IN_PLACE),
     "scaler by hand": lambda: scaler_by_hand(sgd),
     "scaler by hand, fused": lambda: scaler_by_hand(adam, fused=True),
+    "scaler turned off": lambda: scaler_of_a_small_scale(enabled=False),
+    "scaler of 1": scaler_of_a_small_scale,
+    "scaler below 1": lambda: scaler_of_a_small_scale(0.25),
     "scaler attached": lambda: scaler_attached(sgd),
     "scaler attached, fused": lambda: scaler_attached(adam, fused=True),
     "scaler attached, unscaled": lambda: scaler_attached(sgd, unscale=True),

@@ -29,7 +29,9 @@ def test_what_a_clipper_cannot_be_attached_to() -> None:
     net = network()
     optimizer = OPTIMIZERS["SGD"](net.parameters())
     clipper = GradClipper(net)
-    with pytest.raises(TypeError, match=r"attach\(optimizer=...\)` must be a torch optimizer, got Linear\."):
+    with pytest.raises(
+        TypeError, match=r"attach\(optimizer=...\)` must be a torch optimizer, got Linear\. Pass .* `clip\(\)`"
+    ):
         clipper.attach(net[0])
     with pytest.raises(
         TypeError, match="must evaluate its closure once a step, got LBFGS, .* Call `clip\\(\\)` in the"

@@ -404,6 +404,36 @@ def test_parameters_that_an_optimizer_gets_later_are_clipped(policy: Any) -> Non
     step()
 
 
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])
+@pytest.mark.parametrize("rows", [8, 11], ids=["of the same shape", "of another"])
+@pytest.mark.parametrize("policy", [FixedNorm(0.05), AdaGC(0.05, warmup=2), AGC(0.01)], ids=repr)
+def test_parameters_that_an_optimizer_gets_in_place_of_others_are_clipped(
+    policy: Any, rows: int, attached: bool
+) -> None:
+    """As those of Gaussians that are split: one of them or all, and what was learned by their names stays."""
+    owners = [nn.Parameter(torch.full((8, 3), i + 1.0)) for i in range(3)]
+    optimizer = torch.optim.Adam([{"params": [p]} for p in owners], lr=0.0)
+    clipper = GradClipper(optimizer, policy)
+    if attached:
+        clipper.attach(optimizer)
+    for places in ((), (1,), (), (0, 1, 2)):
+        for i in places:
+            owners[i] = optimizer.param_groups[i]["params"][0] = nn.Parameter(torch.full((rows, 3), i + 1.0))
+        for p in owners:
+            p.grad = torch.ones_like(p)
+        fresh = GradClipper(optimizer, policy)
+        fresh.load_state_dict(clipper.state_dict())
+        if not attached:
+            clipper.clip()
+        optimizer.step()
+        assert clipper.last is not None and clipper.last.clipped
+        left = [p.grad for p in owners]
+        for p in owners:
+            p.grad = torch.ones_like(p)
+        fresh.clip()
+        torch.testing.assert_close(left, [p.grad for p in owners], rtol=0.0, atol=0.0)
+
+
 def test_what_was_learned_outlives_more_parameters() -> None:
     """The means of those that were there."""
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))

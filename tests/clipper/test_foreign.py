@@ -1,5 +1,10 @@
 """Skipped steps of optimizers that do more than those of torch."""
 
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -18,6 +23,7 @@ from clipper.training import (
     train_from_scratch,
 )
 from gradclip import GradClipper
+from gradclip.clipper import suppress
 
 
 class Counting(torch.optim.SGD):
@@ -137,3 +143,52 @@ def test_an_error_in_a_skipped_step_brings_no_old_gradient_back(attached: bool) 
     optimizer.step()
     expected = train_from_scratch(lambda p: Failing(p, lr=0.1), batches(3), attached=attached)
     assert same_bits(everything(net, optimizer), everything(*expected[:2]))
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])
+def test_ctrl_c_at_any_moment_of_a_skipped_step_loses_no_gradient(attached: bool) -> None:
+    """Wherever it comes while gradients are taken out or given back, they are there after the next clip or `detach`."""
+    net, optimizer, clipper = train_from_scratch(
+        lambda p: Counting(p, lr=0.1), batches(1), attached=attached, max_consecutive_skips=math.inf
+    )
+    interrupted, moment = True, 0
+    while interrupted:
+        backward(net, optimizer, batches(1, poisoned=[0])[0])
+        kept, found = everything(net, optimizer), gradients(net)
+        if not attached:
+            clipper.clip()
+        try:
+            with interruption(moment):
+                optimizer.step()
+            interrupted = False
+        except KeyboardInterrupt:
+            moment += 1
+        if attached:
+            clipper.detach()
+            clipper.attach(optimizer)
+        else:
+            clipper.clip()
+        assert all(a is b for a, b in zip(gradients(net), found, strict=True)), moment
+        assert same_bits(everything(net, optimizer), kept)
+    assert moment > 10
+
+
+@contextmanager
+def interruption(moment: int) -> Iterator[None]:
+    """Ctrl-C as a function of what suppresses steps is entered or left, so many times after the first."""
+    left = moment
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left
+        del argument
+        if frame.f_code.co_filename == suppress.__file__ and event in {"call", "return"}:
+            left -= 1
+            if left < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)

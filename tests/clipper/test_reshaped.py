@@ -104,6 +104,23 @@ class CountsUnits(Policy):
         return Decision(ones, ones, "unit"), (state[0] + 1.0,)
 
 
+@pytest.mark.parametrize("rows", [4, 6])
+def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
+    """Of a parameter in place of another; in more or fewer it begins anew."""
+    owners = parameters()
+    optimizer = torch.optim.SGD(owners, lr=0.1)
+    clipper = GradClipper(optimizer, CountsUnits())
+    for _ in range(3):
+        fill(owners)
+        clipper.clip()
+        optimizer.step()
+    owners[0] = optimizer.param_groups[0]["params"][0] = nn.Parameter(torch.ones(rows, 5))
+    fill(owners)
+    clipper.clip()
+    (learned,) = clipper.state_dict()["stages"][0]["state"].values()
+    assert list(learned.values()) == [[4.0] * 4 if rows == 4 else [1.0] * rows, [4.0] * 3]
+
+
 def test_what_was_learned_of_units_begins_anew() -> None:
     """They are others; and goes on where the optimizer has got another parameter meanwhile."""
     owners = parameters()

@@ -239,6 +239,24 @@ def test_an_overflow_in_one_optimizer_alone() -> None:
     assert clipper.last is not None and clipper.last.status == "skipped_scaler" and scaler.get_scale() == 512.0
 
 
+def test_what_is_frozen_hides_no_overflow() -> None:
+    """Each of two in a row is heard of, and the step after them happens: what has gradients is looked at."""
+    net = nn.Sequential(*(nn.Linear(3, 3).requires_grad_(False) for _ in range(20)), nn.Linear(3, 1))
+    optimizer, scaler = torch.optim.SGD(net.parameters(), lr=0.1), scaler_of()
+    GradClipper(net).attach(optimizer, scaler)
+    moved = []
+    with capture_records() as records:
+        for batch in data((1, 2, 5)):
+            before = net[-1].weight.detach().clone()
+            optimizer.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            moved.append(not torch.equal(before, net[-1].weight))
+    assert moved == [i not in {1, 2, 5} for i in range(10)]
+    assert [record.status != "skipped_scaler" for record in records] == moved
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision(dtype: torch.dtype) -> None:
     """Where torch refuses to unscale such gradients, the fused optimizer would, and so it is done for it."""

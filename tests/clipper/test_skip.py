@@ -28,6 +28,7 @@ from clipper.training import (
     train_from_scratch,
 )
 from gradclip import ConsecutiveSkipsError, GradClipper, NonFiniteGradientError
+from gradclip.clipper import hooks
 from gradclip.policies import FixedNorm, SpikeSkip, ZClip, chain
 from processes import printed
 
@@ -341,6 +342,19 @@ def test_a_policy_of_two_stages_skips_before_it_learns() -> None:
 
 
 # What is kept, and what comes back.
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])
+def test_steps_are_found_where_torch_names_them_not(attached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What first calls a hook is taken for what is around every step."""
+    monkeypatch.setattr(hooks, "_STEP", None)
+    net, optimizer, _ = train_from_scratch(
+        lambda p: torch.optim.SGD(p, lr=0.1), batches(3, poisoned=[1]), attached=attached
+    )
+    expected = train_from_scratch(
+        lambda p: torch.optim.SGD(p, lr=0.1), [batches(3)[0], batches(3)[2]], attached=attached
+    )
+    assert same_bits(everything(net, optimizer), everything(*expected[:2]))
 
 
 @pytest.mark.parametrize("attached", [True, False], ids=["attached", "by hand"])

@@ -61,6 +61,17 @@ def before_backward_zeroed_late() -> None:
         optimizer.zero_grad()
 
 
+def a_new_head(*order: str) -> None:
+    """On a frozen backbone of many layers, which the optimizer has too."""
+    net = nn.Sequential(*(nn.Linear(3, 3).requires_grad_(False) for _ in range(20)), nn.Linear(3, 1))
+    optimizer, clipper = sgd(net), GradClipper(net)
+    for batch in data():
+        optimizer.zero_grad()
+        acts = {"backward": loss_of(net, batch).backward, "clip": clipper.clip, "step": optimizer.step}
+        for act in order:
+            acts[act]()
+
+
 def stale_gradients() -> None:
     net, optimizer, clipper = setup()
     for batch in data():
@@ -80,9 +91,9 @@ def stale_gradients_from_the_first_step_on() -> None:
         loss_of(net, batch).backward()
 
 
-def scaled(make: Callable[..., Any] = sgd, *, attached: bool = False, **arguments: Any) -> None:
+def scaled(make: Callable[..., Any] = sgd, *, attached: bool = False, scale: float = 2.0**16, **arguments: Any) -> None:
     net, optimizer, clipper = setup(make, **arguments)
-    scaler = GradScaler("cpu")
+    scaler = GradScaler("cpu", init_scale=scale)
     if attached:
         clipper.attach(optimizer)
     for batch in data():
@@ -135,6 +146,30 @@ def parameters_that_nobody_clips(*, attached: bool, closure: bool = False) -> No
         else:
             step()
             optimizer.step()
+
+
+def parameters_that_thaw_late() -> None:
+    net = network()
+    net[2].requires_grad_(False)
+    optimizer, clipper = sgd(net), GradClipper(net[0])
+    clipper.attach(optimizer)
+    for step, batch in enumerate(data(401)):
+        net[2].requires_grad_(step > 150)
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+
+
+def parameters_that_are_replaced_late() -> None:
+    net, optimizer, clipper = setup()
+    clipper.attach(optimizer)
+    for step, batch in enumerate(data(401)):
+        if step == 150:
+            net[2] = nn.Linear(4, 1)
+            optimizer.param_groups[0]["params"][2:] = net[2].parameters()
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
 
 
 def parameters_that_nobody_updates() -> None:
@@ -285,12 +320,16 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "after the step, zeroed in place": (lambda: after_the_step(set_to_none=False), AFTER_STEP),
     "after the step, zeroed late": (after_the_step_zeroed_late, AFTER_STEP),
     "between the steps of two optimizers": (between_the_steps_of_two_optimizers, AFTER_STEP),
+    "after the step, of a new head": (lambda: a_new_head("backward", "step", "clip"), AFTER_STEP),
+    "before backward, of a new head": (lambda: a_new_head("clip", "backward", "step"), BEFORE_BACKWARD),
+    "never, of a new head": (lambda: a_new_head("backward", "step"), NEVER),
     "stale gradients": (stale_gradients, BEFORE_BACKWARD),
     "stale gradients from the first step on": (stale_gradients_from_the_first_step_on, AFTER_STEP),
     "before backward": (before_backward, BEFORE_BACKWARD),
     "before backward, zeroed in place": (lambda: before_backward(set_to_none=False), BEFORE_BACKWARD),
     "before backward, zeroed late": (before_backward_zeroed_late, BEFORE_BACKWARD),
     "scaled": (scaled, LOSS_SCALE),
+    "scaled, by less than 1": (lambda: scaled(scale=0.25), LOSS_SCALE),
     "scaled, AdamW": (lambda: scaled(adam), LOSS_SCALE),
     "scaled, fused": (lambda: scaled(adam, fused=True), LOSS_SCALE),
     "scaled, attached too": (lambda: scaled(attached=True), BY_HAND),
@@ -301,6 +340,8 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "nobody clips some": (lambda: parameters_that_nobody_clips(attached=False), NOT_CLIPPED),
     "nobody clips some, attached": (lambda: parameters_that_nobody_clips(attached=True), NOT_CLIPPED),
     "nobody clips some, closure": (lambda: parameters_that_nobody_clips(attached=True, closure=True), NOT_CLIPPED),
+    "nobody clips what thaws late": (parameters_that_thaw_late, NOT_CLIPPED),
+    "nobody clips what is replaced late": (parameters_that_are_replaced_late, NOT_CLIPPED),
     "nobody updates some": (parameters_that_nobody_updates, NOT_UPDATED),
     "noise": (lambda: changed_in_between(add_noise), CHANGED),
     "replaced": (lambda: changed_in_between(replace_one), CHANGED.replace("0\\.weight", "2\\.bias")),

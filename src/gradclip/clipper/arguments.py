@@ -54,8 +54,10 @@ def scaler_of(optimizer: Any) -> GradScaler | None:
 def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> None:
     """Check what a clipper is attached to."""
     if not isinstance(optimizer, Optimizer):
-        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
-        raise TypeError(msg)
+        raise TypeError(
+            f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}. Pass the "
+            "optimizer that it wraps, or call `clip()` before its steps."
+        )
     if isinstance(optimizer, LBFGS):
         msg = (
             "`GradClipper.attach(optimizer=...)` must evaluate its closure once a step, got LBFGS, whose line search "

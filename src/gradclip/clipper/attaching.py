@@ -28,6 +28,7 @@ from gradclip.numbers import Condition, is_known, on_host
 from gradclip.records import Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
+from gradclip.tracing import untraced
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -155,6 +156,7 @@ class Attaching(ABC):
     ) -> None:
         self.detach()
 
+    @untraced
     def _clip_for(self, optimizer: Optimizer, loss: Any, *, alone: bool = False) -> Tensor | None:
         """Clip for the step of an attached optimizer, or keep it from happening.
 
@@ -221,8 +223,9 @@ class Attaching(ABC):
             return False
         if (scaler := stepping_scaler()) is None:
             return False
-        after = self.last.total_norm_after  # a scaler leaves no other trace
-        return math.isfinite(after) and self._pipeline.total_norm() * math.sqrt(scaler.get_scale()) < after
+        after, scale = self.last.total_norm_after, scaler.get_scale()
+        # A scaler leaves no other trace: a norm nearer to what its division makes of that after the clip than to that.
+        return math.isfinite(after) and (self._pipeline.total_norm() * math.sqrt(scale) - after) * (scale - 1.0) < 0.0
 
     def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
         if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:

@@ -30,7 +30,7 @@ from gradclip.policies.fixed import measures
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
-from gradclip.tracing import is_captured
+from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
@@ -43,8 +43,8 @@ class GradClipper(Attaching):
 
     Args:
         parameters: What to clip together: a module, an optimizer, a tensor, or an iterable of tensors or of (name,
-            tensor) pairs. Each is counted once. Parameters that an optimizer gets later, by `add_param_group`, are
-            clipped from then on.
+            tensor) pairs. Each is counted once. Parameters that an optimizer gets later, by `add_param_group` or in
+            place of others, are clipped from then on.
         policy: The rule; `gradclip.policies` has them.
         nonfinite: What to do about a total norm that is NaN or infinite. `"skip"` keeps the step of the optimizer from
             happening: parameters, optimizer state and step counts stay bit for bit, and the gradients come back
@@ -142,6 +142,7 @@ class GradClipper(Attaching):
 
     # Clipping.
 
+    @untraced
     def clip(self, *, loss: float | Tensor | None = None) -> ClipResult:
         """Clip now: between `loss.backward()` and `optimizer.step()`, once a step. Not needed where attached.
 
@@ -224,12 +225,12 @@ class GradClipper(Attaching):
         self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     def _follow(self) -> None:
-        if self._source is not None and (grown := self._source.grown()) is not None:
-            self._work_on(grown)
+        if self._source is not None and (changed := self._source.changed()) is not None:
+            self._work_on(changed)
             self._source.take_up()
 
     def _work_on(self, selection: Selection) -> None:
-        """Go on with more parameters, those of the same name as before."""
+        """Go on with other parameters, those of the same name as before."""
         self._pipeline = self._pipeline.with_selection(selection)
         self._selection = selection
         self._hear_of(selection)

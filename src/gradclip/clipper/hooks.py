@@ -18,6 +18,7 @@ from gradclip.clipper.watching import WATCHERS
 from gradclip.clipper.withhold import told
 from gradclip.parameters import named_parameters
 from gradclip.torch_private import step_code, step_hooks_of, stepping_optimizer
+from gradclip.tracing import untraced
 
 _STEP: CodeType | None = step_code()
 """The code around the step of every optimizer, which runs the hooks; else that which first called them."""
@@ -79,12 +80,18 @@ def _step_frames() -> list[FrameType]:
 def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     global _STEP  # noqa: PLW0603 -- one in torch
     _STEP = _STEP or sys._getframe(1).f_code
+    _tell_begin(optimizer)
+
+
+@untraced
+def _tell_begin(optimizer: Optimizer) -> None:
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     for watcher in WATCHERS.of_step(optimizer):
         watcher._step_begins(optimizer)
 
 
+@untraced
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     unclipped = cache(partial(_unclipped, optimizer))  # found out once for all that ask
     for watcher in WATCHERS.of_step(optimizer):

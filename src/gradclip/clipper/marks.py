@@ -11,7 +11,7 @@ from gradclip.distributed.dtensor import is_dtensor
 from gradclip.torch_private import local_of_dtensor, version_of
 
 WATCHED = 16
-"""The most gradients that are looked at: spread over the model, all where there are no more."""
+"""The most gradients that are looked at: spread over what is trained of the model, all where there are no more."""
 
 Versions: TypeAlias = tuple[int, int]
 """How often a tensor had been written, and the local part of a DTensor, which is written by itself at times."""
@@ -23,9 +23,15 @@ NONE: Mark = (None, (0, 0))
 """That of a parameter without one."""
 
 
-def watched(count: int) -> list[int]:
-    """Return the places to watch among so many parameters."""
-    return list(range(count)) if count <= WATCHED else [i * count // WATCHED for i in range(WATCHED)]
+def watched(owners: list[Tensor]) -> list[int]:
+    """Return the places to watch among parameters: what is frozen, as below a new head, only where there is room."""
+    trained = _spread([i for i, owner in enumerate(owners) if owner.requires_grad], WATCHED)
+    frozen = _spread([i for i, owner in enumerate(owners) if not owner.requires_grad], WATCHED - len(trained))
+    return sorted(trained + frozen)
+
+
+def _spread(places: list[int], most: int) -> list[int]:
+    return places if len(places) <= most else [places[i * len(places) // most] for i in range(most)]
 
 
 def mark(owners: list[Tensor]) -> list[Mark]:

@@ -1,6 +1,7 @@
 """Hear of the steps that a `torch.amp.GradScaler` leaves out: on an overflow it does not call the optimizer."""
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,6 +22,9 @@ class Hearer(Protocol):
         """Hear of a step that did not happen, once or, where somebody has wrapped the method meanwhile, twice."""
 
 
+_LOCK = threading.RLock()
+"""Held while it changes who hears, or is looked up: trainings in several threads begin and end at any time."""
+
 _HEARERS: "weakref.WeakSet[Hearer]" = weakref.WeakSet()
 _BEFORE: "weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]]" = weakref.WeakKeyDictionary()
 """What stood in place of the `step` of all scalers, by what was put there."""
@@ -28,18 +32,20 @@ _BEFORE: "weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]]" = w
 
 def hear(hearer: Hearer) -> None:
     """Tell an object of the steps that scalers leave out, for as long as it lives."""
-    _HEARERS.add(hearer)
-    if GradScaler.step not in _BEFORE:
-        telling = _telling(GradScaler.step)
-        _BEFORE[telling] = GradScaler.step
-        GradScaler.step = telling  # type: ignore[method-assign]
+    with _LOCK:
+        _HEARERS.add(hearer)
+        if GradScaler.step not in _BEFORE:
+            telling = _telling(GradScaler.step)
+            _BEFORE[telling] = GradScaler.step
+            GradScaler.step = telling  # type: ignore[method-assign]
 
 
 def hear_no_more(hearer: Hearer) -> None:
     """Tell an object no more, and once nobody is told, leave scalers as they were."""
-    _HEARERS.discard(hearer)
-    while not _HEARERS and GradScaler.step in _BEFORE:
-        GradScaler.step = _BEFORE[GradScaler.step]  # type: ignore[method-assign]
+    with _LOCK:
+        _HEARERS.discard(hearer)
+        while not _HEARERS and GradScaler.step in _BEFORE:
+            GradScaler.step = _BEFORE[GradScaler.step]  # type: ignore[method-assign]
 
 
 def _telling(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +54,9 @@ def _telling(step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
     def telling_step(scaler: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         own = unwrapped(optimizer)
-        before = [(hearer, hearer._steps_of(own)) for hearer in list(_HEARERS)]
+        with _LOCK:
+            hearers = list(_HEARERS)
+        before = [(hearer, hearer._steps_of(own)) for hearer in hearers]
         value = step(scaler, optimizer, *args, **kwargs)
         for hearer, steps in before:
             if steps is not None and hearer._steps_of(own) == steps:

@@ -3,8 +3,9 @@
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from operator import is_
 from typing import Any, final
 
 import torch
@@ -165,7 +166,7 @@ def _sizes(names: Sequence[str], owners: list[Tensor], shapes: list[tuple[int, .
 
 @final
 class Source:
-    """The optimizer that a clipper was made from, which may get more parameters.
+    """The optimizer that a clipper was made from, which may get more parameters, or others in place of its own.
 
     Args:
         optimizer: It, which is not kept alive.
@@ -175,17 +176,28 @@ class Source:
     def __init__(self, optimizer: Optimizer, select: Callable[[Optimizer], Selection]) -> None:
         self._reference = weakref.ref(optimizer)
         self._select = select
-        self._size = size_of(optimizer)
+        self._known = parameters_in(optimizer)
 
-    def grown(self) -> Selection | None:
-        """Return what to work on if the optimizer has got more parameters since that was taken up; else None."""
+    def changed(self) -> Selection | None:
+        """Return what to work on if the optimizer has other parameters than when that was taken up; else None."""
         optimizer = self._reference()
-        return None if optimizer is None or size_of(optimizer) == self._size else self._select(optimizer)
+        is_known = optimizer is None or are_same(self._known, parameters_in(optimizer))
+        return None if is_known else self._select(optimizer)
 
     def take_up(self) -> None:
         """Have what the optimizer has now be known."""
         if (optimizer := self._reference()) is not None:
-            self._size = size_of(optimizer)
+            self._known = parameters_in(optimizer)
+
+
+def parameters_in(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters that an optimizer has by now."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def are_same(some: Collection[Tensor], others: Collection[Tensor]) -> bool:
+    """Whether two lists hold the very same tensors, in one order."""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def size_of(optimizer: Optimizer) -> int:

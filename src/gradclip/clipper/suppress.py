@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradclip.clipper.hooks import on_leaving, running_steps
+from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import refuse_thread
 from gradclip.result import ClipResult
 
@@ -52,11 +53,11 @@ class Suppression:
 
     def suppress(self) -> None:
         """Keep the step from happening that is running, the outermost where optimizers wrap each other."""
-        if self._step is not None:
-            self._step.hold()
-        elif running := [optimizer for optimizer in running_steps() if self._owns(optimizer)]:
+        if self._step is None and (running := [x for x in running_steps() if self._owns(x)]):
             self._step = step = SuppressedStep(running[-1])
             on_leaving(step.optimizer, partial(self._end, step))
+        if self._step is not None:  # known before it takes a gradient, as Ctrl-C may come anywhere
+            self._step.hold()
 
     def recover(self, *, within: int = 0) -> None:
         """End a suppressed step that is over; it is not while one of the outer steps."""
@@ -65,8 +66,8 @@ class Suppression:
 
     def _end(self, step: "SuppressedStep") -> None:
         if self._step is step:  # once
-            self._step = None
             step.end()
+            self._step = None
 
 
 @final
@@ -83,7 +84,6 @@ class SuppressedStep:
         self._states = set(optimizer.state)
         self._groups = [(group, _numbers(group)) for group in optimizer.param_groups]
         self._gradients: list[tuple[Tensor, Tensor]] = []
-        self.hold()
 
     @property
     def is_here(self) -> bool:
@@ -92,16 +92,15 @@ class SuppressedStep:
 
     def hold(self) -> None:
         """Take the gradients out that are there now."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        gradients = [(p, p.grad) for p in parameters_in(self.optimizer) if p.grad is not None]
         if gradients:
             self._gradients = gradients
             for parameter, _ in gradients:
                 parameter.grad = None
 
     def is_complete(self) -> bool:
-        """Whether no gradient has come up since."""
-        return all(parameter.grad is None for parameter, _ in self._gradients)
+        """Whether no other gradient has come up since."""
+        return all(parameter.grad is None or parameter.grad is own for parameter, own in self._gradients)
 
     def end(self) -> None:
         """Give the gradients back, as they were; unless, after an error in the step, there are new ones."""

@@ -36,6 +36,7 @@ class Known:
         places: Where its parameters are among the watched ones; none where it updates no parameter of the clipper.
         size: The number of its parameters when this was found out.
         steps: How many steps it took.
+        due: After how many it is looked at who clips and updates what: seldom, and always again, as layers may thaw.
         clip: The number of the last clip before its last step.
         ready: Whether its gradients had been clipped when its step began, or would be.
         released: Whether the clipper was detached from it, and leaves it alone.
@@ -44,6 +45,7 @@ class Known:
     places: list[int]
     size: int
     steps: int = 0
+    due: int = 1
     clip: int = 0
     ready: bool = False
     released: bool = False
@@ -75,10 +77,10 @@ class Trust:
         for optimizer, known in before.items():
             self.owns(optimizer)
             now = self._optimizers[optimizer]
-            now.released, now.steps = known.released, known.steps
+            now.released, now.steps, now.due = known.released, known.steps, known.due
 
     def _watch(self, selection: Selection) -> None:
-        places = watched(len(selection.owners))
+        places = watched(selection.owners)
         self._selection = selection
         self._owners = [selection.owners[i] for i in places]
         self._names = [selection.names[i] for i in places]
@@ -228,21 +230,23 @@ class Trust:
         self._at_step = mark(self._owners)
         self._step_at, self._step_attached = self.clips, attached
         self._step_clipped = clipped and not self._late
-        if known.steps in {1, PATIENCE} and not self.quiet:
+        if known.steps == known.due and not self.quiet:
+            known.due = max(PATIENCE, 2 * known.due)
             self._judge_coverage(known, unclipped)
 
     # How it finds out.
 
     def _watch_one_more(self, owned: set[int]) -> list[int]:
         """Watch a parameter of an optimizer too that owns none of those watched so far."""
-        place = next((i for i, owner in enumerate(self._selection.owners) if id(owner) in owned), None)
-        if place is None:
+        owners = self._selection.owners
+        places = [i for i, owner in enumerate(owners) if id(owner) in owned]
+        if not places:
             return []
-        owner = self._selection.owners[place]
-        self._owners.append(owner)
+        place = max(places, key=lambda i: owners[i].requires_grad)
+        self._owners.append(owners[place])
         self._names.append(self._selection.names[place])
         if self._at_clip:
-            self._at_clip += mark([owner])
+            self._at_clip += mark([owners[place]])
         if self._at_step:
             self._at_step.append(NONE)
         return [len(self._owners) - 1]
@@ -277,7 +281,7 @@ class Trust:
         missing = [name for name, p in unclipped() if not self.covers(p)]
         if missing:
             self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=some(missing)))
-        if known.steps < PATIENCE:
+        if missing or known.steps < PATIENCE:  # parameters that were replaced, nobody updates either
             return
         updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)

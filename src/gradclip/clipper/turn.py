@@ -10,15 +10,19 @@ class Turn:
     """What a thread holds while it clips: another that comes meanwhile is refused, and does not wait.
 
     Two clips at a time would learn from each other's halves. To take turns is the business of whoever has the threads.
+
+    Args:
+        waits: Whether another thread waits all the same, as where nobody knows that there is a clipper.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_waits")
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool = False) -> None:
         self._lock = threading.RLock()
+        self._waits = waits
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=self._waits):
             refuse_thread()
 
     def __exit__(

@@ -7,15 +7,16 @@ a stand-in for the optimizer has it, in whose name one step is taken, so that it
 import math
 import os
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
+from gradclip.clipper.selection import are_same, parameters_in
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
 from gradclip.records.transfer import Transfer, can_transfer
@@ -57,7 +58,7 @@ class Ground:
         groups = optimizer.param_groups
         if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
             return False
-        parameters = [p for group in groups for p in group["params"]]
+        parameters = parameters_in(optimizer)
         return (
             takes_overflow(optimizer)
             and _steps_as_torch(optimizer.step)
@@ -68,15 +69,11 @@ class Ground:
 
     def _is_known(self, tensors: list[Tensor], *, sharded: bool) -> bool:
         """Whether all are on one device, and DTensors only where they may be."""
-        if self._sharded == sharded and _are_same(self._known, tensors):
+        if self._sharded == sharded and are_same(self._known, tensors):
             return True
         known = len({x.device for x in tensors}) == 1 and (sharded or not any(map(is_dtensor, tensors)))
         self._known, self._sharded = tensors if known else [], sharded
         return known
-
-
-def _are_same(some: Collection[Tensor], others: Collection[Tensor]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def _steps_as_torch(step: Any) -> bool:
@@ -95,7 +92,7 @@ def _has_states(optimizer: Optimizer, parameters: list[Tensor]) -> bool:
     if type(optimizer) is SGD:
         parameters = [p for group in optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
         is_made = _has_momentum
-    if _are_same(states, parameters) and all(map(is_made, states.values())):  # as a rule, and without a hash of each
+    if are_same(states, parameters) and all(map(is_made, states.values())):  # as a rule, and without a hash of each
         return True
     return all(p.grad is None or is_made(states.get(p, {})) for p in parameters)
 

@@ -1,6 +1,7 @@
 """The clippers of a script that knows of none: one for the parameters that calls and steps are about together."""
 
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +14,15 @@ from torch.optim import LBFGS, Optimizer
 from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
+from gradclip.clipper.selection import parameters_in
+from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
 from gradclip.records import ClipRecord, Sinks
+from gradclip.tracing import untraced
 
 IDLE = 1000
 """Calls after which parameters are forgotten that none of them was about, such as those of a model that is gone."""
@@ -38,6 +42,7 @@ class Clippers:
     def __init__(self, policy: Policy | None) -> None:
         listen()  # before a step, in which no hook can be added
         self._policy = policy
+        self._lock = threading.RLock()  # while a family is found: threads may train side by side, each with its own
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
@@ -60,10 +65,19 @@ class Clippers:
         total_norm: Scalar | None = None,
     ) -> Tensor | None:
         """Clip for a call, and return the norm before; None, with nothing done, where no clipper takes them."""
+        settings: Settings = (None if self._policy else norm_type), raises
+        with self._lock:
+            family = self._family_for_call(parameters, settings)
+        if family is None:
+            return None
+        family.is_called = True
+        with family.clipper._turn:
+            return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+
+    def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
         if self._calls % IDLE == 0:
             self._forget()
-        settings: Settings = (None if self._policy else norm_type), raises
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -79,8 +93,7 @@ class Clippers:
             self._same[key] = weakref.ref(family)
         if family in self._loose:
             self._loose[family] = self._calls
-        family.is_called = True
-        return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+        return family
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
@@ -99,23 +112,31 @@ class Clippers:
     def _steps_by_rule(self, optimizer: Optimizer) -> bool:
         return self._policy is not None and not isinstance(optimizer, LBFGS)
 
+    @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
-        if (family := self._family_for(optimizer)) is not None:
-            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        with self._lock:
+            family = self._family_for(optimizer)
+        if family is not None:
+            with family.clipper._turn:
+                self._told(family, math.inf, None)._clip_before(optimizer, loss)
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
-        if (family := self._family_for(optimizer)) is not None:
-            self._told(family, math.inf, None)._hear_overflow(optimizer)
+        with self._lock:
+            family = self._family_for(optimizer)
+        if family is not None:
+            with family.clipper._turn:
+                self._told(family, math.inf, None)._hear_overflow(optimizer)
 
     def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
         """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
-        if sinks not in self._groups:  # of a clipper of the script's own
-            if self._is_no_clip(sinks.policy):
-                return None
-            self._groups[sinks] = self._next_group
-            self._count += 1
-        group = self._groups[sinks]
+        with self._lock:
+            if sinks not in self._groups:  # of a clipper of the script's own
+                if self._is_no_clip(sinks.policy):
+                    return None
+                self._groups[sinks] = self._next_group
+                self._count += 1
+            group = self._groups[sinks]
         return record if group is None else replace(record, group=group)
 
     def _is_no_clip(self, policy: object) -> bool:
@@ -156,7 +177,9 @@ class Clippers:
 
     def end(self) -> None:
         """Clip no more."""
-        for clipper in list(self._own):
+        with self._lock:
+            own = list(self._own)
+        for clipper in own:
             clipper.detach()
         self._loose.clear()
         self._of.clear()
@@ -197,7 +220,9 @@ class Clippers:
 
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
-        if family not in self._loose and not any(family in families for families in self._of.values()):
+        # Without the lock, which another thread may hold that waits for this one; a list of the keys is made at once.
+        optimizers = [own for known in self._of.keyrefs() if (own := known()) is not None]
+        if family not in self._loose and not any(family in self._of.get(own, ()) for own in optimizers):
             known = [weakref.ref(p) for p in family.parameters]
             self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
 
@@ -237,7 +262,7 @@ class Clippers:
     def _made_for_steps(self, optimizer: Optimizer, settings: Settings) -> Family | None:
         if optimizer in self._refused:
             return None
-        own = [p for group in optimizer.param_groups for p in group["params"]]
+        own = parameters_in(optimizer)
         family = self._awake(own, settings) or self._made(optimizer, settings, self._next_group)
         if family is None and (family := self._made(own, settings, self._next_group, says=True)) is None:
             self._refused.add(optimizer)
@@ -258,6 +283,7 @@ class Clippers:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
+        clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper
         self._count += group == self._next_group
         self._own.add(clipper)
         self._groups[clipper._sinks] = group

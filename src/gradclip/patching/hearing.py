@@ -1,5 +1,7 @@
 """Hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
@@ -28,7 +30,7 @@ class Hearing:
         flush()  # what is of before
         self._clippers = clippers
         self._holds = holds
-        self._steps = 0  # that have begun
+        self._steps: Counter[int] = Counter()  # that have begun, by thread
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
         LISTENERS.extend(self._listeners)
@@ -42,7 +44,7 @@ class Hearing:
         hear_no_more(self)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._steps += 1
+        self._steps[threading.get_ident()] += 1
         return self._clippers.before_step(optimizer, args, kwargs) if self._holds() else None
 
     def _give(self, sink: Sink, record: ClipRecord, source: Sinks) -> None:
@@ -52,8 +54,9 @@ class Hearing:
     # As what hears of the steps that a scaler keeps from happening.
 
     def _steps_of(self, optimizer: Any) -> int | None:
-        """Return how many steps have begun, of all optimizers: one that wraps another may run no hooks by itself."""
-        return self._steps if isinstance(optimizer, Optimizer) and runs_hooks(optimizer, inherited=True) else None
+        """Return how many have begun here, of all optimizers: one that wraps another may run no hooks by itself."""
+        is_told = isinstance(optimizer, Optimizer) and runs_hooks(optimizer, inherited=True)
+        return self._steps[threading.get_ident()] if is_told else None
 
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         if self._holds():

@@ -186,12 +186,13 @@ def _written(known: Any, number: Any) -> Any:
 
 
 def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
-    """Return a packed state with what is known of some of its parameters, by their names."""
+    """Return a packed state with what is known of some of its parameters, by their names, and of as many units."""
     if isinstance(packed, dict) and isinstance(known, list) and len(names) == 1:  # the history of the only one
         known = {names[0]: known[0]}
     if isinstance(packed, dict) and isinstance(known, dict):
         return {key: overlaid(value, known[key], names) if key in known else value for key, value in packed.items()}
-    return known
+    is_of_other_units = isinstance(packed, list) and 0 < len(packed) != len(known)  # an empty one is a history's
+    return packed if is_of_other_units else known
 
 
 def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:

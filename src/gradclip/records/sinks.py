@@ -134,9 +134,12 @@ def flush() -> None:
         >>> import gradclip
         >>> gradclip.records.flush()
     """
-    for sinks in tuple(_WAITING):
+    while True:
+        try:
+            sinks = _WAITING.pop()  # one by one, as other threads may add some meanwhile
+        except KeyError:
+            return
         sinks.flush()
-    _WAITING.clear()
 
 
 def _is_there(transfer: Transfer | None) -> bool:
