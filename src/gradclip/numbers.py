@@ -13,8 +13,7 @@ any other              :math:`\sum_i |x_i|^p`                sum         its p-t
 Numbers are float64: Python floats where the host knows them, which is every total norm of CPU gradients, and tensors
 elsewhere: 0-dim on another device, where reading them would wait, or inside `torch.compile`; or one value a parameter.
 All functions here take both, and whoever calls them need not know which it is: a rule is written once, without a branch
-on a value, as `where`, not `if`. On the host this makes a rule many times cheaper than torch operations on 0-dim
-tensors, each of which costs more than all the arithmetic of the rule.
+on a value, as `where`, not `if`. On the host, a torch operation costs more than all the arithmetic of a rule on floats.
 
 Floats follow IEEE 754 here, as tensors do: what Python's own operators raise for is infinite or NaN.
 """
