@@ -239,9 +239,25 @@ def test_an_overflow_in_one_optimizer_alone() -> None:
     assert clipper.last is not None and clipper.last.status == "skipped_scaler" and scaler.get_scale() == 512.0
 
 
-def test_what_is_frozen_hides_no_overflow() -> None:
-    """Each of two in a row is heard of, and the step after them happens: what has gradients is looked at."""
-    net = nn.Sequential(*(nn.Linear(3, 3).requires_grad_(False) for _ in range(20)), nn.Linear(3, 1))
+class Heads(nn.Module):
+    """One head in many is used, whose gradients are not among those that are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(nn.Linear(3, 1, bias=False) for _ in range(40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[9](x)
+
+    def __getitem__(self, place: int) -> nn.Module:
+        return self.body[9]
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_what_has_no_gradient_hides_no_overflow(is_frozen: bool) -> None:
+    """Each of two in a row is heard of, and the step after them happens, whatever is looked at."""
+    frozen = nn.Sequential(*(nn.Linear(3, 3).requires_grad_(False) for _ in range(20)), nn.Linear(3, 1))
+    net: Any = frozen if is_frozen else Heads()
     optimizer, scaler = torch.optim.SGD(net.parameters(), lr=0.1), scaler_of()
     GradClipper(net).attach(optimizer, scaler)
     moved = []

@@ -83,6 +83,21 @@ def test_optimizers_that_backward_separates() -> None:
     assert len(records) == 6
 
 
+def test_heads_of_which_one_is_used() -> None:
+    """What is clipped anew does not hang on which of very many gradients are looked at."""
+    net = nn.Sequential(*(nn.Linear(3, 1, bias=False) for _ in range(80)))
+    optimizers = [torch.optim.SGD(heads.parameters(), lr=0.1) for heads in (net[:40], net[40:])]
+    clipper = GradClipper(net, FixedNorm(0.5))
+    for optimizer in optimizers:
+        clipper.attach(optimizer)
+    for x, _ in batches(3):
+        for optimizer, head in zip(optimizers, (net[1], net[41]), strict=True):
+            net.zero_grad()
+            head(x).square().sum().mul(100.0).backward()
+            optimizer.step()
+            assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_a_clipper_each_for_two_networks_that_alternate() -> None:
     """Adversarial training, with three steps of one for each of the other: every step of each is clipped."""
     critic, maker = network(1), nn.Linear(3, 3)

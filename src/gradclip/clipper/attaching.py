@@ -278,8 +278,7 @@ class Attaching(ABC):
 
     def _has_just_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients that an optimizer is about to use are as the last clip left them."""
-        trust = self._trust
-        return trust.owns(optimizer) and not trust.has_stepped(optimizer) and trust.is_as_clipped(optimizer)
+        return self._trust.owns(optimizer) and self._trust.is_clipped_for(optimizer)
 
     def _clips_for(self, optimizer: Optimizer) -> bool:
         """Whether it clips for a step that has begun: attached to that optimizer, or by hand since the step before."""

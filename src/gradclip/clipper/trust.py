@@ -71,8 +71,7 @@ class Trust:
 
     def follow(self, selection: Selection) -> None:
         """Watch more parameters; what was seen of optimizers stays, and what was seen of gradients is forgotten."""
-        before = dict(self._optimizers)
-        self._optimizers.clear()
+        before, self._optimizers = self._optimizers, weakref.WeakKeyDictionary()
         self._watch(selection)
         for optimizer, known in before.items():
             self.owns(optimizer)
@@ -136,8 +135,12 @@ class Trust:
         return self.clips > 0 and self._changed_place(self._optimizers[optimizer]) is None
 
     def is_clipped_for(self, optimizer: Optimizer) -> bool:
-        """Whether the last clip, by hand or for another optimizer, was for the next step of this one too."""
-        return not self.has_stepped(optimizer) and self.is_as_clipped(optimizer)
+        """Whether the last clip, by hand or for another optimizer, was for the next step of this one too.
+
+        Where none of its gradients is looked at, as one head in many has them, only one by hand is taken to have been.
+        """
+        is_seen = any(self._owners[i].grad is not None for i in self._optimizers[optimizer].places)
+        return (is_seen or self._by_hand) and not self.has_stepped(optimizer) and self.is_as_clipped(optimizer)
 
     def has_stepped(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has stepped since the last clip."""
@@ -255,10 +258,7 @@ class Trust:
         return next((i for i in known.places if not is_same(self._owners[i], self._at_clip[i])), None)
 
     def _is_unchanged_since_step(self) -> bool:
-        if not is_same(self._owners[0], self._at_step[0]):  # as a rule
-            return False
-        pairs = zip(self._owners, self._at_step, strict=True)
-        return all(is_same(owner, before) for owner, before in pairs) and any(x.grad is not None for x in self._owners)
+        return all(map(is_same, self._owners, self._at_step)) and any(x.grad is not None for x in self._owners)
 
     def _was_added_to(self) -> bool:
         """Whether just one `backward` took place since the last clip: setting gradients to 0 is one more write."""
