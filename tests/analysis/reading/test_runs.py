@@ -111,7 +111,7 @@ def test_norms_of_parameters_are_thinned_evenly(
     series = read_series(write_lines(path, written.get(form, lines)))
     assert [step for step, _ in series.each] == [2, 10, 18, 26, 34]
     assert series.each[1][1] == {f"p{i}": 10.0 for i in range(5)}
-    assert "Of 20 lines with norms of parameters, one in 4 is kept." in series.remarks
+    assert series.remarks == ("Of 20 lines with norms of parameters, one in 4 is kept.",)
 
 
 def test_the_largest_norms_are_read_and_thinned_evenly(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
