@@ -98,6 +98,22 @@ def test_heads_of_which_one_is_used() -> None:
             assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
 
 
+def test_an_optimizer_without_a_gradient_asks_for_no_clip() -> None:
+    """What another has clipped is not clipped, and learned from, once more."""
+    net, idle = network(), nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(own.parameters(), lr=0.1) for own in (net, idle)]
+    clipper = GradClipper(nn.ModuleList([net, idle]), FixedNorm(0.5))
+    for optimizer in optimizers:
+        clipper.attach(optimizer)
+    with capture_records(clipper) as records:
+        for batch in batches(3):
+            net.zero_grad()
+            loss_of(net, batch).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert [record.status for record in records] == ["clipped"] * 3
+
+
 def test_a_clipper_each_for_two_networks_that_alternate() -> None:
     """Adversarial training, with three steps of one for each of the other: every step of each is clipped."""
     critic, maker = network(1), nn.Linear(3, 3)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
-from gradclip.clipper.selection import Selection, size_of
+from gradclip.clipper.selection import Selection, parameters_in, size_of
 from gradclip.clipper.watching import Unclipped
 from gradclip.parameters import some
 
@@ -137,9 +137,10 @@ class Trust:
     def is_clipped_for(self, optimizer: Optimizer) -> bool:
         """Whether the last clip, by hand or for another optimizer, was for the next step of this one too.
 
-        Where none of its gradients is looked at, as one head in many has them, only one by hand is taken to have been.
+        Where it has gradients, and none of them is looked at, as of one head in many, only one by hand was.
         """
-        is_seen = any(self._owners[i].grad is not None for i in self._optimizers[optimizer].places)
+        looked_at = (self._owners[i] for i in self._optimizers[optimizer].places)
+        is_seen = any(p.grad is not None for p in looked_at) or all(p.grad is None for p in parameters_in(optimizer))
         return (is_seen or self._by_hand) and not self.has_stepped(optimizer) and self.is_as_clipped(optimizer)
 
     def has_stepped(self, optimizer: Optimizer) -> bool:
@@ -262,13 +263,8 @@ class Trust:
 
     def _was_added_to(self) -> bool:
         """Whether just one `backward` took place since the last clip: setting gradients to 0 is one more write."""
-        added = False
-        for owner, before in zip(self._owners, self._at_clip, strict=True):
-            writes = writes_since(owner, before)
-            if writes is None or writes > 1:  # made anew, or set to 0
-                return False
-            added = added or writes == 1
-        return added
+        writes = [writes_since(owner, before) for owner, before in zip(self._owners, self._at_clip, strict=True)]
+        return 1 in writes and {*writes} <= {0, 1}  # of others, it was made anew or set to 0
 
     def _is_unclipped(self, known: Known) -> bool:
         owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
