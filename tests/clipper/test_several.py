@@ -114,6 +114,22 @@ def test_an_optimizer_without_a_gradient_asks_for_no_clip() -> None:
     assert [record.status for record in records] == ["clipped"] * 3
 
 
+def test_a_head_in_many_is_clipped_with_its_trunk() -> None:
+    """Once for one backward, whichever head it is and whoever looks at it."""
+    trunk, heads = nn.Linear(3, 3), nn.ModuleList(nn.Linear(3, 1, bias=False) for _ in range(40))
+    net = nn.ModuleList([trunk, heads])
+    optimizers = [torch.optim.SGD(own.parameters(), lr=0.01) for own in (trunk, heads)]
+    clipper = GradClipper(net, FixedNorm(0.5)).attach(optimizers[0]).attach(optimizers[1])
+    with capture_records(clipper) as records:
+        for i, (x, _) in enumerate(batches(8)):
+            net.zero_grad()
+            heads[4 * i + i % 2](trunk(x)).square().sum().mul(100.0).backward()
+            for optimizer in optimizers if i % 2 else optimizers[::-1]:
+                optimizer.step()
+                assert norm_of(net) == pytest.approx(0.5, rel=1e-5)
+    assert [record.step for record in records] == [*range(1, 9)]
+
+
 def test_a_clipper_each_for_two_networks_that_alternate() -> None:
     """Adversarial training, with three steps of one for each of the other: every step of each is clipped."""
     critic, maker = network(1), nn.Linear(3, 3)

@@ -57,6 +57,18 @@ def is_same(owner: Tensor, before: Mark) -> bool:
     return reference is not None and reference() is gradient and versions == _versions(gradient)
 
 
+def mark_first(owners: list[Tensor]) -> tuple[Tensor, Mark] | None:
+    """Return the first parameter that has a gradient, with what that is now; None where none has."""
+    first = next((owner for owner in owners if owner.grad is not None), None)
+    return None if first is None else (first, mark([first])[0])
+
+
+def is_same_first(owners: list[Tensor], before: tuple[Tensor, Mark] | None) -> bool:
+    """Whether the first parameter that has a gradient is the one that it was, with the same; or none has any more."""
+    first = next((owner for owner in owners if owner.grad is not None), None)
+    return first is None or (before is not None and first is before[0] and is_same(*before))
+
+
 def writes_since(owner: Tensor, before: Mark) -> int | None:
     """Return how often a gradient was written since; 0 where there is or was none, None where it was made anew.
 

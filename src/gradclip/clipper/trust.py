@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
-from gradclip.clipper.marks import NONE, Mark, is_same, mark, watched, writes_since
+from gradclip.clipper.marks import NONE, Mark, is_same, is_same_first, mark, mark_first, watched, writes_since
 from gradclip.clipper.selection import Selection, parameters_in, size_of
 from gradclip.clipper.watching import Unclipped
 from gradclip.parameters import some
@@ -40,6 +40,7 @@ class Known:
         clip: The number of the last clip before its last step.
         ready: Whether its gradients had been clipped when its step began, or would be.
         released: Whether the clipper was detached from it, and leaves it alone.
+        first: The first of its gradients at the last clip, where it had none that is watched.
     """
 
     places: list[int]
@@ -49,6 +50,7 @@ class Known:
     clip: int = 0
     ready: bool = False
     released: bool = False
+    first: tuple[Tensor, Mark] | None = None
 
 
 @final
@@ -84,16 +86,14 @@ class Trust:
         self._owners = [selection.owners[i] for i in places]
         self._names = [selection.names[i] for i in places]
         self._covered = {id(p) for p in (*selection.owners, *selection.ignored)}
-        # The last clip: which it was, and what it left.
-        self.clips = 0
+        self.clips = 0  # the number of the last, and what it left
         self._at_clip: list[Mark] = []
         self._found = False  # any gradient
         self._by_hand = False
         self._late = False  # after the step that it was for
         self._empty = self._zeros = 0  # clips in a row that found no gradient, and none but zeros
         self._repeats = 1  # clips by hand without a step in between, of gradients that were added to
-        # The last step: what it used. Optimizers that call each other take one step together, the outermost.
-        self._depth = 0
+        self._depth = 0  # of steps that run: optimizers that call each other take one together, the outermost
         self._at_step: list[Mark] = []
         self._step_at = 0  # the number of the last clip before it
         self._step_clipped = False
@@ -135,13 +135,11 @@ class Trust:
         return self.clips > 0 and self._changed_place(self._optimizers[optimizer]) is None
 
     def is_clipped_for(self, optimizer: Optimizer) -> bool:
-        """Whether the last clip, by hand or for another optimizer, was for the next step of this one too.
-
-        Where it has gradients, and none of them is looked at, as of one head in many, only one by hand was.
-        """
-        looked_at = (self._owners[i] for i in self._optimizers[optimizer].places)
-        is_seen = any(p.grad is not None for p in looked_at) or all(p.grad is None for p in parameters_in(optimizer))
-        return (is_seen or self._by_hand) and not self.has_stepped(optimizer) and self.is_as_clipped(optimizer)
+        """Whether the last clip, by hand or for another optimizer, was for the next step of this one too."""
+        if self.has_stepped(optimizer) or not self.is_as_clipped(optimizer):
+            return False
+        known = self._optimizers[optimizer]
+        return self._by_hand or self._is_watched(known) or is_same_first(parameters_in(optimizer), known.first)
 
     def has_stepped(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has stepped since the last clip."""
@@ -180,6 +178,8 @@ class Trust:
             self._warn("only zeros", misuse.ONLY_ZEROS.format(count=PATIENCE))
         self.clips += 1
         self._at_clip = mark(self._owners)
+        for optimizer, known in self._optimizers.items():
+            known.first = None if self._is_watched(known) else mark_first(parameters_in(optimizer))
         self._by_hand = by_hand
         self._found = found
 
@@ -254,6 +254,9 @@ class Trust:
         if self._at_step:
             self._at_step.append(NONE)
         return [len(self._owners) - 1]
+
+    def _is_watched(self, known: Known) -> bool:
+        return any(self._owners[i].grad is not None for i in known.places)
 
     def _changed_place(self, known: Known) -> int | None:
         return next((i for i in known.places if not is_same(self._owners[i], self._at_clip[i])), None)
