@@ -104,9 +104,8 @@ class CountsUnits(Policy):
         return Decision(ones, ones, "unit"), (state[0] + 1.0,)
 
 
-@pytest.mark.parametrize("rows", [4, 6])
-def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
-    """Of a parameter in place of another; in more or fewer it begins anew."""
+def counted() -> tuple[list[nn.Parameter], torch.optim.Optimizer, GradClipper]:
+    """Parameters, their optimizer and the clipper made from it, after three steps."""
     owners = parameters()
     optimizer = torch.optim.SGD(owners, lr=0.1)
     clipper = GradClipper(optimizer, CountsUnits())
@@ -114,6 +113,13 @@ def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
         fill(owners)
         clipper.clip()
         optimizer.step()
+    return owners, optimizer, clipper
+
+
+@pytest.mark.parametrize("rows", [4, 6])
+def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
+    """Of a parameter in place of another; in more or fewer it begins anew."""
+    owners, optimizer, clipper = counted()
     owners[0] = optimizer.param_groups[0]["params"][0] = nn.Parameter(torch.ones(rows, 5))
     fill(owners)
     clipper.clip()
@@ -123,13 +129,7 @@ def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
 
 def test_what_was_learned_of_units_begins_anew() -> None:
     """They are others; and goes on where the optimizer has got another parameter meanwhile."""
-    owners = parameters()
-    optimizer = torch.optim.SGD(owners, lr=0.1)
-    clipper = GradClipper(optimizer, CountsUnits())
-    for _ in range(3):
-        fill(owners)
-        clipper.clip()
-        optimizer.step()
+    owners, optimizer, clipper = counted()
     reshape(owners, SHAPES[0])
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))]})
     fill(owners)

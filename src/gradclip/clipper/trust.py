@@ -110,7 +110,7 @@ class Trust:
         known = self._optimizers.get(optimizer)
         size = size_of(optimizer)
         if known is None or known.size != size:
-            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            owned = {*map(id, parameters_in(optimizer))}
             places = [i for i, owner in enumerate(self._owners) if id(owner) in owned]
             known = Known(places or self._watch_one_more(owned), size, released=known is not None and known.released)
             self._optimizers[optimizer] = known
@@ -123,7 +123,7 @@ class Trust:
 
     def is_of_others(self, optimizer: Optimizer) -> bool:
         """Whether all gradients that an optimizer has are of parameters that are not the clipper's."""
-        owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
         return len(owners) > 0 and not any(map(self.covers, owners))
 
     def release(self, optimizer: Optimizer) -> None:
@@ -282,7 +282,7 @@ class Trust:
             self._warn("not clipped", misuse.NOT_CLIPPED.format(count=len(missing), names=some(missing)))
         if missing or known.steps < PATIENCE:  # parameters that were replaced, nobody updates either
             return
-        updated = {id(p) for other in self._optimizers for group in other.param_groups for p in group["params"]}
+        updated = {id(p) for other in self._optimizers for p in parameters_in(other)}
         pairs = zip(self._selection.names, self._selection.owners, strict=True)
         unused = [name for name, p in pairs if p.grad is not None and id(p) not in updated]
         if unused:
