@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -71,11 +72,35 @@ void find_exchange() {
     exchange = nullptr;
 }
 
+// The layout of tensors, which the API does not tell.
+struct Layout {
+  PyObject *name, *strided;
+
+  bool find(PyObject* torch) {
+    return (name = PyUnicode_InternFromString("layout")) && (strided = PyObject_GetAttrString(torch, "strided"));
+  }
+
+  bool is_strided(PyObject* object) const {
+    PyObject* found = PyObject_GetAttr(object, name);
+    Py_XDECREF(found);  // compared, not used
+    return found == strided;
+  }
+} layout;
+
+// What torch has no memory to show of, as a sparse tensor, it refuses by an exception that costs a millisecond: once it
+// did, layouts are looked at first, for 30 nanoseconds each. Perhaps with a Python error set.
+bool read_by_exchange(PyObject* object, dlpack::Tensor* t) {
+  static std::atomic<bool> has_refused{false};
+  if (has_refused.load(std::memory_order_relaxed) && !layout.is_strided(object)) return false;
+  const bool is_read = exchange->tensor_from_py_object(object, t) == 0;
+  if (!is_read) has_refused.store(true, std::memory_order_relaxed);
+  return is_read;
+}
+
 // How tensors are read without the API: about half a microsecond each.
 struct Methods {
   PyObject *data_ptr, *size, *stride, *is_contiguous, *get_device;  // of torch.Tensor, called with the tensor
-  PyObject *is_cpu, *is_cuda, *layout, *dtype;                      // names of attributes
-  PyObject* strided;
+  PyObject *is_cpu, *is_cuda, *dtype;                               // names of attributes
   PyObject* dtypes[kDTypes];  // in the order of DType
 
   bool find(PyObject* torch) {
@@ -89,7 +114,6 @@ struct Methods {
                  {&stride, type, "stride"},
                  {&is_contiguous, type, "is_contiguous"},
                  {&get_device, type, "get_device"},
-                 {&strided, torch, "strided"},
                  {&dtypes[static_cast<int>(DType::kBFloat16)], torch, "bfloat16"},
                  {&dtypes[static_cast<int>(DType::kFloat16)], torch, "float16"},
                  {&dtypes[static_cast<int>(DType::kFloat32)], torch, "float32"},
@@ -99,14 +123,13 @@ struct Methods {
     for (const auto& k : known)
       if (!(*k.to = PyObject_GetAttrString(k.from, k.name))) return false;
     return (is_cpu = PyUnicode_InternFromString("is_cpu")) && (is_cuda = PyUnicode_InternFromString("is_cuda")) &&
-           (layout = PyUnicode_InternFromString("layout")) &&
            (dtype = PyUnicode_InternFromString("dtype"));
   }
 
   // False where the API would say no too, perhaps with a Python error set. What is conjugated or negated lazily differs by
   // signs alone, which no kernel looks at.
   bool read(PyObject* object, dlpack::Tensor* t, DType* type, std::int64_t* shape, std::int64_t* strides) const {
-    if (!is(object, layout, strided) || !read_type(object, type)) return false;
+    if (!layout.is_strided(object) || !read_type(object, type)) return false;
     *t = {nullptr, {dlpack::kCPU, 0}, 0, {}, shape, nullptr, 0};
     if (!is(object, is_cpu, Py_True) && !read_device(object, &t->device)) return false;
     if (!read_numbers(size, object, shape, &t->ndim)) return false;
@@ -184,7 +207,7 @@ bool connect() {
   if (!nn || !(tensor_type = get_type(torch, "Tensor")) || !(parameter_type = get_type(nn, "Parameter"))) return false;
   const char* wanted = std::getenv("GRADCLIP_EXCHANGE");
   if (!wanted || std::strcmp(wanted, "0") != 0) find_exchange();
-  return exchange || methods.find(torch);
+  return layout.find(torch) && (exchange || methods.find(torch));
 }
 
 bool has_exchange() { return exchange != nullptr; }
@@ -201,8 +224,7 @@ bool read_any(PyObject* object, Dense* out) {
   if (!is_tensor(object)) return false;
   dlpack::Tensor t;
   std::int64_t shape[kMaxDims], strides[kMaxDims];  // where the API has none to show
-  if (exchange ? exchange->tensor_from_py_object(object, &t) != 0
-               : !methods.read(object, &t, &out->dtype, shape, strides)) {
+  if (!(exchange ? read_by_exchange(object, &t) : methods.read(object, &t, &out->dtype, shape, strides))) {
     PyErr_Clear();  // sparse, meta, functorch: not memory that can be read
     return false;
   }
