@@ -133,8 +133,8 @@ struct Float32 {
   }
 };
 
-// `round` takes a float32 that is off by less than two units in its last place, and sets a bit of `unsure` where not all
-// numbers that near round to the same 16 bits.
+// `scale_some` multiplies `kAtOnce` elements in float32, with a product that is off by less than two units in its last
+// place, and sets a bit of `unsure` where not all numbers that near round to the same 16 bits.
 template <F32 (*unpack)(U16)>
 struct Narrow {
   using Bits = std::uint16_t;
@@ -148,12 +148,18 @@ struct BFloat16 : Narrow<from_brain> {
     const U16 brain = to_brain(narrow(round_to(v, 8, 0x1p-126)));
     std::memcpy(x, &brain, sizeof brain);
   }
-  [[gnu::always_inline]] static U16 round(F32 x, U32* unsure) {
-    const U32 bits = bit_cast<U32>(x);
-    const U32 near_tie = bit_cast<U32>(((bits - 0x7ffe) & 0xffff) < 5);
-    const U32 special = bit_cast<U32>((bits & 0x7f800000) == 0x7f800000);
-    *unsure |= near_tie | special;
-    return narrow((bits + 0x8000) >> 16);
+
+  // Two in a 32-bit lane, as `load_four` takes them. The bits below a NaN, and an infinity, are zeros: they round to it.
+  using Words [[gnu::vector_size(8 * kLanes)]] = std::uint32_t;
+  using Singles [[gnu::vector_size(8 * kLanes)]] = float;
+  static constexpr int kAtOnce = 4 * kLanes;
+  [[gnu::always_inline]] static void scale_some(const Bits* x, Bits* out, float coef, Words* unsure) {
+    const Words pairs = load_raw<Words>(x);
+    const Words first = bit_cast<Words>(bit_cast<Singles>(pairs & 0xffff0000) * coef) + 0x8002;
+    const Words second = bit_cast<Words>(bit_cast<Singles>(pairs << 16) * coef) + 0x8002;
+    *unsure |= ((first ^ (first - 4)) | (second ^ (second - 4))) >> 16;
+    const Words rounded = (first & 0xffff0000) | (second >> 16);
+    std::memcpy(out, &rounded, sizeof rounded);
   }
 };
 
@@ -163,12 +169,15 @@ struct Float16 : Narrow<from_half> {
     const U16 half = to_half(narrow(round_to(v, 11, 0x1p-14)));
     std::memcpy(x, &half, sizeof half);
   }
-  [[gnu::always_inline]] static U16 round(F32 x, U32* unsure) {
-    const U32 bits = bit_cast<U32>(x);
+
+  using Words = U16;
+  static constexpr int kAtOnce = kLanes;
+  [[gnu::always_inline]] static void scale_some(const Bits* x, Bits* out, float coef, Words* unsure) {
+    const U32 bits = bit_cast<U32>(load_single(x) * coef);
     const U32 magnitude = bits & 0x7fffffff;
     const U16 above = to_half(bit_cast<F32>(bits + 2));
-    *unsure |= widen(above ^ to_half(bit_cast<F32>(bits - (magnitude < 2 ? magnitude : U32{} + 2))));
-    return above;
+    *unsure |= above ^ to_half(bit_cast<F32>(bits - (magnitude < 2 ? magnitude : U32{} + 2)));
+    std::memcpy(out, &above, sizeof above);
   }
 };
 
