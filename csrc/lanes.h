@@ -31,23 +31,26 @@ template <class V>
   return v;
 }
 
-#if defined(__AVX512F__)  // GCC 12 would lower these conversions to halves
+// GCC 12 would make these conversions of halves.
+#if defined(__AVX512F__)
 [[gnu::always_inline]] inline F64 widen(F32 x) { return bit_cast<F64>(_mm512_maskz_cvtps_pd(0xff, bit_cast<__m256>(x))); }
 [[gnu::always_inline]] inline F32 narrow(F64 x) { return bit_cast<F32>(_mm512_maskz_cvtpd_ps(0xff, bit_cast<__m512d>(x))); }
 [[gnu::always_inline]] inline U32 widen(U16 x) { return bit_cast<U32>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(x))); }
 [[gnu::always_inline]] inline U16 narrow(U32 x) { return bit_cast<U16>(_mm256_cvtepi32_epi16(bit_cast<__m256i>(x))); }
+#elif defined(__AVX2__)
+[[gnu::always_inline]] inline F64 widen(F32 x) { return bit_cast<F64>(_mm256_cvtps_pd(bit_cast<__m128>(x))); }
+[[gnu::always_inline]] inline F32 narrow(F64 x) { return bit_cast<F32>(_mm256_cvtpd_ps(bit_cast<__m256d>(x))); }
+[[gnu::always_inline]] inline U32 widen(U16 x) {
+  return bit_cast<U32>(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(bit_cast<std::int64_t>(x))));
+}
+[[gnu::always_inline]] inline U16 narrow(U32 x) {
+  return bit_cast<U16>(_mm_cvtsi128_si64(_mm_packus_epi32(bit_cast<__m128i>(x & 0xffff), _mm_setzero_si128())));
+}
 #else
 [[gnu::always_inline]] inline F64 widen(F32 x) { return __builtin_convertvector(x, F64); }
 [[gnu::always_inline]] inline F32 narrow(F64 x) { return __builtin_convertvector(x, F32); }
 [[gnu::always_inline]] inline U32 widen(U16 x) { return __builtin_convertvector(x, U32); }
-[[gnu::always_inline]] inline U16 narrow(U32 x) {
-#if defined(__SSE4_1__)
-  const __m128i packed = _mm_packus_epi32(bit_cast<__m128i>(x & 0xffff), _mm_setzero_si128());
-  return load_raw<U16>(&packed);
-#else
-  return __builtin_convertvector(x, U16);
-#endif
-}
+[[gnu::always_inline]] inline U16 narrow(U32 x) { return __builtin_convertvector(x, U16); }
 #endif
 
 // The nearest number of `digits` significant bits, ties to even, with exponents no smaller than `least`: adding and
@@ -64,9 +67,7 @@ template <class V>
 #if defined(__AVX512F__)
   return bit_cast<F32>(_mm256_cvtph_ps(bit_cast<__m128i>(h)));
 #elif defined(__F16C__)
-  __m128i bits = _mm_setzero_si128();
-  std::memcpy(&bits, &h, sizeof h);
-  return bit_cast<F32>(_mm_cvtph_ps(bits));
+  return bit_cast<F32>(_mm_cvtph_ps(_mm_cvtsi64_si128(bit_cast<std::int64_t>(h))));
 #else
   const U32 wide = widen(h);
   const U32 magnitude = wide & 0x7fff;
@@ -84,8 +85,7 @@ template <class V>
 #if defined(__AVX512F__)
   return bit_cast<U16>(_mm256_cvtps_ph(bit_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
-  const __m128i packed = _mm_cvtps_ph(bit_cast<__m128>(x), _MM_FROUND_TO_NEAREST_INT);
-  return load_raw<U16>(&packed);
+  return bit_cast<U16>(_mm_cvtsi128_si64(_mm_cvtps_ph(bit_cast<__m128>(x), _MM_FROUND_TO_NEAREST_INT)));
 #else
   const U32 bits = bit_cast<U32>(x);
   const U32 magnitude = bits & 0x7fffffff;
