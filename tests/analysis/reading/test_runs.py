@@ -119,7 +119,7 @@ def test_the_largest_norms_are_read_and_thinned_evenly(path: Path, monkeypatch: 
     lines = [record(s, worst=[["a", s / 100], ["b", None]] if s % 2 == 0 else []) for s in range(1, 41)]
     worst = read_series(write_lines(path, lines)).worst
     assert str(worst) == str(tuple((s, (("a", s / 100), ("b", math.nan))) for s in range(2, 41, 2)))
-    monkeypatch.setattr(details, "MOST_NORMS", 10)
+    monkeypatch.setattr(details, "MOST_SHARES", 10)
     assert [step for step, _ in read_series(path).worst] == [2, 10, 18, 26, 34]
 
 

@@ -11,7 +11,10 @@ from gradclip.analysis.reading.error import plain
 from gradclip.analysis.series import Worst
 
 MOST_NORMS = 250_000
-"""Norms, and shares, of single parameters that are kept, of all steps together: some 25 MB each."""
+"""Norms of single parameters that are kept, of all steps together: some 25 MB."""
+
+MOST_SHARES = 50_000
+"""Shares that are kept: of three a line, those of more lines than any chart has points."""
 
 MOST_COUNTS = 10_000
 """Rows whose counts of elements that are not finite are kept."""
@@ -24,16 +27,20 @@ Values = TypeVar("Values", dict[str, float], Worst)
 class Thinned(Generic[Values]):
     """Norms or shares of parameters on lines: of every k-th of these lines where they are too many.
 
+    Args:
+        most: How many are kept.
+
     Attributes:
         kept: The values by line.
         seen: How many lines had some.
         stride: Of how many lines one is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.kept: dict[int, Values] = {}
         self.seen = 0
         self.stride = 1
+        self._most = most
         self._size = 0
 
     def add(self, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Values]) -> None:
@@ -42,7 +49,7 @@ class Thinned(Generic[Values]):
         self.seen += len(rows)
         self.kept |= {line: values for line, values in found.items() if values}
         self._size += sum(map(len, found.values()))
-        while self._size > MOST_NORMS and len(self.kept) > 1:
+        while self._size > self._most and len(self.kept) > 1:
             self.kept = dict(list(self.kept.items())[::2])
             self.stride *= 2
             self._size = sum(map(len, self.kept.values()))
@@ -59,8 +66,8 @@ class Details:
     """
 
     def __init__(self) -> None:
-        self.each = Thinned[dict[str, float]]()
-        self.worst = Thinned[Worst]()
+        self.each = Thinned[dict[str, float]](MOST_NORMS)
+        self.worst = Thinned[Worst](MOST_SHARES)
         self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
 
     def add(self, role: str, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Any]) -> None:

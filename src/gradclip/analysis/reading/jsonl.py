@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -115,9 +116,12 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
     return Chunk(pl.Series(rows) + piece.line, frame, value)
 
 
+_key = cache(json.dumps)
+
+
 def _value(line: str, name: str) -> Any:
     """Return what stands under a name in an object: where the name occurs once, nothing else is looked at."""
-    key = json.dumps(name)
+    key = _key(name)
     _, found, after = line.partition(f"{key}:")
     with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
         if found and line.count(key) == 1:
