@@ -395,6 +395,36 @@ def test_a_captured_step(policy: Policy) -> None:
     assert clippers[0].state_dict()["stages"] == clippers[1].state_dict()["stages"]
 
 
+def test_what_a_graph_copies_outlives_its_capture() -> None:
+    """The places of those that have a gradient, where not all do, and of those that no kernel takes."""
+    torch.manual_seed(0)
+    eager, captured = (owners([torch.ones(30, n, device="cuda")[:, : 1 + n // 2] for n in (9, 40, 1)]) for _ in "ab")
+    clippers = []
+    for own in (eager, captured):
+        own.insert(1, Parameter(torch.zeros(5, device="cuda")))
+        own.append(Parameter(torch.zeros(7, device="cuda", dtype=torch.bfloat16)))
+        own[-1].grad = torch.ones_like(own[-1])
+        clippers.append(gradclip.GradClipper(own, FixedNorm(0.5, scope="parameter"), nonfinite="propagate"))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for clipper in clippers * 2:
+            clipper.clip()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        clippers[1].clip()
+    for _ in range(10):
+        for a, b in zip(eager, captured, strict=True):
+            if a.grad is not None:
+                b.grad.copy_(a.grad.normal_())
+        others = [torch.full((n,), -1, dtype=torch.int64) for n in range(1, 200)]
+        clippers[0].clip()
+        graph.replay()
+        assert all(a.grad is None or torch.equal(a.grad, b.grad) for a, b in zip(eager, captured, strict=True))
+        assert len(others) == 199
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_under_a_scaler(fused: bool) -> None:
     """Gradients in half precision are unscaled once, then clipped; an overflow is the scaler's to skip."""
