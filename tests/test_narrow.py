@@ -255,3 +255,23 @@ def outcomes(policy: Any, away: bool) -> list[dict[str, Tensor]]:
         clipper.clip()
         found.append({key: (p.grad.held if away else p.grad).clone() for key, p in parameters.items()})
     return found
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate", "sanitize"])
+def test_a_fused_step_under_a_scaler(nonfinite: Any) -> None:
+    """Gradients are unscaled and overflows heard of, as on the CPU."""
+    runs: list[list[Any]] = []
+    for make in (lambda x: x, There):
+        parameter: Any = Parameter(make(torch.ones(3)))
+        optimizer: Any = torch.optim.SGD([parameter], lr=0.1, fused=True)
+        clipper = gradclip.GradClipper([parameter], nonfinite=nonfinite).attach(optimizer)
+        found: list[Any] = []
+        for value, overflow in ((12.0, 0.0), (8.0, 1.0), (2.0, 0.0)):
+            parameter.grad = make(torch.full((3,), value))
+            optimizer.grad_scale, optimizer.found_inf = make(torch.tensor(4.0)), make(torch.tensor(overflow))
+            optimizer.step()
+            assert clipper.last is not None
+            found += [clipper.last.status, clipper.last.total_norm, *parameter.detach().cpu().tolist()]
+        runs.append(found)
+    assert runs[1] == pytest.approx(runs[0])
+    assert [x for x in runs[0] if isinstance(x, str)] == ["clipped", "skipped_scaler", "ok"]
