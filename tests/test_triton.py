@@ -5,8 +5,11 @@ import ctypes
 import inspect
 import math
 import os
+import select
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -538,6 +541,26 @@ def test_an_error_of_the_driver() -> None:
             native.start(*failing.addresses, 0, wrong, 1.0, 1e-6, memory, memory, [])
         with pytest.raises(ValueError, match="invalid PyCapsule"):
             native.fill(wrong, 1.0, 1e-6, memory)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_the_driver_lets_other_threads_run(starts: bool) -> None:
+    """It waits where much is queued, and what it waits for may take one of them."""
+    native = pytest.importorskip("gradclip.ops._native")
+    reading, writing = os.pipe()
+    asked = ctypes.create_string_buffer(struct.pack("ihh", reading, select.POLLIN, 0))
+    # What stands for the driver waits for a millisecond, and its error is 1 once there is something to read.
+    poll = ctypes.cast(ctypes.CDLL(None).poll, ctypes.c_void_p).value
+    launches = [(ctypes.addressof(asked), 1, 32, 0, [])] * 5000
+    by, words, memory = StandIn(), table.tabled([torch.ones(2)]).words, torch.zeros(16, dtype=torch.int64)
+    given = (poll, by.addresses[1], 0, words, 1.0, 0.0, *[memory.data_ptr()] * 2) if starts else (poll, 0)
+    writer = threading.Timer(0.05, os.write, (writing, b"x"))
+    writer.start()
+    with pytest.raises(RuntimeError, match="could not launch a kernel: error 1"):
+        (native.start if starts else native.launch)(*given, launches)
+    writer.join()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
