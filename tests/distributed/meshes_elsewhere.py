@@ -67,7 +67,7 @@ def functions(make: Layout) -> None:
     named, ranks = make()
     parameters = list(named.values())
     gradclip.clip_grad_norm_(parameters, 1e9)  # agrees on what there is
-    for order in (2.0, math.inf, 3.0):
+    for order in (2.0, math.inf, 3.0, -1.0):
         with no_waits():
             gradclip.clip_grad_norm_(parameters, 1e9, order)
             gradclip.get_norms(parameters, order)

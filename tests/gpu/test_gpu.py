@@ -545,7 +545,9 @@ def test_fsdp2_on_one_rank(tmp_path: Any, axes: tuple[str, ...]) -> None:
         net(torch.randn(4, 64, device="cuda")).square().sum().backward()
         truth = exact([p.grad.to_local() for p in net.parameters()])
         gradclip.clip_grad_norm_(net.parameters(), truth * 2)  # compiles
+        gradclip.get_norms(net.parameters(), -1.0)
         with no_waits():
+            gradclip.get_norms(net.parameters(), -1.0)
             norm = gradclip.clip_grad_norm_(net.parameters(), truth / 2)
         assert norm.item() == pytest.approx(truth, rel=2e-7)
         assert exact([p.grad.to_local() for p in net.parameters()]) == pytest.approx(truth / 2, rel=1e-5)
