@@ -356,6 +356,7 @@ def test_a_captured_graph() -> None:
         assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 @pytest.mark.parametrize(
     "policy", [ZClip(1.0, warmup=2), MedianClip(1.0, window=8, warmup=2)], ids=["ZClip", "MedianClip"]
 )
@@ -486,6 +487,7 @@ def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
     assert found[3:] == [{"weight": (0, 64), "bias": (0, 8)}] * (3 + LATE)
 
 
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 def test_a_captured_step_is_skipped() -> None:
     """A graph decides at each replay whether its step happens."""
     net = torch.nn.Linear(8, 8).cuda()
@@ -494,6 +496,7 @@ def test_a_captured_step_is_skipped() -> None:
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             optimizer.step()
