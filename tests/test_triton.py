@@ -543,6 +543,22 @@ def test_an_error_of_the_driver() -> None:
             native.fill(wrong, 1.0, 1e-6, memory)
 
 
+def test_memory_of_a_copy_outlives_a_launch_that_fails() -> None:
+    """The copy may be under way: nobody gets the memory before the event after it."""
+    pytest.importorskip("gradclip.ops._native")
+    failing, kept = StandIn(error=700), []
+    failing.get((measuring.combine, None, 2, False, False, 128))
+    own, host = lane_on(77), table.tabled([torch.ones(3)])
+    own.slots.give_back = kept.append  # type: ignore[method-assign]
+    to = table.on_device(host, torch.device("cpu"))
+    memory = to.words.data_ptr()
+    launches = [(1, 0, 32, 0, [memory, 0, 0, 0, *[memory] * 5, 0, 0])]
+    with pytest.raises(RuntimeError, match="error 700"):
+        copying.start(driver.Driver(*failing.addresses), host, (1.0, 0.0), to, launches, own)
+    assert len(failing.copied) == 1
+    assert [slot.stream for slot in kept] == [own.stream]
+
+
 @pytest.mark.parametrize("starts", [False, True])
 def test_the_driver_lets_other_threads_run(starts: bool) -> None:
     """It waits where much is queued, and what it waits for may take one of them."""
