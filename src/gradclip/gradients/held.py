@@ -6,10 +6,11 @@ from typing import Any, final
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, Placements
-from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
+from gradclip.distributed.dtensor import copies_of, is_unsummed, local_of, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_known
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.units import Units
@@ -47,6 +48,12 @@ class Held:
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._unsummed), None)
+        anywhere = CPU if layout.group is None else layout.group.serves(CPU)
+        self._home = home(local_of(owners[0]).device) if owners else anywhere
+
+    def at_home(self, number: Scalar) -> Scalar:
+        """Return a number where those of this rank are, measured or not: all ranks send theirs from alike devices."""
+        return number if self._home == CPU or not is_known(number) else as_float64(number, self._home)
 
     @cached_property
     def _found(self) -> dict[int, Tensor]:
