@@ -78,6 +78,21 @@ def test_arguments_go_as_they_are() -> None:
             nn.utils.clip_grad_norm([huge()], 1.0)
 
 
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["plain", "recorded"])
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grad_value_"])
+def test_an_exhausted_iterator_is_told_of_once(name: str, sinks: list[Memory]) -> None:
+    """As without a patch: torch tells of a generator, and ours of other iterators too."""
+    model = nn.Linear(3, 2)
+    exhausted = [model.parameters(), filter(torch.is_tensor, model.parameters())]
+    for iterator in exhausted:
+        assert len(list(iterator)) == 2
+    with gradclip.patch(sinks=sinks):
+        for iterator, kind in zip(exhausted, ("empty generator", "exhausted filter"), strict=True):
+            with pytest.warns(UserWarning, match=kind) as told:
+                getattr(nn.utils, name)(iterator, 1.0)
+            assert [warning.filename for warning in told] == [__file__]
+
+
 def _bad() -> nn.Parameter:
     p = huge()
     p.grad[0] = math.nan

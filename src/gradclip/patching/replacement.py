@@ -114,7 +114,7 @@ class Patch:
                 return self._originals[is_torchs][name](*args, **kwargs)
             if not args and given in kwargs:
                 args = (kwargs.pop(given),)
-            listed: list[Any] = [list(x) if isinstance(x, Iterator) else x for x in args[:1]]
+            listed: list[Any] = [(list(x) or x) if isinstance(x, Iterator) else x for x in args[:1]]
             try:
                 found = own(*listed, *args[1:], **kwargs)
             except TypeError:
@@ -255,6 +255,8 @@ def _exchange(others: dict[Function, Function]) -> list[Place]:
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
     """Return the parameters of a call that a clipper may take; none where it is traced, or some are no tensors."""
+    if isinstance(parameters, Iterator):  # an exhausted one, of which the function tells
+        return []
     tensors, _ = flatten(function, parameters)
     owners = [x for x in tensors if isinstance(x, Tensor)]
     return owners if len(owners) == len(tensors) and not is_traced() else []
