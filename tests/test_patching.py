@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import clip_grad
 
 import gradclip
@@ -603,6 +604,23 @@ def test_models_that_are_gone_are_let_go() -> None:
         del p
         gc.collect()
         assert [reference() for reference in gone] == [None] * 3
+
+
+@pytest.mark.parametrize("policy", [None, ZClip(max_norm=1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")], ids=["fake", "meta"])
+@pytest.mark.filterwarnings("ignore:Some gradients are neither")
+def test_a_dry_run_goes_on_by_itself(mode: Any, policy: ZClip | None) -> None:
+    """Of shapes without numbers, as whoever asks how much memory a training takes makes one: there is no norm."""
+    memory = Memory()
+    with gradclip.patch(policy, sinks=[memory]), mode():
+        model = nn.Linear(3, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for clips in (True, False):
+            model(torch.ones(4, 3)).sum().backward()
+            if clips:
+                assert nn.utils.clip_grad_norm_(model.parameters(), 1.0).shape == ()
+            optimizer.step()
+    assert not memory.records
 
 
 @pytest.mark.parametrize("kind", ["names twice", "no parameter", "plain tensors"])

@@ -22,6 +22,7 @@ from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
 from gradclip.records import ClipRecord, Sinks
+from gradclip.torch_private import is_fake
 from gradclip.tracing import untraced
 
 IDLE = 1000
@@ -281,6 +282,8 @@ class Clippers:
         except (TypeError, ValueError) as error:  # a script that runs without it has to run
             if says:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
+            return None
+        if any(p.is_meta or is_fake(p) for p in clipper._selection.owners):  # of a dry run, which has no numbers
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper
