@@ -102,13 +102,8 @@ class Clippers:
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
         that the step sets out from.
         """
-        by_rule = self._steps_by_rule(optimizer)
-        if self._policy is not None and not by_rule:
-            callers.warn_once(
-                "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
-                "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
-            )
-        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=by_rule)
+        again = self._steps_by_rule(optimizer)
+        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=again)
 
     def _steps_by_rule(self, optimizer: Optimizer) -> bool:
         return self._policy is not None and not isinstance(optimizer, LBFGS)
@@ -117,9 +112,15 @@ class Clippers:
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
         with self._lock:
             family = self._family_for(optimizer)
-        if family is not None:
-            with family.clipper._turn:
-                self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        if family is None:
+            return
+        if self._policy is not None and not self._steps_by_rule(optimizer):
+            callers.warn_once(
+                "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
+                "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
+            )
+        with family.clipper._turn:
+            self._told(family, math.inf, None)._clip_before(optimizer, loss)
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
