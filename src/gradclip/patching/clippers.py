@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
-from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
+from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
@@ -54,6 +54,7 @@ class Clippers:
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
+        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `before_step`
         self._count = 0
 
     def clip(
@@ -72,6 +73,7 @@ class Clippers:
         if family is None:
             return None
         family.is_called = True
+        self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
             return as_float64(self._told(family, max_norm, total_norm).clip()._total)
 
@@ -100,8 +102,11 @@ class Clippers:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
 
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
-        that the step sets out from.
+        that the step sets out from. What called for a clip after this in its last step is left to that.
         """
+        if self._in_steps.get(optimizer) and running_steps().count(optimizer) == 1:
+            self._in_steps[optimizer] = False
+            return None
         again = self._steps_by_rule(optimizer)
         return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=again)
 
@@ -121,6 +126,7 @@ class Clippers:
             )
         with family.clipper._turn:
             self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        self._in_steps[optimizer] = False
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
