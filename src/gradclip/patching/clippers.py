@@ -104,7 +104,7 @@ class Clippers:
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
         that the step sets out from. What called for a clip after this in its last step is left to that.
         """
-        if self._in_steps.get(optimizer) and running_steps().count(optimizer) == 1:
+        if running_steps().count(optimizer) == 1 and self._in_steps.pop(optimizer, False):
             self._in_steps[optimizer] = False
             return None
         again = self._steps_by_rule(optimizer)
