@@ -360,6 +360,19 @@ def test_a_policy_in_place_of_the_callers_bound(max_norm: float | None) -> None:
             assert norm_of(gradients) == pytest.approx(0.25, rel=1e-5)
 
 
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)])
+def test_a_norm_that_is_not_finite_is_the_error_that_it_is_to_torch(policy: FixedNorm | None) -> None:
+    """In the words that callers look for, of arguments that they have; nothing is changed, and the next call clips."""
+    p = _bad()
+    with gradclip.patch(policy, sinks=[memory := Memory()]):
+        with pytest.raises(RuntimeError, match="order 2.0 for gradients from `parameters` is non-finite, .* para"):
+            nn.utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+        assert p.grad[1].item() == pytest.approx(4e20)
+        p.grad = torch.ones(2)
+        nn.utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+    assert memory.records[-1].total_norm == pytest.approx(math.sqrt(2.0))
+
+
 def test_a_bad_step_does_not_happen_under_a_policy() -> None:
     """As with a clipper."""
     with gradclip.patch(FixedNorm(1.0)):

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
@@ -14,6 +15,7 @@ from torch import Tensor
 from gradclip import callers, functional
 from gradclip.clipper.arguments import check_sinks
 from gradclip.distributed.dtensor import is_dtensor, replicated
+from gradclip.exceptions import NonFiniteGradientError
 from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
@@ -145,7 +147,8 @@ class Patch:
         if self._clippers is not None and order > 0.0 and gradients:
             bound = float(check_max_norm(function, max_norm))
             if bound < math.inf:  # or it is measured alone, and clipped by another call, or before the step
-                total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
+                with suppress(NonFiniteGradientError):  # which the function raises, in torch's words
+                    total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
         if total is None:
             return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
         dtype = torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
