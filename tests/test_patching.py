@@ -215,6 +215,31 @@ def test_what_replaced_ours_stays() -> None:
         nn.utils.clip_grad_norm_ = TORCHS["clip_grad_norm_"]
 
 
+@pytest.mark.filterwarnings("ignore:.* could not reach torch's function in an attribute of clip_grad_norm_")  # wrapped
+@pytest.mark.parametrize("wrap", [lambda x: x, functools.wraps(TORCHS["clip_grad_norm_"])], ids=["plain", "wrapped"])
+def test_what_others_have_put_in_the_place_of_torchs_function_stays(importer: ModuleType, wrap: Any) -> None:
+    """It is called as before, and ours by it."""
+    called = []
+
+    @wrap
+    def guarded(*args: Any) -> Tensor:
+        called.append(args)
+        return importer.clip(*args)
+
+    nn.utils.clip_grad_norm_ = guarded
+    try:
+        with gradclip.patch() as patched, gradclip.patch(sinks=[memory := Memory()]):
+            assert nn.utils.clip_grad_norm_([p := huge()], 1.0).item() == pytest.approx(5e20)
+            assert p.grad.tolist() == pytest.approx([0.6, 0.8])
+            assert nn.utils.clip_grad_norm_ is guarded
+        assert "torch.nn.utils.clip_grad_norm_" not in patched.places
+        assert nn.utils.clip_grad_norm_ is guarded
+    finally:
+        nn.utils.clip_grad_norm_ = TORCHS["clip_grad_norm_"]
+    assert len(called) == len(memory.records) == 1
+    assert importer.clip is clip_grad.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
+
+
 def test_what_cannot_be_reached_is_said() -> None:
     """A class, a closure, a default, a partial function."""
 

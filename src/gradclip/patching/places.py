@@ -30,9 +30,14 @@ class Place(NamedTuple):
         return f"{self.module.__name__}.{self.name}"
 
 
+OWN = {clip_grad.__name__, "warnings", "typing_extensions", "gradclip.patching.replacement"}
+"""The modules of torch's functions: their own, what marks one as deprecated, and that of a patch which holds."""
+
+
 def originals() -> dict[str, Function]:
-    """Return torch's functions by name, those that this version of it has."""
-    return {name: getattr(utils, name) for name in NAMES if hasattr(utils, name)}
+    """Return torch's functions by name, those that this version of it has; not what others have put in their place."""
+    found = [(name, vars(home).get(own)) for name in NAMES for home in HOME for own in (name, f"_{name}")]
+    return {name: x for name, x in reversed(found) if getattr(x, "__globals__", {}).get("__name__") in OWN}
 
 
 def ours() -> dict[str, Function]:
