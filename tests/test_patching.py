@@ -357,6 +357,25 @@ def test_a_call_that_measures_is_no_clip(policy: FixedNorm | None, clips: bool) 
     assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
+def test_a_bound_on_elements_after_a_clip_is_part_of_it(module: Any, policy: FixedNorm | None) -> None:
+    """Each step is recorded, and decided by a policy, once; so is one with such a bound alone, by the norm after it."""
+    records = Memory()
+    with gradclip.patch(policy, sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([p], lr=0.0)
+        for step in range(4):
+            p.grad = torch.tensor([3.0, 4.0])
+            if step < 3:
+                nn.utils.clip_grad_norm_([p], 0.5)
+            module.clip_grad_value_([p], 0.1)
+            optimizer.step()
+            assert p.grad.tolist() == pytest.approx([0.1, 0.1])
+    found = [record.total_norm for record in records.records]
+    assert found == pytest.approx([5.0, 5.0, 5.0, 0.1 * math.sqrt(2.0)])
+
+
 def test_a_record_of_every_step_of_who_does_not_clip() -> None:
     """And nothing is changed; two optimizers are told apart."""
     records = Memory()

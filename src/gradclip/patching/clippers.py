@@ -85,7 +85,7 @@ class Clippers:
         known = self._same.get(key)
         family = None if known is None else known()
         if family is None or len(family.parameters) != len({*map(id, parameters)}):
-            found = (x for x in self._families_about(parameters) if x.settings == settings)
+            found = (x for x in self.families_about(parameters) if x.settings == settings)
             family = next((x for x in found if x.take_up(parameters)), None)
             family = family or self._made_for_call(parameters, settings)
             if family is None:
@@ -159,7 +159,7 @@ class Clippers:
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
         owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        families = self._families_about(owners)
+        families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:
             self._belongs(family, optimizer)
@@ -198,7 +198,7 @@ class Clippers:
 
     # Which family clips.
 
-    def _families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
+    def families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
         known = (family() for p in parameters for family in self._about.get(id(p), ()))
         return list(dict.fromkeys(family for family in known if family is not None))

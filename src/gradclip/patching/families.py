@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 from torch import Tensor
 
 from gradclip.clipper import GradClipper
+from gradclip.clipper.marks import is_same, mark
 from gradclip.clipper.selection import select
 from gradclip.numbers import Scalar, coefficient
 from gradclip.policies import Policy
@@ -90,6 +91,16 @@ class Family:
             before = zip(names, self.parameters, strict=True)
             self.clipper._work_on(select([*before, *zip(free, new, strict=False)], (), ()))
         return self.grows or not new
+
+    def is_as_called(self) -> bool:
+        """Whether gradients are as the last call has left them."""
+        trust = self.clipper._trust
+        return self.is_called and all(map(is_same, trust._owners, trust._at_clip))
+
+    def take_as_clipped(self) -> None:
+        """Count what has been done to gradients since the last clip as part of it."""
+        trust = self.clipper._trust
+        trust._at_clip = mark(trust._owners)
 
 
 @final

@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad
 NAMES = ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
 """The functions of `torch.nn.utils` that have one of the same name here."""
 
-CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_")
-"""Those in whose place clippers clip, where there are any: torch's, and ours."""
+CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_", "clip_grad_value_")
+"""Those that clippers have a part in, where there are any: torch's, and ours."""
 
 HOME = (utils, clip_grad)
 

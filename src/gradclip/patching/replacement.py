@@ -105,9 +105,8 @@ class Patch:
         """Return what is called in place of a function, of torch or of ours."""
         own: Function = getattr(functional, name)
         if self._clippers is not None and name in CLIPPING:
-            own = (
-                self._clip_grads_with_norm_ if name == "clip_grads_with_norm_" else partial(self._clip_grad_norm_, name)
-            )
+            others = {"clip_grads_with_norm_": self._clip_grads_with_norm_, "clip_grad_value_": self._clip_grad_value_}
+            own = others.get(name, partial(self._clip_grad_norm_, name))
         given = "tensors" if name == "get_total_norm" else "parameters"
         returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
 
@@ -169,6 +168,19 @@ class Patch:
             total = self._clippers.clip(owners, bound, 2.0, total_norm=norm)
         if total is None:
             functional.clip_grads_with_norm_(parameters, max_norm, total_norm)
+
+    def _clip_grad_value_(
+        self,
+        parameters: Parameters,
+        clip_value: float | Tensor,
+        foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
+    ) -> None:
+        owners = _owners("clip_grad_value_", parameters)
+        families = [] if self._clippers is None else self._clippers.families_about(owners)
+        clipped = [family for family in families if family.is_as_called()]
+        functional.clip_grad_value_(parameters, clip_value)
+        for family in clipped:
+            family.take_as_clipped()
 
 
 _CURRENT: list[Patch] = []
