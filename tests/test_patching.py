@@ -357,6 +357,22 @@ def test_a_call_that_measures_is_no_clip(policy: FixedNorm | None, clips: bool) 
     assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
 
 
+def test_a_policy_decides_once_where_a_call_comes_twice() -> None:
+    """As of who asks for the norm by a bound that nothing exceeds: the second one measures what is left."""
+    records = Memory()
+    with gradclip.patch(MedianClip(math.inf, scale=1.0, warmup=2), sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([p], lr=0.0)
+        for step in range(6):
+            p.grad = torch.tensor([3.0, 4.0]) * (step + 1)
+            assert nn.utils.clip_grad_norm_([p], 1e9).item() == pytest.approx(5.0 * (step + 1))
+            left = p.grad.clone()
+            assert nn.utils.clip_grad_norm_([p], 1.0, "inf").item() == pytest.approx(left.max().item())
+            assert torch.equal(p.grad, left)
+            optimizer.step()
+    assert [record.total_norm for record in records.records] == pytest.approx([5.0 * (i + 1) for i in range(6)])
+
+
 @pytest.mark.parametrize("policy", [None, FixedNorm(0.5)], ids=["recorded", "by a policy"])
 @pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
 def test_a_bound_on_elements_after_a_clip_is_part_of_it(module: Any, policy: FixedNorm | None) -> None:

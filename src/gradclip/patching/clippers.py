@@ -17,6 +17,7 @@ from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, 
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
+from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
@@ -72,6 +73,8 @@ class Clippers:
             family = self._family_for_call(parameters, settings)
         if family is None:
             return None
+        if self._policy is not None and family.is_as_called():  # which it has clipped already, and learned from
+            return clip_grad_norm_(parameters, math.inf, norm_type)
         family.is_called = True
         self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
@@ -189,12 +192,8 @@ class Clippers:
             own = list(self._own)
         for clipper in own:
             clipper.detach()
-        self._loose.clear()
-        self._of.clear()
-        self._about.clear()
-        self._same.clear()
-        self._asleep.clear()
-        self._watched.clear()
+        for known in (self._loose, self._of, self._about, self._same, self._asleep, self._watched):
+            known.clear()
 
     # Which family clips.
 

@@ -95,7 +95,7 @@ class Family:
     def is_as_called(self) -> bool:
         """Whether gradients are as the last call has left them."""
         trust = self.clipper._trust
-        return self.is_called and all(map(is_same, trust._owners, trust._at_clip))
+        return self.is_called and trust.clips > 0 and all(map(is_same, trust._owners, trust._at_clip))
 
     def take_as_clipped(self) -> None:
         """Count what has been done to gradients since the last clip as part of it."""

@@ -36,7 +36,9 @@ OWN = {clip_grad.__name__, "warnings", "typing_extensions", "gradclip.patching.r
 
 def originals() -> dict[str, Function]:
     """Return torch's functions by name, those that this version of it has; not what others have put in their place."""
-    found = [(name, vars(home).get(own)) for name in NAMES for home in HOME for own in (name, f"_{name}")]
+    found: list[tuple[str, Any]] = [
+        (name, vars(home).get(own)) for name in NAMES for home in HOME for own in (name, f"_{name}")
+    ]
     return {name: x for name, x in reversed(found) if getattr(x, "__globals__", {}).get("__name__") in OWN}
 
 

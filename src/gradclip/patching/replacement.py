@@ -176,7 +176,7 @@ class Patch:
         foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
     ) -> None:
         owners = _owners("clip_grad_value_", parameters)
-        families = [] if self._clippers is None else self._clippers.families_about(owners)
+        families = () if self._clippers is None else self._clippers.families_about(owners)
         clipped = [family for family in families if family.is_as_called()]
         functional.clip_grad_value_(parameters, clip_value)
         for family in clipped:
