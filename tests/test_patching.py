@@ -373,6 +373,22 @@ def test_a_policy_decides_once_where_a_call_comes_twice() -> None:
     assert [record.total_norm for record in records.records] == pytest.approx([5.0 * (i + 1) for i in range(6)])
 
 
+@pytest.mark.parametrize("others_have", [True, False])
+def test_a_second_call_clips_what_has_changed_since_the_first(others_have: bool) -> None:
+    """Be it one gradient of very many, as of a head, with all others as they were, or gone."""
+    with gradclip.patch(FixedNorm(0.5)):
+        parameters = [nn.Parameter(torch.ones(2)) for _ in range(40)]
+        for changed in parameters:
+            for p in parameters:
+                p.grad = torch.ones(2)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            for p in parameters:
+                p.grad = torch.ones(2) * 9.0 if p is changed else p.grad if others_have else None
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            assert changed.grad is not None
+            assert changed.grad.norm().item() == pytest.approx(0.5, rel=1e-2)
+
+
 @pytest.mark.parametrize("policy", [None, FixedNorm(0.5)], ids=["recorded", "by a policy"])
 @pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
 def test_a_bound_on_elements_after_a_clip_is_part_of_it(module: Any, policy: FixedNorm | None) -> None:

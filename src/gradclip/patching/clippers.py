@@ -78,7 +78,9 @@ class Clippers:
         family.is_called = True
         self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
-            return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+            total = as_float64(self._told(family, max_norm, total_norm).clip()._total)
+        family.take_as_called()
+        return total
 
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
@@ -110,10 +112,9 @@ class Clippers:
         if running_steps().count(optimizer) == 1 and self._in_steps.pop(optimizer, False):
             self._in_steps[optimizer] = False
             return None
-        again = self._steps_by_rule(optimizer)
-        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=again)
+        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=self._by_rule(optimizer))
 
-    def _steps_by_rule(self, optimizer: Optimizer) -> bool:
+    def _by_rule(self, optimizer: Optimizer) -> bool:
         return self._policy is not None and not isinstance(optimizer, LBFGS)
 
     @untraced
@@ -122,7 +123,7 @@ class Clippers:
             family = self._family_for(optimizer)
         if family is None:
             return
-        if self._policy is not None and not self._steps_by_rule(optimizer):
+        if self._policy is not None and not self._by_rule(optimizer):
             callers.warn_once(
                 "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
                 "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
@@ -173,7 +174,7 @@ class Clippers:
         others = (other for other in self._others(optimizer) if not self._is_no_clip(other.policy))
         if not owners or any(other._clips_for(optimizer) for other in others):
             return None
-        settings: Settings = (None if self._steps_by_rule(optimizer) else 2.0), False
+        settings: Settings = (None if self._by_rule(optimizer) else 2.0), False
         gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))
         family = next((x for x in gentle if x.take_up(owners)), None)
         if family is None and clipped:

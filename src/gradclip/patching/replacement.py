@@ -180,7 +180,7 @@ class Patch:
         clipped = [family for family in families if family.is_as_called()]
         functional.clip_grad_value_(parameters, clip_value)
         for family in clipped:
-            family.take_as_clipped()
+            family.take_as_called()
 
 
 _CURRENT: list[Patch] = []
