@@ -94,6 +94,20 @@ def test_an_exhausted_iterator_is_told_of_once(name: str, sinks: list[Memory]) -
             assert [warning.filename for warning in told] == [__file__]
 
 
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["plain", "recorded"])
+@pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
+def test_iterators_in_a_list_are_walked_as_often_as_needed(module: Any, sinks: list[Memory]) -> None:
+    """Whether a call measures, limits elements or clips."""
+    model = nn.Linear(3, 2)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with gradclip.patch(sinks=sinks):
+        assert module.clip_grad_norm_([model.parameters()], math.inf).item() == pytest.approx(8**0.5)
+        module.clip_grad_value_([model.parameters()], 0.5)
+        assert module.clip_grad_norm_([model.parameters()], 1.0).item() == pytest.approx(2**0.5)
+        assert gradclip.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1.0)
+
+
 def _bad() -> nn.Parameter:
     p = huge()
     p.grad[0] = math.nan

@@ -115,7 +115,7 @@ class Patch:
                 return self._originals[is_torchs][name](*args, **kwargs)
             if not args and given in kwargs:
                 args = (kwargs.pop(given),)
-            listed: list[Any] = [(list(x) or x) if isinstance(x, Iterator) else x for x in args[:1]]
+            listed = [_walkable(x) for x in args[:1]]
             try:
                 found = own(*listed, *args[1:], **kwargs)
             except TypeError:
@@ -175,9 +175,8 @@ class Patch:
         clip_value: float | Tensor,
         foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
     ) -> None:
-        owners = _owners("clip_grad_value_", parameters)
-        families = () if self._clippers is None else self._clippers.families_about(owners)
-        clipped = [family for family in families if family.is_as_called()]
+        about = () if self._clippers is None else self._clippers.families_about(_owners("clip_grad_value_", parameters))
+        clipped = [family for family in about if family.is_as_called()]
         functional.clip_grad_value_(parameters, clip_value)
         for family in clipped:
             family.take_as_called()
@@ -266,6 +265,14 @@ def _exchange(others: dict[Function, Function]) -> list[Place]:
     for place, function in found:
         setattr(place.module, place.name, others[function])
     return [place for place, _ in found]
+
+
+def _walkable(given: Any) -> Any:
+    """Return parameters to be walked more than once: iterators, and those within, as lists; but for exhausted ones."""
+    given = (list(given) or given) if isinstance(given, Iterator) else given
+    if not isinstance(given, (list, tuple)) or all(isinstance(x, Tensor) for x in given):
+        return given
+    return [(list(x) or x) if isinstance(x, Iterator) else x for x in given]
 
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
