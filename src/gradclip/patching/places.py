@@ -30,7 +30,7 @@ class Place(NamedTuple):
         return f"{self.module.__name__}.{self.name}"
 
 
-OWN = {clip_grad.__name__, "warnings", "typing_extensions", "gradclip.patching.replacement"}
+OWN = {clip_grad.__name__, "typing_extensions", "warnings", "_py_warnings", "gradclip.patching.replacement"}
 """The modules of torch's functions: their own, what marks one as deprecated, and that of a patch which holds."""
 
 
