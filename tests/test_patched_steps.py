@@ -64,9 +64,9 @@ def test_a_line_search_leaves_one_record_a_step_and_is_left_alone(
     assert [str(x.message)[:30] for x in caught] == ["Steps of LBFGS are recorded, an"[:30]] * (policy is not None)
 
 
-@pytest.mark.filterwarnings("ignore:Steps of LBFGS")
-def test_a_line_search_is_clipped_where_the_closure_asks_for_it() -> None:
-    """Each evaluation then is a clip, and leaves a record."""
+def test_a_line_search_is_clipped_where_the_closure_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each evaluation then is a clip, and leaves a record; nothing is said of steps that no policy clips."""
+    monkeypatch.setattr("gradclip.callers._said", set())
     memory = Memory()
     with gradclip.patch(FixedNorm(1e-3), sinks=[memory]):
         evaluations = 0
@@ -135,6 +135,61 @@ def test_an_optimizer_that_evaluates_twice_leaves_one_record_a_step() -> None:
         for _ in range(3):
             optimizer.step(closure)
     assert found_in(memory) == [(step, "ok", None) for step in (1, 2, 3)]
+
+
+# Optimizers that clip in a step of their own.
+
+
+class Clipping(torch.optim.SGD):
+    """Clips before it updates, in a step within which that of its base is another; by None, it does not."""
+
+    max_norm: float | None = 0.5
+
+    def clip(self, *_: Any) -> None:
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.param_groups[0]["params"], self.max_norm)
+
+    def step(self, closure: Any = None) -> Any:
+        self.clip()
+        return super().step(closure)
+
+
+class Hooked(Clipping):
+    """Does so in a hook."""
+
+    step = torch.optim.SGD.step
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_step_pre_hook(Clipping.clip)
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.1)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("kind", [Clipping, Hooked])
+def test_what_clips_in_its_own_step_is_left_to_that(kind: type[Clipping], policy: FixedNorm | None) -> None:
+    """Once a step has shown it: each later one leaves one record, of the call, which a policy learns from alone."""
+    memory, p = Memory(), nn.Parameter(torch.ones(1))
+    with gradclip.patch(policy, sinks=[memory]):
+        optimizer = kind([p], lr=0.0)
+        for step in range(5):
+            p.grad = torch.full((1,), step + 2.0)
+            optimizer.step()
+    found = list(memory.records)[2:]  # the first step leaves one more
+    assert [x.total_norm for x in found] == pytest.approx([3.0, 4.0, 5.0, 6.0], rel=1e-12)
+    assert {x.threshold for x in found} == {0.5 if policy is None else 0.1}
+
+
+def test_what_clips_in_some_of_its_steps_is_looked_after_again() -> None:
+    """From the second step on that it leaves as it is."""
+    memory, p = Memory(), nn.Parameter(torch.ones(1))
+    with gradclip.patch(sinks=[memory]):
+        optimizer = Hooked([p], lr=0.0)
+        for step in range(6):
+            p.grad = torch.full((1,), step + 2.0)
+            optimizer.max_norm = 0.5 if step < 2 else None
+            optimizer.step()
+    found = [x.total_norm for x in memory.records]
+    assert found == pytest.approx([2.0, 2.0, 3.0, 5.0, 6.0, 7.0], rel=1e-12)
 
 
 # A `GradClipper` of the script's own.

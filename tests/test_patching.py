@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import clip_grad
 
 import gradclip
@@ -76,6 +77,35 @@ def test_arguments_go_as_they_are() -> None:
             nn.utils.clip_grad_norm_([_bad()], 1.0, error_if_nonfinite=True)
         with pytest.warns(FutureWarning, match="deprecated"):
             nn.utils.clip_grad_norm([huge()], 1.0)
+
+
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["plain", "recorded"])
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grad_value_"])
+def test_an_exhausted_iterator_is_told_of_once(name: str, sinks: list[Memory]) -> None:
+    """As without a patch: torch tells of a generator, and ours of other iterators too."""
+    model = nn.Linear(3, 2)
+    exhausted = [model.parameters(), filter(torch.is_tensor, model.parameters())]
+    for iterator in exhausted:
+        assert len(list(iterator)) == 2
+    with gradclip.patch(sinks=sinks):
+        for iterator, kind in zip(exhausted, ("empty generator", "exhausted filter"), strict=True):
+            with pytest.warns(UserWarning, match=kind) as told:
+                getattr(nn.utils, name)(iterator, 1.0)
+            assert [warning.filename for warning in told] == [__file__]
+
+
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["plain", "recorded"])
+@pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
+def test_iterators_in_a_list_are_walked_as_often_as_needed(module: Any, sinks: list[Memory]) -> None:
+    """Whether a call measures, limits elements or clips."""
+    model = nn.Linear(3, 2)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with gradclip.patch(sinks=sinks):
+        assert module.clip_grad_norm_([model.parameters()], math.inf).item() == pytest.approx(8**0.5)
+        module.clip_grad_value_([model.parameters()], 0.5)
+        assert module.clip_grad_norm_([model.parameters()], 1.0).item() == pytest.approx(2**0.5)
+        assert gradclip.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1.0)
 
 
 def _bad() -> nn.Parameter:
@@ -199,6 +229,31 @@ def test_what_replaced_ours_stays() -> None:
         nn.utils.clip_grad_norm_ = TORCHS["clip_grad_norm_"]
 
 
+@pytest.mark.filterwarnings("ignore:.* could not reach torch's function in an attribute of clip_grad_norm_")  # wrapped
+@pytest.mark.parametrize("wrap", [lambda x: x, functools.wraps(TORCHS["clip_grad_norm_"])], ids=["plain", "wrapped"])
+def test_what_others_have_put_in_the_place_of_torchs_function_stays(importer: ModuleType, wrap: Any) -> None:
+    """It is called as before, and ours by it."""
+    called = []
+
+    @wrap
+    def guarded(*args: Any) -> Tensor:
+        called.append(args)
+        return importer.clip(*args)
+
+    nn.utils.clip_grad_norm_ = guarded
+    try:
+        with gradclip.patch() as patched, gradclip.patch(sinks=[memory := Memory()]):
+            assert nn.utils.clip_grad_norm_([p := huge()], 1.0).item() == pytest.approx(5e20)
+            assert p.grad.tolist() == pytest.approx([0.6, 0.8])
+            assert nn.utils.clip_grad_norm_ is guarded
+        assert "torch.nn.utils.clip_grad_norm_" not in patched.places
+        assert nn.utils.clip_grad_norm_ is guarded
+    finally:
+        nn.utils.clip_grad_norm_ = TORCHS["clip_grad_norm_"]
+    assert len(called) == len(memory.records) == 1
+    assert importer.clip is clip_grad.clip_grad_norm_ is TORCHS["clip_grad_norm_"]
+
+
 def test_what_cannot_be_reached_is_said() -> None:
     """A class, a closure, a default, a partial function."""
 
@@ -316,6 +371,57 @@ def test_a_call_that_measures_is_no_clip(policy: FixedNorm | None, clips: bool) 
     assert found == [(step, 5.0, pytest.approx(bound, rel=1e-5)) for step in (1, 2, 3)]
 
 
+def test_a_policy_decides_once_where_a_call_comes_twice() -> None:
+    """As of who asks for the norm by a bound that nothing exceeds: the second one measures what is left."""
+    records = Memory()
+    with gradclip.patch(MedianClip(math.inf, scale=1.0, warmup=2), sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([p], lr=0.0)
+        for step in range(6):
+            p.grad = torch.tensor([3.0, 4.0]) * (step + 1)
+            assert nn.utils.clip_grad_norm_([p], 1e9).item() == pytest.approx(5.0 * (step + 1))
+            left = p.grad.clone()
+            assert nn.utils.clip_grad_norm_([p], 1.0, "inf").item() == pytest.approx(left.max().item())
+            assert torch.equal(p.grad, left)
+            optimizer.step()
+    assert [record.total_norm for record in records.records] == pytest.approx([5.0 * (i + 1) for i in range(6)])
+
+
+@pytest.mark.parametrize("others_have", [True, False])
+def test_a_second_call_clips_what_has_changed_since_the_first(others_have: bool) -> None:
+    """Be it one gradient of very many, as of a head, with all others as they were, or gone."""
+    with gradclip.patch(FixedNorm(0.5)):
+        parameters = [nn.Parameter(torch.ones(2)) for _ in range(40)]
+        for changed in parameters:
+            for p in parameters:
+                p.grad = torch.ones(2)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            for p in parameters:
+                p.grad = torch.ones(2) * 9.0 if p is changed else p.grad if others_have else None
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            assert changed.grad is not None
+            assert changed.grad.norm().item() == pytest.approx(0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("module", [nn.utils, gradclip], ids=["torch's", "ours"])
+def test_a_bound_on_elements_after_a_clip_is_part_of_it(module: Any, policy: FixedNorm | None) -> None:
+    """Each step is recorded, and decided by a policy, once; so is one with such a bound alone, by the norm after it."""
+    records = Memory()
+    with gradclip.patch(policy, sinks=[records]):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([p], lr=0.0)
+        for step in range(4):
+            p.grad = torch.tensor([3.0, 4.0])
+            if step < 3:
+                nn.utils.clip_grad_norm_([p], 0.5)
+            module.clip_grad_value_([p], 0.1)
+            optimizer.step()
+            assert p.grad.tolist() == pytest.approx([0.1, 0.1])
+    found = [record.total_norm for record in records.records]
+    assert found == pytest.approx([5.0, 5.0, 5.0, 0.1 * math.sqrt(2.0)])
+
+
 def test_a_record_of_every_step_of_who_does_not_clip() -> None:
     """And nothing is changed; two optimizers are told apart."""
     records = Memory()
@@ -342,6 +448,19 @@ def test_a_policy_in_place_of_the_callers_bound(max_norm: float | None) -> None:
     with gradclip.patch(FixedNorm(0.25)):
         for gradients in train(4, max_norm):
             assert norm_of(gradients) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(0.5)])
+def test_a_norm_that_is_not_finite_is_the_error_that_it_is_to_torch(policy: FixedNorm | None) -> None:
+    """In the words that callers look for, of arguments that they have; nothing is changed, and the next call clips."""
+    p = _bad()
+    with gradclip.patch(policy, sinks=[memory := Memory()]):
+        with pytest.raises(RuntimeError, match="order 2.0 for gradients from `parameters` is non-finite, .* para"):
+            nn.utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+        assert p.grad[1].item() == pytest.approx(4e20)
+        p.grad = torch.ones(2)
+        nn.utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+    assert memory.records[-1].total_norm == pytest.approx(math.sqrt(2.0))
 
 
 def test_a_bad_step_does_not_happen_under_a_policy() -> None:
@@ -588,6 +707,23 @@ def test_models_that_are_gone_are_let_go() -> None:
         del p
         gc.collect()
         assert [reference() for reference in gone] == [None] * 3
+
+
+@pytest.mark.parametrize("policy", [None, ZClip(max_norm=1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")], ids=["fake", "meta"])
+@pytest.mark.filterwarnings("ignore:Some gradients are neither")
+def test_a_dry_run_goes_on_by_itself(mode: Any, policy: ZClip | None) -> None:
+    """Of shapes without numbers, as whoever asks how much memory a training takes makes one: there is no norm."""
+    memory = Memory()
+    with gradclip.patch(policy, sinks=[memory]), mode():
+        model = nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for clips in (True, False):
+            model(torch.ones(4, 3)).sum().backward()
+            if clips:
+                assert nn.utils.clip_grad_norm_(model.parameters(), 1.0).shape == ()
+            optimizer.step()
+    assert not memory.records
 
 
 @pytest.mark.parametrize("kind", ["names twice", "no parameter", "plain tensors"])

@@ -13,15 +13,17 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
-from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist
+from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
+from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
 from gradclip.records import ClipRecord, Sinks
+from gradclip.torch_private import is_fake
 from gradclip.tracing import untraced
 
 IDLE = 1000
@@ -53,6 +55,7 @@ class Clippers:
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
+        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `before_step`
         self._count = 0
 
     def clip(
@@ -70,9 +73,14 @@ class Clippers:
             family = self._family_for_call(parameters, settings)
         if family is None:
             return None
+        if self._policy is not None and family.is_as_called():  # which it has clipped already, and learned from
+            return clip_grad_norm_(parameters, math.inf, norm_type)
         family.is_called = True
+        self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
-            return as_float64(self._told(family, max_norm, total_norm).clip()._total)
+            total = as_float64(self._told(family, max_norm, total_norm).clip()._total)
+        family.take_as_called()
+        return total
 
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
@@ -82,7 +90,7 @@ class Clippers:
         known = self._same.get(key)
         family = None if known is None else known()
         if family is None or len(family.parameters) != len({*map(id, parameters)}):
-            found = (x for x in self._families_about(parameters) if x.settings == settings)
+            found = (x for x in self.families_about(parameters) if x.settings == settings)
             family = next((x for x in found if x.take_up(parameters)), None)
             family = family or self._made_for_call(parameters, settings)
             if family is None:
@@ -99,26 +107,30 @@ class Clippers:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
 
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
-        that the step sets out from.
+        that the step sets out from. What called for a clip after this in its last step is left to that.
         """
-        by_rule = self._steps_by_rule(optimizer)
-        if self._policy is not None and not by_rule:
-            callers.warn_once(
-                "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
-                "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
-            )
-        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=by_rule)
+        if running_steps().count(optimizer) == 1 and self._in_steps.pop(optimizer, False):
+            self._in_steps[optimizer] = False
+            return None
+        return once_gradients_exist(args, kwargs, partial(self._clip_for, optimizer), again=self._by_rule(optimizer))
 
-    def _steps_by_rule(self, optimizer: Optimizer) -> bool:
+    def _by_rule(self, optimizer: Optimizer) -> bool:
         return self._policy is not None and not isinstance(optimizer, LBFGS)
 
     @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
         with self._lock:
             family = self._family_for(optimizer)
-        if family is not None:
-            with family.clipper._turn:
-                self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        if family is None:
+            return
+        if self._policy is not None and not self._by_rule(optimizer):
+            callers.warn_once(
+                "Steps of LBFGS are recorded, and not clipped by a policy, as its line search needs gradients that fit "
+                "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
+            )
+        with family.clipper._turn:
+            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+        self._in_steps[optimizer] = False
 
     def leave_out(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
@@ -151,7 +163,7 @@ class Clippers:
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
         owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        families = self._families_about(owners)
+        families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:
             self._belongs(family, optimizer)
@@ -162,7 +174,7 @@ class Clippers:
         others = (other for other in self._others(optimizer) if not self._is_no_clip(other.policy))
         if not owners or any(other._clips_for(optimizer) for other in others):
             return None
-        settings: Settings = (None if self._steps_by_rule(optimizer) else 2.0), False
+        settings: Settings = (None if self._by_rule(optimizer) else 2.0), False
         gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))
         family = next((x for x in gentle if x.take_up(owners)), None)
         if family is None and clipped:
@@ -181,16 +193,12 @@ class Clippers:
             own = list(self._own)
         for clipper in own:
             clipper.detach()
-        self._loose.clear()
-        self._of.clear()
-        self._about.clear()
-        self._same.clear()
-        self._asleep.clear()
-        self._watched.clear()
+        for known in (self._loose, self._of, self._about, self._same, self._asleep, self._watched):
+            known.clear()
 
     # Which family clips.
 
-    def _families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
+    def families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
         known = (family() for p in parameters for family in self._about.get(id(p), ()))
         return list(dict.fromkeys(family for family in known if family is not None))
@@ -281,6 +289,8 @@ class Clippers:
         except (TypeError, ValueError) as error:  # a script that runs without it has to run
             if says:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
+            return None
+        if any(p.is_meta or is_fake(p) for p in clipper._selection.owners):  # of a dry run, which has no numbers
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 from torch import Tensor
 
 from gradclip.clipper import GradClipper
+from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
 from gradclip.numbers import Scalar, coefficient
 from gradclip.policies import Policy
@@ -64,6 +65,7 @@ class Family:
         group: What its records are said to be of.
         grows: Whether it takes up more parameters: not that of an optimizer, which gets its own.
         is_called: Whether a call was the last that clipped, which then meant just these.
+        at_call: What it left.
     """
 
     clipper: GradClipper
@@ -71,6 +73,7 @@ class Family:
     group: str | None
     grows: bool
     is_called: bool = False
+    at_call: Sequence[Mark] = ()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -90,6 +93,16 @@ class Family:
             before = zip(names, self.parameters, strict=True)
             self.clipper._work_on(select([*before, *zip(free, new, strict=False)], (), ()))
         return self.grows or not new
+
+    def is_as_called(self) -> bool:
+        """Whether each gradient is as the last call has left it: that of a head may be a new one alone."""
+        at_call = self.at_call
+        return self.is_called and len(at_call) == len(self.parameters) and all(map(is_same, self.parameters, at_call))
+
+    def take_as_called(self) -> None:
+        """Count what has been done to gradients as part of the last call."""
+        trust = self.clipper._trust
+        trust._at_clip, self.at_call = mark(trust._owners), mark(self.parameters)
 
 
 @final

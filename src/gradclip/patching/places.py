@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad
 NAMES = ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
 """The functions of `torch.nn.utils` that have one of the same name here."""
 
-CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_")
-"""Those in whose place clippers clip, where there are any: torch's, and ours."""
+CLIPPING = ("clip_grad_norm_", "clip_grad_norm", "clip_grads_with_norm_", "clip_grad_value_")
+"""Those that clippers have a part in, where there are any: torch's, and ours."""
 
 HOME = (utils, clip_grad)
 
@@ -30,9 +30,16 @@ class Place(NamedTuple):
         return f"{self.module.__name__}.{self.name}"
 
 
+OWN = {clip_grad.__name__, "typing_extensions", "warnings", "_py_warnings", "gradclip.patching.replacement"}
+"""The modules of torch's functions: their own, what marks one as deprecated, and that of a patch which holds."""
+
+
 def originals() -> dict[str, Function]:
-    """Return torch's functions by name, those that this version of it has."""
-    return {name: getattr(utils, name) for name in NAMES if hasattr(utils, name)}
+    """Return torch's functions by name, those that this version of it has; not what others have put in their place."""
+    found: list[tuple[str, Any]] = [
+        (name, vars(home).get(own)) for name in NAMES for home in HOME for own in (name, f"_{name}")
+    ]
+    return {name: x for name, x in reversed(found) if getattr(x, "__globals__", {}).get("__name__") in OWN}
 
 
 def ours() -> dict[str, Function]:

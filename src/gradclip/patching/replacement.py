@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
@@ -14,6 +15,7 @@ from torch import Tensor
 from gradclip import callers, functional
 from gradclip.clipper.arguments import check_sinks
 from gradclip.distributed.dtensor import is_dtensor, replicated
+from gradclip.exceptions import NonFiniteGradientError
 from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
@@ -103,9 +105,8 @@ class Patch:
         """Return what is called in place of a function, of torch or of ours."""
         own: Function = getattr(functional, name)
         if self._clippers is not None and name in CLIPPING:
-            own = (
-                self._clip_grads_with_norm_ if name == "clip_grads_with_norm_" else partial(self._clip_grad_norm_, name)
-            )
+            others = {"clip_grads_with_norm_": self._clip_grads_with_norm_, "clip_grad_value_": self._clip_grad_value_}
+            own = others.get(name, partial(self._clip_grad_norm_, name))
         given = "tensors" if name == "get_total_norm" else "parameters"
         returns_norm = name not in {"clip_grad_value_", "clip_grads_with_norm_"}
 
@@ -114,7 +115,7 @@ class Patch:
                 return self._originals[is_torchs][name](*args, **kwargs)
             if not args and given in kwargs:
                 args = (kwargs.pop(given),)
-            listed: list[Any] = [list(x) if isinstance(x, Iterator) else x for x in args[:1]]
+            listed = [_walkable(x) for x in args[:1]]
             try:
                 found = own(*listed, *args[1:], **kwargs)
             except TypeError:
@@ -145,7 +146,8 @@ class Patch:
         if self._clippers is not None and order > 0.0 and gradients:
             bound = float(check_max_norm(function, max_norm))
             if bound < math.inf:  # or it is measured alone, and clipped by another call, or before the step
-                total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
+                with suppress(NonFiniteGradientError):  # which the function raises, in torch's words
+                    total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
         if total is None:
             return functional.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
         dtype = torch.float64 if any(x.dtype in WIDE for x in gradients) else torch.float32
@@ -166,6 +168,18 @@ class Patch:
             total = self._clippers.clip(owners, bound, 2.0, total_norm=norm)
         if total is None:
             functional.clip_grads_with_norm_(parameters, max_norm, total_norm)
+
+    def _clip_grad_value_(
+        self,
+        parameters: Parameters,
+        clip_value: float | Tensor,
+        foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
+    ) -> None:
+        about = () if self._clippers is None else self._clippers.families_about(_owners("clip_grad_value_", parameters))
+        clipped = [family for family in about if family.is_as_called()]
+        functional.clip_grad_value_(parameters, clip_value)
+        for family in clipped:
+            family.take_as_called()
 
 
 _CURRENT: list[Patch] = []
@@ -253,8 +267,18 @@ def _exchange(others: dict[Function, Function]) -> list[Place]:
     return [place for place, _ in found]
 
 
+def _walkable(given: Any) -> Any:
+    """Return parameters to be walked more than once: iterators, and those within, as lists; but for exhausted ones."""
+    given = (list(given) or given) if isinstance(given, Iterator) else given
+    if not isinstance(given, (list, tuple)) or all(isinstance(x, Tensor) for x in given):
+        return given
+    return [(list(x) or x) if isinstance(x, Iterator) else x for x in given]
+
+
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
     """Return the parameters of a call that a clipper may take; none where it is traced, or some are no tensors."""
+    if isinstance(parameters, Iterator):  # an exhausted one, of which the function tells
+        return []
     tensors, _ = flatten(function, parameters)
     owners = [x for x in tensors if isinstance(x, Tensor)]
     return owners if len(owners) == len(tensors) and not is_traced() else []
