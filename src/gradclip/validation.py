@@ -132,11 +132,12 @@ def check_norm_type(function: str, value: object) -> float:
     """Return the order of a norm as a float: any real number, infinities included."""
     if type(value) is float and value == value:  # noqa: PLR0124 -- false for NaN, and cheaper than a call
         return value
-    if isinstance(value, str):
-        if value == "inf":
-            return math.inf
-        msg = f"`{function}(norm_type=...)` must be a number or 'inf', got {value!r}. Pass the order p of the p-norm."
-        raise ValueError(msg)
+    if isinstance(value, str):  # as from a command line: torch takes what `float` does
+        try:
+            value = float(value)
+        except ValueError:
+            msg = f"`{function}(norm_type=...)` must be a number or 'inf', got {value!r}. Pass the order of the norm."
+            raise ValueError(msg) from None
     number = real(function, "norm_type", value)
     if math.isnan(number):
         msg = f"`{function}(norm_type=...)` must be a number, got nan. Pass the order p of the p-norm, such as 2.0."

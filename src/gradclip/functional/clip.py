@@ -42,8 +42,8 @@ def clip_grad_norm_(
             COO and complex gradients count by their values and moduli.
         max_norm: Largest total norm left after the call, in the units of the gradients, >= 0. `math.inf` measures
             only. A 0-dim tensor on another device is never read back to the host.
-        norm_type: Order of the norm, any real number or `math.inf` (or `"inf"`); 0 counts non-zero elements, and
-            `-math.inf` is the smallest absolute value.
+        norm_type: Order of the norm, any real number or `math.inf`, also as text such as `"inf"`; 0 counts non-zero
+            elements, and `-math.inf` is the smallest absolute value.
         error_if_nonfinite: The same as `nonfinite="raise"`.
         foreach: Has no effect.
         eps: Added to the norm before dividing by it, >= 0.
