@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradclip.numbers import CPU
 from gradclip.torch_private import device_types_of
 
 if TYPE_CHECKING:
@@ -26,15 +27,24 @@ class Span:
         ranks: Their global ranks, in the order of the group.
     """
 
-    __slots__ = ("_devices", "group", "ranks")
+    __slots__ = ("_agreed", "_devices", "group", "ranks")
 
     def __init__(self, group: "ProcessGroup") -> None:
         self.group = group
         self.ranks = tuple(dist.get_process_group_ranks(group))
         self._devices = {name: torch.device(name) for name in device_types_of(group)}
+        backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+        self._agreed = CPU.type not in backends or len(set(backends.values())) == 1
 
     def serves(self, device: torch.device) -> torch.device:
-        """Return where numbers of a device have to be for a collective: there, if this group serves it."""
+        """Return where numbers of a device have to be for a collective: there, if this group serves it.
+
+        Where it has a backend for the CPU and others for devices, one collective is of one of them: the ranks, all of
+        which call this before it, agree at the first call on that of a device if any of them works there.
+        """
+        if not self._agreed:
+            used = min({*self.gather(device.type)} & {*self._devices} - {CPU.type}, default=CPU.type)
+            self._devices, self._agreed = {used: self._devices[used]}, True
         return device if device.type in self._devices else min(self._devices.items())[1]
 
     def reduce_(self, vector: Tensor, *, maximum: bool) -> None:

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, Placements
@@ -10,6 +11,7 @@ from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
+from gradclip.numbers import CPU
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.units import Units
@@ -52,6 +54,11 @@ class Held:
     def _found(self) -> dict[int, Tensor]:
         """The local parts by their places."""
         return dict(zip(self.places, self.batch.tensors, strict=True))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._owners[0].device if self._owners else CPU
 
     @property
     def has_elements(self) -> bool:

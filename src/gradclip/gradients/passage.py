@@ -73,7 +73,8 @@ class Passage:
             for again in (False, True):
                 ways = [(span, *tail) for tail in tails]
                 sent = [combine([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
-                summed, self.flags = exchange(span, sent, self._flags_for(span, before), order)
+                flags = self._flags_for(span, before)
+                summed, self.flags = exchange(span, sent, flags, order, self._held.device)
                 if again or not self._agrees_anew(span):
                     break
                 own = measured()
@@ -167,8 +168,8 @@ class Passage:
         return otherwise
 
     def _raise_failure(self) -> None:
-        """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
-        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
+        """Raise on every rank what any rank has failed with; where a device alone knows on any, only its own."""
+        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed and not flags.unread]
         if spans or self._failure is not None:
             said = say_all(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
             failure, self._failure = self._failure, None
