@@ -25,19 +25,16 @@ def placed(x: Tensor, device: torch.device) -> Tensor:
     return (x.to(torch.float32) if is_narrow(device) else x).to(device)
 
 
-def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device], device: torch.device) -> Tensor:
-    """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be.
-
-    That is `device` where the host knows them all.
-    """
-    there = next((x.device for x in numbers if not is_known(x)), None)
-    if there is not None:
-        where = place(there)
+def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.device]) -> Tensor:
+    """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
+    device = next((x.device for x in numbers if not is_known(x)), None)
+    if device is not None:
+        where = place(device)
         made = {x: as_float64(x, where).reshape(-1) for x in numbers if is_known(x)}  # equal ones in one launch
         return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return vector.to(place(device), non_blocking=True)
+    return vector.to(place(CPU), non_blocking=True)
 
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:

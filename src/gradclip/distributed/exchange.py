@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradclip.distributed.span import Span
 from gradclip.numbers import (
+    CPU,
     Scalar,
     from_device,
     is_extremum,
@@ -82,7 +83,7 @@ def exchange(
     """
     is_read = all(map(is_known, (*partials, *flags)))
     numbers = [*partials, *flags._replace(unread=float(not is_read))]
-    vector = vector_of(numbers, span.serves, device)
+    vector = vector_of(numbers, lambda own: span.serves(device if own == CPU else own))
     _reduce_(span, vector, len(partials), norm_type)
     arrived = scalars_of(vector, like=numbers)
     return arrived[: len(partials)], Flags(*arrived[len(partials) :])
@@ -93,7 +94,7 @@ def exchange_each(
 ) -> tuple[Tensor, Tensor, Flags]:
     """Do the same with a vector of partials, and one that says which parameters there are: float64."""
     flags = flags._replace(unread=float(not is_host(partials)))
-    vector = vector_of([partials, present, *flags], span.serves, partials.device)
+    vector = vector_of([partials, present, *flags], span.serves)
     _reduce_(span, vector, len(partials), norm_type)
     own, there, tail = vector.to(partials.device).split([len(partials), len(present), len(flags)])
     return own, there, Flags(*scalars_of(tail))
