@@ -77,6 +77,7 @@ def captured(way: str) -> tuple[Net, Callable[[], object]]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         net.step(clip)
+    graph.kept = net, clip  # type: ignore[attr-defined] -- it works on their memory, and keeps none
     return net, graph.replay
 
 

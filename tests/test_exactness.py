@@ -1,6 +1,7 @@
 """The exactness contract of the functions: right to the last digits, however the elements are grouped."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import gradclip
 import reference
+from gradclip.ops import reference as plain
 from strategies import NARROW, elements, gradients
 
 ORDERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 10.0, math.inf, 0.0, -1.0, -math.inf)
@@ -154,3 +156,21 @@ def test_narrow_norms_have_all_digits(dtype: torch.dtype) -> None:
         expected = reference.norm([x], 2.0)
         assert reference.float32_ulps(gradclip.get_total_norm([x]).item(), expected) <= 1
         assert reference.float32_ulps(gradclip.get_total_norm(list(x.split(37))).item(), expected) <= 1
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, math.inf])
+def test_one_tensor_is_widened_at_a_time(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a large model are measured in the memory of its largest tensors, not in four times that of all."""
+    widened: list[weakref.ref[Tensor]] = []
+    counts: list[int] = []
+
+    def noting(x: Tensor) -> Tensor:
+        counts.append(sum(own() is not None for own in widened))
+        found = x.to(torch.float64)
+        widened.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(plain, "_real", noting)
+    sums = plain.ReferenceBatch([torch.full((2, 3), 2.0) for _ in range(9)]).unit_partials(order)
+    assert sums.tolist() == [{1.0: 6.0, 2.0: 12.0, math.inf: 2.0}[order]] * 18
+    assert max(counts) <= 1

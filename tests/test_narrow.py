@@ -1,6 +1,7 @@
 """On a device without float64: nothing overflows, underflows or drifts, whatever is asked; and everything works."""
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -255,3 +256,44 @@ def outcomes(policy: Any, away: bool) -> list[dict[str, Tensor]]:
         clipper.clip()
         found.append({key: (p.grad.held if away else p.grad).clone() for key, p in parameters.items()})
     return found
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate", "sanitize"])
+def test_a_fused_step_under_a_scaler(nonfinite: Any) -> None:
+    """Gradients are unscaled and overflows heard of, as on the CPU."""
+    runs: list[list[Any]] = []
+    for make in (lambda x: x, There):
+        parameter: Any = Parameter(make(torch.ones(3)))
+        optimizer: Any = torch.optim.SGD([parameter], lr=0.1, fused=True)
+        clipper = gradclip.GradClipper([parameter], nonfinite=nonfinite).attach(optimizer)
+        found: list[Any] = []
+        for value, overflow in ((12.0, 0.0), (8.0, 1.0), (2.0, 0.0)):
+            parameter.grad = make(torch.full((3,), value))
+            optimizer.grad_scale, optimizer.found_inf = make(torch.tensor(4.0)), make(torch.tensor(overflow))
+            optimizer.step()
+            assert clipper.last is not None
+            found += [clipper.last.status, clipper.last.total_norm, *parameter.detach().cpu().tolist()]
+        runs.append(found)
+    assert runs[1] == pytest.approx(runs[0])
+    assert [x for x in runs[0] if isinstance(x, str)] == ["clipped", "skipped_scaler", "ok"]
+
+
+def test_one_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is scratch memory for a few pieces of the gradients, and not for all."""
+    sizes = narrow._sizes
+    made: list[weakref.ref[torch.UntypedStorage]] = []
+    counts: list[int] = []
+
+    def noting(x: Tensor) -> Tensor:
+        counts.append(sum(own() is not None for own in made))
+        found = sizes(x)
+        made.append(weakref.ref(found.untyped_storage()))
+        return found
+
+    monkeypatch.setattr(narrow, "_sizes", noting)
+    monkeypatch.setattr(narrow, "PIECE", 4)
+    batch = NarrowBatch([torch.full((4, 4), 2.0) for _ in range(5)])
+    assert batch.partial(2.0) == 320.0
+    assert batch.partials(1.0).tolist() == [32.0] * 5
+    assert batch.unit_partials().tolist() == [16.0] * 20
+    assert max(counts) <= 2

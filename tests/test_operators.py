@@ -13,6 +13,7 @@ from torch.library import opcheck
 import gradclip
 from gradclip.ops import registry
 from gradclip.ops.operators import NAMESPACE
+from gradclip.tracing import is_captured
 
 OPERATORS: Any = getattr(torch.ops, NAMESPACE)
 
@@ -185,6 +186,15 @@ def test_sizes_may_change() -> None:
     for size in (3, 5, 17):
         p, x = nn.Parameter(torch.zeros(size, 4)), torch.randn(size, 4)
         assert bits(compiled(p, x)) == bits(step(p, x))
+
+
+def test_no_compiler_asks_whether_a_graph_is_captured() -> None:
+    """To ask the device would break the graph that it makes."""
+
+    def sent(x: Tensor) -> Tensor:
+        return x + 1.0 if is_captured(torch.device("cuda", 0)) else x
+
+    assert torch.compile(sent, fullgraph=True, backend="eager")(torch.ones(1)).item() == 1.0
 
 
 def test_what_cannot_be_written_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Rules as kernels: decisions on a device in a launch or two, with the numbers of torch's own operations."""
 
 import copy
+import linecache
 import math
 import os
 import pickle
@@ -583,6 +584,14 @@ def test_what_the_driver_cannot_be_handed() -> None:
         source = SimpleNamespace(signature={f"p{i}": "*fp64" for i in range(count)} | {"BLOCK": "constexpr"})
         compiled = SimpleNamespace(function=5, metadata=SimpleNamespace(**about), src=source)
         assert (driver.ready(compiled, count) is None) == (count > driver.MOST)
+
+
+def test_two_kernels_at_a_time() -> None:
+    """Each thread has its own lines, by a name of their own: Triton asks Python for them."""
+    make = fusing.kernel_of.__wrapped__  # as where neither is remembered yet
+    kernels = [make(("p0",), (torch.float64,), (f"    tl.store(p0, {number}.0)",)) for number in (1, 2)]
+    names = [kernel.fn.__code__.co_filename for kernel in kernels]
+    assert [linecache.getline(name, 2).strip() for name in names] == ["tl.store(p0, 1.0)", "tl.store(p0, 2.0)"]
 
 
 def test_memory_of_other_dtypes() -> None:

@@ -5,8 +5,11 @@ import ctypes
 import inspect
 import math
 import os
+import select
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -538,6 +541,42 @@ def test_an_error_of_the_driver() -> None:
             native.start(*failing.addresses, 0, wrong, 1.0, 1e-6, memory, memory, [])
         with pytest.raises(ValueError, match="invalid PyCapsule"):
             native.fill(wrong, 1.0, 1e-6, memory)
+
+
+def test_memory_of_a_copy_outlives_a_launch_that_fails() -> None:
+    """The copy may be under way: nobody gets the memory before the event after it."""
+    pytest.importorskip("gradclip.ops._native")
+    failing, kept = StandIn(error=700), []
+    failing.get((measuring.combine, None, 2, False, False, 128))
+    own, host = lane_on(77), table.tabled([torch.ones(3)])
+    own.slots.give_back = kept.append  # type: ignore[method-assign]
+    to = table.on_device(host, torch.device("cpu"))
+    memory = to.words.data_ptr()
+    launches = [(1, 0, 32, 0, [memory, 0, 0, 0, *[memory] * 5, 0, 0])]
+    with pytest.raises(RuntimeError, match="error 700"):
+        copying.start(driver.Driver(*failing.addresses), host, (1.0, 0.0), to, launches, own)
+    assert len(failing.copied) == 1
+    assert [slot.stream for slot in kept] == [own.stream]
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_the_driver_lets_other_threads_run(starts: bool) -> None:
+    """It waits where much is queued, and what it waits for may take one of them."""
+    native = pytest.importorskip("gradclip.ops._native")
+    reading, writing = os.pipe()
+    asked = ctypes.create_string_buffer(struct.pack("ihh", reading, select.POLLIN, 0))
+    # What stands for the driver waits for a millisecond, and its error is 1 once there is something to read.
+    poll = ctypes.cast(ctypes.CDLL(None).poll, ctypes.c_void_p).value
+    launches = [(ctypes.addressof(asked), 1, 32, 0, [])] * 5000
+    by, words, memory = StandIn(), table.tabled([torch.ones(2)]).words, torch.zeros(16, dtype=torch.int64)
+    given = (poll, by.addresses[1], 0, words, 1.0, 0.0, *[memory.data_ptr()] * 2) if starts else (poll, 0)
+    writer = threading.Timer(0.05, os.write, (writing, b"x"))
+    writer.start()
+    with pytest.raises(RuntimeError, match="could not launch a kernel: error 1"):
+        (native.start if starts else native.launch)(*given, launches)
+    writer.join()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:

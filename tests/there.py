@@ -4,6 +4,7 @@ It may be told to have no float64, as Apple's GPUs, and to refuse whatever a hos
 and a copy to or from memory that is not pinned.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,7 @@ class There(Tensor):
         if cls.refuses_waits and name in READING:
             raise AssertionError(f"the host waits for a number: {name}")
         if name == "copy_":
-            return _taped(lambda: _copied(args[1], args[0], bool(args[2:] and args[2])))
+            return _copied_again(*args)
         leaves = torch.device(kwargs.get("device") or PLACE) == HERE
         if leaves and name == "_to_copy":
             return _copied(
@@ -100,6 +101,18 @@ def _copied(x: Tensor, to: Tensor, non_blocking: bool | None = False) -> Tensor:
         raise AssertionError("the host waits for a copy")
     _held(to).copy_(_held(x))
     return to
+
+
+def _copied_again(to: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
+    """Copy, and at a replay again, from the same memory: that of the host has to be kept by somebody else."""
+    source: Any = (lambda: x) if isinstance(x, There) else weakref.ref(x)
+
+    def act() -> Tensor:
+        if source() is None:
+            raise AssertionError("a replay copies from memory that is gone")
+        return _copied(source(), to, non_blocking)
+
+    return _taped(act)
 
 
 def _empty(size: Any, dtype: Any = None, *_: Any, **__: Any) -> There:
@@ -146,8 +159,9 @@ def captured() -> Iterator[Callable[[], None]]:
             act()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("clipper.clipper", "clipper.pipeline", "clipper.withhold", "policies.history"):
+        for module in ("clipper.clipper", "clipper.pipeline", "clipper.withhold", "policies.history", "sending"):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)
+        patch.setattr("gradclip.sending.TAKES_PINNED", False)
         try:
             yield replay
         finally:

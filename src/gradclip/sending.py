@@ -8,11 +8,29 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_known, is_narrow
+from gradclip.tracing import is_captured
+
+TAKES_PINNED = torch.__version__ >= "2.11"
+"""Whether a graph that is captured copies from pinned memory alone, and memory can be pinned then; before, from any."""
+
+_replayed: list[Tensor] = []
+"""What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
+
+
+def for_replays(x: Tensor) -> Tensor:
+    """Return numbers of the host in memory that a graph which is captured may copy from, at every replay."""
+    kept = x.pin_memory() if TAKES_PINNED else x
+    _replayed.append(kept)
+    return kept
 
 
 def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return numbers of the host, or rows of such, where those of a device are."""
-    return torch.tensor(numbers, dtype=dtype, device=CPU).to(home(device), non_blocking=True)
+    return _moved(torch.tensor(numbers, dtype=dtype, device=CPU), home(device))
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    return (for_replays(x) if is_captured(device) else x).to(device, non_blocking=True)
 
 
 def indices(places: Sequence[int], device: torch.device) -> Tensor:
@@ -34,7 +52,7 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
         return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return vector.to(place(CPU), non_blocking=True)
+    return _moved(vector, place(CPU))
 
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:

@@ -38,7 +38,7 @@ def untraced(function: Callable[P, T]) -> Callable[P, T]:
 
 def is_captured(device: torch.device) -> bool:
     """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
-    if device.type != "cuda":
+    if device.type != "cuda" or is_dynamo_compiling():
         return False
     with torch.cuda.device(device.index):  # torch takes twice as long to look at a device
         return torch.cuda.is_current_stream_capturing()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gradclip import GradClipper
+from gradclip import GradClipper, sending
 from gradclip.numbers import Scalar, bring_down, is_known, maximum
 from gradclip.policies import (
     AdaGC,
@@ -26,7 +26,7 @@ from gradclip.policies import (
     warmup,
 )
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
-from there import There, captured, no_waits
+from there import PLACE, There, captured, no_waits
 
 WARM, REPLAYS = 30, 12
 """Steps before the graph, after which every policy has warmed up, and replays of it."""
@@ -46,26 +46,27 @@ def given(step: int) -> dict[str, Tensor]:
 class Run:
     """A clipper on the stand-in device, whose gradients stay where they are."""
 
-    def __init__(self, policy: Policy, **options: Any) -> None:
+    def __init__(self, policy: Policy, missing: tuple[str, ...] = (), **options: Any) -> None:
         self.parameters: dict[str, Any] = {name: Parameter(There(p.detach())) for name, p in model().items()}
-        for p in self.parameters.values():
-            p.grad = torch.zeros_like(p)
+        for name, p in self.parameters.items():
+            p.grad = None if name in missing else torch.zeros_like(p)
         self.clipper = clipper_of(policy, self.parameters, **({"nonfinite": "propagate"} | options))
 
     def draw(self, step: int) -> None:
         for name, x in given(step).items():
-            self.parameters[name].grad.held.copy_(x)
+            if self.parameters[name].grad is not None:
+                self.parameters[name].grad.held.copy_(x)
 
     def left(self) -> list[Tensor]:
-        return [p.grad.held.clone() for p in self.parameters.values()]
+        return [p.grad.held.clone() for p in self.parameters.values() if p.grad is not None]
 
 
 @pytest.fixture
 def replayed() -> Callable[[Policy], tuple[Run, Run]]:
     """A run whose last steps are replays, beside one without, which has to leave the same bits."""
 
-    def of(policy: Policy) -> tuple[Run, Run]:
-        eager, own = Run(policy), Run(policy)
+    def of(policy: Policy, missing: tuple[str, ...] = ()) -> tuple[Run, Run]:
+        eager, own = Run(policy, missing), Run(policy, missing)
         for step in range(WARM - 3):
             eager.draw(step)
             eager.clipper.clip()
@@ -102,6 +103,12 @@ def test_replays_do_what_steps_do(name: str, replayed: Any) -> None:
         assert all(map(torch.equal, own, eager))
     states = [run.clipper.state_dict()["stages"] for run in runs]
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("name", ["FixedNorm each", "AGC", "AdaGC", "by_name"])
+def test_replays_where_a_parameter_has_no_gradient(name: str, replayed: Any) -> None:
+    """What the graph copies from the host, such as the places of the others, outlives the capture."""
+    replayed(CASES[name].policy, ("conv.weight",))
 
 
 def fails(*_: Any) -> None:
@@ -356,6 +363,37 @@ def test_what_has_no_place_in_a_graph_is_not_loaded() -> None:
         runs[0].clipper.load_state_dict(runs[1].clipper.state_dict())
     assert runs[0].clipper.state_dict() == before
     assert runs[0].clipper._pipeline.__getstate__()["_captured"] is None
+
+
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_a_table_outlives_the_capture(has_spare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay copies it again: from memory that was pinned before, or from any where none is left."""
+    pytest.importorskip("triton")
+    from gradclip.ops.triton import copying, lane, table
+
+    spares = [torch.zeros(100, dtype=torch.int64) if has_spare else None]
+    monkeypatch.setattr(lane.Slots, "take_spare", lambda *_: spares.pop())
+    monkeypatch.setattr(copying, "is_captured", lambda _: True)
+    found = table.tabled([torch.ones(3), torch.ones(20_000)])
+    there = table.on_device(found, PLACE)
+    with captured() as replay, no_waits():
+        copying.copy(found, there, None, (1.0, 1e-6))
+    expected = table.on_device(found, torch.device("cpu")).words
+    table.write(found, (1.0, 1e-6), expected)
+    there.words.held.zero_()
+    replay()
+    assert torch.equal(there.words.held, expected)
+
+
+def test_what_a_graph_copies_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch asks for that; before, it can pin none then."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
+    for asks in (False, True):
+        monkeypatch.setattr(sending, "TAKES_PINNED", asks)
+        x = torch.ones(2)
+        assert (sending.for_replays(x) is x) is not asks
+    assert len(pinned) == 1
 
 
 def test_on_the_host_nothing_is_captured() -> None:

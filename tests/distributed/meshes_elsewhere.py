@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -67,7 +68,7 @@ def functions(make: Layout) -> None:
     named, ranks = make()
     parameters = list(named.values())
     gradclip.clip_grad_norm_(parameters, 1e9)  # agrees on what there is
-    for order in (2.0, math.inf, 3.0):
+    for order in (2.0, math.inf, 3.0, -1.0):
         with no_waits():
             gradclip.clip_grad_norm_(parameters, 1e9, order)
             gradclip.get_norms(parameters, order)
@@ -131,11 +132,52 @@ def withheld(make: Layout) -> None:
         assert (clipper.last.skipped is not None) == is_bad
 
 
+def nothing_measured(make: Layout) -> None:
+    """A rank that has no gradient, or fails, sends its numbers from there all the same, as the others do theirs."""
+    named, _ = make()
+    parameters = list(named.values())
+    for p in parameters:
+        p.grad = None
+    norms = [gradclip.clip_grad_norm_(parameters, 1.0, order) for order in (2.0, math.inf)]
+    assert [norm.to("cpu").item() for norm in norms] == [0.0, 0.0]
+    for fresh, p in zip(make()[0].values(), parameters, strict=True):
+        p.grad = fresh.grad
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradclip.ops.reference.ReferenceBatch.partial", fails)
+        patch.setattr(Span, "gather", fails)  # to which the others do not come
+        with pytest.raises(MemoryError):
+            gradclip.clip_grad_norm_(parameters, 1.0)
+
+
+def without_parameters(mesh: DeviceMesh) -> None:
+    """A rank that has none hears on the device that another fails, as the rest do: it asks nobody alone."""
+
+    def failed(span: Span, vector: Any, *, maximum: bool) -> None:
+        vector.held[-4] = 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Span, "serves", lambda *_: PLACE)
+        patch.setattr(Span, "reduce_", failed)
+        patch.setattr(Span, "gather", fails)
+        assert gradclip.clip_grad_norm_([], 1.0, group=mesh).item() == 0.0
+
+
+def fails(*_: Any, **__: Any) -> None:
+    raise MemoryError
+
+
+def reduced(span: Span, vector: torch.Tensor, *, maximum: bool) -> None:
+    """Reduce as the other ranks do, which all come with numbers of the device."""
+    assert vector.device == PLACE
+    if not maximum:
+        vector.mul_(len(span.ranks))
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     withhold.Transfer = withhold_workers.Late  # type: ignore[assignment,misc]
     Span.serves = lambda self, device: device  # type: ignore[method-assign]
-    Span.reduce_ = lambda self, vector, *, maximum: None if maximum else vector.mul_(len(self.ranks))  # type: ignore[method-assign,assign,return-value]
+    Span.reduce_ = reduced  # type: ignore[method-assign]
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     line = init_device_mesh(PLACE.type, (4,))
     square = init_device_mesh(PLACE.type, (2, 2), mesh_dim_names=("a", "b"))
@@ -146,9 +188,11 @@ def main() -> None:
         "copies of shards": sharded(square, Replicate(), Shard(0)),
         "copies beside plain ones": sharded(line, Replicate(), plain=1),
     }
+    without_parameters(line)
     for name, make in layouts.items():
         torch.manual_seed(0)
         functions(make)
+        nothing_measured(make)
         withheld(make)
         sys.stdout.write(f"{name}: {policies(make)} policies\n")
 

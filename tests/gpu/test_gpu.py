@@ -356,6 +356,7 @@ def test_a_captured_graph() -> None:
         assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 @pytest.mark.parametrize(
     "policy", [ZClip(1.0, warmup=2), MedianClip(1.0, window=8, warmup=2)], ids=["ZClip", "MedianClip"]
 )
@@ -393,6 +394,36 @@ def test_a_captured_step(policy: Policy) -> None:
         step(0)
         assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
     assert clippers[0].state_dict()["stages"] == clippers[1].state_dict()["stages"]
+
+
+def test_what_a_graph_copies_outlives_its_capture() -> None:
+    """The places of those that have a gradient, where not all do, and of those that no kernel takes."""
+    torch.manual_seed(0)
+    eager, captured = (owners([torch.ones(30, n, device="cuda")[:, : 1 + n // 2] for n in (9, 40, 1)]) for _ in "ab")
+    clippers = []
+    for own in (eager, captured):
+        own.insert(1, Parameter(torch.zeros(5, device="cuda")))
+        own.append(Parameter(torch.zeros(7, device="cuda", dtype=torch.bfloat16)))
+        own[-1].grad = torch.ones_like(own[-1])
+        clippers.append(gradclip.GradClipper(own, FixedNorm(0.5, scope="parameter"), nonfinite="propagate"))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for clipper in clippers * 2:
+            clipper.clip()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        clippers[1].clip()
+    for _ in range(10):
+        for a, b in zip(eager, captured, strict=True):
+            if a.grad is not None:
+                b.grad.copy_(a.grad.normal_())
+        others = [torch.full((n,), -1, dtype=torch.int64) for n in range(1, 200)]
+        clippers[0].clip()
+        graph.replay()
+        assert all(a.grad is None or torch.equal(a.grad, b.grad) for a, b in zip(eager, captured, strict=True))
+        assert len(others) == 199
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -456,6 +487,7 @@ def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
     assert found[3:] == [{"weight": (0, 64), "bias": (0, 8)}] * (3 + LATE)
 
 
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 def test_a_captured_step_is_skipped() -> None:
     """A graph decides at each replay whether its step happens."""
     net = torch.nn.Linear(8, 8).cuda()
@@ -464,6 +496,7 @@ def test_a_captured_step_is_skipped() -> None:
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             optimizer.step()
@@ -515,7 +548,9 @@ def test_fsdp2_on_one_rank(tmp_path: Any, axes: tuple[str, ...]) -> None:
         net(torch.randn(4, 64, device="cuda")).square().sum().backward()
         truth = exact([p.grad.to_local() for p in net.parameters()])
         gradclip.clip_grad_norm_(net.parameters(), truth * 2)  # compiles
+        gradclip.get_norms(net.parameters(), -1.0)
         with no_waits():
+            gradclip.get_norms(net.parameters(), -1.0)
             norm = gradclip.clip_grad_norm_(net.parameters(), truth / 2)
         assert norm.item() == pytest.approx(truth, rel=2e-7)
         assert exact([p.grad.to_local() for p in net.parameters()]) == pytest.approx(truth / 2, rel=1e-5)

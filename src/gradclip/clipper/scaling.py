@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from gradclip.numbers import Condition
+from gradclip.numbers import Condition, as_float64, from_device
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
 STEP = GradScaler.step.__code__
@@ -22,7 +22,7 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
     """
     scale = fused_scale(optimizer)
     if scale is not None:
-        inverse = scale.double().reciprocal().float()  # as torch does
+        inverse = as_float64(scale).reciprocal().to(torch.float32).to(scale.device)  # as torch does
         with torch.no_grad():
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 if parameter.grad is not None:
@@ -35,7 +35,7 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
 def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
     """Return whether a scaler found an overflow in the gradients of an optimizer, for the step that comes.
 
-    Where that is on a device, as a 0-dim tensor of the device of the first parameter.
+    Where that is on a device that has float64, as a 0-dim tensor of the device of the first parameter.
     """
     found = [fused_overflow(optimizer)]
     if scaler is not None and has_scaled(scaler):
@@ -44,7 +44,7 @@ def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
     if not flags:
         return False
     device = next(p.device for group in optimizer.param_groups for p in group["params"])
-    return torch.stack([flag.reshape(()).to(device) for flag in flags]).amax() > 0.0
+    return from_device(torch.stack([flag.reshape(()).to(device) for flag in flags]).amax()) > 0.0
 
 
 def stepping_scaler() -> GradScaler | None:

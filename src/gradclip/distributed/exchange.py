@@ -6,13 +6,11 @@ By these, all ranks know what went wrong on any.
 import math
 from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gradclip.distributed.span import Span
 from gradclip.numbers import (
-    CPU,
     Scalar,
     from_device,
     is_extremum,
@@ -74,16 +72,14 @@ class Flags(NamedTuple):
         return self.loss if is_extremum(norm_type) else self.loss / self.losses
 
 
-def exchange(
-    span: Span, partials: list[Scalar], flags: Flags, norm_type: float, device: torch.device
-) -> tuple[list[Scalar], Flags]:
+def exchange(span: Span, partials: list[Scalar], flags: Flags, norm_type: float) -> tuple[list[Scalar], Flags]:
     """Return the partials of all ranks of a span together, and their flags.
 
-    They are floats again if all were; else tensors, for which nothing waits. `device` is where the parameters are.
+    They are floats again if all were; else tensors, for which nothing waits.
     """
     is_read = all(map(is_known, (*partials, *flags)))
     numbers = [*partials, *flags._replace(unread=float(not is_read))]
-    vector = vector_of(numbers, lambda own: span.serves(device if own == CPU else own))
+    vector = vector_of(numbers, span.serves)
     _reduce_(span, vector, len(partials), norm_type)
     arrived = scalars_of(vector, like=numbers)
     return arrived[: len(partials)], Flags(*arrived[len(partials) :])

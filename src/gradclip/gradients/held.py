@@ -3,15 +3,14 @@
 from functools import cached_property
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from gradclip.distributed.agreement import Agreement, Placements
-from gradclip.distributed.dtensor import copies_of, is_unsummed, local_rows
+from gradclip.distributed.dtensor import copies_of, is_unsummed, local_of, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
 from gradclip.distributed.unsummed import summed
-from gradclip.numbers import CPU
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_known
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.units import Units
@@ -49,16 +48,18 @@ class Held:
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._unsummed), None)
+        self._home = home(local_of(owners[0]).device) if owners else CPU
+        if not owners and layout.group is not None:
+            self._home = layout.group.serves(CPU)
+
+    def at_home(self, number: Scalar) -> Scalar:
+        """Return a number where those of this rank are, measured or not: all ranks send theirs from alike devices."""
+        return number if self._home == CPU or not is_known(number) else as_float64(number, self._home)
 
     @cached_property
     def _found(self) -> dict[int, Tensor]:
         """The local parts by their places."""
         return dict(zip(self.places, self.batch.tensors, strict=True))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self._owners[0].device if self._owners else CPU
 
     @property
     def has_elements(self) -> bool:

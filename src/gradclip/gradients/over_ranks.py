@@ -84,7 +84,8 @@ class OverRanks(GradientSet):
             total = self._total_of_each(partials, present, order)
             norms = finish_each(partials, order)
         if order < 0.0:  # that of no element is 0
-            norms[[place for place in range(count) if self._layout.is_empty(place, self.owners[place])]] = 0.0
+            empty = [place for place in range(count) if self._layout.is_empty(place, self.owners[place])]
+            norms[indices(empty, norms.device)] = 0.0
         return Parts(norms if present is None else torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:

@@ -72,9 +72,8 @@ class Passage:
             tails, before = self._held.layout.tails[span], self.flags
             for again in (False, True):
                 ways = [(span, *tail) for tail in tails]
-                sent = [combine([*arrived.get(way, ()), *own.get(way, ())], order) for way in ways]
-                flags = self._flags_for(span, before)
-                summed, self.flags = exchange(span, sent, flags, order, self._held.device)
+                sent = [self._held.at_home(combine([*arrived.get(way, ()), *own.get(way, ())], order)) for way in ways]
+                summed, self.flags = exchange(span, sent, self._flags_for(span, before), order)
                 if again or not self._agrees_anew(span):
                     break
                 own = measured()

@@ -6,7 +6,7 @@ numbers live then. A norm is right within 4 units in the last place of float32.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, final
 
 import torch
@@ -67,8 +67,8 @@ class NarrowBatch(Batch):
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         with torch.no_grad():
-            rows = [_in_units(x) for x in self.tensors]
-            return torch.cat([_none(order)[:0], *_partials(rows, order, [1.0] * len(rows))])
+            rows = (_in_units(x) for x in self.tensors)
+            return torch.cat([_none(order)[:0], *_partials(rows, order, [1.0] * len(self.tensors))])
 
     def scale_(self, coef: Scalar) -> None:
         coef = from_device(coef)
@@ -112,10 +112,10 @@ class NarrowBatch(Batch):
     def _each(self, order: float, factors: list[float]) -> Tensor:
         """Return the partial of each tensor, times a factor each."""
         with torch.no_grad():
-            pieces = [list(_pieces(x)) for x in self.tensors]
-            by = [factor for own, factor in zip(pieces, factors, strict=True) for _ in own]
-            found = iter(_partials([piece for own in pieces for piece in own], order, by))
-            each = [_combined([next(found) for _ in own], order) for own in pieces]
+            counts = [-(-x.numel() // PIECE) for x in self.tensors]
+            by = [factor for count, factor in zip(counts, factors, strict=True) for _ in range(count)]
+            found = iter(_partials((piece for x in self.tensors for piece in _pieces(x)), order, by))
+            each = [_combined([next(found) for _ in range(count)], order) for count in counts]
             return torch.stack(each) if each else _none(order)[:0]
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
@@ -208,15 +208,22 @@ def _none(order: float) -> Tensor:
     return torch.full((1,), identity(order), dtype=torch.float64, device=CPU)
 
 
-def _partials(matrices: list[Tensor], order: float, factors: list[float]) -> list[Tensor]:
-    """Return the partial of each row of matrices of magnitudes, times a factor each; all are read at once."""
-    found = [_measured(x, order) if x.numel() else None for x in matrices]
+def _partials(matrices: Iterable[Tensor], order: float, factors: list[float]) -> list[Tensor]:
+    """Return the partial of each row of matrices of magnitudes, times a factor each; all are read at once.
+
+    A matrix is made when it is measured, so that there is but one at a time.
+    """
+    lengths: list[int] = []
+    found: list[Rows | None] = []
+    for x in matrices:
+        lengths.append(len(x))
+        found.append(_measured(x, order) if x.numel() else None)
     said = [part.reshape(-1) for rows in found if rows is not None for part in rows]
     numbers = iter(torch.cat(said).to(CPU, torch.float64).split([len(x) for x in said]) if said else ())
     partials: list[Tensor] = []
-    for x, rows, factor in zip(matrices, found, factors, strict=True):
+    for length, rows, factor in zip(lengths, found, factors, strict=True):
         if rows is None:
-            partials.append(_none(order).expand(len(x)))
+            partials.append(_none(order).expand(length))
             continue
         units, sums = next(numbers).view(rows.units.shape).prod(dim=1), next(numbers).view(rows.sums.shape).sum(dim=1)
         units = units * abs(factor)

@@ -73,7 +73,7 @@ class ReferenceBatch(Batch):
         with torch.no_grad():
             if not self.tensors:
                 return torch.zeros(0, dtype=torch.float64, device=self._device)
-            rows = [_real(x.reshape(count_units(x), x.numel() // max(1, count_units(x)))) for x in self.tensors]
+            rows = (_real(x.reshape(count_units(x), x.numel() // max(1, count_units(x)))) for x in self.tensors)
             if is_extremum(order):
                 return torch.cat([x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(len(x)) for x in rows])
             if order == 2.0:  # noqa: PLR2004

@@ -2,18 +2,18 @@
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
+from gradclip.numbers import CPU
 from gradclip.ops.triton import driver
 from gradclip.ops.triton.lane import Lane, on, pinned, slots_of
 from gradclip.ops.triton.table import HostTable, Table, write
+from gradclip.sending import for_replays
 from gradclip.tracing import is_captured
 
 Bounds: TypeAlias = tuple[float, float]
 """`max_norm` and `eps`, which lie behind a table."""
-
-_captured: list[Tensor] = []
-"""What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
 
 
 def copy(table: HostTable, to: Table, lane: Lane | None, bounds: Bounds = (0.0, 0.0)) -> None:
@@ -33,14 +33,12 @@ def copy(table: HostTable, to: Table, lane: Lane | None, bounds: Bounds = (0.0, 
         write(table, bounds, there)
         return
     captured = is_captured(there.device)
-    host = slots_of(there.device).take_spare(len(there)) if captured else None
+    host = slots_of(there.device).take_spare(len(there)) if captured else pinned(len(there))
     if host is None:
-        host = pinned(len(there))
+        host = torch.empty(len(there), dtype=torch.int64, device=CPU)
     host = host[: len(there)]
     write(table, bounds, host)
-    if captured:
-        _captured.append(host)
-    there.copy_(host, non_blocking=True)
+    there.copy_(for_replays(host) if captured else host, non_blocking=True)
 
 
 def start(
@@ -49,6 +47,8 @@ def start(
     """Write a table, copy it and launch what goes by it, in one call of the extension, which has made the table."""
     with on(lane.device):
         slot = lane.slots.take(to.words.numel())
-        by.start(lane.handle, table.words, bounds, slot.address, to.words.data_ptr(), launches)
-        slot.copied.record(lane.stream)
-        lane.slots.give_back(slot)
+        try:
+            by.start(lane.handle, table.words, bounds, slot.address, to.words.data_ptr(), launches)
+        finally:  # the copy may be under way where a launch has failed, or Ctrl-C comes
+            slot.copied.record(lane.stream)
+            lane.slots.give_back(slot)

@@ -7,6 +7,7 @@ for each, and is in memory before.
 import linecache
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from typing import Any, NamedTuple, final
 
 import torch
@@ -20,6 +21,9 @@ from gradclip.ops.triton.launch import Call, launch
 from gradclip.ops.triton.recording import Count, Graph, Leaf, Node
 
 BLOCK, WARPS = 256, 4
+
+_NUMBERS = count()
+"""Those of kernels: two threads may each make one at a time."""
 
 CALLED = ("number", "in_order", "larger", "smaller", "smaller_known")
 """What kernels call."""
@@ -122,7 +126,7 @@ def kernel_of(arguments: tuple[str, ...], dtypes: tuple[torch.dtype, ...], lines
     The same lines for memory of other dtypes are another kernel: what the driver launches is compiled for one.
     """
     text = f"def rule({', '.join(arguments)}, BLOCK: tl.constexpr):\n" + "\n".join(lines) + "\n"
-    name = f"<gradclip rule {kernel_of.cache_info().misses}>"
+    name = f"<gradclip rule {next(_NUMBERS)}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     space: dict[str, Any] = {"tl": tl, "__name__": __name__, **{name: getattr(ordering, name) for name in CALLED}}
     exec(compile(text, name, "exec"), space)  # noqa: S102 -- of our own
