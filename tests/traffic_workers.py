@@ -63,8 +63,8 @@ def known_traffic() -> tuple[Traffic, Traffic, Traffic, Traffic]:
     return found
 
 
-def by_axes() -> tuple[Traffic, int, float, float, list[int]]:
-    """Reduce over two axes of three where torch would split a new group off that of the program, and over two of two.
+def by_axes(why: str) -> tuple[Traffic, int, float, float, list[int]]:
+    """Reduce over two axes of three where all ranks of the program would have to come for a group, and over two of two.
 
     Returns:
         What was sent over the first, and over how many groups; sum and maximum of all ranks over the second, and what
@@ -74,18 +74,18 @@ def by_axes() -> tuple[Traffic, int, float, float, list[int]]:
     assert world is not None
     narrow = distributed.init_device_mesh("cpu", (2, 2, 1), mesh_dim_names=("a", "b", "c"))["b", "c"]
     square = mesh_of("dp tp")
-    world.bound_device_id = torch.device("cpu", 0)
+    world.bound_device_id = torch.device("cpu", 0) if why == "bound" else None
     try:
-        with patch.object(span, "_known", {}):
-            sent = traffic_of(lambda: span.span_of(narrow).reduce_(torch.ones(3), maximum=False))
-            groups = len(span.span_of(narrow).groups)
+        with patch.object(span, "_known", {}), patch.object(distributed, "get_backend", lambda _: why):
+            own = span.span_of(narrow)
     finally:
         world.bound_device_id = None
+    sent = traffic_of(lambda: own.reduce_(torch.ones(3), maximum=False))
     both = span.Span(square.get_all_groups(), tuple(range(4)))
     found = torch.full((2,), 2.0**rank)
     both.reduce_(found[:1], maximum=False)
     both.reduce_(found[1:], maximum=True)
-    return sent, groups, *found.tolist(), both.gather(rank)
+    return sent, len(own.groups), *found.tolist(), both.gather(rank)
 
 
 def clips(parts: list[Part], p: float = 2.0, *, spanning: bool = False) -> list[tuple[Traffic, float]]:

@@ -83,8 +83,8 @@ _world: Any = None  # the default group that they belong to
 def span_of(group: Group) -> Span:
     """Return the span of a process group, or of a mesh with all its dimensions; the same object for the same ranks.
 
-    A mesh of several axes whose ranks no group has yet gets one, which all its ranks have to ask for. Where it would be
-    split off the group of the program, for which all ranks of that have to come, it goes by those of its axes in turn.
+    A mesh of several axes whose ranks no group has yet gets one, which all its ranks have to ask for. Where all of the
+    program would have to, as it is split off their group or made by MPI, it goes by those of its axes in turn.
     """
     global _world  # noqa: PLW0603 -- groups live as long as the default group does
     if _world is not dist.group.WORLD:
@@ -107,7 +107,7 @@ def _groups_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "Sequence[ProcessG
     if mesh.ndim > 1 and world is not None:
         if len(ranks) == dist.get_world_size():
             return (world,)
-        if world.bound_device_id is None:
+        if world.bound_device_id is None and dist.get_backend(world) != dist.Backend.MPI:
             made = dist.new_group(list(ranks), use_local_synchronization=True)
             if not isinstance(made, dist.ProcessGroup):
                 msg = f"a group of ranks {ranks} cannot be made on rank {dist.get_rank()}, which is none of them"
