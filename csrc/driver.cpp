@@ -12,6 +12,7 @@ using Copier = int (*)(std::uint64_t to, const void* from, std::size_t bytes, vo
 
 constexpr Py_ssize_t kMost = 24;
 
+// A kernel, how many programs, threads of one and bytes of shared memory; and the words of its arguments.
 struct Launch {
   std::uint64_t numbers[4], words[kMost];
 };

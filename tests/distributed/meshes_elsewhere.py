@@ -160,6 +160,9 @@ def without_parameters(mesh: DeviceMesh) -> None:
         patch.setattr(Span, "reduce_", failed)
         patch.setattr(Span, "gather", fails)
         assert gradclip.clip_grad_norm_([], 1.0, group=mesh).item() == 0.0
+        for scope in ("total", "parameter"):
+            clipper = gradclip.GradClipper([], FixedNorm(1.0, scope=scope), group=mesh, nonfinite="propagate")
+            assert clipper.clip().total_norm == 0.0
 
 
 def fails(*_: Any, **__: Any) -> None:

@@ -1,11 +1,15 @@
 """Copies of a model that should be alike and are not: noticed now and then, at the price of one small collective."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import replica_workers as workers
 from gradclip import GradClipper
+from gradclip.distributed.replicas import is_same
 from gradclip.testing import RankPool, assert_same_gradients
 from replica_workers import asserted, clip_and_compare, fail_on_one, names_of_stages, train_ddp
 
@@ -23,6 +27,13 @@ def test_gradients_that_were_never_reduced(pool: RankPool) -> None:
     assert first[0].startswith("The gradients of 4 parameters, of which every rank should have a copy, differ between")
     assert "0.weight (" in first[0] and " on rank 0, " in first[0] and " on rank 1)" in first[0]
     assert " and 1 more. Clip once they are reduced: not inside `no_sync()`" in first[0]
+
+
+def test_whatever_the_default_device_is() -> None:
+    """Norms are compared where the group wants its numbers."""
+    span: Any = SimpleNamespace(serves=lambda device: device, reduce_=lambda vector, *, maximum: None)
+    with torch.device("meta"):
+        assert is_same(2.0, span, torch.device("cpu"))
 
 
 @on_two

@@ -47,7 +47,7 @@ def is_same(norm: Scalar | None, span: Span, device: torch.device) -> bool:
     failed = norm is None
     own = as_float64(0.0 if norm is None else norm, CPU)
     known = torch.where(own.isfinite(), own, math.inf)
-    vector = torch.stack([known, -known, torch.tensor(float(failed), dtype=torch.float64)]).to(span.serves(device))
+    vector = torch.stack([known, -known, as_float64(float(failed), CPU)]).to(span.serves(device))
     span.reduce_(vector, maximum=True)
     largest, negative, failed_anywhere = vector.tolist()
     if failed_anywhere and not failed:
