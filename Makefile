@@ -124,7 +124,8 @@ test-torch:  ## the core on another torch: make test-torch TORCH=2.6.0, a few GB
 	$(OTHER)/bin/pip install --quiet --no-deps --force-reinstall .
 	$(OTHER)/bin/pytest -q -p no:cacheprovider --ignore=tests/cli --ignore=tests/analysis --ignore=tests/examples
 
-# What travels to a machine with a GPU, where nothing can be installed from; and what is done there, with its torch.
+# What travels to a machine with a GPU, where nothing can be installed from; and what is done there, with its torch, Triton,
+# pytest and hypothesis.
 gpu-wheel: setup  ## what travels to a machine with a GPU
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/gpu/wheel .
 

@@ -188,6 +188,16 @@ def test_sizes_may_change() -> None:
         assert bits(compiled(p, x)) == bits(step(p, x))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_compiler_captures_an_operator(name: str) -> None:
+    """Its own CUDA graphs leave them out: a run before a capture must ask for no memory that is kept."""
+    unsafe = pytest.importorskip("torch._inductor.utils")
+    if not hasattr(unsafe, "is_cudagraph_unsafe_fx_node"):
+        pytest.skip("this torch has another way to leave operators out, or none")
+    node = torch.fx.Graph().call_function(getattr(OPERATORS, name).default)
+    assert unsafe.is_cudagraph_unsafe_fx_node(node)
+
+
 def test_no_compiler_asks_whether_a_graph_is_captured() -> None:
     """To ask the device would break the graph that it makes."""
 

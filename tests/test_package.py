@@ -44,6 +44,14 @@ print(new, [name for name in {FORBIDDEN!r} if name in sys.modules and name not i
     assert answer.stdout.strip() == "[] []"
 
 
+@pytest.mark.parametrize("name", ["gpu", "decisions", "graphs"])
+def test_benchmarks_of_a_gpu_need_torch_alone(name: str) -> None:
+    """They run where nothing can be installed from, and no command can be."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    lacking = f"import sys; sys.modules.update(dict.fromkeys({FORBIDDEN!r})); sys.path.insert(0, {str(folder)!r})"
+    printed(f"{lacking}\nimport torch, {name}")
+
+
 def test_public_names_are_what_all_says() -> None:
     """`__all__` is sorted, complete, and every name says who made it."""
     assert list(gradclip.__all__) == sorted(gradclip.__all__)

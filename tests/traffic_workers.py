@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import gradclip
-from gradclip.distributed import Ownership, declare, forget
+from gradclip.distributed import Ownership, declare, forget, span
 from layout_workers import build, local_of
 from layouts import Part, mesh_of, place
 
@@ -61,6 +61,31 @@ def known_traffic() -> tuple[Traffic, Traffic, Traffic, Traffic]:
     distributed.barrier()  # so that none takes its connections down while another still makes its own
     distributed.destroy_process_group(made[0])
     return found
+
+
+def by_axes(why: str) -> tuple[Traffic, int, float, float, list[int]]:
+    """Reduce over two axes of three where all ranks of the program would have to come for a group, and over two of two.
+
+    Returns:
+        What was sent over the first, and over how many groups; sum and maximum of all ranks over the second, and what
+        each of these gave.
+    """
+    rank, world = distributed.get_rank(), distributed.group.WORLD
+    assert world is not None
+    narrow = distributed.init_device_mesh("cpu", (2, 2, 1), mesh_dim_names=("a", "b", "c"))["b", "c"]
+    square = mesh_of("dp tp")
+    world.bound_device_id = torch.device("cpu", 0) if why == "bound" else None
+    try:
+        with patch.object(span, "_known", {}), patch.object(distributed, "get_backend", lambda _: why):
+            own = span.span_of(narrow)
+    finally:
+        world.bound_device_id = None
+    sent = traffic_of(lambda: own.reduce_(torch.ones(3), maximum=False))
+    both = span.Span(square.get_all_groups(), tuple(range(4)))
+    found = torch.full((2,), 2.0**rank)
+    both.reduce_(found[:1], maximum=False)
+    both.reduce_(found[1:], maximum=True)
+    return sent, len(own.groups), *found.tolist(), both.gather(rank)
 
 
 def clips(parts: list[Part], p: float = 2.0, *, spanning: bool = False) -> list[tuple[Traffic, float]]:

@@ -47,7 +47,9 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
     """Return numbers, and vectors of such, as one float64 vector, where `place` wants those of their device to be."""
     device = next((x.device for x in numbers if not is_known(x)), None)
     if device is not None:
-        return torch.cat([as_float64(x, place(device)).reshape(-1) for x in numbers])
+        where = place(device)
+        made = {x: as_float64(x, where).reshape(-1) for x in numbers if is_known(x)}  # equal ones in one launch
+        return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
     return _moved(vector, place(CPU))

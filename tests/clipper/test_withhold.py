@@ -312,6 +312,18 @@ def test_a_closure_is_left_to_the_host() -> None:
     assert not waits(training)
 
 
+@pytest.mark.parametrize("step", [lambda x: x.step(None), lambda x: x.step(closure=None)], ids=["None", "by name"])
+def test_no_closure_is_none(step: Callable[[Any], object]) -> None:
+    """As Accelerate steps: nothing waits, and a step that should not happen does not."""
+    training = Training(FUSED["Adam"])
+    training.step()
+    before = training.left()
+    training.backward(math.nan)
+    with no_waits():
+        step(training.optimizer)
+    same(training.left()[:2], before[:2])
+
+
 def test_two_clippers_on_one_optimizer_do_not_freeze_it() -> None:
     training = Training(FUSED["Adam"])
     training.step()

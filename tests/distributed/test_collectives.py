@@ -70,6 +70,15 @@ def test_one_collective_for_each_set_of_ranks(pool: RankPool, name: str) -> None
 
 
 @on_four
+@pytest.mark.parametrize("why", ["bound", "mpi"])
+def test_a_mesh_by_its_axes(pool: RankPool, why: str) -> None:
+    """No group is made where all ranks of the program would have to come for it: its axes have theirs already."""
+    for sent, groups, total, largest, each in pool.run(traffic_workers.by_axes, why):
+        assert sent == Traffic(2, [(3, 2), (3, 1)], 0)
+        assert (groups, total, largest, each) == (2, 15.0, 8.0, [0, 1, 2, 3])
+
+
+@on_four
 @pytest.mark.parametrize("name", NOT_SUMMED)
 def test_one_collective_for_the_whole_model(pool: RankPool, name: str) -> None:
     """With a group of everything, whatever the layout; and the norm is the same."""

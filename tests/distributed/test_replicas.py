@@ -33,7 +33,7 @@ def test_whatever_the_default_device_is() -> None:
     """Norms are compared where the group wants its numbers."""
     span: Any = SimpleNamespace(serves=lambda device: device, reduce_=lambda vector, *, maximum: None)
     with torch.device("meta"):
-        assert is_same(2.0, span)
+        assert is_same(2.0, span, torch.device("cpu"))
 
 
 @on_two

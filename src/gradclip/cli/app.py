@@ -15,7 +15,7 @@ import typer
 
 from gradclip.cli import INTERRUPTED, UserError
 from gradclip.cli.advise import advise
-from gradclip.cli.bench import bench
+from gradclip.cli.bench.command import bench
 from gradclip.cli.demo import demo
 from gradclip.cli.doctor import doctor
 from gradclip.cli.replay import replay

@@ -123,10 +123,11 @@ class ClipFirst:
 
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before the step, or once its closure has made the gradients."""
-        if args != (optimizer,) or kwargs or not self._is_alone(optimizer):
+        is_plain = args[:1] == (optimizer,) and all(x is None for x in (*args[1:], *kwargs.values()))
+        if not is_plain or not self._is_alone(optimizer):
             return once_gradients_exist(args, kwargs, partial(self._clip, optimizer))
         withheld = self._clip(optimizer, None, alone=True)
-        return None if withheld is None else ((told(optimizer, withheld),), kwargs)
+        return None if withheld is None else ((told(optimizer, withheld), *args[1:]), kwargs)
 
     def _is_alone(self, optimizer: Optimizer) -> bool:
         """Whether no hook that comes after may change for whom the step is taken, nor another clipper look on."""

@@ -186,9 +186,9 @@ class ClipWork(Work):
         try:
             gradients, norms = self._measured(stage)
         except BaseException:
-            is_same(None, span)
+            is_same(None, span, stage.layout.device)
             raise
-        if not is_same(norms.total, span):
+        if not is_same(norms.total, span, stage.layout.device):
             self.differing = differing(gradients.copied_norms(stage.order), span)
         return gradients, norms
 

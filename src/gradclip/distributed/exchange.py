@@ -14,6 +14,7 @@ from gradclip.numbers import (
     Scalar,
     from_device,
     is_extremum,
+    is_host,
     is_known,
     isfinite,
     isnan,
@@ -30,6 +31,7 @@ class Flags(NamedTuple):
     """Numbers of a rank, and once they have travelled, of all: their sum, or the largest for norms that are extrema."""
 
     elements: Scalar = 0.0  # 1 for a rank with any element at all
+    unread: Scalar = 0.0  # 1 for one whose host does not know what arrives
     nonfinite: Scalar = 0.0  # 1 for one that measured infinity, 2 for NaN
     failed: Scalar = 0.0  # 1 for one that could not collect or measure its gradients
     unexpected: Scalar = 0.0  # 1 for one whose gradients are summed where it was agreed that they are not, or otherwise
@@ -75,7 +77,8 @@ def exchange(span: Span, partials: list[Scalar], flags: Flags, norm_type: float)
 
     They are floats again if all were; else tensors, for which nothing waits.
     """
-    numbers = [*partials, *flags]
+    is_read = all(map(is_known, (*partials, *flags)))
+    numbers = [*partials, *flags._replace(unread=float(not is_read))]
     vector = vector_of(numbers, span.serves)
     _reduce_(span, vector, len(partials), norm_type)
     arrived = scalars_of(vector, like=numbers)
@@ -86,6 +89,7 @@ def exchange_each(
     span: Span, partials: Tensor, present: Tensor, flags: Flags, norm_type: float
 ) -> tuple[Tensor, Tensor, Flags]:
     """Do the same with a vector of partials, and one that says which parameters there are: float64."""
+    flags = flags._replace(unread=float(not is_host(partials)))
     vector = vector_of([partials, present, *flags], span.serves)
     _reduce_(span, vector, len(partials), norm_type)
     own, there, tail = vector.to(partials.device).split([len(partials), len(present), len(flags)])

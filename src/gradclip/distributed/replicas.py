@@ -33,12 +33,13 @@ def everyone() -> Span | None:
     return None if world is None else span_of(world)
 
 
-def is_same(norm: Scalar | None, span: Span) -> bool:
+def is_same(norm: Scalar | None, span: Span, device: torch.device) -> bool:
     """Whether all ranks of a span have one norm, NaN and infinities being one too; waits for the answer.
 
     Args:
         norm: That of this rank; None if it could not be measured.
         span: The ranks, all of which have to call this.
+        device: Where the parameters are.
 
     Raises:
         RemoteError: If another rank could not measure its own.
@@ -46,7 +47,7 @@ def is_same(norm: Scalar | None, span: Span) -> bool:
     failed = norm is None
     own = as_float64(0.0 if norm is None else norm, CPU)
     known = torch.where(own.isfinite(), own, math.inf)
-    vector = torch.stack([known, -known, as_float64(float(failed), CPU)]).to(span.serves(CPU))
+    vector = torch.stack([known, -known, as_float64(float(failed), CPU)]).to(span.serves(device))
     span.reduce_(vector, maximum=True)
     largest, negative, failed_anywhere = vector.tolist()
     if failed_anywhere and not failed:

@@ -1,11 +1,13 @@
 """A set of ranks that reduce numbers together, in one collective."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradclip.numbers import CPU
 from gradclip.torch_private import device_types_of
 
 if TYPE_CHECKING:
@@ -19,34 +21,48 @@ else:
 
 @final
 class Span:
-    """Some ranks, this one among them, and the process group that has just these.
+    """Some ranks, this one among them, and the process group that has just these; or one for each axis of their mesh.
 
     Attributes:
-        group: The process group.
-        ranks: Their global ranks, in the order of the group.
+        groups: The process groups.
+        ranks: Their global ranks.
     """
 
-    __slots__ = ("_devices", "group", "ranks")
+    __slots__ = ("_agreed", "_devices", "groups", "ranks")
 
-    def __init__(self, group: "ProcessGroup") -> None:
-        self.group = group
-        self.ranks = tuple(dist.get_process_group_ranks(group))
-        self._devices = {name: torch.device(name) for name in device_types_of(group)}
+    def __init__(self, groups: "Sequence[ProcessGroup]", ranks: tuple[int, ...]) -> None:
+        self.groups = groups
+        self.ranks = ranks
+        self._devices = {name: torch.device(name) for name in device_types_of(groups[0])}
+        backends = dict(pair.split(":") for pair in dist.get_backend_config(groups[0]).split(","))
+        self._agreed = CPU.type not in backends or len(set(backends.values())) == 1
 
     def serves(self, device: torch.device) -> torch.device:
-        """Return where numbers of a device have to be for a collective: there, if this group serves it."""
+        """Return where numbers of a device have to be for a collective: there, if this group serves it.
+
+        Where it has a backend for the CPU and others for devices, one collective is of one of them: the ranks, all of
+        which call this before it, agree at the first call on that of a device if any of them works there.
+        """
+        if not self._agreed:
+            used = min({*self.gather(device.type)} & {*self._devices} - {CPU.type}, default=CPU.type)
+            self._devices, self._agreed = {used: self._devices[used]}, True
         return device if device.type in self._devices else min(self._devices.items())[1]
 
     def reduce_(self, vector: Tensor, *, maximum: bool) -> None:
         """Put the sums, or the maxima, of a vector over all ranks in its place; it is where `serves` says."""
         if len(self.ranks) > 1:
-            dist.all_reduce(vector, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=self.group)
+            for group in self.groups:
+                dist.all_reduce(vector, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=group)
 
     def gather(self, thing: object) -> list[Any]:
         """Return what each rank gives, in the order of `ranks`: slow, for agreements and for messages."""
-        found: list[Any] = [None] * len(self.ranks)
-        dist.all_gather_object(found, thing, group=self.group)
-        return found
+        found = {dist.get_rank(): thing}
+        for group in self.groups:
+            known: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(known, found, group=group)
+            for theirs in known:
+                found |= theirs
+        return [found[rank] for rank in self.ranks]
 
     def __repr__(self) -> str:
         return f"ranks {', '.join(map(str, self.ranks))}"
@@ -67,7 +83,8 @@ _world: Any = None  # the default group that they belong to
 def span_of(group: Group) -> Span:
     """Return the span of a process group, or of a mesh with all its dimensions; the same object for the same ranks.
 
-    A mesh of several dimensions whose ranks no group has yet gets one, which all its ranks have to ask for.
+    A mesh of several axes whose ranks no group has yet gets one, which all its ranks have to ask for. Where all of the
+    program would have to, as it is split off their group or made by MPI, it goes by those of its axes in turn.
     """
     global _world  # noqa: PLW0603 -- groups live as long as the default group does
     if _world is not dist.group.WORLD:
@@ -75,7 +92,7 @@ def span_of(group: Group) -> Span:
         _world = dist.group.WORLD
     found = _known.get(key := ranks_of(group))
     if found is None:
-        found = _known[key] = Span(group if isinstance(group, dist.ProcessGroup) else _group_of(group, key))
+        found = _known[key] = Span((group,) if isinstance(group, dist.ProcessGroup) else _groups_of(group, key), key)
     return found
 
 
@@ -85,16 +102,18 @@ def ranks_of(group: Group) -> tuple[int, ...]:
     return tuple(sorted(dist.get_process_group_ranks(group) if is_group else group.mesh.flatten().tolist()))
 
 
-def _group_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "ProcessGroup":
-    if mesh.ndim == 1:
-        return mesh.get_group()
-    if (world := dist.group.WORLD) is not None and len(ranks) == dist.get_world_size():
-        return world
-    made = dist.new_group(list(ranks), use_local_synchronization=True)
-    if not isinstance(made, dist.ProcessGroup):
-        msg = f"a group of ranks {ranks} cannot be made on rank {dist.get_rank()}, which is none of them"
-        raise TypeError(msg)
-    return made
+def _groups_of(mesh: "DeviceMesh", ranks: tuple[int, ...]) -> "Sequence[ProcessGroup]":
+    world = dist.group.WORLD
+    if mesh.ndim > 1 and world is not None:
+        if len(ranks) == dist.get_world_size():
+            return (world,)
+        if world.bound_device_id is None and dist.get_backend(world) != dist.Backend.MPI:
+            made = dist.new_group(list(ranks), use_local_synchronization=True)
+            if not isinstance(made, dist.ProcessGroup):
+                msg = f"a group of ranks {ranks} cannot be made on rank {dist.get_rank()}, which is none of them"
+                raise TypeError(msg)
+            return (made,)
+    return mesh.get_all_groups()
 
 
 def check_groups(function: str, argument: str, groups: tuple[object, ...]) -> None:

@@ -48,8 +48,9 @@ class Held:
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self._part_of_a_sum = next(iter(self._unsummed), None)
-        anywhere = CPU if layout.group is None else layout.group.serves(CPU)
-        self._home = home(local_of(owners[0]).device) if owners else anywhere
+        self._home = home(local_of(owners[0]).device) if owners else CPU
+        if not owners and layout.group is not None:
+            self._home = layout.group.serves(CPU)
 
     def at_home(self, number: Scalar) -> Scalar:
         """Return a number where those of this rank are, measured or not: all ranks send theirs from alike devices."""

@@ -167,8 +167,8 @@ class Passage:
         return otherwise
 
     def _raise_failure(self) -> None:
-        """Raise on every rank what any rank has failed with; of a device, nobody waits for the answer."""
-        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed]
+        """Raise on every rank what any rank has failed with; where a device alone knows on any, only its own."""
+        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed and not flags.unread]
         if spans or self._failure is not None:
             said = say_all(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
             failure, self._failure = self._failure, None

@@ -18,6 +18,12 @@ from gradclip.ops.reference import count_units, norm_tensor
 
 NAMESPACE = "gradclip"
 
+OUTSIDE_OF_GRAPHS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
+"""What keeps operators out of the CUDA graphs that a compiler makes, which older torch cannot be told.
+
+Kernels keep memory for a stream, and in the run before a capture, all that is asked for belongs to the graph.
+"""
+
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _OPERATORS: Any = getattr(torch.ops, NAMESPACE)
 
@@ -184,7 +190,7 @@ def _define(schema: str, run: Callable[..., Any], shaped: Callable[[list[Tensor]
     def fake(xs: list[Tensor], *_: Any) -> Any:
         return None if shaped is None else shaped(xs)
 
-    _LIBRARY.define(name + schema)
+    _LIBRARY.define(name + schema, tags=OUTSIDE_OF_GRAPHS)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
 

@@ -1,5 +1,4 @@
-"""The command `gradclip bench`: answers checked first, providers interleaved, medians."""
+"""The command `gradclip bench`: answers checked first, providers interleaved, medians.
 
-from gradclip.cli.bench.command import bench
-
-__all__ = ["bench"]
+Nothing is imported here: benchmarks take the shapes and the loop where the command cannot be, as it needs typer.
+"""

@@ -1,0 +1,38 @@
+"""Ranks whose gradients are on another device, of which the host knows no number: all go on together."""
+
+import math
+
+import pytest
+
+import elsewhere_workers as workers
+from gradclip.testing import RankPool
+from there import PLACE
+
+
+@pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("what", ["all", "one collective", "each"])
+def test_one_that_fails(pool: RankPool, what: str) -> None:
+    """It says why by itself and waits for nobody, as no other host has heard of it; their total norm is NaN."""
+    said = pool.run(workers.fail_on_one, what)
+    assert [error for error, *_ in said] == ["", "TypeError", "", ""]
+    assert all(math.isnan(norm) for rank, (_, norm, _) in enumerate(said) if rank != 1 and what != "each")
+    assert [after for *_, after in said] == [4.0] * 4
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize(
+    ("what", "norms"),
+    [
+        ("no parameter", [2.0, 2.0]),
+        ("no gradient", [2.0, 2.0]),
+        ("an error", [math.nan, -1.0]),
+        ("all on the CPU", [math.sqrt(8.0)] * 2),
+    ],
+)
+def test_two_backends_of_one_group(pool: RankPool, what: str, norms: list[float]) -> None:
+    """A collective is of one of them on all ranks, be there no number on the device on some; they agree once."""
+    said = pool.run(workers.kinds_of_vectors, what)
+    kind = "cpu" if what == "all on the CPU" else PLACE.type
+    assert [(kinds, agreed) for kinds, agreed, _ in said] == [({kind}, 1)] * 2
+    for (*_, found), norm in zip(said, norms, strict=True):
+        assert found == pytest.approx([norm, norm], nan_ok=True)

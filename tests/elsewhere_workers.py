@@ -1,0 +1,100 @@
+"""What the ranks do in tests of gradients on another device: some have none, or cannot clip."""
+
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, distributed, nn
+
+import gradclip
+from gradclip.distributed import Ownership, declare, span
+from gradclip.distributed.span import Span
+from there import PLACE, There
+
+
+def stage(*, here: bool = False, **ownership: Any) -> nn.Parameter:
+    """A parameter of this rank alone, or what it is declared to be, with a gradient of four ones."""
+    gradient, numbers = torch.ones(4), torch.zeros(4)
+    parameter = nn.Parameter(numbers if here else There(numbers))
+    parameter.grad = gradient if here else There(gradient)
+    declare([parameter], Ownership(**(ownership or {"disjoint": distributed.group.WORLD})))
+    return parameter
+
+
+def fail_on_one(what: str) -> tuple[str, float, float]:
+    """Measure where the second rank cannot, and the third has nothing on the device if it may; then where all can.
+
+    Returns:
+        The error of this rank, or nothing; the norm of the first call, and of the second.
+    """
+    world, rank = distributed.group.WORLD, distributed.get_rank()
+    group = world if what == "one collective" else None
+    own = {"sharded": world} if what == "each" else {}
+    parameter = stage(here=rank == 2 and what == "each", **own)
+
+    def measured(*parameters: Any) -> float:
+        if what == "each":
+            return float(gradclip.get_norms(parameters)["parameters[0]"].cpu())
+        return float(gradclip.clip_grad_norm_(parameters, 1e9, group=group).cpu())
+
+    parameters, error, norm = [parameter], "", 0.0
+    if rank == 1:
+        parameters = [parameter, "no parameter"]
+    elif rank == 2 and what == "one collective":
+        parameters = []
+    try:
+        norm = measured(*parameters)
+    except Exception as caught:  # noqa: BLE001 -- which one it is, the test says
+        error = type(caught).__name__
+    parameter.grad = torch.ones_like(parameter)
+    return error, norm, measured(parameter)
+
+
+def kinds_of_vectors(what: str) -> tuple[set[str], int, list[float]]:
+    """Clip where the CPU has one backend and the device another, and one rank has no number on the device.
+
+    Returns:
+        The types of devices that vectors of collectives were on, how often ranks had to agree on one, and two norms.
+    """
+    parameter, bad = stage(), distributed.get_rank() == 1
+    parameters = [parameter]
+    if bad and what == "no parameter":
+        parameters = []
+    elif bad and what == "no gradient":
+        parameter.grad = None
+    elif bad and what == "an error":
+        parameter.grad = There(torch.ones(1)).expand(4)
+    elif what == "all on the CPU":
+        parameters = [stage(here=True)]
+    kinds: set[str] = set()
+    agreed: list[object] = []
+    reduce_, gather = Span.reduce_, Span.gather
+
+    def reduce_here_(own: Span, vector: Tensor, *, maximum: bool) -> None:
+        kinds.add(vector.device.type)
+        here = vector.cpu()
+        reduce_(own, here, maximum=maximum)
+        vector.copy_(here)
+
+    def counted(own: Span, thing: Any) -> list[Any]:
+        agreed.append(thing)
+        return gather(own, thing)
+
+    both = ["cpu", PLACE.type]
+    with (
+        patch.object(span, "_known", {}),
+        patch.object(span, "device_types_of", lambda _: both),
+        patch.object(distributed, "get_backend_config", lambda _: f"cpu:gloo,{PLACE.type}:other"),
+        patch.object(Span, "reduce_", reduce_here_),
+        patch.object(Span, "gather", counted),
+    ):
+        norms = [norm_or_error(parameters) for _ in range(2)]
+    return kinds, len(agreed), norms
+
+
+def norm_or_error(parameters: list[nn.Parameter]) -> float:
+    """Return the norm of all, or -1 for an error."""
+    try:
+        return float(gradclip.clip_grad_norm_(parameters, 1e9, group=distributed.group.WORLD).cpu())
+    except gradclip.OverlappingGradientError:
+        return -1.0
