@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.clipper import misuse
+from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.watching import WATCHERS
 from gradclip.clipper.withhold import told
 from gradclip.parameters import named_parameters
@@ -185,7 +186,7 @@ def release(optimizer: Optimizer, attachment: Attachment) -> None:
 
 def _judge_copy(optimizer: Optimizer) -> None:
     """Warn once, where a step of a copy begins on gradients of no clipper's."""
-    owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    owners = [p for p in parameters_in(optimizer) if p.grad is not None]
     if owners:
         del optimizer.__dict__[COPIED]
         if not any(map(WATCHERS.of, owners)):

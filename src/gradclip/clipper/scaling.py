@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from gradclip.clipper.selection import parameters_in
 from gradclip.numbers import Condition, as_float64, from_device
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
 
@@ -24,7 +25,7 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
     if scale is not None:
         inverse = as_float64(scale).reciprocal().to(torch.float32).to(scale.device)  # as torch does
         with torch.no_grad():
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            for parameter in parameters_in(optimizer):
                 if parameter.grad is not None:
                     parameter.grad.mul_(inverse.to(parameter.grad.device))
         forget_fused_scale(optimizer)
@@ -43,7 +44,7 @@ def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
     flags = [flag for flag in found if isinstance(flag, Tensor)]  # of no gradients, a scaler sums up 0
     if not flags:
         return False
-    device = next(p.device for group in optimizer.param_groups for p in group["params"])
+    device = parameters_in(optimizer)[0].device
     return from_device(torch.stack([flag.reshape(()).to(device) for flag in flags]).amax()) > 0.0
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias, final
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradclip.clipper.selection import size_of
+from gradclip.clipper.selection import parameters_in, size_of
 
 Unclipped: TypeAlias = Callable[[], list[tuple[str, Tensor]]]
 """Returns the parameters with a gradient that a step updates and nobody clips, with their names."""
@@ -80,7 +80,7 @@ class Watchers:
         """Return those of any parameter of an optimizer."""
         known, version, size = self._hearers.get(optimizer), self._version, size_of(optimizer)
         if known is None or known.version != version or known.size != size:
-            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            parameters = parameters_in(optimizer)
             found = dict.fromkeys(reference for p in parameters for reference in self._about.get(id(p), ()))
             known = self._hearers[optimizer] = Hearers(version, size, tuple(found))
         return _alive(known.references)

@@ -162,7 +162,7 @@ class Clippers:
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
-        owners = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
         families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:

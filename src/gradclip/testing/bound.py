@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip.clipper.hooks import StepArguments, once_gradients_exist
+from gradclip.clipper.selection import parameters_in
 from gradclip.torch_private import fused_overflow, fused_scale, run_last
 from gradclip.validation import check_number
 
@@ -118,7 +119,7 @@ def _checked(optimizer: object, max_norm: object, norm_type: object, rtol: objec
 
 
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+    parameters = {id(p): p for p in parameters_in(optimizer)}
     found = [p.grad.detach() for p in parameters.values() if p.grad is not None]
     return [x.coalesce().values() if x.is_sparse else x for x in found]
 
