@@ -72,6 +72,13 @@ void find_exchange() {
     exchange = nullptr;
 }
 
+// Whether an attribute of an object is the very one that is wanted; where it has none, with a Python error set.
+bool has(PyObject* object, PyObject* name, PyObject* wanted) {
+  PyObject* found = PyObject_GetAttr(object, name);
+  Py_XDECREF(found);  // compared, not used
+  return found == wanted;
+}
+
 // The layout of tensors, which the API does not tell.
 struct Layout {
   PyObject *name, *strided;
@@ -80,11 +87,7 @@ struct Layout {
     return (name = PyUnicode_InternFromString("layout")) && (strided = PyObject_GetAttrString(torch, "strided"));
   }
 
-  bool is_strided(PyObject* object) const {
-    PyObject* found = PyObject_GetAttr(object, name);
-    Py_XDECREF(found);  // compared, not used
-    return found == strided;
-  }
+  bool is_strided(PyObject* object) const { return has(object, name, strided); }
 } layout;
 
 // What torch has no memory to show of, as a sparse tensor, it refuses by an exception that costs a millisecond: once it
@@ -131,7 +134,7 @@ struct Methods {
   bool read(PyObject* object, dlpack::Tensor* t, DType* type, std::int64_t* shape, std::int64_t* strides) const {
     if (!layout.is_strided(object) || !read_type(object, type)) return false;
     *t = {nullptr, {dlpack::kCPU, 0}, 0, {}, shape, nullptr, 0};
-    if (!is(object, is_cpu, Py_True) && !read_device(object, &t->device)) return false;
+    if (!has(object, is_cpu, Py_True) && !read_device(object, &t->device)) return false;
     if (!read_numbers(size, object, shape, &t->ndim)) return false;
     PyObject* contiguous = PyObject_CallFunctionObjArgs(is_contiguous, object, nullptr);
     Py_XDECREF(contiguous);  // compared, not used
@@ -147,15 +150,9 @@ struct Methods {
   }
 
  private:
-  static bool is(PyObject* object, PyObject* name, PyObject* wanted) {
-    PyObject* found = PyObject_GetAttr(object, name);
-    Py_XDECREF(found);  // compared, not used
-    return found == wanted;
-  }
-
   // ROCm calls itself CUDA here too: all that matters is that a device is the same as another.
   bool read_device(PyObject* object, dlpack::Device* out) const {
-    if (!is(object, is_cuda, Py_True)) return false;
+    if (!has(object, is_cuda, Py_True)) return false;
     PyObject* index = PyObject_CallFunctionObjArgs(get_device, object, nullptr);
     if (!index) return false;
     *out = {dlpack::kCUDA, static_cast<std::int32_t>(PyLong_AsLong(index))};

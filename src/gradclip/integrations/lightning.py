@@ -10,6 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
+from gradclip.clipper.selection import parameters_in
 from gradclip.integrations.shared import Logging, clipper_of, metrics_of, policy_of, refuse_twice
 from gradclip.policies import Policy
 from gradclip.records import Memory, Sink
@@ -129,8 +130,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         @functools.wraps(original)
         def clip_gradients(optimizer: Optimizer, clip_val: float = 0.0, *args: Any, **kwargs: Any) -> Any:
             if clip_val > 0.0:
-                owners = (p for group in optimizer.param_groups for p in group["params"])
-                refuse_twice("self.clip_gradients", self.clippers, owners)
+                refuse_twice("self.clip_gradients", self.clippers, parameters_in(optimizer))
             return original(optimizer, clip_val, *args, **kwargs)
 
         return clip_gradients
