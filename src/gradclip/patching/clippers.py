@@ -79,7 +79,7 @@ class Clippers:
         self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
             total = as_float64(self._told(family, max_norm, total_norm).clip()._total)
-        family.take_as_called()
+        family.remember()
         return total
 
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:

@@ -99,10 +99,15 @@ class Family:
         at_call = self.at_call
         return self.is_called and len(at_call) == len(self.parameters) and all(map(is_same, self.parameters, at_call))
 
+    def remember(self) -> None:
+        """Remember what a call has left."""
+        self.at_call = mark(self.parameters)
+
     def take_as_called(self) -> None:
         """Count what has been done to gradients as part of the last call."""
         trust = self.clipper._trust
-        trust._at_clip, self.at_call = mark(trust._owners), mark(self.parameters)
+        trust._at_clip = mark(trust._owners)
+        self.remember()
 
 
 @final

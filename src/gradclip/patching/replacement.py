@@ -267,12 +267,12 @@ def _exchange(others: dict[Function, Function]) -> list[Place]:
     return [place for place, _ in found]
 
 
-def _walkable(given: Any) -> Any:
+def _walkable(given: Any, depth: int = 1) -> Any:
     """Return parameters to be walked more than once: iterators, and those within, as lists; but for exhausted ones."""
     given = (list(given) or given) if isinstance(given, Iterator) else given
-    if not isinstance(given, (list, tuple)) or all(isinstance(x, Tensor) for x in given):
+    if depth == 0 or not isinstance(given, (list, tuple)) or all(isinstance(x, Tensor) for x in given):
         return given
-    return [(list(x) or x) if isinstance(x, Iterator) else x for x in given]
+    return [_walkable(x, depth - 1) for x in given]
 
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
