@@ -38,6 +38,12 @@ const Kernels* choose() {
 
 }  // namespace
 
+#if defined(__x86_64__)
+const bool kPrefetches = (__builtin_cpu_init(), __builtin_cpu_is("intel"));
+#else
+const bool kPrefetches = false;
+#endif
+
 const Kernels& kernels() {
   static const Kernels& chosen = *choose();
   return chosen;
