@@ -104,7 +104,9 @@ def kept(verdict: Verdict, bound: Bound | None) -> float | None:
 
 def _clip(evidence: Evidence) -> Finding:
     tight, balanced, conservative = (digits(each.max_norm) for each in evidence.suggestions)
-    return Finding("clip", f"Clip at {balanced}. Stricter: {tight}; only against spikes: {conservative}.")
+    stricter = "" if tight == balanced else f"Stricter: {tight}; only"
+    against = "" if conservative == balanced else f"{stricter or 'Only'} against spikes: {conservative}."
+    return Finding("clip", f"Clip at {balanced}. {against}".rstrip())
 
 
 def _remarks(evidence: Evidence) -> list[str]:
