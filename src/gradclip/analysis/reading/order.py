@@ -81,10 +81,10 @@ def counted_on(frame: pl.DataFrame) -> pl.Series | None:
 
 
 def _begins_again(frame: pl.DataFrame) -> bool:
-    """Say whether the learning rate changes, but is the same at a step whenever that comes."""
-    if "lrs" not in frame or frame["lrs"].null_count() or frame["lrs"].n_unique() == 1:
-        return False
-    return frame.select("steps", "lrs").n_unique() == frame["steps"].n_unique()
+    """Say whether the learning rate, or the norm, changes, but is the same at a step whenever that comes."""
+    known = [role for role in ("lrs", "norms") if role in frame and not frame[role].null_count()]
+    changing = [role for role in known if frame[role].n_unique() > 1]
+    return any(frame.select("steps", role).n_unique() == frame["steps"].n_unique() for role in changing)
 
 
 def spaced(steps: Tensor) -> list[str]:

@@ -72,6 +72,8 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
         ReadError: If a norm or a step is not what it should be.
     """
     raw = chunk.frame
+    if raw["norms"].dtype == pl.String:  # the line of names comes again where a writer went on
+        raw = raw.with_columns(norms=pl.col("norms").replace(source.fields["norms"], None))
     if "metric" in raw:  # a row is a number and what it is of
         named = norms_among(raw["metric"].drop_nulls().unique().sort().to_list())
         if len(named) > 1:
