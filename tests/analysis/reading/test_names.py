@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import choose
+from gradclip.analysis.reading.names import choose, readings
 
 PATH = Path("run.csv")
 
@@ -103,6 +103,12 @@ def test_names_that_say_that_they_are_of_single_steps() -> None:
         "losses": "train_loss_step",
         "epochs": "epoch",
     }
+
+
+def test_a_text_with_many_points_is_no_name() -> None:
+    """A cell may be of any length: its parts, all together, are as long as its square."""
+    assert len(readings("a/" * 100 + "b")) == 101
+    assert readings("a/" * 1_000_000) == (("", "a/" * 1_000_000),)
 
 
 def test_no_column_is_read_as_two_things() -> None:

@@ -97,6 +97,9 @@ BESIDE = {name for role in ("steps", "times", "epochs") for name in FIELDS[role]
 ANY = None
 """A folder that may have any name. What stands before a slash or a point in a name is a folder here."""
 
+LONGEST = 250
+"""Characters of a name."""
+
 NORMS_IN_ORDER = (
     *(("", name) for name in FIELDS["norms"].names),
     *((folder, name) for folder in ("train", "gradclip", ANY) for name in NORMS),
@@ -190,10 +193,12 @@ def _parts(column: str) -> tuple[str, str, str]:
     return run, folder, last
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def readings(column: str) -> tuple[tuple[str, str], ...]:
     """Return folders with what stands in them, for each way to part a name: `grad/norm` is `grad_norm` as well."""
     _, folder, last = _parts(column)
     name = f"{folder}/{last}" if folder else last
+    if len(name) > LONGEST:  # a text, of which no part is looked at
+        return (("", name),)
     ends = [0, *(place + 1 for place, sign in enumerate(name) if sign in "/.")]
     return tuple((name[: max(end - 1, 0)], name[end:].replace("/", "_").replace(".", "_")) for end in ends)

@@ -64,7 +64,7 @@ COUNTER = re.compile(
 )
 """A counter, and after an epoch in brackets, that of the iteration within."""
 
-BAR = re.compile(r"%\|.*\| *(\d+)/\d+ *\[")
+BAR = re.compile(r"%\|[^|]*\| *(\d+)/\d+ *\[")
 """How far a progress bar is: it may be drawn several times at a step."""
 
 BARE = re.compile(r"(?<=[:\s])(-?(?:nan|inf))(?=[,}\s])")
