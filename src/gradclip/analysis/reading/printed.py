@@ -51,6 +51,7 @@ PAIR = re.compile(
 """Words, and a number that they name. What they are looked for in may be any text, of any length, in lower case."""
 
 NO_QUOTES = str.maketrans("", "", "\"'")
+"""Of quotes around names and numbers nothing is left."""
 
 OTHERS = re.compile(r"\b(?:clipped|max|min|after|post|total|warmup)\b")
 """Words before a usual name that make another of it: of the norm after clipping, or of so many steps in all."""
@@ -74,7 +75,6 @@ WRAPPED = re.compile(
     rf"\b(?:(?:np|numpy|torch)\.)?(?:tensor|array|(?:float|int)\d+)\(\[?({NUMBER})[^()]*\)", re.IGNORECASE
 )
 """A number as torch and NumPy print it."""
-
 
 ALONE = re.compile(rf"=\[({NUMBER})\]")
 """A list of one number."""
@@ -149,7 +149,8 @@ def entry_of(line: str) -> dict[str, Any]:
     for name, value in pairs:
         entry.setdefault(name, value)
         short.setdefault(_usual_end(name), {}).setdefault(name, value)
-    return {end: next(iter(of.values())) for end, of in short.items() if end and len(of) == 1} | entry
+    alone = {end: next(iter(of.values())) for end, of in short.items() if end and len(of) == 1}
+    return entry | {end: value for end, value in alone.items() if end not in entry}
 
 
 def _counters(line: str) -> dict[str, Any]:
