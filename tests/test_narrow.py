@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn import Parameter
 
 import gradclip
 import reference
-from gradclip.ops import narrow
+from gradclip.numbers import home
+from gradclip.ops import narrow, registry
 from gradclip.ops.narrow import NarrowBatch
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, without_float64
@@ -297,3 +299,19 @@ def test_one_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch.partials(1.0).tolist() == [32.0] * 5
     assert batch.unit_partials().tolist() == [16.0] * 20
     assert max(counts) <= 2
+
+
+def test_of_one_type_some_have_float64_and_some_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's first Arc cards have none, which their properties say; kernels that need it are not tried on them."""
+    first, second = torch.device("xpu", 0), torch.device("xpu", 1)
+    monkeypatch.setattr(
+        torch.xpu, "get_device_properties", lambda device: SimpleNamespace(has_fp64=device.index == second.index)
+    )
+    assert home(first) == torch.device("cpu")
+    assert home(second) == second
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(registry, "is_interpreted", lambda: False)
+    tried = registry._Tried()
+    assert tried.backend() is None
+    assert "float64" in tried.missing

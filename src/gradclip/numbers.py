@@ -41,13 +41,11 @@ WIDE = {torch.float64, torch.complex128}
 torch.ones(1, dtype=torch.float64, device=CPU).sqrt()
 
 NARROW = {"mps"}
-"""The types of devices that have no float64: numbers of theirs are on the host."""
+"""The types of devices of which none has float64: numbers of theirs are on the host."""
 
 LARGEST_PLAIN_ORDER = 6.0
-"""Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64; above, they are taken in
-units of the extremum.
-
-Their exponents span -149 to 128, those of float64 -1074 to 1024: 149 p <= 1022 and 128 p + 31 <= 1023 give p <= 6.8.
+"""Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64: their exponents span -149 to
+128, those of float64 -1074 to 1024; 149 p <= 1022 and 128 p + 31 <= 1023 give 6.8. Above, the extremum is the unit.
 """
 
 SMALLEST_UNIT = 1e-300
@@ -77,7 +75,9 @@ def identity(norm_type: float) -> float:
 
 
 def is_narrow(device: torch.device) -> bool:
-    """Whether a device has no float64."""
+    """Whether a device has no float64, as all of Apple's, and Intel's first Arc cards."""
+    if device.type == "xpu":
+        return not getattr(torch.xpu.get_device_properties(device), "has_fp64", True)
     return device.type in NARROW
 
 

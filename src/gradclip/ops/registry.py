@@ -120,6 +120,10 @@ def why_no_triton() -> str:
     return _tried.missing
 
 
+def _is_served(kind: str) -> bool:
+    return torch.get_device_module(kind).is_available() and not is_narrow(torch.device(kind))
+
+
 class _Tried:
     """The backend for GPUs: imported, and tried, once there is a gradient for it."""
 
@@ -135,9 +139,9 @@ class _Tried:
         return self.found
 
     def _try(self) -> None:
-        device = "cpu" if is_interpreted() else next((x for x in GPUS if torch.get_device_module(x).is_available()), "")
+        device = "cpu" if is_interpreted() else next(filter(_is_served, GPUS), "")
         if not device:
-            self.missing, self.left = "torch finds no GPU", 0
+            self.missing, self.left = "torch finds no GPU that has float64", 0
             return
         try:
             from gradclip.ops.triton.backend import TRITON  # noqa: PLC0415
