@@ -73,6 +73,25 @@ def test_fractions_of_epochs_count_nothing(tmp_path: Path) -> None:
     assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == [1, 2, 3, 4]
 
 
+def test_fractions_of_epochs_that_never_fall_count(tmp_path: Path) -> None:
+    """No resumed run goes on in its epochs and back in its steps."""
+    entries = [{"step": 1 + i % 4, "epoch": i / 4, "grad_norm": 1.0 + i} for i in range(12)]
+    assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize("known", [{}, {"epoch"}])
+def test_a_counter_of_every_epoch_that_several_ranks_wrote(tmp_path: Path, known: set[str]) -> None:
+    entries = [
+        {"step": step, "grad_norm": epoch + step / 8, **({"epoch": epoch} if known else {})}
+        for epoch in range(3)
+        for step in (1, 2, 3, 4)
+        for _ in range(2)
+    ]
+    series = read_series(write_lines(tmp_path / "run.jsonl", entries))
+    assert series.steps.tolist() == list(range(1, 13))
+    assert series.norms.tolist() == [epoch + step / 8 for epoch in range(3) for step in (1, 2, 3, 4)]
+
+
 @pytest.mark.parametrize("name", ["run", "seed", "split"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_runs_in_one_table(tmp_path: Path, name: str, form: str) -> None:

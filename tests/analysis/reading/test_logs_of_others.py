@@ -131,7 +131,8 @@ def check(path: Path, above: str, line: Line, end: str) -> None:
 
 
 def test_a_line_of_settings_above_a_table(tmp_path: Path) -> None:
-    check(tmp_path / "train.csv", "# clipped at grad_norm=1.0\nstep,loss,grad_norm\n", as_cells, "\n")
+    for settings in ("# clipped at grad_norm=1.0\n", "grad_norm: 1.0\n", "# grad_norm=1.0\n# grad_norm=2.0\n"):
+        check(tmp_path / "train.csv", f"{settings}step,loss,grad_norm\n", as_cells, "\n")
 
 
 def test_a_table_for_each_step(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def _is_printed(text: str, column: str | None) -> bool:
             entry, cells, under = entry_of(line), CELLS.split(line), CELLS.split(below)
             if has_norm(entry):
                 norms += 1
-                if norms > 1:
+                if norms > 1 and not line.startswith("#"):  # comments may name any number of them
                     return True
             elif any(map(is_number, under)):
                 if are_norms(cells):

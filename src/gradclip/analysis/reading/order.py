@@ -20,30 +20,37 @@ DIFFER = " Their norms differ: if they are of several ranks, or means stand amon
 """What is said where it is not the same norm that was written again."""
 
 
+def once_a_step(frame: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Return the last of rows of one step below each other, such as several ranks write; all, where no step differs."""
+    place = frame.select(pl.struct(role for role in ("epochs", "steps") if role in frame.columns)).to_series()
+    is_last = place.ne_missing(place.shift(-1))
+    if is_last.all() or frame["steps"].n_unique() == 1:
+        return frame
+    last = frame.select(pl.when(is_last).then("norms").fill_null(strategy="backward")).to_series()
+    differ = DIFFER if frame["norms"].ne(last).any() else ""
+    source.remarks.append(
+        f"{(~is_last).sum()} of {frame.height} rows are left out: the next is of the same step, and counts.{differ}"
+    )
+    return frame.filter(is_last)
+
+
 def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> pl.DataFrame:
     """Return the rows that count, their steps rising.
 
     A run that is resumed goes back to a step that it was at before: from there on the later rows count, and of the
     earlier ones only those of steps before it. A table whose rows are in no order, or in the reverse one, is sorted
-    by step, and of rows of one step below each other, as of several ranks, the last counts.
+    by step, and of rows of one step the last counts.
     """
     back = (frame["steps"].diff() < 0).sum()
     if any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
         source.remarks.append("The rows were not in the order of their steps and are sorted.")
         frame = frame.sort("steps", maintain_order=True)
-    is_last = frame["steps"].ne_missing(frame["steps"].shift(-1))
-    if not is_last.all():
-        last = frame.with_columns(last=pl.when(is_last).then("norms").fill_null(strategy="backward"))
-        differ = DIFFER if last["norms"].ne(last["last"]).any() else ""
-        source.remarks.append(
-            f"{(~is_last).sum()} of {frame.height} rows are left out: the next is of the same step, and counts.{differ}"
-        )
-        frame = frame.filter(is_last)
+        frame = once_a_step(frame, source)
     steps = frame["steps"]
     least_ahead = steps.reverse().cum_min().reverse().shift(-1)
     rows = frame.filter(least_ahead.is_null() | (steps < least_ahead))
     if rows.height < frame.height:
-        again = frame.filter(steps.diff() < 0).select("steps", "line")
+        again = frame.filter(steps.diff() <= 0).select("steps", "line")
         first = ", ".join(f"{step} ({source.part} {line})" for step, line in again.head(MOST_SHOWN).rows())
         more = f" and {again.height - MOST_SHOWN} more" if again.height > MOST_SHOWN else ""
         source.remarks.append(
@@ -64,8 +71,12 @@ def counted_on(frame: pl.DataFrame) -> pl.Series | None:
     if "epochs" in frame and frame["epochs"].is_not_nan().any():
         epochs = frame["epochs"]
         rises = (falls & (epochs.diff() > 0.0)).sum()
-        if not falls.any() or not (epochs % 1.0 == 0.0).all(ignore_nulls=False) or 2 * rises < falls.sum():
+        if not falls.any() or epochs.null_count() or 2 * rises < falls.sum():
             return None
+        if (epochs % 1.0 != 0.0).any():  # how far in an epoch a row is: of the whole run if it never falls
+            if (epochs.diff() < 0.0).any() or rises < falls.sum():
+                return None
+            epochs = falls.cum_sum().alias("epochs")
     elif "policy" in frame:  # ours, whose steps are counted from the first to the last
         return None
     else:
