@@ -34,6 +34,14 @@ def test_criteria_that_are_met_do_not_speak() -> None:
     assert "tail" not in reasons and "largest" not in reasons
 
 
+def test_norms_as_uneven_as_those_of_agents_are_refused_with_what_is_usual_there() -> None:
+    """Whether the tail says it or, as where most batches have no advantage, how far they are spread."""
+    uneven = torch.where(torch.arange(1000) % 5 < 2, lognormal(1000) * 0.3, lognormal(1000) * 0.002)
+    advice = advise(uneven)
+    assert advice.verdict == "exploded" and "times the median, more than 100" in advice.reasons[0]
+    assert advice.reasons[1].startswith("Reinforcement learning has norms as uneven in runs that are well")
+
+
 @pytest.mark.parametrize("steps", [150, 400, 5000])
 @pytest.mark.parametrize("height", [20.0, 1e3, 1e6])
 def test_a_healthy_run_with_a_spike_is_no_explosion(steps: int, height: float) -> None:

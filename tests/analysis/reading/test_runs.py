@@ -69,7 +69,9 @@ def test_ranks_that_write_the_same_step_count_once(path: Path) -> None:
     series = read_series(write_lines(path, [record(s) for s in (1, 2, 3) for _ in range(4)]))
     assert series.remarks == (left_out,)
     remarks = read_series(write_lines(path, [record(7)] * 3)).remarks
-    assert remarks[0].startswith("2 of 3 rows are left out: the run goes back to step 7 (line 2), 7 (line 3), and later")
+    assert remarks[0].startswith(
+        "2 of 3 rows are left out: the run goes back to step 7 (line 2), 7 (line 3), and later"
+    )
 
 
 def test_a_second_run_with_another_policy_is_refused(path: Path) -> None:

@@ -116,10 +116,11 @@ def _exploded(signs: Signs, run: Course) -> Finding | None:
             f"The tail is heavy: the index of the largest {percent(TAIL)} is {digits(signs.tail)}, below "
             f"{LEAST_TAIL_INDEX:g}. Healthy training has 4 and more."
         )
-        reasons.append(IN_RL)
     if signs.explosive_spread:
         reasons.append(f"The largest norm is {digits(signs.spread)} times the median, more than {MOST_SPREAD:g}.")
     far_off = bool(reasons)
+    if far_off:
+        reasons.append(IN_RL)
     growth = MOST_GROWTH_THEN if run.loss_rise > RISES else MOST_GROWTH
     if signs.growth > growth:
         reasons.append(
