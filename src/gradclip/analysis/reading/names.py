@@ -47,6 +47,9 @@ that it is the one before come before those that may also be of the one after it
 OTHERS = re.compile(r"^(?!.*grad)(?:.*[^a-z])?(?:clipped|max|param(?:eter)?s?|weights?|updates?|activations?)(?![a-z])")
 """What may have a norm that is not that of the gradients."""
 
+PART = re.compile(r"[/.]\d+[/.]")
+"""One of several layers: its norm is not that of the whole, also where it alone was written."""
+
 FIELDS = {
     "norms": Field(float, (*NORMS, "norm")),
     "steps": Field(
@@ -153,8 +156,10 @@ def norms_among(columns: Sequence[str], wanted: str | None = None) -> list[str]:
         return _meant(columns, wanted)
     words = {_parts(column)[2] for column in columns} - {""} - BESIDE
     is_value = words == {"value"} or bool(_usual(columns, [("", name) for name in FIELDS["metric"].names]))
-    of_gradients = [column for column in columns if not OTHERS.match("/".join(_parts(column)[1:]))]
-    return _usual(of_gradients, NORMS_IN_ORDER) or (_meant(columns, "value") if is_value else [])
+    whole = [
+        column for column in columns if not OTHERS.match(name := "/".join(_parts(column)[1:])) and not PART.search(name)
+    ]
+    return _usual(whole, NORMS_IN_ORDER) or (_meant(columns, "value") if is_value else [])
 
 
 def may_be_of_use(column: str, wanted: str | None) -> bool:
