@@ -15,7 +15,6 @@ ENOUGH = 10
 MOST_SHOWN = 3
 """Places that a remark names."""
 
-
 DIFFER = " Their norms differ: if they are of several ranks, or means stand among them, keep one kind."
 """What is said where it is not the same norm that was written again."""
 
