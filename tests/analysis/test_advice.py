@@ -19,6 +19,16 @@ from gradclip.analysis.advice.judged import judged
 from gradclip.analysis.series import Series
 
 
+def test_a_threshold_that_is_the_balanced_one_is_not_called_stricter() -> None:
+    wide, narrow = advise(lognormal(2000, 0.7)), advise(lognormal(2000, 0.2))
+    assert wide.suggestions[0].max_norm == wide.suggestions[1].max_norm
+    assert re.fullmatch(r"Clip at [\d.]+\. Only against spikes: [\d.]+\.", wide.headline)
+    assert re.fullmatch(r"Clip at [\d.]+\. Stricter: [\d.]+; only against spikes: [\d.]+\.", narrow.headline)
+    same = torch.ones(1000, dtype=torch.float64)
+    same[::20] = torch.linspace(1.01, 1.1, 50, dtype=torch.float64)
+    assert advise(same).headline == "Clip at 1."
+
+
 @pytest.mark.parametrize(
     ("factor", "words"),
     [(8.0, "falls by a factor of"), (0.26, "rises by a factor of"), (0.4, None), (2.5, None)],

@@ -34,6 +34,14 @@ def test_criteria_that_are_met_do_not_speak() -> None:
     assert "tail" not in reasons and "largest" not in reasons
 
 
+def test_norms_as_uneven_as_those_of_agents_are_refused_with_what_is_usual_there() -> None:
+    """Whether the tail says it or, as where most batches have no advantage, how far they are spread."""
+    uneven = torch.where(torch.arange(1000) % 5 < 2, lognormal(1000) * 0.3, lognormal(1000) * 0.002)
+    advice = advise(uneven)
+    assert advice.verdict == "exploded" and "times the median, more than 100" in advice.reasons[0]
+    assert advice.reasons[1].startswith("Reinforcement learning has norms as uneven in runs that are well")
+
+
 @pytest.mark.parametrize("steps", [150, 400, 5000])
 @pytest.mark.parametrize("height", [20.0, 1e3, 1e6])
 def test_a_healthy_run_with_a_spike_is_no_explosion(steps: int, height: float) -> None:
@@ -137,7 +145,7 @@ def test_what_becomes_of_spikes_is_said(count: int, aside: bool) -> None:
     """Many are norms of the run, and do move the thresholds."""
     norms = lognormal(2000, 0.2, seed=3)
     quiet = advise(norms)
-    norms[200 :: 1800 // count] = 6.0
+    norms[200 :: 1800 // count] = torch.linspace(6.0, 7.0, count, dtype=torch.float64)
     advice = advise(norms)
     assert advice.verdict == "clip" and advice.spikes == count
     moved = advice.suggestions[1].max_norm / quiet.suggestions[1].max_norm
@@ -178,6 +186,8 @@ def test_a_run_that_has_to_settle_gets_a_longer_warm_up(settling: int) -> None:
     assert 40 < advice.warmup <= 400
     assert f"The norms had to settle: the first {advice.warmup} steps are left out as warm-up." in advice.reasons
     assert advice.usable == 800 - advice.warmup
+    sampled = advise(Series("run", 10 * torch.arange(1, 801), norms)).reasons  # of rows ten steps apart
+    assert f"The norms had to settle: the first {10 * advice.warmup:,} steps are left out as warm-up." in sampled
     for found, expected in zip(advice.suggestions, quiet.suggestions, strict=True):
         assert found.max_norm == pytest.approx(expected.max_norm, rel=0.15)
     assert advise(norms, warmup=20).verdict == "exploded"  # as asked for
@@ -246,6 +256,13 @@ def test_a_loss_that_ends_far_above_its_beginning_is_that_of_a_lost_run(end: flo
         assert advise(series(lognormal(400), losses=-losses)).verdict == "clip"  # the reward of an agent, say
 
 
+def test_a_loss_that_hovers_about_zero_says_nothing_by_its_size() -> None:
+    """That of an agent may begin at 0, as where a policy is its own reference, and be a hundred times as high later."""
+    for losses in (torch.linspace(0.0, 0.05, 400), torch.linspace(1e-4, 0.05, 400) * torch.arange(400).cos()):
+        advice = advise(series(lognormal(400), losses=losses.double()))
+        assert advice.verdict == "clip"
+
+
 def test_a_loss_that_falls_back_but_not_down_does_not_excuse_norms_that_grow() -> None:
     norms = lognormal(3000) * 5.0 ** torch.linspace(0.0, 1.0, 3000, dtype=torch.float64)
     losses = torch.linspace(9.0, 7.0, 3000, dtype=torch.float64)
@@ -295,3 +312,18 @@ def test_norms_after_clipping_are_told_by_their_maximum() -> None:
     assert advice.verdict == "already clipped"
     assert "28 % of the norms are the same and the largest, 1.2." in advice.headline
     assert advise(lognormal(1000).mul(100).round().div(100)).verdict == "clip"  # logged with two decimals
+
+
+@pytest.mark.parametrize(("decimals", "bound"), [(15, 1.5), (15, 1.7), (4, 1.5), (2, 1.5)])
+def test_a_bound_that_few_norms_reached_is_told_by_the_pile_below_it(decimals: int, bound: float) -> None:
+    norms = lognormal(2000)
+    whole = (norms.clamp(max=bound) * 10.0**decimals).round() / 10.0**decimals
+    assert advise(whole).verdict == "already clipped"
+    assert advise(norms.clamp(max=bound * 2.0)).verdict == "clip"
+
+
+@pytest.mark.parametrize(("median", "decimals"), [(0.3, 1), (0.3, 2), (1.0, 1), (1.0, 2), (30.0, 0)])
+def test_norms_that_were_rounded_are_no_pile(median: float, decimals: int) -> None:
+    for seed in range(5):
+        norms = (lognormal(2000, 0.2, seed=seed) * median).mul(10**decimals).round().div(10**decimals)
+        assert advise(norms).verdict != "already clipped"

@@ -61,9 +61,35 @@ def test_a_schedule_tells_a_run_begun_anew_from_a_counter(
     assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == steps
 
 
+def test_the_same_norms_again_are_no_epochs(tmp_path: Path) -> None:
+    """As where the files of several ranks are put one below another."""
+    rows = "".join(f"{rank},{step},{step}.5\n" for rank in range(3) for step in range(1, 9))
+    (tmp_path / "run.csv").write_text(f"rank,step,grad_norm\n{rows}")
+    assert read_series(tmp_path / "run.csv").norms.tolist() == [step + 0.5 for step in range(1, 9)]
+
+
 def test_fractions_of_epochs_count_nothing(tmp_path: Path) -> None:
     entries = [{"step": step, "epoch": step / 3, "grad_norm": 1.0} for step in (1, 2, 3, 2, 3, 4)]
     assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == [1, 2, 3, 4]
+
+
+def test_fractions_of_epochs_that_never_fall_count(tmp_path: Path) -> None:
+    """No resumed run goes on in its epochs and back in its steps."""
+    entries = [{"step": 1 + i % 4, "epoch": i / 4, "grad_norm": 1.0 + i} for i in range(12)]
+    assert read_series(write_lines(tmp_path / "run.jsonl", entries)).steps.tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize("known", [{}, {"epoch"}])
+def test_a_counter_of_every_epoch_that_several_ranks_wrote(tmp_path: Path, known: set[str]) -> None:
+    entries = [
+        {"step": step, "grad_norm": epoch + step / 8, **({"epoch": epoch} if known else {})}
+        for epoch in range(3)
+        for step in (1, 2, 3, 4)
+        for _ in range(2)
+    ]
+    series = read_series(write_lines(tmp_path / "run.jsonl", entries))
+    assert series.steps.tolist() == list(range(1, 13))
+    assert series.norms.tolist() == [epoch + step / 8 for epoch in range(3) for step in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("name", ["run", "seed", "split"])

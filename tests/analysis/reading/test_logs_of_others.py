@@ -83,6 +83,19 @@ LINES: dict[str, Line] = {
     ),
     "Composer": lambda i, n: f"[trace]: {{'trainer/global_step': {i}, 'train/loss': 0.5, 'l2_norm/grad/global': {n}}}",
     "Levanter": lambda i, n: f"{STAMP} - 0 - tracker - INFO - step: {i}, train/loss: 0.5, grad/norm/total: {n}",
+    "a bar of so many per cent": lambda i, n: (
+        f"Steps:  {20 * i}%|##   | {i}/5 [00:01<00:02,  2.3s/it, loss=0.5, grad_norm={n}]"
+    ),
+    "logfmt, quoted": lambda i, n: f'level=info step="{i}" loss="0.5" grad_norm="{n}"',
+    "a dict that Python does not read": lambda i, n: f"{{'step': {i}, 'loss': 0.5, 'grad_norm': {n}, 'x': <X>}}",
+    "a dict in a dict": lambda i, n: f"INFO {{'step': {i}, 'train': {{'loss': 0.5, 'grad_norm': {n}}}}}",
+    "a step before a dict": lambda i, n: f"INFO step {i}: {{'loss': 0.5, 'grad_norm': {n}}}",
+    "a step of so many": lambda i, n: str({"loss": 0.5, "grad_norm": n, "global_step/max_steps": f"{i}/3766"}),
+    "a message in JSON": lambda i, n: json.dumps({"level": "INFO", "message": f"step {i} loss 0.5 grad_norm {n}"}),
+    "JSON with a message": lambda i, n: "INFO " + json.dumps({"msg": "ok", "step": i, "loss": 0.5, "grad_norm": n}),
+    "llm.c": lambda i, n: f"step {i:4d}/5 | loss 0.500000 (+0.54z)| norm {n} (-0.86z)| lr 4.29e-07 | 3085.23 ms",
+    "lists of one": lambda i, n: f"step={i} loss=[0.5] grad_norm=[{n}]",
+    "words before the names": lambda i, n: f"step {i}: mean train loss 0.5, mean grad norm {n}, max grad norm 99.0",
     "verl": lambda i, n: f"step:{i} - global_seqlen/min:123 - actor/loss:0.5 - actor/grad_norm:{n} - critic/loss:0.1",
 }
 
@@ -117,16 +130,70 @@ def check(path: Path, above: str, line: Line, end: str) -> None:
     assert series.losses is not None and series.losses.tolist() == [0.5] * 5
 
 
+def test_a_line_of_settings_above_a_table(tmp_path: Path) -> None:
+    for settings in ("# clipped at grad_norm=1.0\n", "grad_norm: 1.0\n", "# grad_norm=1.0\n# grad_norm=2.0\n"):
+        check(tmp_path / "train.csv", f"{settings}step,loss,grad_norm\n", as_cells, "\n")
+
+
+def test_a_table_for_each_step(tmp_path: Path) -> None:
+    """As stable-baselines3 prints it: a bar stands between a name and its number."""
+    rows = "".join(
+        f"{'-' * 32}\n| time/            |            |\n|    fps           | 26         |\n"
+        f"| train/           |            |\n|    grad_norm     | {norm:<10} |\n|    loss          | 20.1       |\n"
+        for norm in NORMS
+    )
+    (tmp_path / "train.log").write_text(rows)
+    assert read_series(tmp_path / "train.log").norms.tolist() == NORMS
+
+
+def test_a_bar_that_is_drawn_twice_counts_once(tmp_path: Path) -> None:
+    bars = [f"  {n}%|# | {i}/5 [00:01<00:02, grad_norm={n}]\r" for i, n in enumerate(NORMS, 1) for _ in range(2)]
+    (tmp_path / "train.log").write_text("".join(bars))
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2, 3, 4, 5], NORMS)
+
+
+def test_lines_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    lines = ["grad_norm: 9.5", *(f"step {i} grad_norm: {n}" for i, n in enumerate((0.5, "1e400x", "?", 1.5), 1))]
+    (tmp_path / "train.log").write_text("\n".join([*lines, ""]))
+    series = read_series(tmp_path / "train.log")
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 4], [0.5, 1.5])
+    assert series.remarks == (
+        "Lines that name the norm but no number are left out: 2, the first of them line 3.",
+        "Lines with a norm but no step are left out: 1, the first of them line 1.",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "iter 1: loss 2.5, time 12.34ms\niter 2: loss 2.25, time 12.34ms\n",
+        "{'loss': 2.5, 'iter': 1}\n{'loss': 2.25, 'iter': 2}\n",
+        "loading, please wait\n  0%|  | 0/9 [00:00<?, ?it/s]\r{'loss': 2.5, 'iter': 1}\n",
+    ],
+)
+def test_text_without_a_norm_is_refused_with_the_names_in_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.log").write_text(text)
+    refused = refusal(tmp_path / "train.log")
+    assert refused.startswith("no number has a usual name of the norm; there are: ")
+    assert "'loss'" in refused
+    assert "'iter'" in refused
+
+
 @pytest.mark.parametrize(
     ("written", "norm"),
-    [("1,234.5", 1234.5), ("1,234", 1234.0), ("1e-5", 1e-5), ("inf", float("inf")), ("0.5.", 0.5), ("2,", 2.0)],
+    [
+        *(("1,234.5", 1234.5), ("1,234", 1234.0), ("1e-5", 1e-5), ("inf", float("inf")), ("0.5.", 0.5), ("2,", 2.0)),
+        *(("1.25K", 1250.0), ("-nan(ind)", float("nan")), ("1.5/2.0", 1.5)),
+    ],
 )
 def test_numbers_in_text(tmp_path: Path, written: str, norm: float) -> None:
     (tmp_path / "train.log").write_text(
         f"step 1,000: grad_norm: {written} and more\nstep 2,000: grad_norm: {written}\n"
     )
     series = read_series(tmp_path / "train.log")
-    assert (series.steps.tolist(), series.norms.tolist()) == ([1000, 2000], [norm] * 2)
+    assert series.steps.tolist() == [1000, 2000]
+    assert series.norms.tolist() == pytest.approx([norm] * 2, nan_ok=True)
 
 
 def test_a_norm_that_is_none_in_text(tmp_path: Path) -> None:
@@ -199,6 +266,14 @@ def test_a_metric_as_mlflow_keeps_it(tmp_path: Path) -> None:
     assert refusal(tmp_path / "grad_norm").startswith("line 4: 'grad_norm' must be a number, got 'a'")
     (tmp_path / "loss").write_text("".join(lines))
     assert refusal(tmp_path / "loss").startswith("no column has a usual name of the norm")
+
+
+def test_a_table_of_several_metrics_whose_names_are_no_head(tmp_path: Path) -> None:
+    rows = [f"r,train,{tag},{i},{x}" for i, n in enumerate(NORMS, 1) for tag, x in (("loss", 0.5), ("grad_norm", n))]
+    (tmp_path / "x.csv").write_text("\n".join(["run.name,kind,metric.name,step,value", *rows, ""]))
+    assert read_series(tmp_path / "x.csv").norms.tolist() == NORMS
+    (tmp_path / "x.csv").write_text("\n".join(["a,b,c,d,e", *rows, ""]))
+    assert refusal(tmp_path / "x.csv").startswith("no column has a usual name of the norm; there are: 'a', 'b', 'c', ")
 
 
 @pytest.mark.parametrize("rule", ["|---|---:|:---|", "|:-----:|-|--------|", "+-----+-----+-----+"])

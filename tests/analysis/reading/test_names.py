@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gradclip.analysis.reading.error import ReadError
-from gradclip.analysis.reading.names import choose
+from gradclip.analysis.reading.names import choose, readings
 
 PATH = Path("run.csv")
 
@@ -33,6 +33,13 @@ def chosen(columns: list[str], wanted: str | None = None) -> str:
         (["train/l2_grads", "train/l2_params"], "train/l2_grads"),
         (["grad_norm", "grad_norm_before_clip"], "grad_norm_before_clip"),
         (["train/grad_norm", "train/grad_norm_unclipped"], "train/grad_norm_unclipped"),
+        (["learning/grad_norm", "learning/raw_grad_norm"], "learning/raw_grad_norm"),
+        (["grad_norm_epoch", "grad_norm_step"], "grad_norm_step"),
+        (["grad_norm/encoder", "grad_norm/total"], "grad_norm/total"),
+        (["grad/norm", "param/norm"], "grad/norm"),
+        (["train.loss", "train.grad_norm"], "train.grad_norm"),
+        (["params/global_norm", "grads/global_norm"], "grads/global_norm"),
+        (["step", "timestamp", "value"], "value"),
     ],
 )
 def test_the_usual_names_in_their_order(columns: list[str], norm: str) -> None:
@@ -60,6 +67,9 @@ def test_a_name_that_is_given(columns: list[str], wanted: str, norm: str) -> Non
         (["a", "b"], None, "run.csv: no column has a usual name of the norm; there are: 'a', 'b'. Name the column of"),
         ([], None, "run.csv: no column has a usual name of the norm; there are: none."),
         (["layers/norm"], None, "no column has a usual name of the norm"),
+        (["params/global_norm", "weights/total_norm"], None, "no column has a usual name of the norm"),
+        (["model.layers.0.grad_norm", "layer/3/grad_norm"], None, "no column has a usual name of the norm"),
+        (["step", "value", "loss"], None, "no column has a usual name of the norm"),
         (["a"], "c", "run.csv: there is no column 'c'; there are: 'a'. Name the column of the norm with column="),
         (["a/x"], "b/x", "there is no column 'b/x'"),
         (["r - a/x"], "s - a/x", "there is no column 's - a/x'"),
@@ -84,6 +94,22 @@ def test_what_stands_beside_the_norm() -> None:
         "losses": "train/loss",
         "lrs": "train/learning_rate",
     }
+
+
+def test_names_that_say_that_they_are_of_single_steps() -> None:
+    columns = ["epoch", "train_loss_step", "train_loss_epoch", "grad_norm_step", "epoch_step", "step"]
+    assert choose(columns, None, PATH) == {
+        "norms": "grad_norm_step",
+        "steps": "step",
+        "losses": "train_loss_step",
+        "epochs": "epoch",
+    }
+
+
+def test_a_text_with_many_points_is_no_name() -> None:
+    """A cell may be of any length: its parts, all together, are as long as its square."""
+    assert len(readings("a/" * 100 + "b")) == 101
+    assert readings("a/" * 1_000_000) == (("", "a/" * 1_000_000),)
 
 
 def test_no_column_is_read_as_two_things() -> None:

@@ -92,7 +92,18 @@ def test_another_name(tmp_path: Path) -> None:
     assert "there is no number 'size of it'; there are: " in refusal(tmp_path / "train.log", column="size of it")
 
 
-@pytest.mark.parametrize("name", ["params norm", "weight norm", "max norm", "clipped grad norm", "update norm"])
+OTHERS = [
+    "params norm",
+    "weight norm",
+    "max norm",
+    "layer norm",
+    "clipped grad norm",
+    "post clip grad norm",
+    "update norm",
+]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("sign", [": ", "=", " "])
 def test_norms_of_others_are_not_taken(tmp_path: Path, name: str, sign: str) -> None:
     """As Megatron prints that of the parameters where it has none of the gradients."""
@@ -101,6 +112,13 @@ def test_norms_of_others_are_not_taken(tmp_path: Path, name: str, sign: str) -> 
     assert "has a usual name of the norm" in refusal(path)
     path.write_text("".join(f"step: {i} | {name}{sign}812.5 | train norm: {i}.5\n" for i in (1, 2)))
     assert read_series(path).norms.tolist() == [1.5, 2.5]
+
+
+def test_norms_of_two_things_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("".join(f"step: {i} | actor grad norm: {i}.5 | critic grad norm: 9.5\n" for i in (1, 2)))
+    assert "there are: 'step', 'actor grad norm', 'critic grad norm'" in refusal(path)
+    assert read_series(path, column="actor grad norm").norms.tolist() == [1.5, 2.5]
 
 
 @pytest.mark.parametrize("above", ["total steps: 1000 | ", "max steps = 1000, ", "warmup steps 10; ", "INFO - "])
@@ -115,5 +133,5 @@ def test_how_many_steps_there_are_is_no_step(tmp_path: Path, above: str, step: s
 
 def test_names_are_short_and_begin_where_a_word_does() -> None:
     """So that text of any kind is looked through in a time that grows with its length, not with its square."""
-    assert entry_of("x" * 1_000_000) == entry_of("{" * 1_000_000) == {}
+    assert entry_of("x" * 1_000_000) == entry_of("{" * 1_000_000) == entry_of("%|" * 500_000) == {}
     assert entry_of("after all of this prose, which may be as long as it likes, saved loss: 0.5")["loss"] == "0.5"

@@ -27,10 +27,10 @@ def test_a_resumed_run_replaces_what_it_does_again(path: Path) -> None:
 
 
 def test_rows_without_a_norm_are_counted_among_all(path: Path) -> None:
-    lines = [{"step": s, "grad_norm": x} for s, x in ((1, 1.0), (2, 1.0), (2, None), (2, 2.0))]
+    lines = [{"step": s, "grad_norm": x} for s, x in ((1, 1.0), (2, 1.0), (3, 1.0), (2, None), (2, 2.0))]
     remarks = read_series(write_lines(path, lines)).remarks
-    assert remarks[0] == "1 of 4 rows have no norm and are left out."
-    assert remarks[1].startswith("1 of 3 rows are left out: the run goes back to step 2 (line 4)")
+    assert remarks[0] == "1 of 5 rows have no norm and are left out."
+    assert remarks[1].startswith("2 of 4 rows are left out: the run goes back to step 2 (line 5)")
 
 
 def test_a_run_that_goes_on_where_it_was_needs_no_remark(path: Path) -> None:
@@ -58,9 +58,20 @@ def test_many_returns_are_counted(path: Path) -> None:
     assert "goes back to step 2 (line 4), 3 (line 7), 4 (line 10) and 1 more" in series.remarks[0]
 
 
+RANKS = "if they are of several ranks, or means stand among them, keep one kind."
+
+
 def test_ranks_that_write_the_same_step_count_once(path: Path) -> None:
     series = read_series(write_lines(path, [record(s, float(10 * s + rank)) for s in (1, 2, 3) for rank in range(4)]))
     assert series.norms.tolist() == [13.0, 23.0, 33.0]
+    left_out = "9 of 12 rows are left out: the next is of the same step, and counts."
+    assert series.remarks == (f"{left_out} Their norms differ: {RANKS}",)
+    series = read_series(write_lines(path, [record(s) for s in (1, 2, 3) for _ in range(4)]))
+    assert series.remarks == (left_out,)
+    remarks = read_series(write_lines(path, [record(7)] * 3)).remarks
+    assert remarks[0].startswith(
+        "2 of 3 rows are left out: the run goes back to step 7 (line 2), 7 (line 3), and later"
+    )
 
 
 def test_a_second_run_with_another_policy_is_refused(path: Path) -> None:

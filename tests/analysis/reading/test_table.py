@@ -197,6 +197,14 @@ def test_many_rows_of_which_one_has_several_lines(path: Path) -> None:
     assert series.steps.tolist() == list(range(20_002))
 
 
+@pytest.mark.parametrize("note", ["", '"a\nb"'])
+def test_the_names_come_again_where_a_writer_went_on(path: Path, note: str) -> None:
+    path.write_text(f"step,Grad Norm,note\n1,1.5,{note}\nstep,Grad Norm,note\n2,2.5,\n")
+    series = read_series(path)
+    assert (series.steps.tolist(), series.norms.tolist()) == ([1, 2], [1.5, 2.5])
+    assert series.remarks == ("1 of 3 rows have no norm and are left out.",)
+
+
 def test_a_quote_that_is_not_closed_is_refused(path: Path) -> None:
     text = 'step,note,grad_norm\n1,"x",1.0\n2,"oops,1.0\n' + "3,x,1.0\n" * 50_000
     assert refusal(write(path, text)).startswith("line 3: the row cannot be read (field larger than field limit")

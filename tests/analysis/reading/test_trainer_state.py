@@ -53,6 +53,7 @@ def test_a_history_that_has_a_list_for_each_name(tmp_path: Path, indent: int | N
     series = read_series(path)
     assert (series.steps.tolist(), series.norms.tolist()) == ([10, 20, 30], [1.5, 2.5, 0.5])
     assert series.losses is not None and series.losses.tolist() == pytest.approx([0.75, 0.5, math.nan], nan_ok=True)
+    assert series.remarks == ()  # it is no Trainer's
     path.write_text(json.dumps({"grad_norm": [1.5, 2.5]}))
     assert read_series(path).steps.tolist() == [1, 2]
 
@@ -66,6 +67,7 @@ def test_the_points_of_a_tag(tmp_path: Path, indent: int | None) -> None:
     assert series.steps.tolist() == [10, 20, 30]
     assert series.norms.tolist() == pytest.approx([1.5, math.nan, 0.5], nan_ok=True)
     assert series.times is not None and series.times.tolist() == [1.7e9, 1.7e9 + 1, 1.7e9 + 2]
+    assert series.remarks == ()
     path.write_text(json.dumps([*points, [1, 2]]))
     assert refusal(path).startswith("log_history entry 4: the entry is no object.")
 

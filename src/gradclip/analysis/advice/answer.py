@@ -186,7 +186,8 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
     if verdict == "clipping is idle":
         suggestions = ()
     sure = certainty(series, chosen, found, suggestions[1]) if suggestions else None
-    settling = f"The norms had to settle: the first {chosen.warmup:,} steps are left out as warm-up."
+    left_out = int(series.steps[chosen.warmup] - series.steps[0])
+    settling = f"The norms had to settle: the first {left_out:,} steps are left out as warm-up."
     return Advice(
         verdict=verdict,
         headline=headline,

@@ -21,7 +21,7 @@ class Course(NamedTuple):
     Attributes:
         leap: The median of the judged norms, in medians of the first three steps; NaN where these are not known.
         loss_rise: The median loss of the last quarter, in medians of the first three steps; NaN where it is not known,
-            or is not positive.
+            or is not always above 0, as that of an agent, which says nothing by its size.
     """
 
     leap: float
@@ -35,7 +35,7 @@ def course(series: Series, chosen: Judged) -> Course:
         return Course(leap, loss_rise=math.nan)
     losses = series.losses[chosen.places]
     start, late = _usual(series.losses[:FIRST]), _usual(losses[-(len(losses) // 4) :])
-    return Course(leap, late / start if start > 0.0 < late else math.nan)
+    return Course(leap, math.nan if bool((series.losses <= 0.0).any()) else late / start)
 
 
 def _usual(values: Tensor) -> float:

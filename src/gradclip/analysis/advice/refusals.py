@@ -4,7 +4,6 @@ from gradclip.analysis.advice.course import Course, course
 from gradclip.analysis.advice.finding import MOSTLY, Finding
 from gradclip.analysis.advice.judged import Judged
 from gradclip.analysis.advice.signs import LEAST_TAIL_INDEX, MOST_GROWTH, MOST_SPREAD, TAIL, Signs
-from gradclip.analysis.advice.thresholds import share_clipped
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series, spacing
 
@@ -13,6 +12,10 @@ FEWEST = 20
 
 MOST_AT_MAXIMUM, NEAR_MAXIMUM = 0.1, 1e-3
 """The share of norms that may be within this of the largest: more are the norms after clipping."""
+
+FEW_AT_MAXIMUM, LEAST_PILE, MOST_MODES = 0.01, 5, 2.0
+"""The share, and number, of norms that are a pile there, where each other value has at most half as many.
+Norms that were rounded are often the same too, but seldom the largest."""
 
 MOST_LEAP, MOST_LOSS = 10.0, 1.5
 """How many times what they begin with norms may be, and the loss in the end."""
@@ -60,8 +63,11 @@ def refuse(series: Series, chosen: Judged, signs: Signs) -> Finding | None:
 
 
 def _already_clipped(chosen: Judged, signs: Signs) -> Finding | None:
-    share = share_clipped(chosen.norms, (1.0 - NEAR_MAXIMUM) * signs.largest)
-    if share <= MOST_AT_MAXIMUM:
+    at_maximum = chosen.norms > (1.0 - NEAR_MAXIMUM) * signs.largest
+    share, count = at_maximum.double().mean().item(), int(at_maximum.sum())
+    others = chosen.norms[~at_maximum].unique(return_counts=True)[1]
+    is_pile = share > FEW_AT_MAXIMUM and count >= max(LEAST_PILE, MOST_MODES * int(others.max() if len(others) else 0))
+    if share <= MOST_AT_MAXIMUM and not is_pile:
         return None
     headline = f"No advice: {percent(share)} of the norms are the same and the largest, {digits(signs.largest)}."
     reason = "So are norms after clipping, which do not say what was clipped. Record those before it."
@@ -110,10 +116,11 @@ def _exploded(signs: Signs, run: Course) -> Finding | None:
             f"The tail is heavy: the index of the largest {percent(TAIL)} is {digits(signs.tail)}, below "
             f"{LEAST_TAIL_INDEX:g}. Healthy training has 4 and more."
         )
-        reasons.append(IN_RL)
     if signs.explosive_spread:
         reasons.append(f"The largest norm is {digits(signs.spread)} times the median, more than {MOST_SPREAD:g}.")
     far_off = bool(reasons)
+    if far_off:
+        reasons.append(IN_RL)
     growth = MOST_GROWTH_THEN if run.loss_rise > RISES else MOST_GROWTH
     if signs.growth > growth:
         reasons.append(

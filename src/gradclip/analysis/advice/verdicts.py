@@ -104,7 +104,9 @@ def kept(verdict: Verdict, bound: Bound | None) -> float | None:
 
 def _clip(evidence: Evidence) -> Finding:
     tight, balanced, conservative = (digits(each.max_norm) for each in evidence.suggestions)
-    return Finding("clip", f"Clip at {balanced}. Stricter: {tight}; only against spikes: {conservative}.")
+    others = [("stricter", tight), ("only against spikes", conservative)]
+    said = "; ".join(f"{what}: {bound}" for what, bound in others if bound != balanced)
+    return Finding("clip", f"Clip at {balanced}.{said and f' {said[0].upper()}{said[1:]}.'}")
 
 
 def _remarks(evidence: Evidence) -> list[str]:

@@ -14,7 +14,7 @@ from gradclip.analysis.reading.events import read_events
 from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import Kind, files_of
 from gradclip.analysis.reading.names import SKIPPED, STATUSES, UNNAMED
-from gradclip.analysis.reading.order import counted_on, policies_of_one_run, spaced, that_count
+from gradclip.analysis.reading.order import counted_on, once_a_step, policies_of_one_run, spaced, that_count
 from gradclip.analysis.reading.printed import read_printed
 from gradclip.analysis.reading.rows import Chunk, rows_of
 from gradclip.analysis.reading.source import Source
@@ -68,6 +68,7 @@ def series_of(path: Path, column: str | None, run: str | None, size: int | None)
     if "steps" not in frame:
         source.remarks.append("There are no numbers of steps: the rows are counted from 1.")
         frame = frame.with_row_index("steps", 1).cast({"steps": int})
+    frame = once_a_step(frame, source)
     if (onward := counted_on(frame)) is not None:
         source.remarks.append("The steps begin again in every epoch, and are counted on from one to the next.")
         frame = frame.with_columns(steps=onward)

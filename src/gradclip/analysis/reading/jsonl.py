@@ -82,16 +82,16 @@ def _entries(piece: Piece, source: Source) -> Iterator[tuple[int, dict[str, Any]
             source.refuse(f"the line is {problem}. Delete or correct it.", line)
         if not isinstance(found, dict):
             source.refuse("the line is no JSON object. Delete it, or name another file.", line)
-        yield line, dict(_flat(found)) if any(isinstance(x, dict) for x in found.values()) else found
+        yield line, dict(flat(found)) if any(isinstance(x, dict) for x in found.values()) else found
 
 
-def _flat(found: dict[str, Any], folder: str = "") -> Iterator[tuple[str, Any]]:
+def flat(found: dict[str, Any], folder: str = "") -> Iterator[tuple[str, Any]]:
     """Yield what is in an object, and in those within it but for what is read as a whole."""
     for name, value in found.items():
         if isinstance(value, dict) and folder + name not in WHOLE:
-            yield from _flat(value, f"{folder}{name}/")
+            yield from flat(value, f"{folder}{name}/")
         else:
-            yield folder + name, value
+            yield f"{folder}{name}", value
 
 
 def _by_polars(piece: Piece, source: Source) -> Chunk | None:

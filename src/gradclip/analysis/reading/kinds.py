@@ -4,7 +4,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from gradclip.analysis.reading.error import ReadError, listed
 from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import PROLOGUE
-from gradclip.analysis.reading.printed import END, LOGGED, entry_of, is_number
+from gradclip.analysis.reading.printed import END, MESSAGES, entry_of, is_number
 from gradclip.analysis.reading.table import CELLS
 
 Kind: TypeAlias = Literal["events", "jsonl", "trainer_state", "table", "printed"]
@@ -131,26 +131,37 @@ def _kind(path: Path, data: bytes, column: str | None) -> Kind:
 def _is_printed(text: str, column: str | None) -> bool:
     """Say whether text is that of a trainer: it names a norm, with but settings as objects of JSON above that.
 
-    A line of names, and below it one of numbers, are those of a table, whatever its cells say further down.
+    A line of names, and below it one of numbers, are those of a table, whatever its cells say further down, or one line
+    of settings above. Where there is no norm, as not yet, whatever names a number elsewhere is text.
     """
 
-    def are_norms(names: list[str]) -> bool:
+    def are_norms(names: Iterable[str]) -> bool:
+        names = list(names)
         return bool(norms_among(names, None) or (column and norms_among(names, column)))
 
     def has_norm(entry: Mapping[str, Any]) -> bool:
-        return are_norms([name for name, value in entry.items() if is_number(value)])
+        return are_norms(name for name, value in entry.items() if is_number(value))
 
-    over_lines = False
+    norms, numbers, is_table, over_lines = 0, False, False, False
     with suppress(ValueError, RecursionError):
-        while OBJECT.match(text) and not text.startswith(LOGGED):
+        while OBJECT.match(text):
             found, end = json.JSONDecoder().raw_decode(text)
             if has_norm(found) or "log_history" in found:
                 return over_lines and "log_history" not in found
+            if any(isinstance(found.get(name), str) and has_norm(entry_of(found[name])) for name in MESSAGES):
+                return True
             over_lines |= "\n" in text[:end]
             text = text[end:].lstrip()
         for line, below in pairwise([*END.split(text), ""]):
-            if has_norm(entry_of(line)):
-                return True
-            if are_norms(CELLS.split(line)) and any(map(is_number, CELLS.split(below))):
-                return False
-    return over_lines and text != ""  # below an object over lines, no document of JSON goes on
+            entry, cells, under = entry_of(line), CELLS.split(line), CELLS.split(below)
+            if has_norm(entry):
+                norms += 1
+                if norms > 1 and not line.startswith("#"):  # comments may name any number of them
+                    return True
+            elif any(map(is_number, under)):
+                if are_norms(cells):
+                    return False
+                is_table |= not entry and len(cells) == len(under) > 1
+            numbers |= bool(entry)
+    goes_on = over_lines and text != ""  # as no document of JSON does
+    return norms > 0 or goes_on or (numbers and not is_table)

@@ -15,6 +15,23 @@ ENOUGH = 10
 MOST_SHOWN = 3
 """Places that a remark names."""
 
+DIFFER = " Their norms differ: if they are of several ranks, or means stand among them, keep one kind."
+"""What is said where it is not the same norm that was written again."""
+
+
+def once_a_step(frame: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Return the last of rows of one step below each other, such as several ranks write; all, where no step differs."""
+    place = frame.select(pl.struct(role for role in ("epochs", "steps") if role in frame.columns)).to_series()
+    is_last = place.ne_missing(place.shift(-1))
+    if is_last.all() or frame["steps"].n_unique() == 1:
+        return frame
+    last = frame.select(pl.when(is_last).then("norms").fill_null(strategy="backward")).to_series()
+    differ = DIFFER if frame["norms"].ne(last).any() else ""
+    source.remarks.append(
+        f"{(~is_last).sum()} of {frame.height} rows are left out: the next is of the same step, and counts.{differ}"
+    )
+    return frame.filter(is_last)
+
 
 def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> pl.DataFrame:
     """Return the rows that count, their steps rising.
@@ -27,6 +44,7 @@ def that_count(frame: pl.DataFrame, source: Source, *, any_order: bool) -> pl.Da
     if any_order and back > 1 and 4 * back > frame.height:  # a run does not go back every few steps
         source.remarks.append("The rows were not in the order of their steps and are sorted.")
         frame = frame.sort("steps", maintain_order=True)
+        frame = once_a_step(frame, source)
     steps = frame["steps"]
     least_ahead = steps.reverse().cum_min().reverse().shift(-1)
     rows = frame.filter(least_ahead.is_null() | (steps < least_ahead))
@@ -52,8 +70,12 @@ def counted_on(frame: pl.DataFrame) -> pl.Series | None:
     if "epochs" in frame and frame["epochs"].is_not_nan().any():
         epochs = frame["epochs"]
         rises = (falls & (epochs.diff() > 0.0)).sum()
-        if not falls.any() or not (epochs % 1.0 == 0.0).all(ignore_nulls=False) or 2 * rises < falls.sum():
+        if not falls.any() or epochs.null_count() or 2 * rises < falls.sum():
             return None
+        if (epochs % 1.0 != 0.0).any():  # how far in an epoch a row is: of the whole run if it never falls
+            if (epochs.diff() < 0.0).any() or rises < falls.sum():
+                return None
+            epochs = falls.cum_sum().alias("epochs")
     elif "policy" in frame:  # ours, whose steps are counted from the first to the last
         return None
     else:
@@ -69,10 +91,10 @@ def counted_on(frame: pl.DataFrame) -> pl.Series | None:
 
 
 def _begins_again(frame: pl.DataFrame) -> bool:
-    """Say whether the learning rate changes, but is the same at a step whenever that comes."""
-    if "lrs" not in frame or frame["lrs"].null_count() or frame["lrs"].n_unique() == 1:
-        return False
-    return frame.select("steps", "lrs").n_unique() == frame["steps"].n_unique()
+    """Say whether the learning rate, or the norm, changes, but is the same at a step whenever that comes."""
+    known = [role for role in ("lrs", "norms") if role in frame and not frame[role].null_count()]
+    changing = [role for role in known if frame[role].n_unique() > 1]
+    return any(frame.select("steps", role).n_unique() == frame["steps"].n_unique() for role in changing)
 
 
 def spaced(steps: Tensor) -> list[str]:

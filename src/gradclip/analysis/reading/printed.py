@@ -5,10 +5,11 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
      iteration       10/  250000 | learning rate: 2.999E-04 | lm loss: 2.1E+00 | grad norm: 1.250 |
     2024-03-08 12:31:36 - mmcv - INFO - Epoch [1][50/3757]  lr: 1.0e-02, loss: 2.5, grad_norm: 1.25
 
-- A dict of Python or JSON counts as it is, and of an object in Docker's log the line in it. Elsewhere a number belongs
-  to the words before its colon or equals sign; after a usual name a blank is enough.
+- A dict of Python or JSON counts as it is, and of an object that has a printed line for a message, that line. Elsewhere
+  a number belongs to the words before its colon or equals sign; after a usual name a blank or a bar is enough.
 - A carriage return ends a line: progress bars write one.
-- Lines without a norm are left out, without a word: most are about something else.
+- Lines without a norm are left out, without a word: most are about something else. Those are counted that name the norm
+  but have no number for it, or none of their step where others do.
 """
 
 import ast
@@ -16,10 +17,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from gradclip.analysis.reading.names import FIELDS
+from gradclip.analysis.reading.jsonl import flat
+from gradclip.analysis.reading.names import FIELDS, readings
 from gradclip.analysis.reading.pieces import pieces
 from gradclip.analysis.reading.rows import Chunk, chunks_of
 from gradclip.analysis.reading.source import Source
@@ -32,27 +35,38 @@ END = re.compile(r"[\r\n]+")
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-LOGGED = '{"log":"'
-"""How a line of Docker's log begins, which goes on like `step 1 grad_norm 2.5\\n","stream":"stdout","time":...}`."""
+MESSAGES = ("log", "message", "msg", "line", "textPayload")
+"""What has the printed line where each is in an object of JSON, as Docker's log: `{"log":"step 1 norm 2.5\\n",...}`."""
 
 THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?"
 
 NUMBER = rf"(?:[-+]?(?:{THOUSANDS}|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf(?:inity)?)|none|null)"
 
-USUAL = tuple(name for role in ("norms", "steps", "losses", "lrs") for name in FIELDS[role].names)
-"""How words end that a number may follow without a sign."""
+USUAL = {name for role in ("norms", "steps", "losses", "lrs") for name in FIELDS[role].names}
+"""What words may end in that a number may follow without a sign."""
 
-PAIR = re.compile(rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*([:=\s])\s*({NUMBER})(?=[\s;|)\]}}%]|,(?!\d)|[.:](?:\s|$)|$)")
+PAIR = re.compile(
+    rf"(?<!\w)([a-z_][\w/.@\- ]{{0,60}}?)\s*([:=|\s])\s*({NUMBER}k?)(?=[\s;|)\]}}(/]|,(?!\d)|[.:](?:\s|$)|$)"
+)
 """Words, and a number that they name. What they are looked for in may be any text, of any length, in lower case."""
 
-OTHERS = re.compile(r" steps$|\b(?:clipped|max|param(?:eter)?s?|weights?|updates?|activations?)\b.* norm$")
-"""Names whose last word is not for them: of so many steps in all, and of other norms than that of the gradients."""
+NO_QUOTES = str.maketrans("", "", "\"'")
+"""Of quotes around names and numbers nothing is left."""
+
+OTHERS = re.compile(r"\b(?:clipped|max|min|after|post|total|warmup)\b")
+"""Words before a usual name that make another of it: of the norm after clipping, or of so many steps in all."""
+
+PLAIN = re.compile(r".*\bgrad.*|(?:.* )?(?:train|training|info|debug)")
+"""What may stand before `norm`, which other things than gradients have too."""
 
 COUNTER = re.compile(
     r"(?<!total )(?<!max )(?<!warmup )\b(step|iter|iteration|update|epoch)s?\b(?:\(\w+\))?[\s:=]*\[?"
-    r"\s*(\d+)\b(?![.,]\d)(?:\]\s*\[\s*(\d+)\b)?"
+    r"\s*(\d+)\b(?![.,]\d|\s*%)(?:\]\s*\[\s*(\d+)\b)?"
 )
 """A counter, and after an epoch in brackets, that of the iteration within."""
+
+BAR = re.compile(r"%\|[^|]*\| *(\d+)/\d+ *\[")
+"""How far a progress bar is: it may be drawn several times at a step."""
 
 BARE = re.compile(r"(?<=[:\s])(-?(?:nan|inf))(?=[,}\s])")
 """How Python prints what is not finite, which it does not read again."""
@@ -62,6 +76,9 @@ WRAPPED = re.compile(
 )
 """A number as torch and NumPy print it."""
 
+ALONE = re.compile(rf"=\[({NUMBER})\]")
+"""A list of one number."""
+
 
 def read_printed(source: Source) -> Iterator[Chunk]:
     """Return what a trainer printed, some lines at a time.
@@ -69,20 +86,40 @@ def read_printed(source: Source) -> Iterator[Chunk]:
     Raises:
         ReadError: If no number is named as the norm.
     """
-    source.choose(entry for _, entry in _entries(source, FIRST))
+    source.choose(entry for _, entry, _ in _entries(source, FIRST) if entry)
     norm = source.fields["norms"]
-    source.choose(entry for _, entry in _entries(source, FIRST) if norm in entry)  # what is told beside it
-    told = {norm, source.fields.get("steps", norm)}
-    yield from chunks_of((found for found in _entries(source) if told <= found[1].keys()), source)
+    source.choose(entry for _, entry, _ in _entries(source, FIRST) if norm in entry)  # what is told beside it
+    yield from chunks_of(_told(source), source)
 
 
-def _entries(source: Source, most: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Return the numbers of lines by their names, where there are any, and where these lines are."""
+def _told(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the numbers of the lines that have a norm, and a step where there are steps; remark on what lacks one."""
+    norm = source.fields["norms"]
+    step = source.fields.get("steps", norm)
+    named = re.compile(rf"(?<!\w){re.escape(norm)}['\"]?\s*[:=]\s*[^\s,;|]", re.IGNORECASE)
+    without_number, without_step = list[int](), list[int]()
+    begun = False
+    for line, entry, text in _entries(source):
+        if step in entry and norm in entry:
+            begun = True
+            yield line, entry
+        elif norm in entry:
+            without_step.append(line)
+        elif begun and named.search(text):
+            without_number.append(line)
+    left_out = {"that name the norm but no number": without_number, "with a norm but no step": without_step}
+    for what, lines in left_out.items():
+        if lines:
+            source.remarks.append(f"Lines {what} are left out: {len(lines)}, the first of them line {lines[0]}.")
+
+
+def _entries(source: Source, most: int | None = None) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Return the number of each line, the numbers in it by their names, and its text."""
     for piece in islice(pieces(source), most):
         for line, data in enumerate(piece.lines, piece.line):
             for part in END.split(data.decode(errors="replace").rstrip()):
-                if entry := entry_of(part):
-                    yield line, entry
+                if part:
+                    yield line, entry_of(part), part
 
 
 def entry_of(line: str) -> dict[str, Any]:
@@ -90,26 +127,57 @@ def entry_of(line: str) -> dict[str, Any]:
 
     Example:
         >>> from gradclip.analysis.reading.printed import entry_of
-        >>> entry_of("INFO:root:step=10 loss 2.5 | grad norm: 1,234.5 | 2.3s/it")
-        {'step': '10', 'loss': '2.5', 'grad norm': '1234.5', 'norm': '1234.5'}
+        >>> entry_of("INFO:root:step=10 loss 2.5 | mean grad norm: 1,234.5 | 2.3s/it")
+        {'step': '10', 'loss': '2.5', 'mean grad norm': '1234.5', 'grad norm': '1234.5'}
     """
     line = ANSI.sub("", line).strip()
     line = WRAPPED.sub(r"\1", line) if "(" in line else line
-    if "{" in line and (entry := _dict_of(line[line.find("{") : line.rfind("}") + 1])):
-        return entry_of(str(entry["log"])) if line.startswith(LOGGED) else entry
-    entry: dict[str, Any] = {}
-    for word, count, within in COUNTER.findall(line.lower()):
-        entry.setdefault(word, count)
-        if within:
-            entry.setdefault("iter", within)
+    start = line.find("{")
+    if start >= 0 and (entry := _dict_of(line[start : line.rfind("}") + 1])):
+        message = next((entry[name] for name in MESSAGES if isinstance(entry.get(name), str)), "")
+        return _counters(line[:start].lower()) | entry | entry_of(message)
+    line = ALONE.sub(r"=\1", line.lower().translate(NO_QUOTES))
+    entry: dict[str, Any] = _counters(line)
+    if "iter" not in entry and (bar := BAR.search(line)):
+        entry["iter"] = bar[1]
     pairs = [
-        (name.rpartition(" - ")[2], number.replace(",", ""))
-        for name, sign, number in PAIR.findall(line.lower())
-        if not sign.isspace() or name.replace(" ", "_").replace("-", "_").endswith(USUAL)
+        (name.rpartition(" - ")[2], _digits(number))
+        for name, sign, number in PAIR.findall(line)
+        if sign in ":=" or _usual_end(name)
     ]
-    for name, value in pairs + [(name.rpartition(" ")[2], value) for name, value in pairs if not OTHERS.search(name)]:
+    short: dict[str, dict[str, str]] = {}
+    for name, value in pairs:
         entry.setdefault(name, value)
-    return entry
+        short.setdefault(_usual_end(name), {}).setdefault(name, value)
+    alone = {end: next(iter(of.values())) for end, of in short.items() if end and len(of) == 1}
+    return entry | {end: value for end, value in alone.items() if end not in entry}
+
+
+def _counters(line: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for word, count, within in COUNTER.findall(line):
+        found.setdefault(word, count)
+        if within:
+            found.setdefault("iter", within)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _usual_end(name: str) -> str:
+    """Return the usual name that words end in, where what stands before it makes nothing else of it; else nothing."""
+    words = name.split(" ")
+    for first in range(len(words)):
+        end, before = " ".join(words[first:]), " ".join(words[:first])
+        if not USUAL.isdisjoint(word for _, word in readings(end)):
+            is_own = end not in ("steps", "norm") or (end == "norm" and PLAIN.fullmatch(before))
+            return end if not before or (is_own and not OTHERS.search(before)) else ""
+    return ""
+
+
+def _digits(number: str) -> str:
+    """Return a number as Python reads it."""
+    number = number.replace(",", "")
+    return str(1000.0 * float(number[:-1])) if number.endswith("k") else number
 
 
 def is_number(value: Any) -> bool:
@@ -120,5 +188,5 @@ def is_number(value: Any) -> bool:
 def _dict_of(text: str) -> dict[str, Any]:
     for parse, written in ((json.loads, text), (ast.literal_eval, BARE.sub(r"'\1'", text))):
         with suppress(AttributeError, ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            return {str(name): value for name, value in parse(written).items()}
+            return {str(name): value for name, value in flat(parse(written))}
     return {}

@@ -20,6 +20,9 @@ AT_ONCE = 10_000
 MISSING = r"(?i)^(:?-+:?|none|null|n/a|na|<na>|#n/a|)$"
 """What stands for no number, as also below the names of columns in Markdown."""
 
+OF_ALL = r"\s*/\s*\d+\s*$"
+"""What may follow a step: how many there are to be."""
+
 NUMBERS: dict[type, Any] = {int: pl.Int64, float: pl.Float64}
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -69,6 +72,8 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
         ReadError: If a norm or a step is not what it should be.
     """
     raw = chunk.frame
+    if raw["norms"].dtype == pl.String:  # the line of names comes again where a writer went on
+        raw = raw.with_columns(norms=pl.col("norms").replace(source.fields["norms"], None))
     if "metric" in raw:  # a row is a number and what it is of
         named = norms_among(raw["metric"].drop_nulls().unique().sort().to_list())
         if len(named) > 1:
@@ -136,9 +141,11 @@ def _number(column: pl.Series) -> pl.Series:
 
 
 def _whole(column: pl.Series) -> pl.Series:
-    """Return whole numbers of 64 bits, whether they are written so or like 3.0; null for others."""
+    """Return whole numbers of 64 bits, whether they are written so, like 3.0, or like 3/100; null for others."""
     if column.dtype.is_integer():
         return column
+    if not column.dtype.is_float():
+        column = column.str.replace(OF_ALL, "")
     real = _number(column)
     whole = real.set(real != real.floor(), None).cast(pl.Int64, strict=False)
     return whole if column.dtype.is_float() else column.str.strip_chars().cast(pl.Int64, strict=False).fill_null(whole)

@@ -90,7 +90,7 @@ def _heading(first: Piece, source: Source) -> tuple[int, bool]:
     for (line, text), (_, below) in pairwise([*lines, (0, "")]):
         cells, words, numbers = CELLS.split(text), text.lstrip("# ").split(), below.lstrip("# ").split()
         are_words = len(cells) == 1 and len(words) == len(numbers) and all(map(is_number, numbers))
-        if norms_among(words if are_words else cells, source.column):
+        if norms_among(words if are_words else cells, source.column) and not any(map(is_number, filter(None, cells))):
             return line, are_words
     return lines[0][0], False
 

@@ -34,11 +34,12 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     Raises:
         ReadError: If it holds none.
     """
+    asked: list[str] = []
     match _parsed(source):
         case [[_, _, _], *_] as points:
             history = [dict(zip(ONE_TAG, point, strict=True)) if _is_point(point) else point for point in points]
         case list(history) | {"log_history": list(history)}:
-            pass
+            asked = [ASKED]
         case dict(found) if columns := {name: column for name, column in found.items() if isinstance(column, list)}:
             history = [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
         case _:
@@ -49,7 +50,7 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
             source.refuse("the entry is no object. Delete it.", place)
     source.choose(history or [{}])  # a history without entries has no names
     if "thresholds" not in source.fields:
-        source.remarks.append(ASKED)
+        source.remarks += asked
     yield from chunks_of(enumerate(history, 1), source)
 
 
