@@ -64,12 +64,24 @@ class There(Tensor):
             return _copied(
                 args[0], torch.empty_like(args[0].held, dtype=kwargs.get("dtype")), kwargs.get("non_blocking")
             )
+        _check_places(name, tree_leaves((args, kwargs)))
         if "device" in kwargs:
             kwargs["device"] = HERE
         found = _taped(lambda: func(*_each(_held, args), **{key: _each(_held, x) for key, x in kwargs.items()}))
         if name.endswith("_"):
             return args[0] if func._schema.returns else None
         return _each(lambda x: cls(x) if isinstance(x, Tensor) else x, found)
+
+
+def _check_places(name: str, given: list[Any]) -> None:
+    """Refuse memory of the host, as a device does; it waits for indices, and to know how many elements a mask takes."""
+    _, *others = [x for x in given if isinstance(x, Tensor)] or [None]
+    if name in {"index", "index_put_", "_index_put_impl_"}:
+        indices = others if name == "index" else others[:-1]
+        if There.refuses_waits and any(type(x) is not There or x.dtype == torch.bool for x in indices):
+            raise AssertionError(f"the host waits for indices: {name}")
+    elif any(type(x) is not There and x.ndim for x in others):
+        raise RuntimeError(f"Expected all tensors to be on the same device: {name}")
 
 
 def _taped(act: Callable[[], Any]) -> Any:

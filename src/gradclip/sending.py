@@ -26,10 +26,11 @@ def for_replays(x: Tensor) -> Tensor:
 
 def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return numbers of the host, or rows of such, where those of a device are."""
-    return _moved(torch.tensor(numbers, dtype=dtype, device=CPU), home(device))
+    return moved(torch.tensor(numbers, dtype=dtype, device=CPU), home(device))
 
 
-def _moved(x: Tensor, device: torch.device) -> Tensor:
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device, which copies it whenever it comes to that."""
     return (for_replays(x) if is_captured(device) else x).to(device, non_blocking=True)
 
 
@@ -52,7 +53,7 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
         return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return _moved(vector, place(CPU))
+    return moved(vector, place(CPU))
 
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:
