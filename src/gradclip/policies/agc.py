@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import LARGEST_PLAIN_ORDER
-from gradclip.policies.measured import Layout, Norms, Scope, gathered, refuse_parts
+from gradclip.policies.measured import Groups, Layout, Norms, Scope, gathered, refuse_parts
 from gradclip.policies.policy import Decision, Policy
 from gradclip.sending import sent
 from gradclip.units import Units
@@ -94,31 +94,31 @@ class AGC(Policy):
         bounds = self.clip_factor * w.clamp(min=self.eps)
         coefs = torch.where(n == 0.0, 1.0, (bounds / n).clamp(max=1.0))
         if groups is not None:
-            bounds, coefs = bounds[groups], coefs[groups]
+            bounds, coefs = bounds[groups.places], coefs[groups.places]
         left_alone = self._left_alone(norms.layout)
         if left_alone is not None:
             bounds, coefs = torch.where(left_alone, math.inf, bounds), torch.where(left_alone, 1.0, coefs)
         return Decision(coefs, bounds, "unit"), state
 
-    def _groups(self, layout: Layout) -> Tensor | None:
-        """Return what each unit is bounded together with; None where each is by itself."""
+    def _groups(self, layout: Layout) -> Groups | None:
+        """Return which units are bounded together; None where each is by itself."""
         match self.per:
             case "unit":
                 return None
             case "parameter":
-                return layout.owners
+                return layout.by_parameter
             case "layer":
-                return layout.layers[layout.owners]
+                return layout.by_layer
             case "total":
-                return torch.zeros_like(layout.owners)
+                return layout.as_one
 
-    def _in_groups(self, x: Tensor, groups: Tensor | None, norms: Norms) -> Tensor:
+    def _in_groups(self, x: Tensor, groups: Groups | None, norms: Norms) -> Tensor:
         if groups is None:
             return x
         apart = norms.of_units().isnan()  # without a gradient
         left_alone = self._left_alone(norms.layout)
         apart = apart if left_alone is None else apart | left_alone
-        return gathered(torch.where(apart, 0.0, x), groups, len(norms.layout.names), self.norm_type)
+        return gathered(torch.where(apart, 0.0, x), groups, self.norm_type)
 
     def _left_alone(self, layout: Layout) -> Tensor | None:
         if self.min_ndim == 0:
