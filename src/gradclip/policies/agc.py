@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import LARGEST_PLAIN_ORDER
-from gradclip.policies.measured import Groups, Layout, Norms, Scope, gathered, refuse_parts
+from gradclip.policies.measured import Groups, Layout, Norms, Scope, gathered, refuse_parts, units_by
 from gradclip.policies.policy import Decision, Policy
 from gradclip.sending import sent
 from gradclip.units import Units
@@ -89,7 +89,7 @@ class AGC(Policy):
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         if self.per in {"layer", "total"} and not norms.complete:
             refuse_parts()
-        groups = self._groups(norms.layout)
+        groups = None if self.per == "unit" else units_by(norms.layout, self.per)
         n, w = (self._in_groups(x, groups, norms) for x in (norms.of_units(), norms.of_weights()))
         bounds = self.clip_factor * w.clamp(min=self.eps)
         coefs = torch.where(n == 0.0, 1.0, (bounds / n).clamp(max=1.0))
@@ -99,18 +99,6 @@ class AGC(Policy):
         if left_alone is not None:
             bounds, coefs = torch.where(left_alone, math.inf, bounds), torch.where(left_alone, 1.0, coefs)
         return Decision(coefs, bounds, "unit"), state
-
-    def _groups(self, layout: Layout) -> Groups | None:
-        """Return which units are bounded together; None where each is by itself."""
-        match self.per:
-            case "unit":
-                return None
-            case "parameter":
-                return layout.by_parameter
-            case "layer":
-                return layout.by_layer
-            case "total":
-                return layout.as_one
 
     def _in_groups(self, x: Tensor, groups: Groups | None, norms: Norms) -> Tensor:
         if groups is None:

@@ -66,28 +66,19 @@ class Layout:
         return indices([place for place, count in enumerate(self.units) for _ in range(count)], self.device)
 
     @cached_property
-    def by_parameter(self) -> "Groups":
-        """The units of each parameter."""
-        return self._grouped(range(len(self.units)))
+    def layers(self) -> Tensor:
+        """The layer that each parameter belongs to: those whose names differ in the last part alone; int64, (P,)."""
+        return indices(self._layers, self.device)
 
     @cached_property
-    def by_layer(self) -> "Groups":
-        """The units of each layer: of parameters whose names differ in the last part alone."""
+    def _layers(self) -> list[int]:
         prefixes = [name.rpartition(".")[0] for name in self.names]
         numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
-        return self._grouped([numbers[prefix] for prefix in prefixes])
+        return [numbers[prefix] for prefix in prefixes]
 
     @cached_property
-    def as_one(self) -> "Groups":
-        """All units."""
-        return self._grouped([0] * len(self.units))
-
-    def _grouped(self, groups: Sequence[int]) -> "Groups":
-        """Return the units of groups of parameters."""
-        of_units = [group for group, count in zip(groups, self.units, strict=True) for _ in range(count)]
-        order = sorted(range(len(of_units)), key=of_units.__getitem__)
-        starts = [bisect_left(order, group, key=of_units.__getitem__) for group in range(max(groups, default=-1) + 2)]
-        return Groups(*(indices(x, self.device) for x in (of_units, order, starts)))
+    def _known_groups(self) -> "dict[str, Groups]":
+        return {}
 
     @cached_property
     def columns(self) -> list[Tensor]:
@@ -132,6 +123,19 @@ class Groups(NamedTuple):
     places: Tensor
     order: Tensor
     starts: Tensor
+
+
+def units_by(layout: Layout, what: Literal["parameter", "layer", "total"]) -> Groups:
+    """Return which units belong together."""
+    if (found := layout._known_groups.get(what)) is not None:
+        return found
+    count = len(layout.units)
+    own = layout._layers if what == "layer" else list(range(count)) if what == "parameter" else [0] * count
+    of_units = [group for group, units in zip(own, layout.units, strict=True) for _ in range(units)]
+    order = sorted(range(len(of_units)), key=of_units.__getitem__)
+    starts = [bisect_left(order, group, key=of_units.__getitem__) for group in range(max(own, default=-1) + 2)]
+    found = layout._known_groups[what] = Groups(*(indices(x, layout.device) for x in (of_units, order, starts)))
+    return found
 
 
 class Norms(NamedTuple):
@@ -228,7 +232,7 @@ class Norms(NamedTuple):
 
     def with_units(self, units: Tensor) -> "Norms":
         """Return the norms that follow from those of each unit, of shape (U,)."""
-        each = gathered(units, self.layout.by_parameter, self.order)
+        each = gathered(units, units_by(self.layout, "parameter"), self.order)
         return self._replace(units=units).with_each(each)
 
     @property
