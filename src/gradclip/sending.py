@@ -1,8 +1,9 @@
 """Numbers on their way between the host and devices, without a wait."""
 
+import functools
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from gradclip.tracing import is_captured
 
 TAKES_PINNED = torch.__version__ >= "2.11"
 """Whether a graph that is captured copies from pinned memory alone, and memory can be pinned then; before, from any."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _replayed: list[Tensor] = []
 """What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
@@ -37,6 +41,17 @@ def moved(x: Tensor, device: torch.device) -> Tensor:
 def indices(places: Sequence[int], device: torch.device) -> Tensor:
     """Return places as what numbers of a device are picked by."""
     return sent(list(places), device, torch.int64)
+
+
+def on_the_host(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function make its tensors on the host, whatever the default device is."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with CPU:
+            return function(*args, **kwargs)
+
+    return call
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:
