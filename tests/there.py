@@ -178,7 +178,14 @@ def captured() -> Iterator[Callable[[], None]]:
             act()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("clipper.clipper", "clipper.pipeline", "clipper.withhold", "policies.history", "sending"):
+        for module in (
+            "clipper.clipper",
+            "clipper.pipeline",
+            "clipper.withhold",
+            "policies.history",
+            "records.transfer",
+            "sending",
+        ):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)
         patch.setattr("gradclip.sending.TAKES_PINNED", False)
         try:
