@@ -122,6 +122,16 @@ def test_norms_in_float64(order: float, monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(together, apart, rtol=1e-14, atol=0.0)
 
 
+def test_sums_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order of groups, of which one may have nothing."""
+    places, order, starts = (torch.tensor(x) for x in ([2, 0, 2, 0], [1, 3, 0, 2], [0, 2, 2, 4]))
+    for name in ("", "segment_reduce"):
+        if name:
+            monkeypatch.delattr(torch, name)
+        sums = private.sums_of_groups(torch.tensor([1.0, 2.0, 4.0, 8.0]).double(), places, order, starts)
+        assert sums.tolist() == [10.0, 0.0, 5.0]
+
+
 def test_dtensors_say_the_same_in_public() -> None:
     """Private names cost less; public ones answer alike."""
     with forked(RankPool(2)) as pool:

@@ -23,6 +23,11 @@ if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
 """What has to know a number to go on."""
 
+PUT = {"index_put_", "_index_put_impl_"}
+
+UNORDERED = {"index_add_", "index_add", "scatter_add_", "scatter_add", "bincount", "histc", "cumsum"}
+"""What adds up in whatever order threads come, so that no two calls, nor two ranks, need have the same bits."""
+
 LACKING = {torch.float64, torch.complex128}
 
 
@@ -64,12 +69,26 @@ class There(Tensor):
             return _copied(
                 args[0], torch.empty_like(args[0].held, dtype=kwargs.get("dtype")), kwargs.get("non_blocking")
             )
+        _check_places(name, tree_leaves((args, kwargs)))
+        if name in UNORDERED or (name in PUT and True in args[3:4]):
+            raise AssertionError(f"what is added up in any order has other bits each time: {name}")
         if "device" in kwargs:
             kwargs["device"] = HERE
         found = _taped(lambda: func(*_each(_held, args), **{key: _each(_held, x) for key, x in kwargs.items()}))
         if name.endswith("_"):
             return args[0] if func._schema.returns else None
         return _each(lambda x: cls(x) if isinstance(x, Tensor) else x, found)
+
+
+def _check_places(name: str, given: list[Any]) -> None:
+    """Refuse memory of the host, as a device does; it waits for indices, and to know how many elements a mask takes."""
+    _, *others = [x for x in given if isinstance(x, Tensor)] or [None]
+    if name in {"index", *PUT}:
+        indices = others if name == "index" else others[:-1]
+        if There.refuses_waits and any(type(x) is not There or x.dtype == torch.bool for x in indices):
+            raise AssertionError(f"the host waits for indices: {name}")
+    elif any(type(x) is not There and x.ndim for x in others):
+        raise RuntimeError(f"Expected all tensors to be on the same device: {name}")
 
 
 def _taped(act: Callable[[], Any]) -> Any:
@@ -159,7 +178,14 @@ def captured() -> Iterator[Callable[[], None]]:
             act()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("clipper.clipper", "clipper.pipeline", "clipper.withhold", "policies.history", "sending"):
+        for module in (
+            "clipper.clipper",
+            "clipper.pipeline",
+            "clipper.withhold",
+            "policies.history",
+            "records.transfer",
+            "sending",
+        ):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)
         patch.setattr("gradclip.sending.TAKES_PINNED", False)
         try:

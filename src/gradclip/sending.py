@@ -1,8 +1,9 @@
 """Numbers on their way between the host and devices, without a wait."""
 
+import functools
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from gradclip.tracing import is_captured
 
 TAKES_PINNED = torch.__version__ >= "2.11"
 """Whether a graph that is captured copies from pinned memory alone, and memory can be pinned then; before, from any."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _replayed: list[Tensor] = []
 """What captured graphs copy at every replay: it has to outlive them, and nobody tells when they are gone."""
@@ -26,16 +30,28 @@ def for_replays(x: Tensor) -> Tensor:
 
 def sent(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return numbers of the host, or rows of such, where those of a device are."""
-    return _moved(torch.tensor(numbers, dtype=dtype, device=CPU), home(device))
+    return moved(torch.tensor(numbers, dtype=dtype, device=CPU), home(device))
 
 
-def _moved(x: Tensor, device: torch.device) -> Tensor:
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device, which copies it whenever it comes to that."""
     return (for_replays(x) if is_captured(device) else x).to(device, non_blocking=True)
 
 
 def indices(places: Sequence[int], device: torch.device) -> Tensor:
     """Return places as what numbers of a device are picked by."""
     return sent(list(places), device, torch.int64)
+
+
+def on_the_host(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function make its tensors on the host, whatever the default device is."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with CPU:
+            return function(*args, **kwargs)
+
+    return call
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:
@@ -52,7 +68,7 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
         return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)
-    return _moved(vector, place(CPU))
+    return moved(vector, place(CPU))
 
 
 def scalars_of(vector: Tensor, like: Sequence[Scalar] = ()) -> list[Scalar]:

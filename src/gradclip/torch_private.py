@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -63,8 +63,7 @@ def stored_values(x: Tensor) -> Tensor:
 
     Without it, `values()` of what is detached, which raises where the tensor is not coalesced.
     """
-    values: Any = getattr(x, "_values", None)
-    return x.detach().values() if values is None else values()
+    return getattr(x, "_values", lambda: x.detach().values())()
 
 
 def is_lazy_zero(x: Tensor) -> bool:
@@ -72,8 +71,7 @@ def is_lazy_zero(x: Tensor) -> bool:
 
     Without it, False: writing raises torch's own error.
     """
-    ask: Any = getattr(x, "_is_zerotensor", None)
-    return False if ask is None else ask()
+    return getattr(x, "_is_zerotensor", lambda: False)()
 
 
 def is_fake(x: Tensor) -> bool:
@@ -95,6 +93,13 @@ def norms_in_float64(tensors: list[Tensor], order: float) -> list[Tensor]:
     if (norms := getattr(torch, "_foreach_norm", None)) is None:
         return [torch.linalg.vector_norm(x, order, dtype=torch.float64) for x in tensors]
     return norms(tensors, order, dtype=torch.float64)
+
+
+def sums_of_groups(x: Tensor, places: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+    """Return the sums of groups, each added up in one order. Without it, on a device in whatever order threads come."""
+    if (sums := getattr(torch, "segment_reduce", None)) is None:
+        return x.new_zeros(len(starts) - 1).index_add_(0, places, x)
+    return sums(x[order], "sum", offsets=starts, unsafe=True)
 
 
 # DTensors.
@@ -127,8 +132,7 @@ def spec_of_dtensor(x: Any) -> Any:
 
 def local_of_dtensor(x: Any) -> Tensor:
     """Return the local part of a DTensor itself. Without it, `to_local()`, which may be a view of it."""
-    local = getattr(x, "_local_tensor", None)
-    return x.detach().to_local() if local is None else local
+    return x.detach().to_local() if (local := getattr(x, "_local_tensor", None)) is None else local
 
 
 def arrived(x: Any) -> Tensor:
@@ -154,7 +158,7 @@ LOCALIZER = "torch.distributed.tensor.parallel.ddp"
 """The module that makes them."""
 
 
-# FSDP1.
+# FSDP1, and process groups.
 
 FLAT = "_fsdp_flattened"
 """The attribute that marks the parameters of FSDP1; without it, they count as copies."""
@@ -191,10 +195,9 @@ def flat_handle(x: object) -> FlatHandle | None:
 
     Without its names, AttributeError: nothing else says who holds what.
     """
-    module: Any = sys.modules.get(FSDP1)
+    module, handle = sys.modules.get(FSDP1), cast("Any", x)
     if module is None or type(x) is not module.FlatParamHandle:
         return None
-    handle: Any = x
     flat, counts, extensions = handle.flat_param, handle.flat_param._numels, handle.flat_param._param_extensions or ()
     is_sharded = handle._sharding_strategy is not module.HandleShardingStrategy.NO_SHARD
     pieces = list(zip(flat._params or (), counts, strict=False))
@@ -204,9 +207,6 @@ def flat_handle(x: object) -> FlatHandle | None:
 def padding_of(parameter: Tensor) -> int:
     """Return how many zeros at the end make all shards of a flat parameter of one size. Without it, 0: they add 0."""
     return getattr(parameter, "_shard_numel_padded", 0)
-
-
-# Process groups.
 
 
 def device_types_of(group: Any) -> list[str]:

@@ -2,12 +2,19 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.compiler import is_dynamo_compiling
 
 from gradclip.torch_private import count_dispatch_modes, is_jit_tracing
+
+WITH_GRAPHS: dict[str, Any] = {
+    name: module
+    for name, module in (("cuda", torch.cuda), ("xpu", torch.xpu))
+    if hasattr(module, "is_current_stream_capturing")  # that of Intel's GPUs came later
+}
+"""The modules of those types of devices that capture graphs; `cuda` is ROCm's too."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +45,7 @@ def untraced(function: Callable[P, T]) -> Callable[P, T]:
 
 def is_captured(device: torch.device) -> bool:
     """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
-    if device.type != "cuda" or is_dynamo_compiling():
+    if (module := WITH_GRAPHS.get(device.type)) is None or is_dynamo_compiling():
         return False
-    with torch.cuda.device(device.index):  # torch takes twice as long to look at a device
-        return torch.cuda.is_current_stream_capturing()
+    with module.device(device.index):  # torch takes twice as long to look at a device
+        return module.is_current_stream_capturing()

@@ -1,7 +1,8 @@
 """A clip in a captured graph: each replay goes on from the one before, as steps do that are no replay."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gradclip import GradClipper, sending
+from gradclip import GradClipper, sending, tracing
 from gradclip.numbers import Scalar, bring_down, is_known, maximum
 from gradclip.policies import (
     AdaGC,
@@ -394,6 +395,23 @@ def test_what_a_graph_copies_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.ones(2)
         assert (sending.for_replays(x) is x) is not asks
     assert len(pinned) == 1
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_each_accelerator_is_asked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device itself, which need not be the current one: else a replay copies from memory that is gone."""
+    module = tracing.WITH_GRAPHS.get(kind) or pytest.skip("this torch captures no graph there")
+    current: list[int | None] = [0]
+
+    @contextlib.contextmanager
+    def on(index: int | None) -> Iterator[None]:
+        current.append(index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(module, "device", on)
+    monkeypatch.setattr(module, "is_current_stream_capturing", lambda: current[-1] == 1)
+    assert [tracing.is_captured(torch.device(kind, i)) for i in (0, 1)] == [False, True]
 
 
 def test_on_the_host_nothing_is_captured() -> None:

@@ -206,7 +206,7 @@ class Growing(Policy):
         return (0.0,)
 
     def decide(self, norms: Norms, state: tuple[Any, ...]) -> tuple[Decision, tuple[Any, ...]]:
-        norm = as_float64(norms.total)
+        norm = as_float64(norms.total, norms.layout.device)
         return Decision(0.5), (*state, norm) if len(state) < 3 else (*state[:2], norm.expand(6) + 0.0)
 
 

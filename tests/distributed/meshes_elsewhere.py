@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.nn import Parameter
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -24,6 +24,7 @@ import gradclip
 import withhold_workers
 from gradclip.clipper import withhold
 from gradclip.distributed.span import Span
+from gradclip.gradients import over_ranks
 from gradclip.policies import FixedNorm
 from policies.cases import CASES, SHAPES, clipper_of
 from there import PLACE, There, no_waits
@@ -165,6 +166,43 @@ def without_parameters(mesh: DeviceMesh) -> None:
             assert clipper.clip().total_norm == 0.0
 
 
+def unsummed(mesh: DeviceMesh) -> None:
+    """Gradients that are parts of sums are summed, and who has them all waits for nothing."""
+    x = There(torch.full((3, 2), 2.0))
+    parameter = Parameter(DTensor.from_local(x, mesh, [Replicate()], run_check=False))
+    parameter.grad = DTensor.from_local(x, mesh, [Partial()], run_check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", lambda vector, *_, **__: vector.mul_(mesh.size()))
+        patch.setattr(Span, "gather", lambda span, thing: [thing] * len(span.ranks))
+        gradclip.clip_grad_norm_([parameter], 1e9)  # agrees on what there is
+        with no_waits():
+            norm = gradclip.clip_grad_norm_([parameter], 1e9)
+    assert local(norm).held.item() == pytest.approx(8.0 * math.sqrt(6.0))
+
+
+def lacking(make: Layout) -> None:
+    """Where another rank may have a gradient that this one has not, one number is waited for, and no more."""
+    named, _ = make()
+    named["body.bias"].grad = None
+    clipper = gradclip.GradClipper(list(named.items()), FixedNorm(1.0, scope="parameter"), nonfinite="propagate")
+    reads: list[torch.Tensor] = []
+
+    def read(present: Any) -> Any:
+        reads.append(present)
+        There.refuses_waits = False
+        try:
+            return positions(present)
+        finally:
+            There.refuses_waits = True
+
+    positions = over_ranks._positions
+    clipper.clip()
+    with pytest.MonkeyPatch.context() as patch, no_waits():
+        patch.setattr(over_ranks, "_positions", read)
+        clipper.clip()
+    assert len(reads) == 1
+
+
 def fails(*_: Any, **__: Any) -> None:
     raise MemoryError
 
@@ -192,6 +230,8 @@ def main() -> None:
         "copies beside plain ones": sharded(line, Replicate(), plain=1),
     }
     without_parameters(line)
+    unsummed(line)
+    lacking(layouts["shards"])
     for name, make in layouts.items():
         torch.manual_seed(0)
         functions(make)

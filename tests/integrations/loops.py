@@ -67,6 +67,24 @@ def trained(policy: Policy, *, every: int = 1, steps: int = STEPS) -> tuple[nn.M
     return net, clipper
 
 
+class Late:
+    """A copy to the host that is under way until it is waited for."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def is_done(self) -> bool:
+        return False
+
+    def wait(self) -> None:
+        """Come to an end."""
+
+
+def late(patch: pytest.MonkeyPatch) -> None:
+    """Take the numbers of each record to be on a device."""
+    patch.setattr("gradclip.records.draft.Draft.is_elsewhere", True)
+    patch.setattr("gradclip.records.draft.Draft.fetch", Late)
+
+
 def same(net: nn.Module, expected: nn.Module, tolerance: float = 1e-6) -> None:
     for p, q in zip(net.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p.detach(), q.detach(), rtol=tolerance, atol=tolerance)

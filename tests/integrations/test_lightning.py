@@ -22,6 +22,7 @@ from integrations.loops import (
     STEPS,
     data,
     for_each_policy,
+    late,
     loss_of,
     needed,
     network,
@@ -94,6 +95,17 @@ def test_it_trains_as_a_plain_loop(pl: Any, tmp_path: Path, policy: Policy, manu
     assert own.last.total_norm == pytest.approx(clipper.last.total_norm, rel=1e-5)
     assert trainer.callback_metrics["gradclip/total_norm"].item() == pytest.approx(own.last.total_norm, rel=1e-5)
     assert not own._attachments
+
+
+def test_numbers_on_their_way_are_those_of_their_step(pl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, from which a record comes with a later clip."""
+    late(monkeypatch)
+    records, logged = Memory(), []
+    module = module_of(pl)
+    monkeypatch.setattr(module, "log_dict", lambda metrics, **_: logged.append(metrics["gradclip/total_norm"]))
+    trainer_of(pl, tmp_path, GradClipCallback(0.5, sinks=[records])).fit(module)
+    assert logged == [record.total_norm for record in records.records]
+    assert len(logged) == STEPS
 
 
 def test_micro_batches(pl: Any, tmp_path: Path) -> None:

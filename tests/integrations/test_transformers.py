@@ -12,7 +12,7 @@ import torch
 from gradclip.policies import AdaGC, Decision, FixedNorm, Layout, Norms, Policy, ZClip
 from gradclip.records import Memory
 from gradclip.testing import assert_clipped
-from integrations.loops import RATE, STEPS, needed, same, trained
+from integrations.loops import RATE, STEPS, late, needed, same, trained
 
 transformers, _ = needed("transformers", "accelerate")
 
@@ -45,6 +45,17 @@ def test_it_trains_as_a_plain_loop(tmp_path: Path, policy: Policy, way: str) -> 
     assert len(norms) == STEPS
     assert norms[-1] == pytest.approx(clipper.last.total_norm, rel=1e-5)
     assert not callback.clipper._attachments
+
+
+def test_numbers_on_their_way_are_those_of_their_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, from which a record comes with a later clip."""
+    late(monkeypatch)
+    records = Memory()
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(0.5, sinks=[records])])
+    trainer.train()
+    logs = [entry["grad_norm"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logs == [record.total_norm for record in records.records]
+    assert len(logs) == STEPS
 
 
 def test_the_bound_of_the_trainer(tmp_path: Path) -> None:

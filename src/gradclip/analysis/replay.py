@@ -14,6 +14,7 @@ from gradclip.analysis.recording import Recording, read
 from gradclip.numbers import Scalar
 from gradclip.policies import Layout, Norms, Policy
 from gradclip.policies.policy import check_policies
+from gradclip.sending import on_the_host
 from gradclip.stages import Stage, run
 from gradclip.validation import check_norm_type
 
@@ -76,6 +77,7 @@ class Replay:
         )
 
 
+@on_the_host
 def replay(
     policy: Policy,
     norms: Recording,

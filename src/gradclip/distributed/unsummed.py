@@ -15,6 +15,8 @@ from torch import Tensor
 from gradclip.distributed.agreement import Placed, Placements
 from gradclip.distributed.dtensor import local_shape
 from gradclip.distributed.span import Span
+from gradclip.numbers import CPU
+from gradclip.sending import moved
 
 REDUCTIONS: dict[str, tuple[str, float]] = {
     "sum": ("SUM", 0.0),
@@ -43,22 +45,26 @@ def summed(
         together.setdefault(key, []).append(place)
     found: dict[int, Tensor] = {}
     for (dtype, device, device_mesh, steps), places in together.items():
-        identity = REDUCTIONS[steps[0][1]][1]
+        identity, served = REDUCTIONS[steps[0][1]][1], mesh.serves(device)
         shapes = [local_shape(due[place]) for place in places]
         pieces = [
-            gradients[place].reshape(-1) if place in gradients else torch.full((math.prod(shape),), identity)
+            gradients[place].reshape(-1).to(served, dtype)
+            if place in gradients
+            else torch.full((math.prod(shape),), identity, dtype=dtype, device=served)
             for place, shape in zip(places, shapes, strict=True)
         ]
-        is_there = torch.tensor([1.0 if place in gradients else identity for place in places])
-        flat = torch.cat([x.to(mesh.serves(device), dtype) for x in (*pieces, is_there)])
+        has = [place in gradients for place in places]
+        is_there = torch.tensor([1.0 if there else identity for there in has], dtype=dtype, device=CPU)
+        flat = torch.cat([*pieces, moved(is_there, served)])
         for dim, word in steps:
             if device_mesh.size(dim) > 1:
                 dist.all_reduce(flat, getattr(dist.ReduceOp, REDUCTIONS[word][0]), group=device_mesh.get_group(dim))
             if word == "avg":
                 flat /= device_mesh.size(dim)
         *parts, is_anywhere = flat.to(device).split([*map(math.prod, shapes), len(places)])
-        for place, x, shape, mark in zip(places, parts, shapes, is_anywhere.tolist(), strict=True):
-            if mark != identity:
+        found_anywhere = has if all(has) else [mark != identity for mark in is_anywhere.tolist()]
+        for place, x, shape, is_found in zip(places, parts, shapes, found_anywhere, strict=True):
+            if is_found:
                 found[place] = x.view(shape)
     return found
 

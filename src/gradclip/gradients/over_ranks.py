@@ -23,7 +23,7 @@ from gradclip.numbers import (
     unit,
 )
 from gradclip.ops.registry import open_
-from gradclip.sending import indices, sent
+from gradclip.sending import indices, moved, sent
 from gradclip.units import Units
 
 
@@ -102,7 +102,7 @@ class OverRanks(GradientSet):
             copies = self._held.copies(there), self._layout.copies(places)
             for row, which, batch in ((0, there, gradients), (1, places, weights)):
                 if batch.tensors:
-                    where = torch.cat([columns[place][held] for place, held in zip(which, rows[row], strict=True)])
+                    where = torch.cat([_at(columns[place], held) for place, held in zip(which, rows[row], strict=True)])
                     own = unit_partials_of(batch, units).to(values.device)
                     if not is_extremum(order):
                         counts = [units.count(tuple(x.shape)) for x in batch.tensors]
@@ -136,7 +136,7 @@ class OverRanks(GradientSet):
     # Changes.
 
     def _own_units(self, coefs: Tensor, units: Units, columns: list[Tensor]) -> Tensor:
-        own = [coefs[columns[place][self._held.rows(place, units)]] for place in self._held.places]
+        own = [coefs[_at(columns[place], self._held.rows(place, units))] for place in self._held.places]
         return torch.cat(own) if own else coefs[:0]
 
     def clamp_(self, bound: Scalar) -> None:
@@ -188,7 +188,9 @@ class OverRanks(GradientSet):
         found: Partials = {}
         for chain, seen, places in self._layout.known_scopes:
             where = indices(places, partials.device)
-            own = partials[where] if present is None else partials[where][present[where]]
+            own = partials[where]
+            if present is not None:
+                own = own.masked_fill(~present[where], identity(order))
             found.setdefault(chain, []).append(together(own, seen))
         total = self._passage.total(self._layout.known_order, lambda: found, order)
         self.loss = self._passage.loss
@@ -216,6 +218,10 @@ class OverRanks(GradientSet):
     def _nothing(self, rows: int, columns: int, value: float) -> Tensor:
         like = self.batch.as_tensor(value, wide=True)
         return like.expand(rows, columns).clone()
+
+
+def _at(columns: Tensor, rows: Tensor | slice) -> Tensor:
+    return columns[rows if isinstance(rows, slice) else moved(rows, columns.device)]
 
 
 def _positions(present: Tensor | None) -> list[int] | None:

@@ -91,9 +91,9 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
         """Log what clipping did."""
-        for i, latest in enumerate(self._latest):
+        for i, (clipper, latest) in enumerate(zip(self.clippers, self._latest, strict=True)):
             prefix = "" if len(self._latest) == 1 else f"optimizer{i}/"
-            if metrics := metrics_of(latest):
+            if metrics := metrics_of(clipper, latest):
                 pl_module.log_dict({f"{prefix}{name}": value for name, value in metrics.items()}, rank_zero_only=True)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002

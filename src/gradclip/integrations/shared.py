@@ -86,6 +86,7 @@ class Logging:
         self._log({f"{self._prefix}{name}": number for name, number in record.metrics().items()}, record.step)
 
 
-def metrics_of(memory: Memory) -> dict[str, float]:
-    """Return what to log of the last record: nothing before the first clip."""
+def metrics_of(clipper: GradClipper, memory: Memory) -> dict[str, float]:
+    """Return what to log of the last clip, for which this waits: nothing before the first."""
+    clipper._sinks.flush()  # or it would be of a step before, where numbers are on a device
     return memory.records[-1].metrics() if memory.records else {}

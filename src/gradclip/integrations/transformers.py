@@ -90,8 +90,9 @@ class GradClipCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
-        metrics = metrics_of(self._latest)
-        if logs is None or "loss" not in logs or not metrics:
+        if logs is None or "loss" not in logs or self.clipper is None:
+            return
+        if not (metrics := metrics_of(self.clipper, self._latest)):
             return
         found = {**metrics, "grad_norm": metrics.get("gradclip/total_norm", float("nan"))}
         logs.update(found)

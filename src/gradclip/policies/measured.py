@@ -1,6 +1,7 @@
 """What a policy sees of a model: the norms of one step, and of what they are."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar, from_device, is_known, is_one, isnan, minimum
 from gradclip.sending import indices, sent
+from gradclip.torch_private import sums_of_groups
 
 Scope: TypeAlias = Literal["total", "parameter", "unit"]
 """What has a norm, and so a coefficient, of its own: everything together, each parameter, or each unit.
@@ -66,9 +68,17 @@ class Layout:
     @cached_property
     def layers(self) -> Tensor:
         """The layer that each parameter belongs to: those whose names differ in the last part alone; int64, (P,)."""
+        return indices(self._layers, self.device)
+
+    @cached_property
+    def _layers(self) -> list[int]:
         prefixes = [name.rpartition(".")[0] for name in self.names]
         numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
-        return indices([numbers[prefix] for prefix in prefixes], self.device)
+        return [numbers[prefix] for prefix in prefixes]
+
+    @cached_property
+    def _known_groups(self) -> "dict[str, Groups]":
+        return {}
 
     @cached_property
     def columns(self) -> list[Tensor]:
@@ -99,6 +109,33 @@ class Subset(NamedTuple):
     listed: Sequence[int]
     places: Tensor
     units: Tensor
+
+
+class Groups(NamedTuple):
+    """Which units belong together, as int64.
+
+    Attributes:
+        places: The group of each unit, of shape (U,).
+        order: The units, group by group.
+        starts: Where each group starts among these, and where the last ends.
+    """
+
+    places: Tensor
+    order: Tensor
+    starts: Tensor
+
+
+def units_by(layout: Layout, what: Literal["parameter", "layer", "total"]) -> Groups:
+    """Return which units belong together."""
+    if (found := layout._known_groups.get(what)) is not None:
+        return found
+    count = len(layout.units)
+    own = layout._layers if what == "layer" else list(range(count)) if what == "parameter" else [0] * count
+    of_units = [group for group, units in zip(own, layout.units, strict=True) for _ in range(units)]
+    order = sorted(range(len(of_units)), key=of_units.__getitem__)
+    starts = [bisect_left(order, group, key=of_units.__getitem__) for group in range(max(own, default=-1) + 2)]
+    found = layout._known_groups[what] = Groups(*(indices(x, layout.device) for x in (of_units, order, starts)))
+    return found
 
 
 class Norms(NamedTuple):
@@ -195,7 +232,7 @@ class Norms(NamedTuple):
 
     def with_units(self, units: Tensor) -> "Norms":
         """Return the norms that follow from those of each unit, of shape (U,)."""
-        each = gathered(units, self.layout.owners, len(self.layout.units), self.order)
+        each = gathered(units, units_by(self.layout, "parameter"), self.order)
         return self._replace(units=units).with_each(each)
 
     @property
@@ -217,21 +254,19 @@ class Norms(NamedTuple):
         return self._replace(total=math.nan, each=each, units=units)
 
 
-def gathered(norms: Tensor, groups: Tensor, count: int, order: float) -> Tensor:
-    """Return the norms of groups from those of their parts.
+def gathered(norms: Tensor, groups: Groups, order: float) -> Tensor:
+    """Return the norms of groups of units: the same bits each time.
 
     Args:
-        norms: The norms of parts: float64, of shape (N,).
-        groups: The group that each belongs to: int64, of shape (N,).
-        count: The number of groups.
+        norms: The norms of units: float64, of shape (U,).
+        groups: Which belong together.
         order: The order of the norms, > 0.
     """
-    zeros = torch.zeros(count, dtype=torch.float64, device=norms.device)
     if order == math.inf:
-        return zeros.scatter_reduce_(0, groups, norms, "amax")
-    if order == 2.0:  # noqa: PLR2004
-        return zeros.index_add_(0, groups, norms.square()).sqrt()
-    return zeros.index_add_(0, groups, norms.pow(order)).pow(1.0 / order)
+        return norms.new_zeros(len(groups.starts) - 1).scatter_reduce_(0, groups.places, norms, "amax")
+    powers = norms.square() if order == 2.0 else norms.pow(order)  # noqa: PLR2004
+    sums = sums_of_groups(powers, *groups)
+    return sums.sqrt() if order == 2.0 else sums.pow(1.0 / order)  # noqa: PLR2004
 
 
 def _norm_of(norms: Tensor, order: float) -> Tensor:

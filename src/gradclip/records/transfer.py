@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, is_known
+from gradclip.tracing import is_captured
 
 WITH_STREAMS = {"cuda", "xpu"}
 """The types of devices whose copies say when they are done; `cuda` is ROCm's too."""
@@ -13,7 +14,7 @@ WITH_STREAMS = {"cuda", "xpu"}
 
 def can_transfer(x: Scalar) -> bool:
     """Whether a copy can be made now: not in a graph that is captured, whose replays nobody would hear of."""
-    return not (not is_known(x) and x.is_cuda and torch.cuda.is_current_stream_capturing())
+    return is_known(x) or not is_captured(x.device)
 
 
 @final

@@ -16,6 +16,7 @@ from gradclip.analysis.advice.signs import signs
 from gradclip.analysis.advice.suggestions import Suggestion, suggest
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
+from gradclip.sending import on_the_host
 from gradclip.validation import check_number
 
 CAUTION = (
@@ -129,6 +130,7 @@ class Advice:
         return "\n".join(line for line in lines if line)
 
 
+@on_the_host
 def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = None, seed: int = 0) -> Advice:
     """Advise on the threshold to clip the total norm at.
 
