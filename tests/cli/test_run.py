@@ -220,6 +220,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         (["PIPE"], "it is neither a file nor a folder. Write the script to a file and name that."),
         (["--record", "FOLDER", "SCRIPT"], ": Is a directory. Name a file that can be written."),
         (["--record", "PIPE", "SCRIPT"], ": not a regular file. Name a file that can be written."),
+        (["--record", "SCRIPT", "SCRIPT"], "train.py holds something else than records. Name another file."),
+        (["--recrod", "r.jsonl", "SCRIPT"], "No such option: --recrod"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, script: Path, capsys: pytest.CaptureFixture[str]) -> None:

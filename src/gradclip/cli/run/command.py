@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gradclip.cli.run.processes import PatchedProcesses
     from gradclip.records import JSONLines
 
-SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+SETTINGS = {"allow_interspersed_args": False}
 """What follows the script is its own."""
 
 
@@ -85,9 +85,13 @@ def _temporary() -> Path:
 def _sink(record: Path | None) -> "JSONLines | None":
     if record is None:
         return None
-    from gradclip.records import JSONLines  # noqa: PLC0415 -- torch takes a second, and --help needs none
+    from gradclip.records.jsonlines import START, JSONLines  # noqa: PLC0415 -- torch takes a second, --help needs none
 
     with said_of("--record", record):
+        if record.is_file():
+            with record.open("rb") as file:
+                if not START.startswith(file.read(len(START))):
+                    raise UserError(f"--record {record} holds something else than records. Name another file.")
         return JSONLines(record)
 
 
