@@ -36,6 +36,16 @@ if "fail" in sys.argv:
 sys.exit(7 if "seven" in sys.argv else 0)
 '''
 
+HOOK = """
+import os
+import sys
+
+sys.excepthook = lambda kind, error, trace: print(
+    kind.__name__, os.path.basename(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+)
+1 / 0
+"""
+
 LATE = '''
 """A script that trains in a thread, and saves its model there and at exit."""
 import atexit
@@ -138,6 +148,14 @@ def test_how_it_ends_is_its_own(script: Path) -> None:
     assert lines[-1] == "ValueError: mine"
     assert "gradclip" not in done.stderr
     assert len(records_in(script.parent / "r.jsonl")) == 2
+
+
+def test_a_hook_of_the_script_gets_an_error_as_in_python(tmp_path: Path) -> None:
+    """Such as that of rich, or of a tracker: from the first line of the script on."""
+    (tmp_path / "hook.py").write_text(HOOK)
+    done = launched("hook.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.split() == ["ZeroDivisionError", "hook.py", str(1 + HOOK.splitlines().index("1 / 0"))]
 
 
 def test_what_cannot_begin_is_said_as_python_does(script: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -118,11 +119,13 @@ class Script:
         """Run it: how it ends, it ends."""
         from gradclip.cli.run.processes import OfProcess, PatchedProcesses  # noqa: PLC0415
 
-        sys.excepthook = _told_by_the_script
         patched = PatchedProcesses(self.policy, [] if self.sink is None else [OfProcess(self.sink)])
         with self._view():
             try:
                 self._run()
+            except BaseException:
+                sys.excepthook = partial(_told_by_the_script, sys.excepthook)  # which may be the script's own
+                raise
             finally:
                 others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
                 if any(not thread.daemon for thread in others):
@@ -202,8 +205,13 @@ def _own_place() -> str:
     return str(Path(file).resolve().parent)
 
 
-def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error as Python does, from the first line of the script on: of a script that cannot begin, no line."""
+def _told_by_the_script(
+    hook: Callable[[type[BaseException], BaseException, TracebackType | None], object],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Have an error printed as Python would, from the first line of the script on: where that cannot begin, no line."""
     start = trace
     while start is not None and start.tb_frame.f_code is not Script._run.__code__:
         start = start.tb_next
@@ -212,4 +220,4 @@ def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: 
         while trace is not None and "runpy" in trace.tb_frame.f_code.co_filename:
             trace = trace.tb_next
     error.__traceback__ = trace
-    sys.__excepthook__(kind, error, trace)
+    hook(kind, error, trace)
