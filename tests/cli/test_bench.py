@@ -78,8 +78,10 @@ def test_clipping_clips_in_every_round() -> None:
     [
         (["--shapes", "vgg"], "--shapes must be one of gpt2-124M, resnet50, lora, lstm, mlp, got vgg"),
         (["--dtype", "int8"], "--dtype must be one of float32, bfloat16, got int8"),
-        (["--seconds", "0"], "--seconds must be above 0, got 0"),
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--seconds", "0"], "--seconds must be above 0, and 3600 at most, got 0"),
+        (["--seconds", "inf"], "--seconds must be above 0, and 3600 at most, got inf"),
+        (["--threads", "0"], "--threads must be 1 to 4096, got 0"),
+        (["--threads", "99999999999"], "--threads must be 1 to 4096, got 99999999999"),
     ],
 )
 def test_wrong_values_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

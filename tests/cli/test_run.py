@@ -36,6 +36,16 @@ if "fail" in sys.argv:
 sys.exit(7 if "seven" in sys.argv else 0)
 '''
 
+HOOK = """
+import os
+import sys
+
+sys.excepthook = lambda kind, error, trace: print(
+    kind.__name__, os.path.basename(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+)
+1 / 0
+"""
+
 LATE = '''
 """A script that trains in a thread, and saves its model there and at exit."""
 import atexit
@@ -140,6 +150,14 @@ def test_how_it_ends_is_its_own(script: Path) -> None:
     assert len(records_in(script.parent / "r.jsonl")) == 2
 
 
+def test_a_hook_of_the_script_gets_an_error_as_in_python(tmp_path: Path) -> None:
+    """Such as that of rich, or of a tracker: from the first line of the script on."""
+    (tmp_path / "hook.py").write_text(HOOK)
+    done = launched("hook.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.split() == ["ZeroDivisionError", "hook.py", str(1 + HOOK.splitlines().index("1 / 0"))]
+
+
 def test_what_cannot_begin_is_said_as_python_does(script: Path) -> None:
     """A module that is not there, and a script that is none."""
     (script.parent / "broken.py").write_text("x = = 1\n")
@@ -220,6 +238,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         (["PIPE"], "it is neither a file nor a folder. Write the script to a file and name that."),
         (["--record", "FOLDER", "SCRIPT"], ": Is a directory. Name a file that can be written."),
         (["--record", "PIPE", "SCRIPT"], ": not a regular file. Name a file that can be written."),
+        (["--record", "SCRIPT", "SCRIPT"], "train.py holds something else than records. Name another file."),
+        (["--recrod", "r.jsonl", "SCRIPT"], "No such option: --recrod"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, script: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ WORDS = {
     "skipped_scaler": "skipped by the loss scaler: an overflow",
     "skipped": "skipped",
     "nonfinite": "norm not finite",
+    "ok": "norm not finite",  # of a step that happened all the same
+    "clipped": "norm not finite",
 }
 """What happened, by status; another status is shown as it is."""
 

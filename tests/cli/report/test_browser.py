@@ -30,6 +30,38 @@ def test_every_chart_is_drawn(opened: Page) -> None:
     assert all(count >= 1 for count in lines.values())
 
 
+def points_of(tab: Page, chart: str) -> int:
+    """How many points a chart shows that no line reaches."""
+    return tab.run(f"document.querySelectorAll('#chart-{chart} path.point').length")
+
+
+def test_points_between_gaps_are_seen(tab: Page, tmp_path: Path) -> None:
+    """Norms among steps that are not finite, and losses of which each tenth is recorded; near ones are joined."""
+    records = training(200)
+    for record in records:
+        if record["step"] % 10:
+            record["loss"] = None
+        if record["step"] > 100 and record["step"] % 2:
+            record |= {"total_norm": None, "total_norm_after": None, "status": "skipped_nonfinite"}
+    reported(write(tmp_path / "run.jsonl", records), tmp_path / "report.html")
+    tab.open(tmp_path / "report.html")
+    crosses = 50
+    assert points_of(tab, "norms") == 2 * 50 + crosses
+    assert points_of(tab, "policies") == 50
+    assert points_of(tab, "loss") == 20
+    tab.run("show(95, 111)")
+    settle(tab)
+    assert points_of(tab, "norms") == 2 * 6 + crosses  # up to one beyond
+
+
+def test_the_rate_of_a_short_run_is_seen(tab: Page, tmp_path: Path) -> None:
+    """It is known at its last step alone."""
+    reported(write(tmp_path / "run.jsonl", training(10)), tmp_path / "report.html")
+    tab.open(tmp_path / "report.html")
+    assert points_of(tab, "rate") == 1
+    assert points_of(tab, "norms") == 0
+
+
 def test_zoomed_in_it_shows_every_number_of_the_file(opened: Page, records: list[dict[str, Any]]) -> None:
     """Norms and losses are float32 on the page."""
     opened.run("(document.getElementById('from').value = 600, document.getElementById('to').value = 800, 0)")

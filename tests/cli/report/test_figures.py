@@ -52,10 +52,6 @@ def test_no_spike_is_lost_and_what_is_not_finite_stays_a_gap() -> None:
     assert all(math.isfinite(y) for x, y in points.items() if x < 69_990 or x > 90_010)
 
 
-def test_a_single_point_is_a_marker() -> None:
-    assert curve(np.array([5]), np.array([1.0]), **STYLE)[0].mode == "markers"
-
-
 def test_a_dense_curve_has_its_medians_over_it() -> None:
     values = np.tile([1.0, 2.0, 9.0, NAN], 5 * DENSE)
     pale, over = curve(np.arange(len(values)), values, **STYLE, pale="#ffffff")

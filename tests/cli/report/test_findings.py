@@ -1,11 +1,14 @@
 """What is found out about a run, before any of it is written."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cli.report.made import training, write
+from gradclip.analysis.reading import read_series
 from gradclip.analysis.series import Event, Series
 from gradclip.cli.events import described
 from gradclip.cli.page.policies import REPLAYED, candidates, tried
@@ -142,6 +145,15 @@ def test_events_are_those_recorded_and_those_that_norms_tell_of() -> None:
         "norm not finite",
     ]
     assert described(Event(1, "odd")) == "odd"
+
+
+@pytest.mark.parametrize("status", ["ok", "clipped"])
+def test_a_step_that_happened_on_a_norm_that_is_not_finite_was_not_ok(status: str, tmp_path: Path) -> None:
+    """As under `nonfinite="propagate"`, and where a script clips by torch's functions."""
+    records = training(60, every=0)
+    records[29] |= {"status": status, "total_norm": None, "total_norm_after": None, "nonfinite": {"w": [1, 0]}}
+    (event,) = Run(read_series(write(tmp_path / "run.jsonl", records))).events
+    assert (event.step, described(event)) == (30, "norm not finite")
 
 
 def test_culprits_are_those_that_were_not_finite_most_often() -> None:

@@ -116,6 +116,20 @@ def test_fits_into_a_terminal(width: int, path: Path) -> None:
     assert sum("▅" in shown for shown in lines) == 1  # the curve is not broken
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 16), (40, 15)])
+def test_a_low_terminal_shows_every_row(width: int, height: int, path: Path) -> None:
+    """What is wrong comes last, after steps that take many words, and may not be cut off for these."""
+    broken = {f"blocks.{i}.attention.weight": (1 << 20, 0) for i in range(9)}
+    steps = (record(step, status="skipped_nonfinite", total_norm=math.nan, nonfinite=broken) for step in range(2, 60))
+    write(path, record(1), *steps)
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    shown = "".join(each.text for each in console.render(panel(session_of(path), console, "q quits", lines=height)))
+    assert len(shown.splitlines()) <= height
+    assert all(word in shown for word in ("step 58 skipped", "step 59 skipped", "worst", "alarm", "q quits"))
+    whole = "".join(each.text for each in console.render(panel(session_of(path), console, lines=99)))
+    assert len(whole.splitlines()) > height
+
+
 def test_a_terminal_without_blocks_gets_none(path: Path) -> None:
     write(path, record(1, total_norm=1.0), record(2, total_norm=100.0))
     shown = drawn(session_of(path), encoding="ascii")

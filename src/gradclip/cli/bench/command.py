@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 
+MOST_SECONDS, MOST_THREADS = 3600, 4096
+"""More than anybody waits for, and than a machine has."""
+
 
 def bench(
     shapes: Annotated[list[str] | None, typer.Option(help="Models to take the shapes of; by default all.")] = None,
@@ -40,11 +43,11 @@ def bench(
     for name in dtype or []:
         if name not in DTYPES:
             raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {name}")
-    if not seconds > 0:
-        raise UserError(f"--seconds must be above 0, got {seconds}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise UserError(f"--seconds must be above 0, and {MOST_SECONDS} at most, got {seconds:g}")
     if threads is not None:
-        if threads < 1:
-            raise UserError(f"--threads must be at least 1, got {threads}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise UserError(f"--threads must be 1 to {MOST_THREADS}, got {threads}")
         torch.set_num_threads(threads)
     if out is not None:
         with target.said_of("--out", out):

@@ -12,6 +12,9 @@ from gradclip.cli.specs import HELP
 LARGEST = 1e38
 """A float32 holds three times as much; torch refuses a learning rate that it does not hold."""
 
+MOST_STEPS = 10**9
+"""More than anybody waits for."""
+
 SEEDS = 2**63
 """How many seeds torch tells apart, less the negative ones."""
 
@@ -23,9 +26,9 @@ def _positive(value: float) -> float:
     return value
 
 
-def _one_or_more(value: int) -> int:
-    if value < 1:
-        raise typer.BadParameter(f"must be 1 or more, got {value}")
+def _steps(value: int) -> int:
+    if not 1 <= value <= MOST_STEPS:
+        raise typer.BadParameter(f"must be 1 to {MOST_STEPS:,}, got {value}")
     return value
 
 
@@ -54,7 +57,7 @@ def demo(
         float, typer.Option(callback=_positive, help="Largest gradient norm with clipping; some policies have none.")
     ] = 1.0,
     lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of all runs.")] = 2.0,
-    steps: Annotated[int, typer.Option(callback=_one_or_more, help="Training steps of each run.")] = 400,
+    steps: Annotated[int, typer.Option(callback=_steps, help="Training steps of each run.")] = 400,
     seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the weights and of the samples.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the picture and the numbers go.")] = Path(
         "gradclip-demo"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from gradclip.cli.run.processes import PatchedProcesses
     from gradclip.records import JSONLines
 
-SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+SETTINGS = {"allow_interspersed_args": False}
 """What follows the script is its own."""
 
 
@@ -85,9 +86,13 @@ def _temporary() -> Path:
 def _sink(record: Path | None) -> "JSONLines | None":
     if record is None:
         return None
-    from gradclip.records import JSONLines  # noqa: PLC0415 -- torch takes a second, and --help needs none
+    from gradclip.records.jsonlines import START, JSONLines  # noqa: PLC0415 -- torch takes a second, --help needs none
 
     with said_of("--record", record):
+        if record.is_file():
+            with record.open("rb") as file:
+                if not START.startswith(file.read(len(START))):
+                    raise UserError(f"--record {record} holds something else than records. Name another file.")
         return JSONLines(record)
 
 
@@ -114,11 +119,13 @@ class Script:
         """Run it: how it ends, it ends."""
         from gradclip.cli.run.processes import OfProcess, PatchedProcesses  # noqa: PLC0415
 
-        sys.excepthook = _told_by_the_script
         patched = PatchedProcesses(self.policy, [] if self.sink is None else [OfProcess(self.sink)])
         with self._view():
             try:
                 self._run()
+            except BaseException:
+                sys.excepthook = partial(_told_by_the_script, sys.excepthook)  # which may be the script's own
+                raise
             finally:
                 others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
                 if any(not thread.daemon for thread in others):
@@ -198,8 +205,13 @@ def _own_place() -> str:
     return str(Path(file).resolve().parent)
 
 
-def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error as Python does, from the first line of the script on: of a script that cannot begin, no line."""
+def _told_by_the_script(
+    hook: Callable[[type[BaseException], BaseException, TracebackType | None], object],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Have an error printed as Python would, from the first line of the script on: where that cannot begin, no line."""
     start = trace
     while start is not None and start.tb_frame.f_code is not Script._run.__code__:
         start = start.tb_next
@@ -208,4 +220,4 @@ def _told_by_the_script(kind: type[BaseException], error: BaseException, trace: 
         while trace is not None and "runpy" in trace.tb_frame.f_code.co_filename:
             trace = trace.tb_next
     error.__traceback__ = trace
-    sys.__excepthook__(kind, error, trace)
+    hook(kind, error, trace)

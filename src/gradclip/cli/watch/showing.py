@@ -37,9 +37,9 @@ def follow(run: Path, column: str | None, name: str | None, interval: float) -> 
             return
         hint = "" if is_piped else "q quits"
         try:
-            with Live(panel(session, console, hint), console=console, screen=True, auto_refresh=False) as screen:
+            with Live(console=console, screen=True, auto_refresh=False) as screen:
                 for _ in views:
-                    screen.update(panel(session, console, hint), refresh=True)
+                    screen.update(panel(session, console, hint, lines=console.height), refresh=True)
         finally:  # the last view stays behind
             if session.file.run is not None:
                 with suppress(OSError):  # the terminal may have been closed

@@ -61,7 +61,7 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
         *(Row("", note, "yellow") for note in _situation(session)),
         Row("step", _joined(f"{int(run.steps[-1]):,}", _pace(run), _age(session))),
         Row("norm", _joined(amount(norms[-1].item()), _known("loss", run.losses), _known("lr", run.lrs)), "bold"),
-        Row("", sparkline(norms, max(1, width - LABEL - 1), encoding), "cyan"),
+        Row("", sparkline(norms, _room(width), encoding), "cyan"),
         Row("", _range(norms)),
         Row("threshold", _joined(_threshold(run), f"coefficient {_coefficient(run)}", shortened(run.policy or ""))),
         Row("clipped", _clipped(run)),
@@ -75,16 +75,41 @@ def rows(session: Session, width: int, encoding: str, *, meanings: bool = False)
     return found if session.alarms else [*found, Row("alarms", "none", "green")]
 
 
-def panel(session: Session, console: Console, hint: str = "") -> Panel:
-    """Return the view for a terminal, perhaps with a hint at its foot."""
+def panel(session: Session, console: Console, hint: str = "", *, lines: int | None = None) -> Panel:
+    """Return the view for a terminal, perhaps with a hint at its foot.
+
+    Args:
+        session: What is watched.
+        console: The terminal.
+        hint: What is said at the foot.
+        lines: How many lines the view should have at most: if it has more, each row is cut to one.
+    """
     width = min(console.width, WIDEST)
+    found = rows(session, width - FRAME, console.encoding, meanings=True)
+    whole = _framed(found, session, console, hint, width)
+    if lines is None or len(console.render_lines(whole)) <= lines:
+        return whole
+    short = [row._replace(text=_cut(row.text, _room(width - FRAME))) for row in found]
+    return _framed(short, session, console, hint, width)
+
+
+def _framed(found: list[Row], session: Session, console: Console, hint: str, width: int) -> Panel:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, min_width=LABEL)
     grid.add_column(overflow="fold")
-    for row in rows(session, width - FRAME, console.encoding, meanings=True):
+    for row in found:
         grid.add_row(Text(row.name, style="dim"), Text(sayable(row.text, console.encoding), style=row.style))
     title = Text(sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
     return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: max(1, most - 3)]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _room(width: int) -> int:
+    """Return the columns beside the names of rows."""
+    return max(1, width - LABEL - 1)
 
 
 def plain(session: Session, console: Console) -> str:

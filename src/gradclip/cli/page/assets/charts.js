@@ -48,6 +48,16 @@ function cut(trace, [from, to]) {
   }
 }
 
+// The points of a curve that have a gap on either side, which no line reaches.
+function dots({ x, y, connectgaps, line, ...trace }, isLog) {
+  const drawn = Array.from(y, (value) => Number.isFinite(value) && (value > 0 || !isLog));
+  const joined = connectgaps && drawn.indexOf(true) !== drawn.lastIndexOf(true);
+  const isAlone = (_, i) => drawn[i] && !joined && (connectgaps || !(drawn[i - 1] || drawn[i + 1]));
+  const marker = { color: line.color, size: 5 };
+  const points = { x: x.filter(isAlone), y: y.filter(isAlone), mode: "markers", marker };
+  return points.x.length ? [{ ...trace, ...points, name: "", hoverinfo: "skip", hovertemplate: null }] : [];
+}
+
 function draw(element) {
   const { data, layout } = structuredClone(figures[element.dataset.chart]);
   const { steps, log, narrow } = layout.meta;
@@ -63,8 +73,10 @@ function draw(element) {
   layout.dragmode = element.layout?.dragmode ?? (matchMedia("(pointer: coarse)").matches ? false : "zoom");
   for (const trace of data) {
     trace.visible = trace.meta.show.every((name) => boxes[name]?.checked ?? true);
-    if (trace.type === "scatter" && trace.x.bdata) cut(trace, layout.xaxis.range);
   }
+  const curves = data.filter((trace) => trace.type === "scatter" && trace.x.bdata);
+  for (const trace of curves) cut(trace, layout.xaxis.range);
+  data.push(...curves.flatMap((trace) => dots(trace, layout.yaxis.type === "log")));
   const bar = steps ? { displayModeBar: true, modeBarButtons: [BUTTONS] } : { displayModeBar: false };
   return Plotly.react(element, data, layout, { ...CONFIG, ...bar });
 }

@@ -59,7 +59,7 @@ def curve(
         y=points[kept],
         name=plain(name),
         meta=meta,
-        mode="lines" if len(kept) > 1 else "markers",
+        mode="lines",
         line=line,
         hovertemplate="%{y:.4~g}",
     ).update(style)
