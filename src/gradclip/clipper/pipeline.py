@@ -68,6 +68,8 @@ class Pipeline:
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
         for stage in self._stages:
             check_state(stage.policy, stage.state, stage.layout)
+        may_undo = nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in self._stages[1:])
+        self._undone = may_undo and len(self._stages) > 1  # by a later stage
         self._are_of_totals = all(stage.scope == "total" for stage in self._stages)
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
         self._is_elsewhere = False  # what was learned, as the last clip was unread
@@ -87,11 +89,8 @@ class Pipeline:
         Where `explain` is true, the reason of a skip is put into words, as the gradients are not kept; where `compare`
         is, all ranks are asked for their norms.
         """
-        later = self._stages[1:]
-        may_undo = self._nonfinite in {"skip", "raise"} or any(stage.policy.skips for stage in later)
         explain = explain and self._nonfinite == "skip"
-        undone = bool(later) and may_undo
-        work = self._work(loss, undone=undone, each=each, count=count, explain=explain, compare=compare)
+        work = self._work(loss, undone=self._undone, each=each, count=count, explain=explain, compare=compare)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False

@@ -178,8 +178,9 @@ class Trust:
             self._warn("only zeros", misuse.ONLY_ZEROS.format(count=PATIENCE))
         self.clips += 1
         self._at_clip = mark(self._owners)
-        for optimizer, known in self._optimizers.items():
-            known.first = None if self._is_watched(known) else mark_first(parameters_in(optimizer))
+        if NONE in self._at_clip:  # or each optimizer has a gradient that is watched
+            for optimizer, known in self._optimizers.items():
+                known.first = None if self._is_watched(known) else mark_first(parameters_in(optimizer))
         self._by_hand = by_hand
         self._found = found
 
