@@ -130,26 +130,25 @@ def entry_of(line: str) -> dict[str, Any]:
         >>> entry_of("INFO:root:step=10 loss 2.5 | mean grad norm: 1,234.5 | 2.3s/it")
         {'step': '10', 'loss': '2.5', 'mean grad norm': '1234.5', 'grad norm': '1234.5'}
     """
-    line = ANSI.sub("", line).strip()
+    line = (ANSI.sub("", line) if "\x1b" in line else line).strip()
     line = WRAPPED.sub(r"\1", line) if "(" in line else line
     start = line.find("{")
     if start >= 0 and (entry := _dict_of(line[start : line.rfind("}") + 1])):
         message = next((entry[name] for name in MESSAGES if isinstance(entry.get(name), str)), "")
         return _counters(line[:start].lower()) | entry | entry_of(message)
-    line = ALONE.sub(r"=\1", line.lower().translate(NO_QUOTES))
+    line = line.lower().translate(NO_QUOTES)
+    line = ALONE.sub(r"=\1", line) if "=[" in line else line
     entry: dict[str, Any] = _counters(line)
-    if "iter" not in entry and (bar := BAR.search(line)):
+    if "%|" in line and "iter" not in entry and (bar := BAR.search(line)):
         entry["iter"] = bar[1]
-    pairs = [
-        (name.rpartition(" - ")[2], _digits(number))
-        for name, sign, number in PAIR.findall(line)
-        if sign in ":=" or _usual_end(name)
-    ]
     short: dict[str, dict[str, str]] = {}
-    for name, value in pairs:
-        entry.setdefault(name, value)
-        short.setdefault(_usual_end(name), {}).setdefault(name, value)
-    alone = {end: next(iter(of.values())) for end, of in short.items() if end and len(of) == 1}
+    for words, sign, number in PAIR.findall(line):
+        if sign in ":=" or _usual_end(words):
+            name, value = words.rpartition(" - ")[2], _digits(number)
+            entry.setdefault(name, value)
+            if end := _usual_end(name):
+                short.setdefault(end, {}).setdefault(name, value)
+    alone = {end: next(iter(of.values())) for end, of in short.items() if len(of) == 1}
     return entry | {end: value for end, value in alone.items() if end not in entry}
 
 
@@ -177,7 +176,7 @@ def _usual_end(name: str) -> str:
 def _digits(number: str) -> str:
     """Return a number as Python reads it."""
     number = number.replace(",", "")
-    return str(1000.0 * float(number[:-1])) if number.endswith("k") else number
+    return str(1000.0 * float(number[:-1])) if number[-1] == "k" else number
 
 
 def is_number(value: Any) -> bool:
