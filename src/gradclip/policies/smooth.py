@@ -4,7 +4,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-from gradclip.numbers import Scalar, hypot, ratio, tanh, where
+from gradclip.numbers import SMALLEST_UNIT, Scalar, hypot, maximum, ratio, tanh
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_choice, check_field, check_positive_order
@@ -69,4 +69,5 @@ class SmoothNorm(Policy):
             case "sqrt":
                 return 1.0 / hypot(1.0, share)
             case "tanh":
-                return where(share == 0.0, 1.0, ratio(tanh(share), share))
+                own = maximum(share, SMALLEST_UNIT)  # of which the ratio is 1, as in the limit
+                return ratio(tanh(own), own)
