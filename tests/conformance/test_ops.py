@@ -2,12 +2,14 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
 from conftest import is_slow
@@ -371,6 +373,35 @@ def test_reference_cuts_large_tensors_and_joins_small_ones() -> None:
     """Pieces are scratch memory, not meaning: a large tensor between small ones counts all its elements."""
     tensors = [torch.ones(3), torch.ones(2**21 + 5), torch.ones(4), *[torch.ones(2**19) for _ in range(5)]]
     assert ReferenceBatch(tensors).partial(1.0) == 7 + 2**21 + 5 + 5 * 2**19
+
+
+class Counting(TorchDispatchMode):
+    """Counts what a device would be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_plain_torch_elsewhere_has_as_few_launches_for_many_tensors_as_for_few(dtype: torch.dtype) -> None:
+    """With an exact result, under autocast to another half type too: each launch takes longer than a small tensor."""
+    few, many = [make(dtype, 30, 4).t() for _ in range(2)], [make(dtype, 70) for _ in range(100)]
+    expected = [reference.scaled(x, 0.3) for x in few + many]
+    counts = []
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        patch.setattr("gradclip.ops.reference._is_elsewhere", lambda _: True)
+        for tensors in (many[:2], many[2:], few):
+            with Counting() as counting:
+                ReferenceBatch(tensors).scale_(0.3)
+            counts.append(counting.operations)
+    assert counts[1] == counts[0]
+    assert counts[1] < 25
+    assert [x.to(torch.float64).reshape(-1).tolist() for x in few + many] == expected
 
 
 def test_oracle_rounds_halves_to_even() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum, on_host
 from gradclip.ops.backend import Batch
-from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, rounded, sanitize_
+from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, sanitize_
+from gradclip.ops.rounding import rounded
 
 PAIRINGS = 11
 """How often neighbours are added up before the rest is read."""

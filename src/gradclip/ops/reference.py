@@ -20,6 +20,7 @@ from gradclip.numbers import (
 )
 from gradclip.ops import together
 from gradclip.ops.backend import Batch
+from gradclip.ops.rounding import rounded, scaled, widened
 from gradclip.tracing import is_traced
 
 PIECE = 2**17
@@ -84,11 +85,8 @@ class ReferenceBatch(Batch):
         with torch.no_grad():
             pairs = [pair for pair in zip(self.tensors, self._each(coef), strict=True) if not _is_host_one(pair[1])]
             if pairs and is_one(coef) and _is_elsewhere(self._device):
-                together.multiply_all_(
-                    [parts_of(x) for x, _ in pairs if x.dtype.to_real() in together.SCALED_DTYPES],
-                    as_float64(pairs[0][1], self._device),
-                )
-                pairs = [pair for pair in pairs if pair[0].dtype.to_real() not in together.SCALED_DTYPES]
+                together.multiply_all_([parts_of(x) for x, _ in pairs], as_float64(pairs[0][1], self._device))
+                return
             for x, own in pairs:
                 for piece in _pieces(parts_of(x)):
                     _multiply_(piece, own)
@@ -111,7 +109,7 @@ class ReferenceBatch(Batch):
                     limit = rounded(limit, parts.dtype).to(parts.dtype)
                     parts.clamp_(-limit, limit)
                 else:  # torch compares no numbers of 8 bits, and may make NaN of a limit that they do not hold
-                    parts.copy_(rounded(_wide(parts).clamp_(-limit, limit), parts.dtype))
+                    parts.copy_(rounded(widened(parts).clamp_(-limit, limit), parts.dtype))
 
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Tensor:
         with torch.no_grad():
@@ -148,7 +146,7 @@ def norm_tensor(number: Scalar, wide: bool, device: torch.device = CPU) -> Tenso
 
 def count_bad(x: Tensor) -> Tensor:
     """Return how many elements are NaN, and how many infinite: int64, of shape (2,)."""
-    values = _wide(x) if x.itemsize == 1 else x
+    values = widened(x) if x.itemsize == 1 else x
     return torch.stack([values.isnan().sum(), values.isinf().sum()])
 
 
@@ -157,7 +155,7 @@ def sanitize_(x: Tensor) -> None:
     if x.itemsize > 1:
         x.masked_fill_(~x.isfinite(), 0.0)
     else:  # torch knows no such numbers of 8 bits
-        wide = _wide(x)
+        wide = widened(x)
         x.copy_(torch.where(wide.isfinite(), wide, 0.0))
 
 
@@ -183,9 +181,7 @@ def _multiply_(piece: Tensor, factor: Scalar) -> None:
     if _is_elsewhere(piece.device) and piece.dtype in together.SCALED_DTYPES:
         together.multiply_(piece, as_float64(factor, piece.device))
         return
-    scaled = rounded(_wide(piece).mul_(factor), piece.dtype)
-    # A NaN times 1 may have other bits.
-    piece.copy_(torch.where(factor == 1.0, piece, scaled.to(piece.dtype)) if isinstance(factor, Tensor) else scaled)
+    piece.copy_(scaled(piece, factor))
 
 
 def count_units(x: Tensor) -> int:
@@ -216,10 +212,6 @@ def parts_of(x: Tensor) -> Tensor:
     return torch.view_as_real(x.conj() if x.is_conj() else x)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.float64, copy=True)
-
-
 def _real(x: Tensor) -> Tensor:
     """Return float64 numbers of the same magnitudes."""
     return x.to(torch.complex128).abs() if x.is_complex() else x.to(torch.float64)
@@ -236,14 +228,9 @@ def _real_pieces(tensors: list[Tensor]) -> Iterator[Tensor]:
             small.setdefault(x.dtype, []).append(x.reshape(-1))
             sizes[x.dtype] = sizes.get(x.dtype, 0) + x.numel()
             if sizes[x.dtype] > _piece(x.device):
-                yield _real(_joined(small.pop(x.dtype)))
+                yield _real(together.joined(small.pop(x.dtype)))
                 sizes[x.dtype] = 0
-    yield from (_real(_joined(group)) for group in small.values())
-
-
-def _joined(vectors: list[Tensor]) -> Tensor:
-    """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
-    return torch.cat(vectors, out=vectors[0].new_empty(sum(x.numel() for x in vectors)))
+    yield from (_real(together.joined(group)) for group in small.values())
 
 
 def _partial(values: Tensor, norm_type: float) -> Tensor:
@@ -255,15 +242,3 @@ def _partial(values: Tensor, norm_type: float) -> Tensor:
     if is_extremum(norm_type):
         return magnitudes.amax() if norm_type > 0 else magnitudes.amin()
     return magnitudes.pow(norm_type).sum()
-
-
-def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return float64 numbers that `dtype` holds; torch's conversion goes through float32, and may round twice."""
-    if dtype.itemsize >= torch.float32.itemsize:
-        return x  # rounded once as it is written
-    info = torch.finfo(dtype)
-    digits = 1 - round(math.log2(info.eps))
-    # Adding 1.5 * 2**52 units in the last place of the result makes the adder round there.
-    power = (x.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
-    magic = power.clamp(info.smallest_normal, 2.0**200) * (1.5 * 2.0 ** (53 - digits))
-    return torch.copysign((x + magic) - magic, x)  # -0 stays -0

@@ -1,11 +1,14 @@
 """What torch does to tensors of a device in few launches, with as little traffic as there can be."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import identity, is_extremum
+from gradclip.ops.rounding import scaled
 from gradclip.sending import indices
 from gradclip.torch_private import copy_each_, norms_in_float64
 
@@ -17,7 +20,10 @@ MEASURED_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """What torch measures in float64 on a device."""
 
 SCALED_DTYPES = {torch.float32, torch.float64}
-"""What torch multiplies by a float64 number and rounds once, in one launch: half types go through float32."""
+"""What torch multiplies by a float64 number and rounds once, in one launch: others would go through float32."""
+
+BITS = {1: torch.int8, 2: torch.int16}
+"""Whole numbers with the bits of smaller dtypes, by their bytes."""
 
 
 def has_fused_norms(tensors: list[Tensor], order: float) -> bool:
@@ -55,24 +61,53 @@ def multiply_(x: Tensor, factor: Tensor) -> None:
 
 
 def multiply_all_(tensors: list[Tensor], factor: Tensor) -> None:
-    """Multiply tensors by one number, as `multiply_` does: small ones together."""
+    """Multiply real tensors by one float64 number, as `multiply_` does: small ones together."""
+    by = {dtype: _multiplier(dtype, factor) for dtype in dict.fromkeys(x.dtype for x in tensors)}
     small: dict[torch.dtype, list[Tensor]] = {}
     for x in tensors:
         if not x.is_contiguous():
-            multiply_(x, factor)
+            by[x.dtype](x)
         elif x.numel() > PIECE:
             for piece in x.view(-1).split(PIECE):
-                multiply_(piece, factor)
+                by[x.dtype](piece)
         else:
             small.setdefault(x.dtype, []).append(x.view(-1))
-    for group in small.values():
+    for dtype, group in small.items():
         for own in _piecewise(group):
             if len(own) == 1:
-                multiply_(own[0], factor)
+                by[dtype](own[0])
                 continue
-            joined = torch.cat(own)
-            multiply_(joined, factor)
-            copy_each_(own, list(joined.split([len(x) for x in own])))
+            together = joined(own)
+            by[dtype](together)
+            copy_each_(own, list(together.split([len(x) for x in own])))
+
+
+def _multiplier(dtype: torch.dtype, factor: Tensor) -> Callable[[Tensor], None]:
+    """Return what multiplies tensors of one dtype in place.
+
+    There are few numbers of 8 or 16 bits, so what becomes of each is looked up: to compute it is a dozen operations.
+    """
+    if dtype in SCALED_DTYPES:
+        return partial(multiply_, factor=factor)
+    bits = BITS[dtype.itemsize]
+    numbers = torch.arange(256**dtype.itemsize, dtype=torch.int32, device=factor.device).to(bits).view(dtype)
+    return partial(_look_up_, products=scaled(numbers, factor).view(bits))
+
+
+def _look_up_(x: Tensor, products: Tensor) -> None:
+    """Put in the place of each number what stands at the place that its bits count."""
+    mask = torch.full((1,), len(products) - 1, dtype=torch.int32, device=x.device)
+    bits = x.view(products.dtype)
+    places = torch.bitwise_and(bits, mask)  # of no sign
+    if bits.is_contiguous():
+        torch.index_select(products, 0, places.view(-1), out=bits.view(-1))
+    else:
+        bits.copy_(products.index_select(0, places.reshape(-1)).view(bits.shape))
+
+
+def joined(vectors: list[Tensor]) -> Tensor:
+    """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
+    return torch.cat(vectors, out=vectors[0].new_empty(sum(x.numel() for x in vectors)))
 
 
 def _piecewise(vectors: list[Tensor]) -> list[list[Tensor]]:
