@@ -1,4 +1,4 @@
-"""What clipping costs on a GPU: torch and gradclip side by side, compiled too; alone, and in real training steps.
+"""What clipping costs on a GPU: torch and gradclip side by side, in plain torch and compiled too, and in real steps.
 
 Answers are checked first. In every round each provider is called once, in an order that rotates, after 256 MiB of the
 GPU were written. *GPU time* is that of the work itself: calls are queued behind a kernel that waits, so that none is
@@ -26,6 +26,7 @@ from torch.nn import Parameter
 import gradclip
 from gradclip.cli.bench.cases import load_shapes
 from gradclip.cli.bench.harness import in_turn
+from gradclip.ops import registry
 
 DEVICE = torch.device("cuda")
 FLUSH_GPU, FLUSH_CPU = 2**28, 2**26
@@ -56,6 +57,12 @@ def compiled(function: Clip) -> Clip:
         return function(parameters, max_norm)
 
     return torch.compile(clip, dynamic=False, fullgraph=True)
+
+
+def in_plain_torch(parameters: list[Parameter], max_norm: float) -> Tensor:
+    """Clip as where there is no Triton."""
+    with registry.forced("reference"):
+        return gradclip.clip_grad_norm_(parameters, max_norm)
 
 
 class Case(NamedTuple):
@@ -362,11 +369,11 @@ def one_step(
 # Showing.
 
 
-WIDTHS = "{:<14}{:<10}{:<7}{:>18}{:>18}{:>8}{:>8}{:>8}{:>10}{:>7}"
+WIDTHS = "{:<14}{:<10}{:<7}{:>18}{:>18}{:>8}{:>8}{:>8}{:>10}{:>7}{:>9}"
 
 
 def table_of(cases: list[Case]) -> str:
-    """Return the ratios to torch: how many times less time ours takes."""
+    """Return the ratios to torch: how many times less time ours takes; the last is that of plain torch, on the GPU."""
     by = {(case.shapes, case.dtype, case.clipping, case.provider): case for case in cases}
     head = (
         "shapes",
@@ -379,12 +386,13 @@ def table_of(cases: list[Case]) -> str:
         "of sum",
         "launches",
         "waits",
+        "plain x",
     )
     lines = [WIDTHS.format(*head)]
     for (shapes, dtype, clipping, provider), ours in by.items():
         if provider != "gradclip":
             continue
-        theirs = by[shapes, dtype, clipping, "torch"]
+        theirs, plain = (by[shapes, dtype, clipping, way] for way in ("torch", "gradclip without kernels"))
         row = (
             shapes,
             dtype,
@@ -396,6 +404,7 @@ def table_of(cases: list[Case]) -> str:
             f"{ours.share_of_sum:.2f}",
             str(ours.launches),
             "yes" if ours.waits else "no",
+            f"{theirs.gpu_us[0] / plain.gpu_us[0]:.2f}",
         )
         lines.append(WIDTHS.format(*row))
     return "\n".join(lines)
@@ -438,12 +447,13 @@ def main() -> None:
     first = first_clips()
     clock = Clock()
     providers: dict[str, Clip] = {"torch": nn.utils.clip_grad_norm_, "gradclip": gradclip.clip_grad_norm_}
+    every = {**providers, "gradclip without kernels": in_plain_torch}
     cases: list[Case] = []
     for name in shapes_by_name():
         for dtype in (torch.float32, torch.bfloat16):
             if given.only in {None, name}:
                 in_graphs = {f"{of} compiled": compiled(clip) for of, clip in providers.items()}
-                ways = {**providers, **in_graphs} if given.compiled and name == "resnet50" else providers
+                ways = {**every, **in_graphs} if given.compiled and name == "resnet50" else every
                 cases += measure(name, dtype, ways, clock, given.seconds)
                 torch.cuda.empty_cache()
     print(table_of(cases))

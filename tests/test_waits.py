@@ -14,11 +14,11 @@ from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, no_waits
 
 
-def owners(missing: bool = False) -> list[Parameter]:
-    found = [Parameter(There(torch.zeros(shape))) for shape in ((3,), (20, 30), (), (5, 7, 3))]
+def owners(missing: bool = False, dtype: torch.dtype = torch.float32) -> list[Parameter]:
+    found = [Parameter(There(torch.zeros(shape, dtype=dtype))) for shape in ((3,), (20, 30), (), (5, 7, 3))]
     for i, parameter in enumerate(found):
         if not missing or i != 1:
-            parameter.grad = There(torch.randn(parameter.shape))
+            parameter.grad = There(torch.randn(parameter.shape).to(dtype))
     return found
 
 
@@ -60,10 +60,11 @@ def test_the_stand_in_refuses_to_be_read() -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", [*CALLS, *MORE])
-def test_functions(name: str, missing: bool) -> None:
+def test_functions(name: str, dtype: torch.dtype, missing: bool) -> None:
     BOUND[:] = [There(torch.ones(()))]
-    parameters = owners(missing)
+    parameters = owners(missing, dtype)
     with no_waits():
         (CALLS | MORE)[name](parameters)
 
