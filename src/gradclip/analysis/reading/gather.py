@@ -15,8 +15,8 @@ from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import Kind, files_of
 from gradclip.analysis.reading.names import SKIPPED, STATUSES, UNNAMED
 from gradclip.analysis.reading.order import counted_on, once_a_step, policies_of_one_run, spaced, that_count
-from gradclip.analysis.reading.printed import read_printed
 from gradclip.analysis.reading.rows import Chunk, rows_of
+from gradclip.analysis.reading.shapes import read_printed
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.table import read_table
 from gradclip.analysis.reading.trainer_state import read_trainer_state

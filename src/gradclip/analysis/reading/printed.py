@@ -15,20 +15,12 @@ r"""Text as trainers print it: one step a line, with its numbers in one of four 
 import ast
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from gradclip.analysis.reading.jsonl import flat
 from gradclip.analysis.reading.names import FIELDS, readings
-from gradclip.analysis.reading.pieces import pieces
-from gradclip.analysis.reading.rows import Chunk, chunks_of
-from gradclip.analysis.reading.source import Source
-
-FIRST = 2
-"""Pieces in which the norm is looked for: a last line without an end is one of its own."""
 
 END = re.compile(r"[\r\n]+")
 """What ends a line: progress bars write a carriage return."""
@@ -78,48 +70,6 @@ WRAPPED = re.compile(
 
 ALONE = re.compile(rf"=\[({NUMBER})\]")
 """A list of one number."""
-
-
-def read_printed(source: Source) -> Iterator[Chunk]:
-    """Return what a trainer printed, some lines at a time.
-
-    Raises:
-        ReadError: If no number is named as the norm.
-    """
-    source.choose(entry for _, entry, _ in _entries(source, FIRST) if entry)
-    norm = source.fields["norms"]
-    source.choose(entry for _, entry, _ in _entries(source, FIRST) if norm in entry)  # what is told beside it
-    yield from chunks_of(_told(source), source)
-
-
-def _told(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Return the numbers of the lines that have a norm, and a step where there are steps; remark on what lacks one."""
-    norm = source.fields["norms"]
-    step = source.fields.get("steps", norm)
-    named = re.compile(rf"(?<!\w){re.escape(norm)}['\"]?\s*[:=]\s*[^\s,;|]", re.IGNORECASE)
-    without_number, without_step = list[int](), list[int]()
-    begun = False
-    for line, entry, text in _entries(source):
-        if step in entry and norm in entry:
-            begun = True
-            yield line, entry
-        elif norm in entry:
-            without_step.append(line)
-        elif begun and named.search(text):
-            without_number.append(line)
-    left_out = {"that name the norm but no number": without_number, "with a norm but no step": without_step}
-    for what, lines in left_out.items():
-        if lines:
-            source.remarks.append(f"Lines {what} are left out: {len(lines)}, the first of them line {lines[0]}.")
-
-
-def _entries(source: Source, most: int | None = None) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Return the number of each line, the numbers in it by their names, and its text."""
-    for piece in islice(pieces(source), most):
-        for line, data in enumerate(piece.lines, piece.line):
-            for part in END.split(data.decode(errors="replace").rstrip()):
-                if part:
-                    yield line, entry_of(part), part
 
 
 def entry_of(line: str) -> dict[str, Any]:

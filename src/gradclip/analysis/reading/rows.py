@@ -121,10 +121,10 @@ def _column(role: str, values: Sequence[Any]) -> pl.Series:
     if dtype is not None and {*map(type, values)} <= {int, float, type(None)}:
         with suppress(TypeError, OverflowError):
             return pl.Series(role, values, dtype=dtype)
-    return pl.Series(role, [None if value is None else _written(value) for value in values], dtype=pl.String)
+    return pl.Series(role, [None if value is None else written(value) for value in values], dtype=pl.String)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Return a value of any kind as text: a number as all its digits, what is neither as a word, unless it is empty."""
     if isinstance(value, str):
         return value if value.isascii() else plain(value)
