@@ -58,10 +58,8 @@ def read_printed(source: Source) -> Iterator[Chunk]:
             first = min(first, told["line"][0])
             yield Chunk(told["line"], told.select(*source.fields), partial(_value, told["text"]))
     for what, at in left_out.items():
-        some = [
-            line for line in at if what == NO_STEP or line > first
-        ]  # above the first norm its name may mean anything
-        if some:
+        # Above the first norm its name may be that of a setting.
+        if some := [line for line in at if what == NO_STEP or line > first]:
             source.remarks.append(f"Lines {what} are left out: {len(some)}, the first of them line {some[0]}.")
 
 
