@@ -23,7 +23,7 @@ import gradclip
 import reference
 from conftest import skip_without
 from gradclip.ops import registry
-from gradclip.ops.triton import copying, driver, lane, launch, table
+from gradclip.ops.triton import copying, driver, lane, launch, table, trial
 from gradclip.policies import FixedNorm, Policy
 from policies.cases import CASES, clipper_of, gradients, model
 from processes import run
@@ -300,9 +300,13 @@ class StandIn:
         fixed = names[-len(constants) :]
         wide = dict(zip(fixed, constants, strict=True)).get("WIDE")
         given = [self._argument(name, arguments[i][0], wide) for i, name in enumerate(names[: -len(constants)])]
-        kernel[(programs,)](*given, **dict(zip(fixed, constants, strict=True)))
+        self._launch_kernel(kernel[(programs,)], given, dict(zip(fixed, constants, strict=True)))
         self.launched.append((kernel.fn.__name__, programs, stream))
         return self._error
+
+    @staticmethod
+    def _launch_kernel(kernel: Any, arguments: list[Any], constants: dict[str, Any]) -> None:
+        kernel(*arguments, **constants)
 
     @staticmethod
     def _argument(name: str, word: int, wide: bool | None) -> Any:
@@ -339,7 +343,8 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
     own = lane_on(77)
-    monkeypatch.setattr(triton_backend, "lane_of", lambda _: own)
+    for module in (triton_backend, trial):
+        monkeypatch.setattr(module, "lane_of", lambda _: own)
     return stand_in_for_it
 
 
@@ -758,6 +763,44 @@ def test_a_failure_for_a_moment(tried: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def fail(failures: list[Exception]) -> None:
     raise failures.pop()
+
+
+def test_kernels_that_are_wrong_are_not_used(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a new version of Triton, or a new card, makes of them."""
+    monkeypatch.setattr(triton_backend.TritonBatch, "scale_", lambda *_: None)
+    assert tried.backend() is None
+    assert "norm and gradients are [5.0, 3.0, 4.0], not [5.0, 0.6" in tried.missing
+
+
+@pytest.mark.parametrize("wrong", ["nothing happens", "an error"])
+def test_a_driver_that_is_wrong_is_left_out(
+    wrong: str, by_driver: StandIn, tried: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton launches then, also what the driver had been prepared to launch."""
+    real = driver.Driver(*by_driver.addresses)
+    monkeypatch.setattr(driver, "found", lambda: None if driver._left_out.is_set() else real)
+    monkeypatch.setattr(driver, "_left_out", threading.Event())
+    if wrong == "an error":
+        by_driver._error = 700
+    else:
+        monkeypatch.setattr(by_driver, "_launch_kernel", lambda *_: None)
+    with pytest.warns(UserWarning, match="Kernels that the driver launches are wrong here, so Triton launches them"):
+        assert tried.backend() is triton_backend.TRITON
+    assert not launch.is_by_driver()
+    launched = len(by_driver.launched)
+    stand_in(monkeypatch)
+    clipped(torch.tensor([3.0]), torch.tensor([4.0]))
+    assert len(by_driver.launched) == launched
+
+
+def test_a_graph_that_is_captured_is_not_disturbed(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried in it, and the kernels are not given up."""
+    monkeypatch.setattr(registry, "is_captured", lambda _: True)
+    for _ in range(registry.TRIES + 1):
+        assert tried.backend() is None
+    assert tried.missing == "a graph is being captured"
+    monkeypatch.setattr(registry, "is_captured", lambda _: False)
+    assert tried.backend() is triton_backend.TRITON
 
 
 def test_the_interpreter_reads_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def captured() -> Iterator[Callable[[], None]]:
             "clipper.pipeline",
             "clipper.withhold",
             "policies.history",
-            "records.transfer",
+            "transfer",
             "sending",
         ):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)

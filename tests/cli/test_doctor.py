@@ -72,6 +72,8 @@ def test_says_how_kernels_for_gpus_run(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(registry, "is_interpreted", lambda: False)
     assert f"available: Triton {version}, kernels launched by Triton" in diagnosis(capsys)
     monkeypatch.setattr("gradclip.ops.triton.launch._compiled", {(): None})
+    assert f"available: Triton {version}, kernels launched by Triton" in diagnosis(capsys)
+    monkeypatch.setattr("gradclip.ops.triton.driver.found", object)
     assert "kernels launched by the driver" in diagnosis(capsys)
     monkeypatch.setattr(registry, "why_no_triton", lambda: "torch finds no GPU")
     printed = diagnosis(capsys)

@@ -19,10 +19,10 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 from gradclip.clipper.selection import are_same, parameters_in
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
-from gradclip.records.transfer import Transfer, can_transfer
 from gradclip.result import Status
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_captured, is_traced
+from gradclip.transfer import Transfer, can_transfer
 
 KINDS = {Adam, AdamW, SGD, Adagrad}
 """Optimizers in which all is written by a kernel that reads `found_inf`; of a subclass nobody knows."""

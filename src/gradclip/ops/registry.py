@@ -26,7 +26,7 @@ from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
 from gradclip.torch_private import is_transforming, stored_values
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_captured, is_traced
 
 if TYPE_CHECKING:
     from gradclip.ops.native import Native, Walked
@@ -143,6 +143,9 @@ class _Tried:
         if not device:
             self.missing, self.left = "torch finds no GPU that has float64", 0
             return
+        if is_captured(torch.device(device)):  # which compiles nothing, and tells nothing of a GPU
+            self.missing = "a graph is being captured"
+            return
         try:
             from gradclip.ops.triton.backend import TRITON  # noqa: PLC0415
 
@@ -159,7 +162,7 @@ class _Tried:
 
 
 TRIES = 3
-"""Failures after which kernels are given up: memory may be short for a moment, or a graph be captured."""
+"""Failures after which kernels are given up: memory may be short for a moment."""
 
 _tried = _Tried()
 

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Scalar, is_ready
 from gradclip.records.record import ClipRecord
-from gradclip.records.transfer import Transfer
 from gradclip.result import ClipResult, Status, Unread
+from gradclip.transfer import Transfer
 
 WORST = 3
 """How many of the largest norms a record names."""

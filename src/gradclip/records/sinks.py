@@ -16,8 +16,8 @@ from gradclip.numbers import Scalar
 from gradclip.records.alarms import Alarms
 from gradclip.records.draft import Draft
 from gradclip.records.record import ClipRecord
-from gradclip.records.transfer import Transfer
 from gradclip.result import ClipResult
+from gradclip.transfer import Transfer
 
 Sink: TypeAlias = Callable[[ClipRecord], object]
 

@@ -19,6 +19,7 @@ from gradclip.ops.triton.lane import lane_of, partials_of
 from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read, read_by_extension, tabled
+from gradclip.ops.triton.trial import try_out
 
 try:
     from gradclip.ops.triton.rule import Rule
@@ -220,8 +221,8 @@ class Triton(Backend):
     name = "triton"
 
     def try_on(self, device: str) -> None:
-        """Measure a gradient, which compiles the kernels of most clips; raises where Triton cannot."""
-        TritonBatch([torch.ones(1, device=device)]).norm_and_coefficient(1.0, 1e-6)
+        """Clip a gradient, which compiles the kernels of most clips; raises where Triton cannot, or is wrong."""
+        try_out(self.open, device)
 
     def takes(self, tensors: list[Tensor]) -> bool:
         device = tensors[0].device if tensors else None

@@ -5,6 +5,7 @@ expected, Triton's own launcher answers.
 """
 
 import ctypes
+import threading
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -54,9 +55,21 @@ class Driver:
         _native.start(self._launcher, self._copier, stream, table, *bounds, host, device, launches)  # type: ignore[union-attr]
 
 
-@lru_cache(maxsize=1)
+_left_out = threading.Event()
+
+
 def found() -> Driver | None:
-    """Return the driver; None where there is none, or no extension."""
+    """Return the driver; None where there is none, or no extension, or it is left out."""
+    return None if _left_out.is_set() else _loaded()
+
+
+def leave_out() -> None:
+    """Launch nothing by the driver from now on."""
+    _left_out.set()
+
+
+@lru_cache(maxsize=1)
+def _loaded() -> Driver | None:
     if _native is None or torch.version.cuda is None:
         return None
     try:

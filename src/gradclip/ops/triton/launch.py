@@ -73,7 +73,7 @@ def launches_of(calls: list[Call], device: torch.device) -> list[driver.Launch] 
 
 def is_by_driver() -> bool:
     """Whether kernels that were compiled are launched by the driver."""
-    return bool(_compiled)
+    return bool(_compiled) and driver.found() is not None
 
 
 @lru_cache
