@@ -492,3 +492,32 @@ def test_a_clip_inside_functionalize_leaves_nothing_behind() -> None:
     torch.func.functionalize(norms)(torch.ones(3))
     p.grad = torch.ones(3)
     assert gradclip.get_norms([q, p])["parameters[1]"].item() == pytest.approx(3**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.3, math.inf, -math.inf])
+def test_norms_of_each_sample(p: float, dtype: torch.dtype) -> None:
+    """Inside `torch.func.vmap`, as differentially private training clips the gradient of each sample by itself."""
+    gradients = [
+        torch.randn(5, *shape, dtype=torch.complex64 if dtype.is_complex else None) for shape in ((3, 4), (7,))
+    ]
+    gradients = [x.to(dtype) for x in gradients]
+
+    def clipped(*each: Tensor) -> tuple[Tensor, Tensor]:
+        norm = gradclip.get_total_norm(each, p)
+        return norm, each[0] * gradclip.clip_coefficient(norm, 0.5, 0.0).to(dtype)
+
+    norms, left = torch.func.vmap(clipped)(*gradients)
+    for i, norm in enumerate(norms.tolist()):
+        sample = [x[i] for x in gradients]
+        alone, expected = clipped(*sample)
+        assert norm == pytest.approx(reference.norm(sample, p), rel=2e-7)
+        assert norm == pytest.approx(alone.item(), rel=1e-7)
+        torch.testing.assert_close(left[i], expected)
+
+
+def test_the_norm_inside_a_gradient_of_a_function() -> None:
+    """It has a value there, and as in torch no gradient."""
+    x = torch.tensor([3.0, 4.0])
+    gradient, norm = torch.func.grad_and_value(lambda v: gradclip.get_total_norm([v]) + v.sum())(x)
+    assert (gradient.tolist(), norm.item()) == ([1.0, 1.0], 12.0)

@@ -81,13 +81,14 @@ def test_lazy_zeros_and_fakes_are_told() -> None:
     assert not private.is_fake(torch.zeros(2))
 
 
-def test_is_transforming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inside `torch.func`, and not outside."""
-    found: list[bool] = []
-    torch.func.grad(lambda x: found.append(private.is_transforming()) or x.sum())(torch.ones(2))
-    assert (found, private.is_transforming()) == ([True], False)
+def test_transforms_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside `torch.func`, and not outside; without the name, none is seen."""
+    found: list[object] = []
+    torch.func.grad(lambda x: found.extend([private.transform(), private._transform()()]) or x.sum())(torch.ones(2))
+    assert len(found) == 2 and None not in found
+    assert private.transform() is None
     monkeypatch.delattr(torch._C, "_functorch")
-    assert not private.is_transforming()
+    assert private._transform()() is None
 
 
 def test_hooks_of_a_class_that_was_swapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,14 +34,17 @@ def _jit_tracing() -> Callable[[], bool]:
     return getattr(torch._C, "_is_tracing", lambda: False)
 
 
-def is_transforming() -> bool:
-    """Tell whether this runs inside a transform of `torch.func`, whose tensors have no memory. Without it, False."""
-    peek: Any = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
+def _transform() -> Callable[[], object]:
+    """Return the innermost transform of `torch.func`, whose tensors may be many in one and have no memory of their own.
+
+    Without it, none is seen: what reads their numbers is an error of torch.
+    """
+    return getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
 
 
 count_dispatch_modes = _dispatch_modes()
 is_jit_tracing = _jit_tracing()
+transform = _transform()
 
 
 # Tensors.

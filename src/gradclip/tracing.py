@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from gradclip.torch_private import count_dispatch_modes, is_jit_tracing
+from gradclip.torch_private import count_dispatch_modes, is_jit_tracing, transform
 
 WITH_GRAPHS: dict[str, Any] = {
     name: module
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 def is_traced() -> bool:
-    """Whether a compiler, a tracer or a dispatch mode watches: then torch's operations alone may be used.
+    """Whether a compiler, a tracer, a dispatch mode or a transform watches: then torch's operations alone may be used.
 
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
-    return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing()
+    return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing() or transform() is not None
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:

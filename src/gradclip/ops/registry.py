@@ -25,7 +25,7 @@ from gradclip.ops.narrow import NarrowBatch
 from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
-from gradclip.torch_private import is_transforming, stored_values
+from gradclip.torch_private import stored_values
 from gradclip.tracing import is_captured, is_traced
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Tried:
 
     def backend(self) -> "Triton | None":
         """Return the backend, or None where it does not run: for good, once it has failed several times."""
-        if self.found is None and self.left > 0 and not is_transforming():  # which says nothing of a GPU
+        if self.found is None and self.left > 0:
             self._try()
         return self.found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradclip.numbers import identity, is_extremum
 from gradclip.ops.rounding import scaled
 from gradclip.sending import indices
-from gradclip.torch_private import copy_each_, norms_in_float64
+from gradclip.torch_private import copy_each_, norms_in_float64, transform
 
 PIECE = 2**22
 """Elements that are worked on at a time: each piece costs a launch for each operation, and scratch."""
@@ -107,6 +107,8 @@ def _look_up_(x: Tensor, products: Tensor) -> None:
 
 def joined(vectors: list[Tensor]) -> Tensor:
     """Return vectors of one dtype as one of that dtype: `torch.autocast` has another, or an error, but for an `out`."""
+    if transform() is not None:  # which knows no `out`
+        return torch.cat(vectors)
     return torch.cat(vectors, out=vectors[0].new_empty(sum(x.numel() for x in vectors)))
 
 
