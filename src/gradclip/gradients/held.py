@@ -1,5 +1,6 @@
 """What this rank holds of the gradients of one clip, and what it makes of those that are yet to be summed."""
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any, final
 
@@ -105,7 +106,7 @@ class Held:
         """Return the place of a parameter whose gradient stands for a part of a sum; None if there is none."""
         return self._part_of_a_sum
 
-    def sum_up(self, meshes: list[Span]) -> None:
+    def sum_up(self, meshes: Collection[Span]) -> None:
         """Sum those gradients that all ranks of these meshes know to be unsummed."""
         for mesh in meshes:
             if self._known and mesh in self.layout.meshes and mesh not in self._summed:
@@ -114,17 +115,17 @@ class Held:
                 self._summed[mesh] = summed(mesh, due, there, self._owners)
                 self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)
 
-    def is_unexpected(self, meshes: list[Span]) -> bool:
+    def is_unexpected(self, meshes: Collection[Span]) -> bool:
         """Whether a gradient is unsummed and was not known to be, or the other way round."""
         places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ()) if i in self._found]
         return any(self._unsummed.get(i) != self._agreed(i) for i in places)
 
-    def has_all(self, meshes: list[Span]) -> bool:
+    def has_all(self, meshes: Collection[Span]) -> bool:
         """Whether this rank has each gradient of these meshes that any of their ranks can have."""
         places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ())]
         return all(i in self._found or not self._owners[i].requires_grad for i in places)
 
-    def agree(self, meshes: list[Span]) -> None:
+    def agree(self, meshes: Collection[Span]) -> None:
         """Agree with all ranks of these meshes on which gradients are unsummed."""
         for mesh in meshes:
             self._agreement.renew(self.layout, mesh, self._unsummed)

@@ -159,8 +159,8 @@ class OverRanks(GradientSet):
 
     def _total(self, order: float, factor: Scalar) -> Scalar:
         self._passage.start(order)
-        self._held.sum_up(self._layout.mesh_order)
-        total = self._passage.total(self._layout.order, lambda: self._measured(order, factor), order)
+        self._held.sum_up(self._layout.meshes)
+        total = self._passage.total(self._layout.tails, lambda: self._measured(order, factor), order)
         self.loss = self._passage.loss
         return total
 
