@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import layout_of, sharded_and_marks
 from gradclip.distributed.ownership import DECLARED
@@ -127,7 +127,6 @@ def _completed(
         gradients = [found[place] for place in places]
         opened = _opened(rule, places, gradients, batch, taken)
     if layout is not None:
-        agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
         return OverRanks(rule.argument, owners, rule.names, gradients, held, loss=loss)
     if not gradients and rule.argument == "parameters":

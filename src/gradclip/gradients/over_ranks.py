@@ -99,7 +99,7 @@ class OverRanks(GradientSet):
                 [self._held.rows(place, units) for place in there],
                 [self._layout.rows(place, units) for place in places],
             )
-            copies = self._held.copies(there), self._layout.copies(places)
+            copies = self._held.copies(there), [self._layout.shares[place].copies for place in places]
             for row, which, batch in ((0, there, gradients), (1, places, weights)):
                 if batch.tensors:
                     where = torch.cat([_at(columns[place], held) for place, held in zip(which, rows[row], strict=True)])
@@ -141,7 +141,7 @@ class OverRanks(GradientSet):
 
     def clamp_(self, bound: Scalar) -> None:
         """Do so, where no element stands for a part of a sum: clamped parts would not make a clamped sum."""
-        if (place := self._held.unsummed_place()) is not None:
+        if (place := self._held.unsummed_place) is not None:
             raise TypeError(
                 "Clipping by value must be given gradients that are summed, got a Partial DTensor at "
                 f"{self.name_of(place)}. Redistribute it before, or clip by norm."
