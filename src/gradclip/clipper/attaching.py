@@ -4,7 +4,6 @@ import math
 import weakref
 from abc import ABC, abstractmethod
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
@@ -151,9 +150,7 @@ class Attaching(ABC):
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.detach()
 
     @untraced
