@@ -97,6 +97,10 @@ class RankLayout:
         """Whether a parameter is known to have no element on any rank."""
         return owner.numel() == 0 and not self.shares[place].in_pieces
 
+    def copies(self, places: list[int]) -> list[int]:
+        """Return how many ranks hold each element of parameters."""
+        return [self.shares[place].copies for place in places]
+
 
 def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None], group: Span | None) -> RankLayout:
     """Make the layout of parameters from what their DTensors say and what was declared."""
