@@ -158,14 +158,12 @@ class ClipWork(Work):
         if scope == "total":
             total = gradients.total_norm(order, in_units=in_units)  # which makes the loss known
             return gradients, Norms(layout, order, total, loss=gradients.loss)
-        if scope == "parameter":
-            norms, present, total, _ = gradients.norms(order).to(layout.device)
-            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
-            whole = whole.with_each(norms)
-        else:
-            norms, present, total, weights = gradients.unit_norms(stage.units, layout.columns).to(layout.device)
-            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
-            whole = whole._replace(weights=weights).with_units(norms)
+        of_units = scope == "unit"
+        parts = gradients.unit_norms(stage.units, layout.columns) if of_units else gradients.norms(order)
+        norms, present, total, weights = parts.to(layout.device)
+        loss, complete = gradients.loss, gradients.complete
+        whole = Norms(layout, order, math.nan, weights=weights, present=present, loss=loss, complete=complete)
+        whole = whole.with_units(norms) if of_units else whole.with_each(norms)
         if in_units and stage.scope == "total":  # whatever those of each have overflowed to
             total = gradients.total_norm(order, in_units=True)
         return gradients, whole if total is None else whole._replace(total=total)
