@@ -88,15 +88,14 @@ class Selection:
         return replace(self, layout=layout, shapes=shapes, held=held)
 
     def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
-        """Return the layout that a policy has its norms of, where units are those that it asks for."""
-        return self.layout_of(policy.units) if finest((policy.scope, at_least)) == "unit" else self.layout
-
-    def layout_of(self, units: Units) -> Layout:
-        """Return the layout with other units.
+        """Return the layout that a policy has its norms of, where units are those that it asks for.
 
         Raises:
             ValueError: If a parameter has none of the dimensions that their norms are taken over.
         """
+        if finest((policy.scope, at_least)) != "unit":
+            return self.layout
+        units = policy.units
         for name, shape in zip(self.names, self.shapes, strict=True):
             if len(units.kept(len(shape))) == len(shape) > 0:
                 msg = (
