@@ -117,7 +117,7 @@ class GradClipper(Attaching):
         self.policy: Policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
         check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep))
-        self._max_skips = check_max_skips(max_consecutive_skips)
+        self._skips = Skips(check_max_skips(max_consecutive_skips))
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
         self._compares_every = int(compares)
@@ -132,7 +132,6 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
-        self._skips = Skips(self._max_skips)
         self._start(given)
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
@@ -199,7 +198,7 @@ class GradClipper(Attaching):
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
-            explain = late > 0 or skips.read() >= self._max_skips  # one more is too many
+            explain = late > 0 or skips.read() >= skips.most  # one more is too many
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
             skipped = clip.result.skipped
             too_many = skips.count(skipped=skipped is not None) or late > 0
