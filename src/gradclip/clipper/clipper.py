@@ -12,18 +12,16 @@ from gradclip.clipper.arguments import (
     check_max_skips,
     check_pattern_list,
     check_sinks,
-    is_loss,
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.saved import loaded, saved
-from gradclip.clipper.selection import Selection, Source, select
+from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, is_known, on_host
-from gradclip.ops.registry import has_kernels
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
@@ -207,38 +205,18 @@ class GradClipper(Attaching):
             raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
         return clip.result
 
-    def _may_be_unread(self) -> bool:
-        counts = not self._sinks.wanted or has_kernels(self._selection.device)  # what a record names
-        return self._compares_every == 0 and counts and self._pipeline.can_run_unread
-
     @property
     def _records(self) -> bool:
         """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
         return self._sinks.wanted and not is_captured(self._selection.device)
 
-    def _observe_closure(self, loss: Any) -> None:
-        if self._loss is None and is_loss(loss):  # and none was told
-            self.observe_loss(loss)
-
-    def _fail(self, error: Exception) -> NoReturn:
-        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
-
-    def _follow(self) -> None:
-        if self._source is not None and (changed := self._source.changed()) is not None:
-            self._work_on(changed)
-            self._source.take_up()
-
-    def _work_on(self, selection: Selection) -> None:
-        """Go on with other parameters, those of the same name as before."""
-        self._pipeline = self._pipeline.with_selection(selection)
-        self._selection = selection
-        self._hear_of(selection)
-        self._trust.follow(selection)
-
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
         patterns = self._patterns
         self._source = Source(optimizer, lambda own: select(named(own), *patterns))
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     @property
     def _compares(self) -> bool:

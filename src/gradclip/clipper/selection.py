@@ -177,16 +177,13 @@ class Source:
         self._select = select
         self._known = parameters_in(optimizer)
 
-    def changed(self) -> Selection | None:
-        """Return what to work on if the optimizer has other parameters than when that was taken up; else None."""
-        optimizer = self._reference()
-        is_known = optimizer is None or are_same(self._known, parameters_in(optimizer))
-        return None if is_known else self._select(optimizer)
-
-    def take_up(self) -> None:
-        """Have what the optimizer has now be known."""
+    def follow(self, work_on: Callable[[Selection], None]) -> None:
+        """Have what the optimizer has now be worked on, where it has other parameters than before."""
         if (optimizer := self._reference()) is not None:
-            self._known = parameters_in(optimizer)
+            own = parameters_in(optimizer)
+            if not are_same(self._known, own):
+                work_on(self._select(optimizer))
+                self._known = own
 
 
 def parameters_in(optimizer: Optimizer) -> list[Tensor]:
