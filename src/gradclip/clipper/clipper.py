@@ -1,6 +1,6 @@
 """The pipeline tied to an optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, final, get_args
 
 from torch import Tensor
@@ -16,7 +16,6 @@ from gradclip.clipper.arguments import (
 )
 from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
-from gradclip.clipper.saved import loaded, saved
 from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
@@ -25,7 +24,9 @@ from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
+from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
+from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
@@ -33,6 +34,9 @@ from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
+
+ENTRIES = ("step", "skips", "parameters", "stages")
+"""What is saved of one: how many clips, how many skips in a row, its parameters, and what it has learned."""
 
 
 @final
@@ -244,7 +248,8 @@ class GradClipper(Attaching):
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
         self._follow()
-        return saved(self._step, self._skips.read(), self._selection.names, self._pipeline)
+        names, stages = list(self._selection.names), self._pipeline.state_dict()
+        return {"step": self._step, "skips": self._skips.read(), "parameters": names, "stages": stages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -254,8 +259,21 @@ class GradClipper(Attaching):
                 mean that is NaN. Nothing is changed then.
         """
         self._follow()
-        self._step, skips = loaded(state_dict, self._selection.names, self._pipeline)
-        self._skips.load(skips)
+        names: Any = self._selection.names
+        if not isinstance(state_dict, Mapping) or not {*ENTRIES} <= {*state_dict}:
+            refuse_state("the top", ENTRIES, state_dict)
+        step, skips, parameters, stages = (state_dict[entry] for entry in ENTRIES)
+        for name, count in (("step", step), ("skips", skips)):
+            if not COUNT.holds(count):
+                refuse_number(name, str(COUNT), count)
+        if not isinstance(parameters, (list, tuple)):
+            refuse_state("parameters", names, parameters)
+        given = dict.fromkeys(map(str, parameters))
+        if self._pipeline.has_names and set(given) != set(names):
+            refuse_state("parameters", names, given)
+        self._pipeline.load_state_dict(stages)
+        self._step = int(step)
+        self._skips.load(int(skips))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}
