@@ -15,7 +15,7 @@ from gradclip.clipper.arguments import (
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
-from gradclip.clipper.pipeline import Clip, Pipeline
+from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
@@ -204,7 +204,11 @@ class GradClipper(Attaching):
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
             skipped = clip.result.skipped
             too_many = skips.count(skipped=skipped is not None) or late > 0
-        self._finish(clip, stepping, loss, by_hand=by_hand, records=count)
+        self._step, self._last = step, clip
+        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
+        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
+        if count:
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=each)
         if too_many:
             raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
         return clip.result
@@ -229,16 +233,6 @@ class GradClipper(Attaching):
 
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
-
-    def _finish(
-        self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool, records: bool
-    ) -> None:
-        self._step = clip.result.step
-        self._last = clip
-        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
-        if records:
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=self._measures_each(self._step))
 
     # Saving.
 
