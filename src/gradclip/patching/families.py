@@ -80,6 +80,12 @@ class Family:
         """All that it has been about."""
         return self.clipper._selection.owners
 
+    def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
+        """Return the clipper, which knows what to hold norms against."""
+        if isinstance(policy := self.clipper.policy, Given):
+            policy.max_norm, policy.total_norm = max_norm, total_norm
+        return self.clipper
+
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
         """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
         asked = {id(p) for p in parameters}
