@@ -51,9 +51,7 @@ class Ground:
     def allows(self, optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
         """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
 
-        Args:
-            optimizer: The optimizer.
-            owners: What is clipped for its step.
+        What is clipped for its step are `owners`.
         """
         groups = optimizer.param_groups
         if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
