@@ -55,14 +55,19 @@ def assert_clipped(
         Traceback (most recent call last):
         AssertionError: step 1 of SGD used gradients of total norm ..., above max_norm 0.1...
     """
-    bound, order, rtol = _checked(optimizer, max_norm, norm_type, rtol)
+    if not isinstance(optimizer, Optimizer):
+        msg = f"`assert_clipped(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
+        raise TypeError(msg)
+    bound = check_number("assert_clipped", "max_norm", max_norm, at_least=0.0)
+    order = check_number("assert_clipped", "norm_type", norm_type, above=0.0)
+    share = None if rtol is None else check_number("assert_clipped", "rtol", rtol, at_least=0.0)
     steps = 0
 
     def before_step(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         nonlocal steps
         steps += 1
         name = f"step {steps} of {type(optimizer).__name__}"
-        return once_gradients_exist(args, kwargs, lambda _: _assert_bounded(name, optimizer, bound, order, rtol))
+        return once_gradients_exist(args, kwargs, lambda _: _assert_bounded(name, optimizer, bound, order, share))
 
     last = optimizer.register_step_pre_hook(before_step)
 
@@ -95,15 +100,6 @@ def _assert_bounded(step: str, optimizer: Optimizer, max_norm: float, norm_type:
             f"{rtol:.2g}"
         )
         raise AssertionError(msg)
-
-
-def _checked(optimizer: object, max_norm: object, norm_type: object, rtol: object) -> tuple[float, float, float | None]:
-    if not isinstance(optimizer, Optimizer):
-        msg = f"`assert_clipped(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
-        raise TypeError(msg)
-    bound = check_number("assert_clipped", "max_norm", max_norm, at_least=0.0)
-    order = check_number("assert_clipped", "norm_type", norm_type, above=0.0)
-    return bound, order, None if rtol is None else check_number("assert_clipped", "rtol", rtol, at_least=0.0)
 
 
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
