@@ -69,10 +69,15 @@ def named(function: str, parameters: Parameters) -> tuple[list[Tensor], list[str
     """
     tensors, names = flatten(function, parameters)
     names = [name_at(names, place) for place in range(len(tensors))]
-    for name, tensor in zip(names, tensors, strict=True):
-        if not isinstance(tensor, Tensor):
-            refuse_element(function, "parameters", name, tensor)
+    check_tensors(function, tensors, names)
     return tensors, names
+
+
+def check_tensors(function: str, tensors: list[Tensor], names: list[str] | None, argument: str = "parameters") -> None:
+    """Check that a list holds tensors alone, as its type promises."""
+    for place, x in enumerate(tensors):
+        if not isinstance(x, Tensor):
+            refuse_element(function, argument, name_at(names, place, argument), x)
 
 
 def name_at(names: list[str] | None, place: int, argument: str = "parameters") -> str:

@@ -42,7 +42,7 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels on the device: what stands in for it counts in plain torch."""
     monkeypatch.setattr("gradclip.clipper.withhold.Transfer", workers.Late)
     monkeypatch.setattr("gradclip.records.draft.Transfer", Copy)
-    for module in ("clipper", "work"):
+    for module in ("attaching", "work"):
         monkeypatch.setattr(f"gradclip.clipper.{module}.has_kernels", lambda device: device == PLACE)
 
 
@@ -93,7 +93,7 @@ def test_what_computes_with_them_names_them_too(policy: Policy) -> None:
 
 def test_where_no_kernels_are_the_host_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """To count in plain torch would read all gradients once more at every step."""
-    monkeypatch.setattr("gradclip.clipper.clipper.has_kernels", lambda _: False)
+    monkeypatch.setattr("gradclip.clipper.attaching.has_kernels", lambda _: False)
     training = Training(sinks=[Memory()])
     training.step()
     with no_waits(), pytest.raises(AssertionError, match="waits"):

@@ -4,7 +4,6 @@ import math
 import weakref
 from abc import ABC, abstractmethod
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
@@ -12,19 +11,20 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
-from gradclip.clipper.arguments import check_attachable, scaler_of, unwrapped
+from gradclip.clipper.arguments import check_attachable, check_loss, is_loss, scaler_of, unwrapped
 from gradclip.clipper.hooks import Attachment, attach, listen, release
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
-from gradclip.clipper.selection import Selection
+from gradclip.clipper.selection import Selection, Source
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS, Unclipped
 from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
-from gradclip.numbers import Condition, is_known, on_host
+from gradclip.numbers import Condition, Scalar, is_known, on_host
+from gradclip.ops.registry import has_kernels
 from gradclip.records import Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
@@ -40,6 +40,9 @@ class Attaching(ABC):
     _selection: Selection
     _pipeline: Pipeline
     _sinks: Sinks
+    _source: Source | None
+    _compares_every: int
+    _loss: Scalar | None
 
     def _listen(self, *, quiet: bool) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
@@ -72,20 +75,8 @@ class Attaching(ABC):
         """
 
     @abstractmethod
-    def _may_be_unread(self) -> bool:
-        """Whether the host needs not know if a step happens."""
-
-    @abstractmethod
-    def _observe_closure(self, loss: Any) -> None:
-        """Hear of what the closure of a step has returned: a loss perhaps."""
-
-    @abstractmethod
     def _fail(self, error: Exception) -> NoReturn:
         """Raise an error that comes before a clip, once all ranks know of it that clip together."""
-
-    @abstractmethod
-    def _follow(self) -> None:
-        """Take up the parameters that the optimizer which the clipper was made from has got since."""
 
     def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "Self":
         """Clip before every step of an optimizer.
@@ -151,9 +142,7 @@ class Attaching(ABC):
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.detach()
 
     @untraced
@@ -170,12 +159,15 @@ class Attaching(ABC):
 
     def _can_withhold(self, optimizer: Optimizer) -> bool:
         is_only = len(self._attachments) == 1 and self._trust.is_outermost and not self._suppression.is_on
-        return is_only and self._may_be_unread() and self._ground.allows(optimizer, self._selection.owners)
+        may_be = is_only and self._compares_every == 0 and self._pipeline.can_run_unread
+        counts = may_be and (not self._sinks.wanted or has_kernels(self._selection.device))  # what a record names
+        return counts and self._ground.allows(optimizer, self._selection.owners)
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
         try:
-            self._observe_closure(loss)
+            if self._loss is None and is_loss(loss):  # and none was told
+                self._loss = check_loss("GradClipper.observe_loss", loss)
             overflow = self._unscale(optimizer, reads=reads)
         except Exception as error:
             if self._trust.is_clipped_for(optimizer):
@@ -234,9 +226,17 @@ class Attaching(ABC):
 
     # Hearing of the steps of its parameters.
 
-    def _hear_of(self, selection: Selection) -> None:
-        """Hear of the steps of these parameters too."""
+    def _follow(self) -> None:
+        """Take up the parameters that the optimizer which the clipper was made from has got since."""
+        if self._source is not None:
+            self._source.follow(self._work_on)
+
+    def _work_on(self, selection: Selection) -> None:
+        """Go on with other parameters, those of the same name as before."""
+        self._pipeline = self._pipeline.with_selection(selection)
+        self._selection = selection
         WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._covers(p)])
+        self._trust.follow(selection)
 
     def _step_begins(self, optimizer: Optimizer) -> None:
         """Look at a step of any optimizer, and suppress one that `clip`, called by hand, has skipped."""

@@ -1,6 +1,6 @@
 """The pipeline tied to an optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, final, get_args
 
 from torch import Tensor
@@ -12,22 +12,21 @@ from gradclip.clipper.arguments import (
     check_max_skips,
     check_pattern_list,
     check_sinks,
-    is_loss,
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
-from gradclip.clipper.pipeline import Clip, Pipeline
-from gradclip.clipper.saved import loaded, saved
-from gradclip.clipper.selection import Selection, Source, select
+from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, is_known, on_host
-from gradclip.ops.registry import has_kernels
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
+from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
+from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
@@ -35,6 +34,9 @@ from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
+
+ENTRIES = ("step", "skips", "parameters", "stages")
+"""What is saved of one: how many clips, how many skips in a row, its parameters, and what it has learned."""
 
 
 @final
@@ -117,7 +119,7 @@ class GradClipper(Attaching):
         self.policy: Policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
         check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep))
-        self._max_skips = check_max_skips(max_consecutive_skips)
+        self._skips = Skips(check_max_skips(max_consecutive_skips))
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)
         self._compares_every = int(compares)
@@ -132,7 +134,6 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
-        self._skips = Skips(self._max_skips)
         self._start(given)
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
@@ -199,47 +200,31 @@ class GradClipper(Attaching):
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
-            explain = late > 0 or skips.read() >= self._max_skips  # one more is too many
+            explain = late > 0 or skips.read() >= skips.most  # one more is too many
             clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
             skipped = clip.result.skipped
             too_many = skips.count(skipped=skipped is not None) or late > 0
-        self._finish(clip, stepping, loss, by_hand=by_hand, records=count)
+        self._step, self._last = step, clip
+        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
+        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
+        if count:
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=each)
         if too_many:
             raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
         return clip.result
-
-    def _may_be_unread(self) -> bool:
-        counts = not self._sinks.wanted or has_kernels(self._selection.device)  # what a record names
-        return self._compares_every == 0 and counts and self._pipeline.can_run_unread
 
     @property
     def _records(self) -> bool:
         """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
         return self._sinks.wanted and not is_captured(self._selection.device)
 
-    def _observe_closure(self, loss: Any) -> None:
-        if self._loss is None and is_loss(loss):  # and none was told
-            self.observe_loss(loss)
-
-    def _fail(self, error: Exception) -> NoReturn:
-        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
-
-    def _follow(self) -> None:
-        if self._source is not None and (changed := self._source.changed()) is not None:
-            self._work_on(changed)
-            self._source.take_up()
-
-    def _work_on(self, selection: Selection) -> None:
-        """Go on with other parameters, those of the same name as before."""
-        self._pipeline = self._pipeline.with_selection(selection)
-        self._selection = selection
-        self._hear_of(selection)
-        self._trust.follow(selection)
-
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
         patterns = self._patterns
         self._source = Source(optimizer, lambda own: select(named(own), *patterns))
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
 
     @property
     def _compares(self) -> bool:
@@ -249,16 +234,6 @@ class GradClipper(Attaching):
     def _measures_each(self, step: int) -> bool:
         return self._every > 0 and step % self._every == 0
 
-    def _finish(
-        self, clip: Clip, stepping: Optimizer | None, loss: Scalar | None, *, by_hand: bool, records: bool
-    ) -> None:
-        self._step = clip.result.step
-        self._last = clip
-        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
-        if records:
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=self._measures_each(self._step))
-
     # Saving.
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,7 +242,8 @@ class GradClipper(Attaching):
         `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
         """
         self._follow()
-        return saved(self._step, self._skips.read(), self._selection.names, self._pipeline)
+        names, stages = list(self._selection.names), self._pipeline.state_dict()
+        return {"step": self._step, "skips": self._skips.read(), "parameters": names, "stages": stages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; hyper-parameters stay those of this clipper.
@@ -277,8 +253,21 @@ class GradClipper(Attaching):
                 mean that is NaN. Nothing is changed then.
         """
         self._follow()
-        self._step, skips = loaded(state_dict, self._selection.names, self._pipeline)
-        self._skips.load(skips)
+        names: Any = self._selection.names
+        if not isinstance(state_dict, Mapping) or not {*ENTRIES} <= {*state_dict}:
+            refuse_state("the top", ENTRIES, state_dict)
+        step, skips, parameters, stages = (state_dict[entry] for entry in ENTRIES)
+        for name, count in (("step", step), ("skips", skips)):
+            if not COUNT.holds(count):
+                refuse_number(name, str(COUNT), count)
+        if not isinstance(parameters, (list, tuple)):
+            refuse_state("parameters", names, parameters)
+        given = dict.fromkeys(map(str, parameters))
+        if self._pipeline.has_names and set(given) != set(names):
+            refuse_state("parameters", names, given)
+        self._pipeline.load_state_dict(stages)
+        self._step = int(step)
+        self._skips.load(int(skips))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in TRANSIENT}

@@ -21,15 +21,12 @@ ONLY_ZEROS = (
     "the parameters. Put `zero_grad()` before `backward()`."
 )
 AFTER_STEP = f"`clip()` found the gradients that `optimizer.step()` has used already: it runs after the step. {PLACE}"
-NEVER = (
+UNCLIPPED = (
     "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "
-    "or `clipper.attach(optimizer)` once."
+    "or `clipper.attach(optimizer)`"
 )
-NEVER_OF_THIS = (
-    "`optimizer.step()` ran on gradients that were not clipped since the step before. Call `clip()` before every step, "
-    "or `clipper.attach(optimizer)` with this optimizer too: the clipper is attached to another, such as the one it "
-    "replaces."
-)
+NEVER = f"{UNCLIPPED} once."
+NEVER_OF_THIS = f"{UNCLIPPED} with this optimizer too: the clipper is attached to another, such as the one it replaces."
 EVERY_BATCH = (
     "`clip()` ran {count} times between two steps, while gradients were still being added up. Call it once, after the "
     "last `backward()` and right before `optimizer.step()`."

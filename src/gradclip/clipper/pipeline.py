@@ -28,14 +28,9 @@ class Clip(NamedTuple):
 
     Attributes:
         result: What was done, for the user.
-        found: Whether there was any gradient here.
-        is_shared: Whether its norms were made of those of several ranks.
-        nonfinite: The counts of NaN and of infinite elements here by parameter, where they were asked for and the total
-            norm may not be finite; else None.
-        reason: Which gradients made it skip, in words, where they were asked for; else empty.
-        differing: The norms of parameters that differ between ranks, where they were compared and the total norms do;
-            else None.
         withheld: Whether the step does not happen, where a device knows.
+
+        The others are those of `ClipWork`, which outlive the gradients.
     """
 
     result: ClipResult

@@ -15,13 +15,8 @@ STEP = GradScaler.step.__code__
 
 
 def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
-    """Unscale the gradients of an optimizer, unless that was done for the step that comes.
-
-    Args:
-        optimizer: Where a scaler leaves it to a fused optimizer to unscale, it has told it the scale.
-        scaler: The scaler of its loss, if it is known.
-    """
-    scale = fused_scale(optimizer)
+    """Unscale the gradients of an optimizer, unless that was done for the step that comes."""
+    scale = fused_scale(optimizer)  # where a scaler leaves it to a fused optimizer to unscale
     if scale is not None:
         inverse = as_float64(scale).reciprocal().to(torch.float32).to(scale.device)  # as torch does
         with torch.no_grad():

@@ -88,15 +88,14 @@ class Selection:
         return replace(self, layout=layout, shapes=shapes, held=held)
 
     def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
-        """Return the layout that a policy has its norms of, where units are those that it asks for."""
-        return self.layout_of(policy.units) if finest((policy.scope, at_least)) == "unit" else self.layout
-
-    def layout_of(self, units: Units) -> Layout:
-        """Return the layout with other units.
+        """Return the layout that a policy has its norms of, where units are those that it asks for.
 
         Raises:
             ValueError: If a parameter has none of the dimensions that their norms are taken over.
         """
+        if finest((policy.scope, at_least)) != "unit":
+            return self.layout
+        units = policy.units
         for name, shape in zip(self.names, self.shapes, strict=True):
             if len(units.kept(len(shape))) == len(shape) > 0:
                 msg = (
@@ -178,16 +177,13 @@ class Source:
         self._select = select
         self._known = parameters_in(optimizer)
 
-    def changed(self) -> Selection | None:
-        """Return what to work on if the optimizer has other parameters than when that was taken up; else None."""
-        optimizer = self._reference()
-        is_known = optimizer is None or are_same(self._known, parameters_in(optimizer))
-        return None if is_known else self._select(optimizer)
-
-    def take_up(self) -> None:
-        """Have what the optimizer has now be known."""
+    def follow(self, work_on: Callable[[Selection], None]) -> None:
+        """Have what the optimizer has now be worked on, where it has other parameters than before."""
         if (optimizer := self._reference()) is not None:
-            self._known = parameters_in(optimizer)
+            own = parameters_in(optimizer)
+            if not are_same(self._known, own):
+                work_on(self._select(optimizer))
+                self._known = own
 
 
 def parameters_in(optimizer: Optimizer) -> list[Tensor]:

@@ -195,13 +195,7 @@ class Trust:
                 self._warn("order", misuse.LOSS_SCALE)
 
     def step_begins(self, optimizer: Optimizer, *, attached: bool, scaled: bool) -> None:
-        """Judge the last clip, where the optimizer that steps is not attached.
-
-        Args:
-            optimizer: It.
-            attached: Whether it is.
-            scaled: Whether the last clip saw gradients that are multiplied by a loss scale.
-        """
+        """Judge the last clip, where the optimizer that steps is not attached; `scaled` if it saw a scaled loss."""
         known = self._optimizers[optimizer]
         if self._depth:  # of this step too, unless the one before has raised
             self._depth = sum(self.owns(running) for running in running_steps()[1:])

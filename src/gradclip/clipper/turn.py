@@ -1,7 +1,6 @@
 """One thread at a time."""
 
 import threading
-from types import TracebackType
 from typing import NoReturn, final
 
 
@@ -25,9 +24,7 @@ class Turn:
         if not self._lock.acquire(blocking=self._waits):
             refuse_thread()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._lock.release()
 
 

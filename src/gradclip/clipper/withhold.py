@@ -51,9 +51,7 @@ class Ground:
     def allows(self, optimizer: Optimizer, owners: Sequence[Tensor]) -> bool:
         """Whether a number on a device can keep the next step of an optimizer from happening, and every bit in place.
 
-        Args:
-            optimizer: The optimizer.
-            owners: What is clipped for its step.
+        What is clipped for its step are `owners`.
         """
         groups = optimizer.param_groups
         if type(optimizer) not in KINDS or not all(group.get("fused") for group in groups) or is_traced():
@@ -122,14 +120,13 @@ class Skips:
 
     Args:
         most: How many there may be.
-        count: How many there are.
     """
 
-    def __init__(self, most: float, count: int = 0) -> None:
-        self._most = most
-        self._count: Scalar = float(count)
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self._count: Scalar = 0.0
         self._under_way: deque[Transfer] = deque()
-        self._heard = count  # the most in a row that the host has heard of and not complained about
+        self._heard = 0  # the most in a row that the host has heard of and not complained about
 
     def hear(self, *, but: int = 0) -> int:
         """Hear of all steps but the last few; of none while a graph is captured, in which nothing can be waited for.
@@ -141,7 +138,7 @@ class Skips:
             transfer = self._under_way.popleft()
             transfer.wait()
             self._heard = max(self._heard, int(transfer.host))
-        return self._heard if self._heard > self._most else 0
+        return self._heard if self._heard > self.most else 0
 
     def complaint(self, last: Status | None, reason: str, late: int) -> str:
         """Return why there are too many in a row, or had been before this step, and forget what the host has heard."""
@@ -149,7 +146,7 @@ class Skips:
         reason = f" {reason}" if reason else ""
         return (
             f"{count} steps in a row were skipped, the last as {(last or Status.SKIPPED_NONFINITE).value}, and "
-            f"`max_consecutive_skips` is {self._most:g}.{reason} Lower the learning rate, look at the data, or go back "
+            f"`max_consecutive_skips` is {self.most:g}.{reason} Lower the learning rate, look at the data, or go back "
             "to a checkpoint."
         )
 
@@ -176,7 +173,7 @@ class Skips:
         """Count a step that the host knows of, and say whether too many in a row were skipped now."""
         count = self.read() + 1 if skipped else 0
         self._hold(count)
-        return count > self._most
+        return count > self.most
 
     def count_withheld(self, withheld: Condition, overflow: Condition) -> None:
         """Count a step that a device decides about; an overflow that a scaler found leaves the count as it is.
@@ -197,7 +194,7 @@ class Skips:
             count = self._count = as_float64(count, withheld.device)
         counted = (count + 1.0) * withheld
         count.copy_(torch.where(overflow, count, counted) if not is_known(overflow) else counted)  # in graphs too
-        if self._most < math.inf and can_transfer(count):
+        if self.most < math.inf and can_transfer(count):
             self._under_way.append(Transfer(count))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
 import torch
@@ -24,6 +25,7 @@ FUNCTION = "GradClipper.clip"
 
 
 @final
+@dataclass(eq=False)
 class ClipWork(Work):
     """The gradients of one clip.
 
@@ -53,50 +55,35 @@ class ClipWork(Work):
         differing: The norms of parameters that differ between ranks, where they were compared and total norms do.
     """
 
-    def __init__(
-        self,
-        selection: Selection,
-        stages: Sequence[Stage],
-        group: Span | None,
-        agreement: Agreement,
-        loss: Scalar | None = None,
-        *,
-        undone: bool = False,
-        reads: bool = True,
-        each: bool = False,
-        count: bool = False,
-        explain: bool = False,
-        compare: bool = False,
-        failure: BaseException | None = None,
-    ) -> None:
-        self.found = False
-        self.is_shared = False
-        self.nonfinite: Counts | None = None
-        self.reason = ""
-        self.differing: Differing | None = None
-        self._selection = selection
-        self._stages = stages
-        self._group = group
-        self._agreement = agreement
-        self._loss = loss
-        self._undone = undone
-        self._reads = reads
-        self._each = each
-        self._count = count
-        self._explain = explain
-        self._compare = compare
-        self._failure = failure
-        self._coef: Scalar = 1.0
-        self._waits = False  # that coefficient, to be made
-        self._before: list[tuple[Tensor, Tensor]] = []
-        self._gradients: GradientSet
+    selection: Selection
+    stages: Sequence[Stage]
+    group: Span | None
+    agreement: Agreement
+    loss: Scalar | None = None
+    _: KW_ONLY
+    undone: bool = False
+    reads: bool = True
+    each: bool = False
+    count: bool = False
+    explain: bool = False
+    compare: bool = False
+    failure: BaseException | None = None
+    found: bool = field(default=False, init=False)
+    is_shared: bool = field(default=False, init=False)
+    nonfinite: Counts | None = field(default=None, init=False)
+    reason: str = field(default="", init=False)
+    differing: Differing | None = field(default=None, init=False)
+    _coef: Scalar = field(default=1.0, init=False)
+    _waits: bool = field(default=False, init=False)  # that coefficient, to be made
+    _before: list[tuple[Tensor, Tensor]] = field(default_factory=list, init=False)
+    _gradients: GradientSet = field(init=False)
 
     def measure(self, stage: Stage) -> tuple[Norms, bool]:
-        gradients, norms = self._compared(stage) if self._compare else self._measured(stage)
-        self._compare = False
+        gradients, norms = self._compared(stage) if self.compare else self._measured(stage)
+        self.compare = False
         if not gradients.any_found:
             return norms, False
-        if self._count and not (self._reads or is_known(norms.total)) and has_kernels(stage.layout.device):
+        if self.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
             self.see_nonfinite(norms)  # which nobody knows in time
         if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
             self._make(is_last=False)
@@ -104,14 +91,14 @@ class ClipWork(Work):
         return self._foreseen(norms), True
 
     def apply(self, stage: Stage, norms: Norms, decision: Decision) -> Decision:
-        if self._selection.scaled is not None:
-            decision = self._selection.restricted(decision, norms)
+        if self.selection.scaled is not None:
+            decision = self.selection.restricted(decision, norms)
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
             self._coef = self._coef * decision.coef
             self._waits = not (is_known(self._coef) and self._coef == 1.0)
-        is_last = stage is self._stages[-1]
-        if is_last or not waits or not (self._reads or is_known(self._coef)):
+        is_last = stage is self.stages[-1]
+        if is_last or not waits or not (self.reads or is_known(self._coef)):
             self._make(is_last=is_last)
         if not waits:
             self._keep(is_last=is_last)
@@ -119,16 +106,16 @@ class ClipWork(Work):
         return decision
 
     def sanitize(self, stage: Stage) -> Norms:
-        if self._undone or any(later.policy.skips for later in self._stages):
+        if self.undone or any(later.policy.skips for later in self.stages):
             self._remember()
         self._gradients.sanitize_()
         _, norms = self._measured(stage, in_units=True)
         return self._foreseen(norms)
 
     def see_nonfinite(self, norms: Norms) -> None:
-        if self._count and self.nonfinite is None:
+        if self.count and self.nonfinite is None:
             self.nonfinite = self._gradients.count_nonfinite(norms.total)
-        if self._explain:
+        if self.explain:
             self.reason = self._gradients.describe_nonfinite()
 
     def complain(self, stage: Stage) -> str:
@@ -136,7 +123,7 @@ class ClipWork(Work):
         return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {found}"
 
     def tell(self, stage: Stage, error: BaseException) -> None:
-        self._failure = error
+        self.failure = error
         self._measured(stage)
 
     def undo(self) -> None:
@@ -150,7 +137,7 @@ class ClipWork(Work):
 
     def _measured(self, stage: Stage, *, in_units: bool = False) -> tuple[GradientSet, Norms]:
         """Return the gradients, and their norms down to the scope of a stage."""
-        scope: Scope = "parameter" if self._each and stage.scope == "total" else stage.scope
+        scope: Scope = "parameter" if self.each and stage.scope == "total" else stage.scope
         order = stage.order
         self._gradients = gradients = self._collected(order if scope == "total" else None)
         self.found, self.is_shared = bool(gradients.gradients), gradients.is_shared
@@ -158,26 +145,24 @@ class ClipWork(Work):
         if scope == "total":
             total = gradients.total_norm(order, in_units=in_units)  # which makes the loss known
             return gradients, Norms(layout, order, total, loss=gradients.loss)
-        if scope == "parameter":
-            norms, present, total, _ = gradients.norms(order).to(layout.device)
-            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
-            whole = whole.with_each(norms)
-        else:
-            norms, present, total, weights = gradients.unit_norms(stage.units, layout.columns).to(layout.device)
-            whole = Norms(layout, order, math.nan, present=present, loss=gradients.loss, complete=gradients.complete)
-            whole = whole._replace(weights=weights).with_units(norms)
+        of_units = scope == "unit"
+        parts = gradients.unit_norms(stage.units, layout.columns) if of_units else gradients.norms(order)
+        norms, present, total, weights = parts.to(layout.device)
+        loss, complete = gradients.loss, gradients.complete
+        whole = Norms(layout, order, math.nan, weights=weights, present=present, loss=loss, complete=complete)
+        whole = whole.with_units(norms) if of_units else whole.with_each(norms)
         if in_units and stage.scope == "total":  # whatever those of each have overflowed to
             total = gradients.total_norm(order, in_units=True)
         return gradients, whole if total is None else whole._replace(total=total)
 
     def _collected(self, order: float | None) -> GradientSet:
-        owners, group, agreement = self._selection.owners, self._group, self._agreement
-        if self._failure is not None:
-            if (failed := told(self._failure, group, owners, agreement)) is None:
-                raise self._failure
+        owners, group, agreement = self.selection.owners, self.group, self.agreement
+        if self.failure is not None:
+            if (failed := told(self.failure, group, owners, agreement)) is None:
+                raise self.failure
             return failed
-        names = self._selection.names
-        return collect(FUNCTION, owners, order, names=names, group=group, loss=self._loss, agreement=agreement)
+        names = self.selection.names
+        return collect(FUNCTION, owners, order, names=names, group=group, loss=self.loss, agreement=agreement)
 
     def _compared(self, stage: Stage) -> tuple[GradientSet, Norms]:
         """Measure, and find out whether all ranks have the same norm: whatever happens on this one."""
@@ -207,7 +192,7 @@ class ClipWork(Work):
 
     def _keep(self, *, is_last: bool) -> None:
         """Remember gradients before they are written, where a stage to come may take that back."""
-        if self._undone and not is_last:
+        if self.undone and not is_last:
             self._remember()
 
     def _remember(self) -> None:

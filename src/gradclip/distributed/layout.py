@@ -57,16 +57,15 @@ class RankLayout:
         scopes: The parameters that are measured together for the total.
         complete: Whether this rank knows of every parameter, so that the norms of all make the total.
         wide: Whether any DTensor has elements of float64.
-        order: The spans of the collectives for the total, in their order.
         known_scopes: The parameters whose norms together go the same way to the total, once these are known.
         known_order: The spans that are on it.
-        whole_order: The spans of the collectives for the norms of single parameters.
         alone: The places of the parameters that need none.
         heads: The places of those that meet a span first.
-        tails: The ways that are ahead of numbers once a span is done, one number for each.
-        members: The places of the parameters whose own norm a span reduces.
-        meshes: The places of the parameters on each mesh.
-        mesh_order: The meshes, in order.
+        tails: The spans of the collectives for the total, in their order, and for each the ways that are ahead of
+            numbers once it is done, one number for each way.
+        members: The spans of the collectives for the norms of single parameters, in their order, and the places of the
+            parameters whose own norm each reduces.
+        meshes: The meshes, in order, and the places of the parameters on each.
         plain: The places of plain tensors.
         any_outside: Whether any DTensor is on a mesh without this rank.
         unsummed: Whether a gradient may come that has yet to be summed over ranks.
@@ -78,16 +77,13 @@ class RankLayout:
     scopes: list[Scope]
     complete: bool
     wide: bool
-    order: list[Span]
     known_scopes: list[Scope]
     known_order: list[Span]
-    whole_order: list[Span]
     alone: list[int]
     heads: Mapping[Span, list[int]]
     tails: Mapping[Span, list[Chain]]
     members: Mapping[Span, list[int]]
     meshes: Mapping[Span, list[int]]
-    mesh_order: list[Span]
     plain: list[int]
     any_outside: bool
     unsummed: bool
@@ -113,14 +109,11 @@ def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None],
         for name, spec, ownership in zip(names, specs, ownerships, strict=True)
     ]
     own = () if group is None else (group,)
-    order = in_order({*own, *(span for share in shares for span in share.chain)})
     whole_order = in_order({span for share in shares for span in share.whole})
     known = [replace(share, chain=share.beyond) for share in shares]
     chains = dict.fromkeys(chain for share in shares for chain in (share.chain, share.beyond))
-    meshes: dict[Span, list[int]] = {}
-    for place, share in enumerate(shares):
-        if share.mesh is not None:
-            meshes.setdefault(share.mesh, []).append(place)
+    order = in_order({*own, *(span for chain in chains for span in chain)})
+    meshes = in_order({share.mesh for share in shares if share.mesh is not None})
     return RankLayout(
         specs=specs,
         group=group,
@@ -128,16 +121,13 @@ def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None],
         scopes=scopes_of(shares, [share.copies for share in shares]),
         complete=not any(ownership and (ownership.disjoint or not ownership.counted) for ownership in ownerships),
         wide=any(spec is not None and spec.tensor_meta.dtype in WIDE for spec in specs),
-        order=order,
         known_scopes=scopes_of(known, [1 if group is None else size_of(share.whole) for share in shares]),
         known_order=in_order({*own, *(span for share in known for span in share.chain)}),
-        whole_order=whole_order,
         alone=[i for i, share in enumerate(shares) if not share.whole],
         heads={span: [i for i, x in enumerate(shares) if x.whole[:1] == (span,)] for span in whole_order},
         tails={span: _tails(span, chains) for span in order},
         members={span: [i for i, x in enumerate(shares) if span in x.whole] for span in whole_order},
-        meshes=meshes,
-        mesh_order=in_order({*meshes}),
+        meshes={mesh: [i for i, x in enumerate(shares) if x.mesh is mesh] for mesh in meshes},
         plain=[place for place, spec in enumerate(specs) if spec is None],
         any_outside=any(share.outside for share in shares),
         unsummed=any(

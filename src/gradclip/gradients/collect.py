@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import layout_of, sharded_and_marks
 from gradclip.distributed.ownership import DECLARED
@@ -19,7 +19,7 @@ from gradclip.gradients.told import told
 from gradclip.numbers import CPU, LARGEST_PLAIN_ORDER, Scalar
 from gradclip.ops import registry
 from gradclip.ops.backend import Batch
-from gradclip.parameters import Parameters, check_ownership, flatten, refuse_element
+from gradclip.parameters import Parameters, check_ownership, check_tensors, flatten
 
 
 def collect(
@@ -66,7 +66,7 @@ def collect(
         if found is None:
             if is_list and names is None:  # of pairs perhaps
                 owners, names = flatten(function, owners)
-            _check_tensors(function, "parameters", owners)
+            check_tensors(function, owners, names)
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
             batch, places, specs, left = found
@@ -89,7 +89,7 @@ def gather(function: str, tensors: Tensor | Iterable[Tensor], *, group: Span | N
     listed: Any = tensors
     try:
         listed, names = flatten(function, tensors, argument="tensors")
-        _check_tensors(function, "tensors", listed)
+        check_tensors(function, listed, names, "tensors")
         everywhere = range(len(listed))
         layout = layout_of(listed, names, None, everywhere, group, are_gradients=True)
         rule = Rule(function, "tensors", listed, names, layout, writes=False)
@@ -127,7 +127,6 @@ def _completed(
         gradients = [found[place] for place in places]
         opened = _opened(rule, places, gradients, batch, taken)
     if layout is not None:
-        agreement = agreement or agreement_of_calls(layout)
         held = Held(layout, owners, places, opened, placed, agreement)
         return OverRanks(rule.argument, owners, rule.names, gradients, held, loss=loss)
     if not gradients and rule.argument == "parameters":
@@ -156,9 +155,3 @@ def _opened(
         is_shared = rule.layout is not None and len(rule.owners) > 0
         opened = registry.open_(rest, local_of(rule.owners[0]).device if is_shared else CPU)
     return opened if batch is None or not old else registry.joined(gradients, [(batch, old), (opened, new)])
-
-
-def _check_tensors(function: str, argument: str, tensors: list[Tensor]) -> None:
-    for place, x in enumerate(tensors):
-        if not isinstance(x, Tensor):
-            refuse_element(function, argument, f"{argument}[{place}]", x)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.norms import scale_units_
-from gradclip.numbers import Scalar, as_float64, coefficient, is_known, is_one
+from gradclip.numbers import Scalar, as_float64, coefficient, is_bad, is_one
 from gradclip.ops.backend import Batch
 from gradclip.parameters import name_at
 from gradclip.sending import indices, placed
@@ -213,5 +213,4 @@ class GradientSet(ABC):
 
     def count_nonfinite(self, unless_finite: Scalar = math.nan) -> Counts:
         """Return the counts of NaN and of infinite elements of each gradient here; see `Batch.count_nonfinite`."""
-        is_bad = is_known(unless_finite) and not math.isfinite(unless_finite)
-        return Counts(self.names(), self.batch.count_nonfinite(unless_finite), is_bad)
+        return Counts(self.names(), self.batch.count_nonfinite(unless_finite), is_bad(unless_finite))

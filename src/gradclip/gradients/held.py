@@ -1,11 +1,12 @@
 """What this rank holds of the gradients of one clip, and what it makes of those that are yet to be summed."""
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any, final
 
 from torch import Tensor
 
-from gradclip.distributed.agreement import Agreement, Placements
+from gradclip.distributed.agreement import Agreement, Placements, agreement_of_calls
 from gradclip.distributed.dtensor import copies_of, is_unsummed, local_of, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
 from gradclip.distributed.span import Span
@@ -26,7 +27,10 @@ class Held:
         places: Which of them have a gradient here.
         batch: The local part of each of these gradients.
         placed: The specs of those gradients that are placed otherwise than their parameters, by their places.
-        agreement: What the ranks know of unsummed gradients.
+        agreement: What the ranks know of unsummed gradients; by default, what they agreed on in earlier calls.
+
+    Attributes:
+        unsummed_place: The place of a parameter whose gradient stands for a part of a sum; None if there is none.
     """
 
     def __init__(
@@ -36,18 +40,18 @@ class Held:
         places: list[int],
         batch: Batch,
         placed: dict[int, Any],
-        agreement: Agreement,
+        agreement: Agreement | None,
     ) -> None:
         self.places = places
         self.batch = batch
         self.layout = layout
         self._owners = owners
         self._placed = placed
-        self._agreement = agreement
-        self._known = agreement.known(layout)
+        self._agreement = agreement or agreement_of_calls(layout)
+        self._known = self._agreement.known(layout)
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
-        self._part_of_a_sum = next(iter(self._unsummed), None)
+        self.unsummed_place = next(iter(self._unsummed), None)
         self._home = home(local_of(owners[0]).device) if owners else CPU
         if not owners and layout.group is not None:
             self._home = layout.group.serves(CPU)
@@ -84,16 +88,13 @@ class Held:
 
     def copies(self, places: list[int]) -> list[int]:
         """Return how many ranks hold each element of parameters, once sums that are due are made."""
-        return [self._copies(place) for place in places]
+        found = [(place, self._other_spec(place)) for place in places]
+        return [self.layout.shares[place].copies if spec is None else copies_of(spec) for place, spec in found]
 
     def rows(self, place: int, units: Units) -> Tensor | slice:
         """Return which units of a parameter this rank has the gradient of."""
         spec = self._other_spec(place)
         return self.layout.rows(place, units) if spec is None else local_rows(spec, units)
-
-    def _copies(self, place: int) -> int:
-        spec = self._other_spec(place)
-        return self.layout.shares[place].copies if spec is None else copies_of(spec)
 
     def _other_spec(self, place: int) -> Any:
         """Return how a gradient is placed, if otherwise than its parameter."""
@@ -101,30 +102,26 @@ class Held:
 
     # Gradients that are unsummed.
 
-    def unsummed_place(self) -> int | None:
-        """Return the place of a parameter whose gradient stands for a part of a sum; None if there is none."""
-        return self._part_of_a_sum
-
-    def sum_up(self, meshes: list[Span]) -> None:
+    def sum_up(self, meshes: Collection[Span]) -> None:
         """Sum those gradients that all ranks of these meshes know to be unsummed."""
         for mesh in meshes:
             if self._known and mesh in self.layout.meshes and mesh not in self._summed:
                 due = {i: self._known[i] for i in self.layout.meshes[mesh] if i in self._known}
                 there = {i: x for i, x in self._found.items() if self._unsummed.get(i) == self._agreed(i)}
                 self._summed[mesh] = summed(mesh, due, there, self._owners)
-                self._part_of_a_sum = next(iter(self._summed[mesh]), self._part_of_a_sum)
+                self.unsummed_place = next(iter(self._summed[mesh]), self.unsummed_place)
 
-    def is_unexpected(self, meshes: list[Span]) -> bool:
+    def is_unexpected(self, meshes: Collection[Span]) -> bool:
         """Whether a gradient is unsummed and was not known to be, or the other way round."""
         places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ()) if i in self._found]
         return any(self._unsummed.get(i) != self._agreed(i) for i in places)
 
-    def has_all(self, meshes: list[Span]) -> bool:
+    def has_all(self, meshes: Collection[Span]) -> bool:
         """Whether this rank has each gradient of these meshes that any of their ranks can have."""
         places = [i for mesh in meshes for i in self.layout.meshes.get(mesh, ())]
         return all(i in self._found or not self._owners[i].requires_grad for i in places)
 
-    def agree(self, meshes: list[Span]) -> None:
+    def agree(self, meshes: Collection[Span]) -> None:
         """Agree with all ranks of these meshes on which gradients are unsummed."""
         for mesh in meshes:
             self._agreement.renew(self.layout, mesh, self._unsummed)

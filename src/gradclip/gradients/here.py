@@ -33,24 +33,23 @@ class Here(GradientSet):
         return super().norm_and_coefficient(order, max_norm, eps)
 
     def norms(self, order: float) -> Parts:
-        return self._spread(norms_of(self.batch, order))
+        return Parts(self._spread(norms_of(self.batch, order)), self._places)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:
         self.check_dense()
         weights = open_([self.owners[place].detach() for place in self.places])
         both = [numbers.finish_each(unit_partials_of(batch, units), units.order) for batch in (self.batch, weights)]
-        norms, present, *_ = self._spread(both[0], columns)
-        return Parts(norms, present, weights=self._spread(both[1], columns).norms)
+        return Parts(self._spread(both[0], columns), self._places, weights=self._spread(both[1], columns))
 
-    def _spread(self, values: Tensor, columns: list[Tensor] | None = None) -> Parts:
+    def _spread(self, values: Tensor, columns: list[Tensor] | None = None) -> Tensor:
         """Put the numbers of the gradients, one each or one for each unit, where those of their owners are."""
         if self._places is None:
-            return Parts(values, None)
+            return values
         where = indices(self._places, values.device) if columns is None else self._rows(columns)
         size = len(self.owners) if columns is None else sum(map(len, columns))
         whole = torch.full((size,), torch.nan, dtype=torch.float64, device=values.device)
         whole[where] = values
-        return Parts(whole, self._places)
+        return whole
 
     def _rows(self, columns: list[Tensor]) -> Tensor:
         return (

@@ -1,8 +1,9 @@
 """From an owner to the local, plain tensor that this rank works on: one rule, which the walk in C++ only speeds up."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
+import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
@@ -11,9 +12,14 @@ from gradclip.distributed.dtensor import can_be_unsummed, is_dtensor, is_unsumme
 from gradclip.distributed.fsdp1 import without_padding
 from gradclip.distributed.layout import RankLayout
 from gradclip.distributed.unsummed import is_reducible
-from gradclip.gradients.kinds import check_gradient, refuse_gradient
+from gradclip.ops.overlap import overlaps, refuse_overlap
+from gradclip.ops.registry import values_of
 from gradclip.parameters import name_at
-from gradclip.torch_private import arrived, local_of_dtensor, spec_of_dtensor
+from gradclip.torch_private import arrived, is_fake, is_lazy_zero, local_of_dtensor, spec_of_dtensor
+from gradclip.tracing import is_traced
+
+PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
+"""Dtypes with several numbers in an element."""
 
 
 @final
@@ -63,7 +69,27 @@ class Rule(NamedTuple):
 
     def check(self, place: int, local: Tensor) -> None:
         """Check that the local part of a gradient has a norm, and where it is to be written, that it can be."""
-        check_gradient(self.function, lambda: self._name(place), local, writes=self.writes)
+        reason = None
+        if not local.is_floating_point() and not local.is_complex():
+            reason = "Only these have a norm."
+        elif local.is_nested:
+            reason = "Take its parts: `x.unbind()`."
+        elif local.layout not in {torch.strided, torch.sparse_coo}:
+            reason = "Convert it to a strided or a sparse COO tensor."
+        elif is_dtensor(local):
+            reason = (
+                "Its parameter is a plain tensor, which does not say how other ranks hold it: make it a DTensor too."
+            )
+        elif is_fake(local) and not is_traced():
+            reason = "It has a shape and no numbers: materialize the model first."
+        elif local.dtype in PACKED:
+            reason = "Its elements hold several numbers each: unpack them."
+        elif self.writes and not is_traced() and is_lazy_zero(local):
+            reason = "It is a lazy zero, without memory: `p.grad = p.grad.clone()`."
+        if reason is not None:
+            self._refuse(place, local, reason)
+        if self.writes and overlaps(values_of(local)):
+            refuse_overlap(self.function, self._name(place), values_of(local))
 
     def is_outside(self, place: int) -> bool:
         """Whether nothing of a gradient is here: its owner is on a mesh without this rank."""
@@ -94,4 +120,12 @@ class Rule(NamedTuple):
         elif is_unsummed(own) and not (can_be_unsummed(spec) and is_reducible(tuple(own.placements))):
             reason = f"It is placed as {own.placements}, which cannot be summed: redistribute it."
         if reason is not None:
-            refuse_gradient(self.function, self._name(place), gradient, reason)
+            self._refuse(place, gradient, reason)
+
+    def _refuse(self, place: int, gradient: Tensor, reason: str) -> NoReturn:
+        """Raise for a gradient of a kind that has no norm here."""
+        msg = (
+            f"`{self.function}` must be given real or complex floating-point gradients, got {type(gradient).__name__} "
+            f"of {gradient.dtype} ({gradient.layout}) at {self._name(place)}. {reason}"
+        )
+        raise TypeError(msg)

@@ -95,18 +95,13 @@ class OverRanks(GradientSet):
         def fill(places: list[int], values: Tensor) -> None:
             there, gradients = self._held.open(places)
             weights = open_([local_of(self.owners[place]) for place in places])
-            rows = (
-                [self._held.rows(place, units) for place in there],
-                [self._layout.rows(place, units) for place in places],
-            )
-            copies = self._held.copies(there), self._layout.copies(places)
-            for row, which, batch in ((0, there, gradients), (1, places, weights)):
+            for row, held, which, batch in ((0, self._held, there, gradients), (1, self._layout, places, weights)):
                 if batch.tensors:
-                    where = torch.cat([_at(columns[place], held) for place, held in zip(which, rows[row], strict=True)])
+                    where = torch.cat([_at(columns[place], held.rows(place, units)) for place in which])
                     own = unit_partials_of(batch, units).to(values.device)
                     if not is_extremum(order):
-                        counts = [units.count(tuple(x.shape)) for x in batch.tensors]
-                        repeated = [copy for copy, n in zip(copies[row], counts, strict=True) for _ in range(n)]
+                        pairs = zip(batch.tensors, held.copies(which), strict=True)
+                        repeated = [copies for x, copies in pairs for _ in range(units.count(tuple(x.shape)))]
                         own = own / sent(repeated, own.device)
                     values[row, where] = own
 
@@ -141,7 +136,7 @@ class OverRanks(GradientSet):
 
     def clamp_(self, bound: Scalar) -> None:
         """Do so, where no element stands for a part of a sum: clamped parts would not make a clamped sum."""
-        if (place := self._held.unsummed_place()) is not None:
+        if (place := self._held.unsummed_place) is not None:
             raise TypeError(
                 "Clipping by value must be given gradients that are summed, got a Partial DTensor at "
                 f"{self.name_of(place)}. Redistribute it before, or clip by norm."
@@ -159,8 +154,8 @@ class OverRanks(GradientSet):
 
     def _total(self, order: float, factor: Scalar) -> Scalar:
         self._passage.start(order)
-        self._held.sum_up(self._layout.mesh_order)
-        total = self._passage.total(self._layout.order, lambda: self._measured(order, factor), order)
+        self._held.sum_up(self._layout.meshes)
+        total = self._passage.total(self._layout.tails, lambda: self._measured(order, factor), order)
         self.loss = self._passage.loss
         return total
 

@@ -3,7 +3,7 @@
 With the numbers travel flags, so that whatever goes wrong on one rank is known to all that wait for it, and all raise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias, TypeVar, final
 
 import torch
@@ -56,7 +56,7 @@ class Passage:
             [span for span, flags in self._passed if on_host(flags.nonfinite) and not on_host(flags.failed)], own
         )
 
-    def total(self, order_of_spans: list[Span], measured: Callable[[], Partials], order: float) -> Scalar:
+    def total(self, order_of_spans: Iterable[Span], measured: Callable[[], Partials], order: float) -> Scalar:
         """Send partials through the chains that are ahead of them, and return the norm of all.
 
         Args:
@@ -107,8 +107,7 @@ class Passage:
         self.start(order)
         self.attempt(lambda: fill(self._held.layout.alone, values), None)
         self.flags = self.flags.noting_each(values[0], order)
-        for span in self._held.layout.whole_order:
-            members = self._held.layout.members[span]
+        for span, members in self._held.layout.members.items():
             columns, places = where(members), indices(members, values.device)
             self._held.sum_up(self._meshes(span))
             before = self.flags
@@ -153,9 +152,9 @@ class Passage:
             self._failure = self._failure or ValueError("a gradient is placed otherwise than on other ranks.")
         return True
 
-    def _meshes(self, span: Span) -> list[Span]:
+    def _meshes(self, span: Span) -> Collection[Span]:
         """Return the meshes whose gradients are first reduced over a span."""
-        return self._held.layout.mesh_order if span is self._held.layout.group else [span]
+        return self._held.layout.meshes if span is self._held.layout.group else [span]
 
     def attempt(self, measured: Callable[[], T], otherwise: T) -> T:
         """Measure, or remember why that failed: the others are waiting."""

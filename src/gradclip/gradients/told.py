@@ -8,7 +8,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from gradclip.distributed.agreement import Agreement, agreement_of_calls
+from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import RankLayout, layout_of, made
 from gradclip.distributed.span import Span
@@ -43,7 +43,7 @@ def told(
     if layout is None:
         return None
     nothing = open_([], local_of(tensors[0]).device if tensors else CPU)
-    held = Held(layout, tensors, [], nothing, {}, agreement or agreement_of_calls(layout))
+    held = Held(layout, tensors, [], nothing, {}, agreement)
     return OverRanks("parameters", tensors, None, [], held, failure=error)
 
 

@@ -78,7 +78,7 @@ class Clippers:
         family.is_called = True
         self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
         with family.clipper._turn:
-            total = as_float64(self._told(family, max_norm, total_norm).clip()._total)
+            total = as_float64(family.told(max_norm, total_norm).clip()._total)
         family.remember()
         return total
 
@@ -129,7 +129,7 @@ class Clippers:
                 "the loss. Call `clip_grad_norm_` in the closure, after `backward()`, if you want it so."
             )
         with family.clipper._turn:
-            self._told(family, math.inf, None)._clip_before(optimizer, loss)
+            family.told()._clip_before(optimizer, loss)
         self._in_steps[optimizer] = False
 
     def leave_out(self, optimizer: Optimizer) -> None:
@@ -138,7 +138,7 @@ class Clippers:
             family = self._family_for(optimizer)
         if family is not None:
             with family.clipper._turn:
-                self._told(family, math.inf, None)._hear_overflow(optimizer)
+                family.told()._hear_overflow(optimizer)
 
     def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
         """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
@@ -250,14 +250,6 @@ class Clippers:
                 self._asleep.remove(asleep)
                 return found
         return None
-
-    @staticmethod
-    def _told(family: Family, max_norm: float, total_norm: Scalar | None) -> GradClipper:
-        """Return the clipper of a family, which knows what to hold norms against."""
-        policy = family.clipper.policy
-        if isinstance(policy, Given):
-            policy.max_norm, policy.total_norm = max_norm, total_norm
-        return family.clipper
 
     def _made_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         family = self._awake(parameters, settings)

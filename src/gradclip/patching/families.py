@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -19,6 +19,7 @@ from gradclip.policies.policy import Decision
 
 
 @final
+@dataclass(eq=False)
 class Given(Policy):
     """The bound that a caller gives at each call, by the formula of `clip_grad_norm_`.
 
@@ -30,16 +31,11 @@ class Given(Policy):
         total_norm: The norm that the caller holds against it; None for that of the gradients.
     """
 
-    def __init__(self, norm_type: float) -> None:
-        self._norm_type = norm_type
-        self.max_norm: float = math.inf
-        self.total_norm: Scalar | None = None
+    norm_type: float = 2.0
+    max_norm: float = field(default=math.inf, init=False)
+    total_norm: Scalar | None = field(default=None, init=False)
 
-    @property
-    def norm_type(self) -> float:  # noqa: D102 -- as its base says, and so below
-        return self._norm_type
-
-    def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- it learns nothing
+    def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- as its base says; it learns nothing
         return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:  # noqa: D102
@@ -47,7 +43,7 @@ class Given(Policy):
         return Decision(coefficient(total, self.max_norm, 1e-6), self.max_norm), state
 
     def __repr__(self) -> str:
-        return f"clip_grad_norm_(norm_type={self._norm_type:g})"
+        return f"clip_grad_norm_(norm_type={self.norm_type:g})"
 
 
 Settings: TypeAlias = tuple[float | None, bool]
@@ -79,6 +75,12 @@ class Family:
     def parameters(self) -> list[Tensor]:
         """All that it has been about."""
         return self.clipper._selection.owners
+
+    def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
+        """Return the clipper, which knows what to hold norms against."""
+        if isinstance(policy := self.clipper.policy, Given):
+            policy.max_norm, policy.total_norm = max_norm, total_norm
+        return self.clipper
 
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
         """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""

@@ -37,7 +37,8 @@ class Hearing:
         hear(self)
 
     def end(self) -> None:
-        """Hear no more."""
+        """Hear no more, and have no clipper clip."""
+        self._clippers.end()
         flush()
         self._hook.remove()
         LISTENERS[:] = [listener for listener in LISTENERS if listener not in self._listeners]  # or it is dropped

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -50,14 +49,12 @@ class Patch:
         self._is_active, self._times = True, 1
         self._clippers = Clippers(policy) if policy is not None or sinks else None
         torchs = originals()
-        self._originals = {True: torchs, False: {} if self._clippers is None else ours()}  # by whether they are torch's
         self.unreached = sorted(set(holders_of(torchs)))
-        self._owns = {
-            original: self._in_place_of(name, is_torchs=is_torchs)
-            for is_torchs, functions in self._originals.items()
-            for name, original in functions.items()
-        }
-        self._replaced = _exchange(self._owns)
+        self._originals = {(name, True): function for name, function in torchs.items()}  # and whether it is torch's
+        if self._clippers is not None:
+            self._originals |= {(name, False): function for name, function in ours().items()}
+        self._owns = {key: self._in_place_of(*key) for key in self._originals}
+        self._replaced = _exchange({original: self._owns[key] for key, original in self._originals.items()})
         self._hearing = None if self._clippers is None else Hearing(self._clippers, sinks, self._holds)
 
     @property
@@ -67,14 +64,12 @@ class Patch:
 
     def undo(self) -> None:
         """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
-        back = {own: original for original, own in self._owns.items()}
+        back = {own: self._originals[key] for key, own in self._owns.items()}
         _exchange(back)
         for other in _CURRENT:
             other._go_on_without(back)
         self._is_active = False
         self._replaced.clear()
-        if self._clippers is not None:
-            self._clippers.end()
         if self._hearing is not None:
             self._hearing.end()
             self._hearing = None
@@ -84,9 +79,7 @@ class Patch:
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._times -= 1
         if self._times <= 0:
             self.undo()
@@ -97,11 +90,9 @@ class Patch:
 
     def _go_on_without(self, back: dict[Function, Function]) -> None:
         """Stand in place of what another patch, which ends before this one, had replaced."""
-        self._owns = {back.get(original, original): own for original, own in self._owns.items()}
-        for functions in self._originals.values():
-            functions.update({name: back.get(original, original) for name, original in functions.items()})
+        self._originals = {key: back.get(original, original) for key, original in self._originals.items()}
 
-    def _in_place_of(self, name: str, *, is_torchs: bool) -> Function:
+    def _in_place_of(self, name: str, is_torchs: bool) -> Function:  # noqa: FBT001 -- the key of the function
         """Return what is called in place of a function, of torch or of ours."""
         own: Function = getattr(functional, name)
         if self._clippers is not None and name in CLIPPING:
@@ -112,7 +103,7 @@ class Patch:
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
             if not self._is_active or not OF_OURS.isdisjoint(kwargs):  # and somebody has kept it
-                return self._originals[is_torchs][name](*args, **kwargs)
+                return self._originals[name, is_torchs](*args, **kwargs)
             if not args and given in kwargs:
                 args = (kwargs.pop(given),)
             listed = [_walkable(x) for x in args[:1]]
@@ -120,13 +111,13 @@ class Patch:
                 found = own(*listed, *args[1:], **kwargs)
             except TypeError:
                 if not _fits(signature, args, kwargs):
-                    self._originals[is_torchs][name](*args, **kwargs)  # whose words are about its own arguments
+                    self._originals[name, is_torchs](*args, **kwargs)  # whose words are about its own arguments
                 raise
             return _as_torch_returns(found, listed[0]) if returns_norm and is_torchs else found
 
-        functools.update_wrapper(replacement, self._originals[is_torchs][name])
+        functools.update_wrapper(replacement, self._originals[name, is_torchs])
         vars(replacement).pop("__wrapped__")  # which holds the function, for the next to find
-        vars(replacement)["__signature__"] = signature = inspect.signature(self._originals[is_torchs][name])
+        vars(replacement)["__signature__"] = signature = inspect.signature(self._originals[name, is_torchs])
         return replacement
 
     def _clip_grad_norm_(

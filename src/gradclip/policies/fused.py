@@ -65,13 +65,7 @@ class Fused:
     def decide_unread(
         self, norms: Norms, state: Any, withheld: Condition, *, skips_nonfinite: bool
     ) -> tuple[Decision, Any]:
-        """Do so where the host does not know whether the step happens.
-
-        Args:
-            norms: The norms, on a device.
-            state: What the policy has learned.
-            withheld: Whether the step does not happen whatever they are.
-            skips_nonfinite: Whether it does not happen where the total norm is NaN or infinite.
+        """Do so where the host does not know whether the step happens; `stages.run_unread` has the same arguments.
 
         Returns:
             What it decides, and to multiply by 1 where it says to skip; and what it has learned, which of a step that

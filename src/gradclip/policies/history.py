@@ -7,6 +7,7 @@ on another device it stays a tensor, and nothing is read back.
 
 import math
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NoReturn, final
 
 import torch
@@ -45,30 +46,22 @@ def asked(withheld: Condition, why: str) -> bool:
 
 
 @final
+@dataclass(slots=True, eq=False, repr=False)
 class History:
     """The norms of a scope in past steps, the oldest first.
 
     Args:
         window: How many to remember; None for all.
         columns: One column for each norm of the scope; a total norm has one.
-        holds: What its numbers may be; sizes, as norms are.
         rows: In place of columns where the norms are on another device: of shape (steps,) or (steps, norms).
+        holds: What its numbers may be; sizes, as norms are.
     """
 
-    __slots__ = ("columns", "holds", "rows", "window")
-
-    def __init__(
-        self,
-        window: int | None,
-        columns: tuple[Column, ...] = (),
-        rows: Tensor | None = None,
-        *,
-        holds: Within = SIZE,
-    ) -> None:
-        self.holds = holds
-        self.window = window
-        self.columns = columns
-        self.rows = rows
+    window: int | None
+    columns: tuple[Column, ...] = ()
+    rows: Tensor | None = None
+    _: KW_ONLY
+    holds: Within = SIZE
 
     @staticmethod
     def of(window: int | None, width: int = 1, *, holds: Within = SIZE) -> "History":

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal, NamedTuple, NoReturn, TypeAlias, final
@@ -89,15 +89,13 @@ class Layout:
         """Return some of the parameters, by their places."""
         ends = list(accumulate(self.units))
         units = [unit for place in places for unit in range(ends[place] - self.units[place], ends[place])]
-        layout = Layout(
+        layout = replace(
+            self,
             names=tuple(self.names[i] for i in places),
             numels=tuple(self.numels[i] for i in places),
             units=tuple(self.units[i] for i in places),
             groups=None if self.groups is None else tuple(self.groups[i] for i in places),
-            group_count=self.group_count,
-            device=self.device,
             ndims=tuple(self.ndims[i] for i in places) if self.ndims else (),
-            has_complex=self.has_complex,
         )
         return Subset(layout, places, indices(places, self.device), indices(units, self.device))
 

@@ -9,9 +9,8 @@ from operator import or_
 from typing import Any, NamedTuple, final
 
 import torch
-from torch import Tensor
 
-from gradclip.numbers import Scalar, as_float64
+from gradclip.numbers import as_float64
 from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import Composed, spread
 from gradclip.policies.fixed import FixedNorm
@@ -223,8 +222,8 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
     threshold = torch.full_like(coef, math.inf)
     for decision, part in zip(decisions, parts, strict=True):
         places = part.subset.places if scope == "parameter" else part.subset.units
-        coef[places] = _filled(decision.coef, decision.scope, scope, part.subset.layout, coef)
-        threshold[places] = _filled(decision.threshold, decision.scope, scope, part.subset.layout, coef)
+        for whole, own in ((coef, decision.coef), (threshold, decision.threshold)):
+            whole[places] = as_float64(spread(own, decision.scope, scope, part.subset.layout), whole.device)
     clamp = None
     if any(decision.clamp is not None for decision in decisions):
         clamp = torch.full((len(norms.layout.names),), math.inf, dtype=torch.float64, device=coef.device)
@@ -232,7 +231,3 @@ def _merged(decisions: list[Decision], parts: list[Part], norms: Norms) -> Decis
             if decision.clamp is not None:
                 clamp[part.subset.places] = as_float64(decision.clamp, coef.device)
     return Decision(coef, threshold, scope, reduce(or_, [decision.skip for decision in decisions]), clamp)
-
-
-def _filled(x: Scalar, scope: Scope, finer: Scope, layout: Layout, like: Tensor) -> Tensor:
-    return as_float64(spread(x, scope, finer, layout), like.device)

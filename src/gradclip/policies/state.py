@@ -59,9 +59,7 @@ def check_state(policy: object, state: Any, layout: Layout) -> None:
         case tuple():
             for value in state:
                 check_state(policy, value, layout)
-        case bool():
-            refuse_form(policy, state)
-        case History() | int() | float():
+        case History() | int() | float() if not isinstance(state, bool):
             pass
         case _:
             refuse_form(policy, state)

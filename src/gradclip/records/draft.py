@@ -73,7 +73,7 @@ class Draft:
 
     def fetch(self) -> Transfer:
         """Put copies on the host in place of what is elsewhere, and return what makes them."""
-        tensors = [x for x in (*self._numbers, *self._vectors()) if isinstance(x, Tensor) and not is_ready(x)]
+        tensors = [x for x in (*self._numbers, *self._vectors()) if not is_ready(x)]
         device = tensors[0].device
         vector = torch.cat([x.detach().reshape(-1).to(device, torch.float64, non_blocking=True) for x in tensors])
         transfer = Transfer(vector)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,9 +55,21 @@ def assert_clipped(
         Traceback (most recent call last):
         AssertionError: step 1 of SGD used gradients of total norm ..., above max_norm 0.1...
     """
-    bound, order, rtol = _checked(optimizer, max_norm, norm_type, rtol)
-    check = _Check(optimizer, bound, order, rtol)
-    last = optimizer.register_step_pre_hook(check.before_step)
+    if not isinstance(optimizer, Optimizer):
+        msg = f"`assert_clipped(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
+        raise TypeError(msg)
+    bound = check_number("assert_clipped", "max_norm", max_norm, at_least=0.0)
+    order = check_number("assert_clipped", "norm_type", norm_type, above=0.0)
+    share = None if rtol is None else check_number("assert_clipped", "rtol", rtol, at_least=0.0)
+    steps = 0
+
+    def before_step(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
+        nonlocal steps
+        steps += 1
+        name = f"step {steps} of {type(optimizer).__name__}"
+        return once_gradients_exist(args, kwargs, lambda _: _assert_bounded(name, optimizer, bound, order, share))
+
+    last = optimizer.register_step_pre_hook(before_step)
 
     def stay_last(stepping: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
         if stepping is optimizer:  # hooks that were registered since run before it
@@ -69,53 +81,25 @@ def assert_clipped(
     finally:
         first.remove()
         last.remove()
-    if check.steps == 0:
+    if steps == 0:
         msg = f"no step of {type(optimizer).__name__} ran inside `assert_clipped`, so nothing was proved"
         raise AssertionError(msg)
 
 
-@final
-class _Check:
-    def __init__(self, optimizer: Optimizer, max_norm: float, norm_type: float, rtol: float | None) -> None:
-        self.steps = 0
-        self._optimizer = optimizer
-        self._max_norm = max_norm
-        self._norm_type = norm_type
-        self._rtol = rtol
-
-    def before_step(
-        self,
-        optimizer: Optimizer,  # noqa: ARG002
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> StepArguments | None:
-        self.steps += 1
-        return once_gradients_exist(args, kwargs, lambda _: self._assert_bounded())
-
-    def _assert_bounded(self) -> None:
-        if float(fused_overflow(self._optimizer) or 0.0) > 0.0:
-            return  # a scaler has found an overflow, and the step uses nothing
-        gradients = _gradients(self._optimizer)
-        scale = fused_scale(self._optimizer)  # which a fused optimizer divides by
-        norm = _norm(gradients, self._norm_type) / (1.0 if scale is None else float(scale))
-        rtol = self._rtol
-        if rtol is None:
-            rtol = ROUNDINGS * max((torch.finfo(x.dtype).eps for x in gradients), default=0.0)
-        if not norm <= self._max_norm * (1.0 + rtol):
-            msg = (
-                f"step {self.steps} of {type(self._optimizer).__name__} used gradients of total norm {norm:.9g}, above "
-                f"max_norm {self._max_norm:g} by more than a share of {rtol:.2g}"
-            )
-            raise AssertionError(msg)
-
-
-def _checked(optimizer: object, max_norm: object, norm_type: object, rtol: object) -> tuple[float, float, float | None]:
-    if not isinstance(optimizer, Optimizer):
-        msg = f"`assert_clipped(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}."
-        raise TypeError(msg)
-    bound = check_number("assert_clipped", "max_norm", max_norm, at_least=0.0)
-    order = check_number("assert_clipped", "norm_type", norm_type, above=0.0)
-    return bound, order, None if rtol is None else check_number("assert_clipped", "rtol", rtol, at_least=0.0)
+def _assert_bounded(step: str, optimizer: Optimizer, max_norm: float, norm_type: float, rtol: float | None) -> None:
+    if float(fused_overflow(optimizer) or 0.0) > 0.0:
+        return  # a scaler has found an overflow, and the step uses nothing
+    gradients = _gradients(optimizer)
+    scale = fused_scale(optimizer)  # which a fused optimizer divides by
+    norm = _norm(gradients, norm_type) / (1.0 if scale is None else float(scale))
+    if rtol is None:
+        rtol = ROUNDINGS * max((torch.finfo(x.dtype).eps for x in gradients), default=0.0)
+    if not norm <= max_norm * (1.0 + rtol):
+        msg = (
+            f"{step} used gradients of total norm {norm:.9g}, above max_norm {max_norm:g} by more than a share of "
+            f"{rtol:.2g}"
+        )
+        raise AssertionError(msg)
 
 
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
