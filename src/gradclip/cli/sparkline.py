@@ -30,17 +30,11 @@ def sparkline(values: Tensor, width: int, encoding: str = "utf-8") -> str:
         levels = BLOCKS
     except UnicodeEncodeError:
         levels = ASCII
-    pieces = values.double().tensor_split(max(1, min(width, len(values))))
-    logs = torch.stack([torch.nanmedian(_logs(piece)) if len(piece) else torch.tensor(math.nan) for piece in pieces])
-    known = logs[logs.isfinite()]
-    if not len(known):
-        return " " * len(logs)
-    low, high = known.min().item(), known.max().item()
+    logs = torch.where(values.isfinite() & (values > 0.0), values, math.nan).double().log()
+    medians = [torch.nanmedian(piece).item() for piece in logs.tensor_split(max(1, min(width, len(logs))))]
+    known = [median for median in medians if not math.isnan(median)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     step = (high - low) / (len(levels) - 1)
     if step < 1e-6:  # noqa: PLR2004 -- the same but for rounding
-        return "".join(levels[len(levels) // 2] if math.isfinite(x) else " " for x in logs.tolist())
-    return "".join(levels[round((x - low) / step)] if math.isfinite(x) else " " for x in logs.tolist())
-
-
-def _logs(values: Tensor) -> Tensor:
-    return torch.where(values.isfinite() & (values > 0.0), values, math.nan).log()
+        low, step = low - len(levels) // 2, 1.0
+    return "".join(" " if math.isnan(median) else levels[round((median - low) / step)] for median in medians)

@@ -95,11 +95,11 @@ def _shares(given: Any) -> Worst:
     """Return names and shares; nothing where it is not the list of ours: others may call anything so."""
     found: list[tuple[str, float]] = []
     for entry in given if isinstance(given, list) else ():
-        if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str:  # noqa: PLR2004 -- a pair
-            return ()
-        if (share := _norm(entry[1])) is None:
-            return ()
-        found.append((_name(entry[0]), share))
+        match entry:
+            case [str(name), value] if (share := _norm(value)) is not None:
+                found.append((_name(name), share))
+            case _:
+                return ()
     return tuple(found)
 
 

@@ -18,7 +18,6 @@ import csv
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
-from typing import NamedTuple, final
 
 import polars as pl
 
@@ -41,14 +40,6 @@ KEPT_BY_MLFLOW = re.compile(rb"\d{13} \S+ \d+\r?\n")
 """How a file begins that holds one metric: by a time in milliseconds."""
 
 
-@final
-class Head(NamedTuple):
-    """What stands between cells, and the names of columns."""
-
-    separator: str
-    names: list[str]
-
-
 def read_table(source: Source) -> Iterator[Chunk]:
     """Return the rows of a table, piece by piece.
 
@@ -64,20 +55,20 @@ def read_table(source: Source) -> Iterator[Chunk]:
     if are_words:
         first, rest = _tabbed(first), map(_tabbed, rest)
     first = first.since(line)
-    names = first.data.partition(b"\n")[0].decode(errors="replace").strip()
-    separator = max(SEPARATORS, key=names.count)
+    heading = first.data.partition(b"\n")[0].decode(errors="replace").strip()
+    separator = max(SEPARATORS, key=heading.count)
     _, _, cells = next(_rows([first], separator, source), (line, False, list[str]()))
-    head = Head(separator, [cell.strip() for cell in cells])
-    if head.names and all(map(is_number, head.names)):
+    names = [cell.strip() for cell in cells]
+    if names and all(map(is_number, names)):
         source.refuse("the first line must name the columns, and holds numbers. Write their names above it.", line)
-    source.choose([dict.fromkeys(head.names)])
+    source.choose([dict.fromkeys(names)])
     first = first.since(line + 1 + sum(cell.count("\n") for cell in cells))
     for piece in chain([first], rest):
-        if chunk := _by_polars(piece, head, source):
+        if chunk := _by_polars(piece, separator, names, source):
             yield chunk
         else:  # a cell over several lines may go on in the next piece
             some = chain([piece], rest) if b'"' in piece.data else [piece]
-            yield from chunks_of(_entries(_rows(some, separator, source), head, source), source)
+            yield from chunks_of(_entries(_rows(some, separator, source), names, source), source)
 
 
 def _heading(first: Piece, source: Source) -> tuple[int, bool]:
@@ -100,14 +91,14 @@ def _tabbed(piece: Piece) -> Piece:
     return Piece(piece.line, BLANKS.sub(b"\t", AHEAD.sub(b"", piece.data)), piece.open)
 
 
-def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
+def _by_polars(piece: Piece, separator: str, names: list[str], source: Source) -> Chunk | None:
     """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
-    places = {role: str(head.names.index(name)) for role, name in source.fields.items()}
-    numbered = head.separator.join(map(str, range(len(head.names)))).encode() + b"\n"
+    places = {role: str(names.index(name)) for role, name in source.fields.items()}
+    numbered = separator.join(map(str, range(len(names)))).encode() + b"\n"
     try:
         cells = pl.read_csv(
             numbered + piece.data,
-            separator=head.separator,
+            separator=separator,
             columns=list(places.values()),
             infer_schema=False,
             truncate_ragged_lines=True,
@@ -126,13 +117,13 @@ def _by_polars(piece: Piece, head: Head, source: Source) -> Chunk | None:
 
 
 def _entries(
-    rows: Iterable[tuple[int, bool, list[str]]], head: Head, source: Source
+    rows: Iterable[tuple[int, bool, list[str]]], names: list[str], source: Source
 ) -> Iterator[tuple[int, dict[str, str]]]:
     for line, is_open, cells in rows:
-        if is_open and 0 < len(cells) < len(head.names):
+        if is_open and 0 < len(cells) < len(names):
             source.torn.add(line)
         elif cells:
-            named = list(zip(head.names, cells, strict=False))
+            named = list(zip(names, cells, strict=False))
             yield line, dict(reversed(named))  # of two columns of one name the first counts
 
 

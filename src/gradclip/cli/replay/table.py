@@ -1,11 +1,10 @@
 """The steps of replays as a table that other programs read."""
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from gradclip.analysis import Replay
+import polars as pl
+from torch import Tensor
+
 from gradclip.analysis.series import Series
 from gradclip.cli.replay.rows import Played
 
@@ -15,28 +14,20 @@ def table(series: Series, played: Sequence[Played]) -> bytes:
 
     A cell is empty where a number is not known, or not finite.
     """
-    names = ["step", "norm"]
-    columns: list[Iterable[object]] = [series.steps.tolist(), _numbers(series.norms.tolist())]
-    for each in played:
-        if each.replayed is None:
+    rows = pl.DataFrame({"step": series.steps.numpy(), "norm": _finite(series.norms)})
+    for name, replayed in ((each.named.name, each.replayed) for each in played):
+        if replayed is None:
             continue
-        single = each.replayed.thresholds.ndim == 1
-        if single:
-            names.append(f"{each.named.name} threshold")
-            columns.append(_numbers(each.replayed.thresholds.tolist()))
-        names += [f"{each.named.name} norm after", f"{each.named.name} status"]
-        columns += [_numbers(each.replayed.norms_after.tolist()), _statuses(each.replayed)]
-    rows = io.StringIO(newline="")
-    writer = csv.writer(rows)
-    writer.writerow(names)
-    writer.writerows(zip(*columns, strict=True))
-    return rows.getvalue().encode()
+        if replayed.thresholds.ndim == 1:
+            rows = rows.with_columns(_finite(replayed.thresholds).alias(f"{name} threshold"))
+        clipped, skipped = (pl.lit(pl.Series(each.numpy())) for each in (replayed.clipped, replayed.skipped))
+        status = pl.when(skipped).then(pl.lit("skipped")).when(clipped).then(pl.lit("clipped")).otherwise(pl.lit("ok"))
+        rows = rows.with_columns(
+            _finite(replayed.norms_after).alias(f"{name} norm after"), status.alias(f"{name} status")
+        )
+    return rows.write_csv(line_terminator="\r\n").encode()
 
 
-def _numbers(values: list[float]) -> Iterable[object]:
-    return ("" if not math.isfinite(value) else value for value in values)
-
-
-def _statuses(replayed: Replay) -> Iterable[str]:
-    pairs = zip(replayed.clipped.tolist(), replayed.skipped.tolist(), strict=True)
-    return ("skipped" if skipped else "clipped" if clipped else "ok" for clipped, skipped in pairs)
+def _finite(values: Tensor) -> pl.Series:
+    numbers = pl.Series(values.numpy())
+    return numbers.set(~numbers.is_finite(), None)
