@@ -16,6 +16,7 @@ from analysis.norms import INF, NAN, constant, exploded, lognormal, series
 from gradclip.analysis import Advice, advise
 from gradclip.analysis.advice.held_against import recorded_bound
 from gradclip.analysis.advice.judged import judged
+from gradclip.analysis.amounts import percent
 from gradclip.analysis.series import Series
 
 
@@ -172,6 +173,27 @@ def test_a_rule_that_bounds_spikes_alone_has_no_bound_on_other_steps() -> None:
     bound = recorded_bound(series(norms, thresholds=bounds), judged(series(norms), None))
     assert bound is not None
     assert bound.coefficient == pytest.approx((949 + 2.0 / 50.0) / 950)
+
+
+@pytest.mark.parametrize("warmup", [0, 200], ids=["never", "while it warms up"])
+def test_steps_that_were_shortened_by_parts_are_told_of(warmup: int) -> None:
+    """A threshold lets steps be as long as they were not in the recorded run, by `by_group` or `AdaGC` for instance."""
+    norms = lognormal(1000)
+    bounds = constant(norms, NAN)
+    bounds[:warmup] = 0.2
+    known = {"thresholds": bounds, "norms_after": 0.2 * norms}
+    for name in ("SGD", None):
+        run = series(norms, clipped=torch.ones(1000, dtype=torch.bool), optimizer=name, **known)
+        said = next(reason for reason in advise(run).reasons if "no recorded bound" in reason)
+        share = (950 - max(0, warmup - 50)) / 950
+        assert said.startswith(f"{percent(share)} of the steps were clipped by no recorded bound on the total norm, ")
+        assert "and multiplied by 0.2 on average. With SGD, these steps can be longer by as much" in said
+    run = series(norms, clipped=torch.ones(1000, dtype=torch.bool), optimizer="AdamW", **known)
+    assert "Under AdamW that hardly shortens them." in str(advise(run)) and "With SGD" not in str(advise(run))
+    unknown = series(norms, clipped=torch.ones(1000, dtype=torch.bool))
+    assert "no recorded bound on the total norm. With SGD" in str(advise(unknown))
+    few = series(norms, clipped=torch.arange(1000) % 3 == 0, **known)
+    assert "no recorded bound" not in str(advise(few))
 
 
 def test_the_parameters_that_make_up_the_norm() -> None:

@@ -100,6 +100,7 @@ class GradClipper(Attaching):
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 
         Attachments and sinks are not copied or pickled, neither with a clipper nor with an optimizer: `attach` again.
+        Nor is it which optimizer a clipper was made from: a copy takes up no parameters that this gets later.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from gradclip.analysis.advice import refusals, verdicts
 from gradclip.analysis.advice.certainty import Grade, certainty
 from gradclip.analysis.advice.dominance import dominating
 from gradclip.analysis.advice.finding import Verdict
-from gradclip.analysis.advice.held_against import recorded_bound
+from gradclip.analysis.advice.held_against import recorded_bound, shortened
 from gradclip.analysis.advice.judged import Judged, Recorded, judged, series_of
 from gradclip.analysis.advice.optimizers import trained
 from gradclip.analysis.advice.settling import settled
@@ -183,7 +183,7 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
     bound = recorded_bound(series, chosen)
     shares = dominating(series, int(series.steps[chosen.places[0]]))
     suggestions = suggest(chosen.norms, seed, drifting=found.drifting) if refusal is None else ()
-    evidence = verdicts.Evidence(chosen, found, bound, how, suggestions, shares)
+    evidence = verdicts.Evidence(chosen, found, bound, shortened(series, chosen), how, suggestions, shares)
     verdict, headline, reasons = refusal or verdicts.judge(evidence)
     if verdict == "clipping is idle":
         suggestions = ()

@@ -55,3 +55,27 @@ def recorded_bound(series: Series, chosen: Judged) -> Bound | None:
         share=(chosen.norms > bounds).double().mean().item(),
         coefficient=(bounds / chosen.norms).clamp(max=1.0).mean().item(),
     )
+
+
+@final
+class Shortened(NamedTuple):
+    """What was done to steps that were clipped without a bound on the total norm, as by groups or by parameters.
+
+    Attributes:
+        share: The share of the judged steps that were.
+        coefficient: What these were multiplied by, on average; NaN where nobody knows.
+    """
+
+    share: float
+    coefficient: float
+
+
+def shortened(series: Series, chosen: Judged) -> Shortened | None:
+    """Return what a run did to steps without a finite bound; None where no file says which steps were clipped."""
+    if series.clipped is None:
+        return None
+    without = series.clipped[chosen.places]
+    if series.thresholds is not None:
+        without = without & ~series.thresholds[chosen.places].isfinite()
+    after = chosen.norms * math.nan if series.norms_after is None else series.norms_after[chosen.places]
+    return Shortened(without.double().mean().item(), (after / chosen.norms)[without].nanmean().item())

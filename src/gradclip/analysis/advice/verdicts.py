@@ -1,9 +1,10 @@
 """What to make of a recording that may be trusted: one verdict, and the reasons for it."""
 
+import math
 from typing import NamedTuple, final
 
 from gradclip.analysis.advice.finding import MOSTLY, Finding, Verdict
-from gradclip.analysis.advice.held_against import Bound
+from gradclip.analysis.advice.held_against import Bound, Shortened
 from gradclip.analysis.advice.judged import Judged
 from gradclip.analysis.advice.optimizers import Trained
 from gradclip.analysis.advice.signs import Signs
@@ -30,6 +31,7 @@ class Evidence(NamedTuple):
         chosen: The norms that are judged.
         signs: The signs in them.
         bound: What they were held against.
+        shortened: What was done to them without such a bound.
         trained: How the run took its steps.
         suggestions: Tight, balanced and conservative.
         shares: The parameters with the largest shares of the squared norm.
@@ -38,6 +40,7 @@ class Evidence(NamedTuple):
     chosen: Judged
     signs: Signs
     bound: Bound | None
+    shortened: Shortened | None
     trained: Trained
     suggestions: tuple[Suggestion, ...]
     shares: tuple[tuple[str, float], ...]
@@ -110,7 +113,7 @@ def _clip(evidence: Evidence) -> Finding:
 
 
 def _remarks(evidence: Evidence) -> list[str]:
-    chosen, signs, bound, how, suggestions, shares = evidence
+    chosen, signs, bound, other, how, suggestions, shares = evidence
     lines: list[str] = []
     if signs.spikes:
         what = f"{several(signs.spikes, 'spike')}, the largest {digits(signs.spread)} times the median"
@@ -129,6 +132,8 @@ def _remarks(evidence: Evidence) -> list[str]:
             f"{percent(bound.share)} of the steps are above the moving bound: it sets the length of most of them, as "
             "some rules mean to."
         )
+    if other is not None and other.share > MOSTLY:
+        lines.append(_without_bound(other, how))
     if bound is not None and bound.share == 0.0:
         lines.append(f"No norm reached {bound.words}. If the run trains well as it is, nothing needs to change.")
     if suggestions[-1].share_clipped < IDLE and not signs.spikes:
@@ -142,3 +147,14 @@ def _remarks(evidence: Evidence) -> list[str]:
     if wide:
         lines.append(f"Wide intervals: {', '.join(wide)}. More steps would narrow them.")
     return lines
+
+
+def _without_bound(other: Shortened, how: Trained) -> str:
+    times = "" if math.isnan(other.coefficient) else f", and multiplied by {digits(other.coefficient)} on average"
+    said = f"{percent(other.share)} of the steps were clipped by no recorded bound on the total norm{times}."
+    if how.follows_scale is False:
+        return f"{said} Under {how.optimizer} that hardly shortens them."
+    return (
+        f"{said} With SGD, these steps can be longer by as much under a threshold in place of that rule: lower the "
+        "learning rate with it, or keep the rule."
+    )
