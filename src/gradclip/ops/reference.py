@@ -237,7 +237,7 @@ def _partial(values: Tensor, norm_type: float) -> Tensor:
     if norm_type == 2.0:  # noqa: PLR2004
         return values.dot(values)
     if norm_type == 0.0:
-        return torch.count_nonzero(values).to(torch.float64)
+        return values.ne(0.0).sum(dtype=torch.float64)
     magnitudes = values.abs()
     if is_extremum(norm_type):
         return magnitudes.amax() if norm_type > 0 else magnitudes.amin()
