@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_transformed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -114,7 +114,7 @@ def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a 
 
 def is_host(x: Tensor) -> bool:
     """Whether the numbers of a tensor can be read and nothing waits: it is on the CPU, and nobody traces it."""
-    return x.device.type == "cpu" and not is_traced()
+    return x.device.type == "cpu" and not is_transformed()
 
 
 def from_device(number: Scalar) -> Scalar:
@@ -294,7 +294,7 @@ def mapped(rule: Callable[..., tuple[Scalar, ...]], *vectors: Tensor) -> tuple[T
     A torch operation on a vector costs there as much as a rule of a dozen operations does for one number.
     """
     size = len(vectors[0])
-    if not 0 < size <= FEW or vectors[0].device != CPU or is_traced():
+    if not 0 < size <= FEW or vectors[0].device != CPU or is_transformed():
         return rule(*vectors)  # pyrefly: ignore[bad-return] -- of tensors, tensors
     numbers = [rule(*each) for each in zip(*(vector.tolist() for vector in vectors), strict=True)]
     return torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=CPU).unbind()

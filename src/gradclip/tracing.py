@@ -21,11 +21,19 @@ T = TypeVar("T")
 
 
 def is_traced() -> bool:
-    """Whether a compiler, a tracer, a dispatch mode or a transform watches: then torch's operations alone may be used.
+    """Whether a compiler, a tracer or a dispatch mode watches: then torch's operations alone may be used.
 
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
-    return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing() or transform() is not None
+    return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing()
+
+
+def is_transformed() -> bool:
+    """Whether torch is traced, or works inside a transform of `torch.func`, where a tensor may stand for many.
+
+    Kernels need not ask: they take no tensor without memory of its own.
+    """
+    return is_traced() or transform() is not None
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:

@@ -21,7 +21,7 @@ from gradclip.numbers import (
 from gradclip.ops import together
 from gradclip.ops.backend import Batch
 from gradclip.ops.rounding import rounded, scaled, widened
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_transformed
 
 PIECE = 2**17
 """Elements that are widened to float64 at a time on the CPU: 1 MiB of scratch, which stays in its cache."""
@@ -169,7 +169,7 @@ def _piece(device: torch.device) -> int:
 
 def _is_elsewhere(device: torch.device) -> bool:
     """Whether what counts is the number of launches, and how much memory they move."""
-    return not _is_host(device) and not is_traced()
+    return not _is_host(device) and not is_transformed()
 
 
 def _is_host_one(number: Scalar) -> bool:

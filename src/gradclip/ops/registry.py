@@ -26,7 +26,7 @@ from gradclip.ops.reference import ReferenceBatch
 from gradclip.ops.several import Part, Several
 from gradclip.ops.uncoalesced import Uncoalesced
 from gradclip.torch_private import stored_values
-from gradclip.tracing import is_captured, is_traced
+from gradclip.tracing import is_captured, is_traced, is_transformed
 
 if TYPE_CHECKING:
     from gradclip.ops.native import Native, Walked
@@ -134,7 +134,7 @@ class _Tried:
 
     def backend(self) -> "Triton | None":
         """Return the backend, or None where it does not run: for good, once it has failed several times."""
-        if self.found is None and self.left > 0:
+        if self.found is None and self.left > 0 and not is_transformed():  # which says nothing of a GPU
             self._try()
         return self.found
 
