@@ -91,14 +91,14 @@ def _multiplier(dtype: torch.dtype, factor: Tensor) -> Callable[[Tensor], None]:
         return partial(multiply_, factor=factor)
     bits = BITS[dtype.itemsize]
     numbers = torch.arange(256**dtype.itemsize, dtype=torch.int32, device=factor.device).to(bits).view(dtype)
-    return partial(_look_up_, products=scaled(numbers, factor).view(bits))
+    mask = torch.full((1,), len(numbers) - 1, dtype=torch.int32, device=factor.device)
+    return partial(_look_up_, products=scaled(numbers, factor).view(bits), mask=mask)
 
 
-def _look_up_(x: Tensor, products: Tensor) -> None:
-    """Put in the place of each number what stands at the place that its bits count."""
-    mask = torch.full((1,), len(products) - 1, dtype=torch.int32, device=x.device)
+def _look_up_(x: Tensor, products: Tensor, mask: Tensor) -> None:
+    """Put in the place of each number what stands at the place that its bits count, less their sign by a mask."""
     bits = x.view(products.dtype)
-    places = torch.bitwise_and(bits, mask)  # of no sign
+    places = torch.bitwise_and(bits, mask)
     if bits.is_contiguous():
         torch.index_select(products, 0, places.view(-1), out=bits.view(-1))
     else:
