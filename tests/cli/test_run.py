@@ -220,8 +220,9 @@ def test_a_module(script: Path) -> None:
 def test_two_ranks(tmp_path: Path) -> None:
     """Under torchrun, rank 0 writes."""
     (tmp_path / "ranks.py").write_text(RANKS)
-    words = ("--nproc-per-node", 2, "--master-port", 29871, "-m", "gradclip", "run", "--record", "r.jsonl", "ranks.py")
-    done = python("-m", "torch.distributed.run", *words, cwd=tmp_path)
+    of_torchrun = ("--nproc-per-node", 2, "--master-port", 29871, "--log-dir", tmp_path)
+    words = ("-m", "gradclip", "run", "--record", "r.jsonl", "ranks.py")
+    done = python("-m", "torch.distributed.run", *of_torchrun, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [record["step"] for record in records_in(tmp_path / "r.jsonl")] == [1, 2, 3]
 

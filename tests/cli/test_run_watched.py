@@ -89,7 +89,10 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._keyboard, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 100, 0, 0))
-        self._shell = Script(SHELL, os.ttyname(end), "run", *arguments, cwd=cwd, TERM="xterm-256color")
+        self.temporary = cwd / "temporary"
+        self.temporary.mkdir()
+        environment = {"TERM": "xterm-256color", "TMPDIR": str(self.temporary)}
+        self._shell = Script(SHELL, os.ttyname(end), "run", *arguments, cwd=cwd, **environment)
         self._end = end
 
     def press(self, keys: bytes) -> None:
@@ -155,7 +158,7 @@ def test_the_view_is_below_what_the_script_writes(opened: list[Terminal], script
 def test_however_the_script_ends_the_terminal_is_whole(
     opened: list[Terminal], script: Path, number: signal.Signals
 ) -> None:
-    """By Ctrl-C or a signal, as without the view, which ends then and gives its lines back."""
+    """By Ctrl-C or a signal, as without the view, which ends then, gives its lines back and leaves no file."""
     terminal = Terminal(40, "--watch", script.name, cwd=script.parent)
     opened.append(terminal)
     shown = terminal.until(is_watched)
@@ -167,6 +170,7 @@ def test_however_the_script_ends_the_terminal_is_whole(
     assert f"ended {-number}." in shown
     assert ("KeyboardInterrupt" in shown) == (number == signal.SIGINT)
     assert sum("clipped" in line for line in shown) == 1
+    terminal.until(lambda _: not list(terminal.temporary.glob("gradclip-*")))
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

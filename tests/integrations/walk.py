@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 
 
 class Walk(gymnasium.Env):
@@ -33,7 +34,9 @@ class Walk(gymnasium.Env):
 def agent() -> PPO:
     """Return one that is not trained, with the bound of 0.5 that PPO has there."""
     torch.manual_seed(0)
-    return PPO("MlpPolicy", Walk(), n_steps=64, batch_size=32, n_epochs=4, seed=0, device="cpu")
+    made = PPO("MlpPolicy", Walk(), n_steps=64, batch_size=32, n_epochs=4, seed=0, device="cpu")
+    made.set_logger(Logger(None, []))  # its own leaves a folder behind
+    return made
 
 
 if __name__ == "__main__":

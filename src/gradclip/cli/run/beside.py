@@ -18,17 +18,18 @@ NOWHERE = (
 
 
 @contextmanager
-def watched(run: Path) -> Generator[None]:
+def watched(run: Path, *, is_temporary: bool) -> Generator[None]:
     """Show a run at the foot of the terminal while a block writes it; say in one line where there is no terminal.
 
-    The script has this process for itself, its terminal and its signals. The view ends with it, however that ends.
+    The script has this process for itself, its terminal and its signals. The view ends with it, however that ends, and
+    removes the folder of a temporary run, which a script that is killed cannot.
     """
     terminal = _terminal()
     if terminal is None:
         sys.stderr.write(NOWHERE)
         yield
         return
-    view = _started(run, terminal)
+    view = _started([str(run), *(["--temporary"] if is_temporary else [])], terminal)
     try:
         yield
     finally:
@@ -45,9 +46,9 @@ def _terminal() -> int | None:
     return next((number for number in (2, 1) if os.isatty(number)), None)
 
 
-def _started(run: Path, terminal: int) -> "subprocess.Popen[bytes]":
+def _started(arguments: list[str], terminal: int) -> "subprocess.Popen[bytes]":
     """Start the view; Ctrl-C, which a terminal sends to all, is the script's."""
-    words = [sys.executable, "-m", "gradclip.cli.watch.foot", str(run)]
+    words = [sys.executable, "-m", "gradclip.cli.watch.foot", *arguments]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGQUIT})
     try:
         return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal)  # noqa: S603

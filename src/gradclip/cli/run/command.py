@@ -60,7 +60,9 @@ def run(
     rule = None if policy is None else parse(policy).policy
     if max_norm is not None:
         rule = _bound(max_norm)
-    return Script(command, module, _sink(_temporary() if watch and record is None else record), rule, watch).run
+    is_temporary = watch and record is None
+    sink = _sink(_temporary() if is_temporary else record)
+    return Script(command, module, sink, rule, watch, is_temporary).run
 
 
 def _check_script(path: Path) -> None:
@@ -107,6 +109,7 @@ class Script:
         sink: What takes the records, if anything.
         policy: The rule in place of that of the script, if there is one.
         is_watched: Whether the records are shown meanwhile.
+        is_temporary: Whether nobody wants them afterwards.
     """
 
     command: list[str]
@@ -114,6 +117,7 @@ class Script:
     sink: "JSONLines | None"
     policy: Policy | None
     is_watched: bool
+    is_temporary: bool
 
     def run(self) -> int:
         """Run it: how it ends, it ends."""
@@ -145,7 +149,7 @@ class Script:
             return nullcontext()
         from gradclip.cli.run.beside import watched  # noqa: PLC0415 -- for this option alone
 
-        return watched(self.sink.path)
+        return watched(self.sink.path, is_temporary=self.is_temporary)
 
     def _run(self) -> None:
         name = self.command[0]

@@ -1,6 +1,10 @@
-"""The view at the foot of a terminal where others write above it: `python -m gradclip.cli.watch.foot RUN`."""
+"""The view at the foot of a terminal where others write above it: `python -m gradclip.cli.watch.foot RUN`.
+
+With `--temporary` the folder of the run is removed in the end.
+"""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import final
@@ -92,4 +96,9 @@ def _lines(session: Session, console: Console) -> list[str]:
 
 
 if __name__ == "__main__":
-    show(Path(sys.argv[1]))
+    shown = Path(sys.argv[1])
+    try:
+        show(shown)
+    finally:
+        if "--temporary" in sys.argv[2:]:
+            shutil.rmtree(shown.parent, ignore_errors=True)
