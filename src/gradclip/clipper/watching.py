@@ -80,10 +80,15 @@ class Watchers:
         """Return those of any parameter of an optimizer."""
         known, version, size = self._hearers.get(optimizer), self._version, size_of(optimizer)
         if known is None or known.version != version or known.size != size:
-            parameters = parameters_in(optimizer)
-            found = dict.fromkeys(reference for p in parameters for reference in self._about.get(id(p), ()))
-            known = self._hearers[optimizer] = Hearers(version, size, tuple(found))
+            known = self._hearers[optimizer] = Hearers(version, size, self._references(parameters_in(optimizer)))
         return _alive(known.references)
+
+    def of_any(self, parameters: Iterable[Tensor]) -> list[Watcher]:
+        """Return those of any of some parameters, each once, those of the first one first."""
+        return _alive(self._references(parameters))
+
+    def _references(self, parameters: Iterable[Tensor]) -> References:
+        return tuple({reference: None for p in parameters for reference in self._about.get(id(p), ())})  # in order
 
 
 def _alive(references: References) -> list[Watcher]:

@@ -47,13 +47,10 @@ class Clippers:
         self._lock = threading.RLock()  # while a family is found: threads may train side by side, each with its own
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
-        self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
-        self._about: dict[int, list[weakref.ref[Family]]] = {}  # by the identity of a parameter
+        self._families: weakref.WeakValueDictionary[int, Family] = weakref.WeakValueDictionary()  # by their clippers
         self._same: dict[tuple[Any, ...], weakref.ref[Family]] = {}  # by those of all parameters of a call
         self._asleep: list[Asleep] = []
-        self._watched: list[weakref.ref[Optimizer]] = []  # and when they are gone
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
         self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `before_step`
         self._count = 0
@@ -76,7 +73,9 @@ class Clippers:
         if self._policy is not None and family.is_as_called():  # which it has clipped already, and learned from
             return clip_grad_norm_(parameters, math.inf, norm_type)
         family.is_called = True
-        self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
+        for optimizer in running_steps():
+            if optimizer in self._in_steps:
+                self._in_steps[optimizer] = True
         with family.clipper._turn:
             total = as_float64(family.told(max_norm, total_norm).clip()._total)
         family.remember()
@@ -85,7 +84,7 @@ class Clippers:
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
         if self._calls % IDLE == 0:
-            self._forget()
+            self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -95,7 +94,6 @@ class Clippers:
             family = family or self._made_for_call(parameters, settings)
             if family is None:
                 return None
-            self._know(family)
             if len(self._same) > MOST_LISTS:
                 self._same.clear()
             self._same[key] = weakref.ref(family)
@@ -158,7 +156,7 @@ class Clippers:
     def _others(self, optimizer: Optimizer) -> list[GradClipper]:
         """Return the clippers of the script's own that work on any parameter of an optimizer."""
         found = WATCHERS.of_step(optimizer)
-        return [watcher for watcher in found if isinstance(watcher, GradClipper) and watcher not in self._own]
+        return [x for x in found if isinstance(x, GradClipper) and id(x) not in self._families]
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
@@ -183,54 +181,37 @@ class Clippers:
             family = self._made_for_steps(optimizer, settings)
         if family is not None:
             family.is_called = False
-            self._know(family)
             self._belongs(family, optimizer)
         return family
 
     def end(self) -> None:
         """Clip no more."""
         with self._lock:
-            own = list(self._own)
-        for clipper in own:
-            clipper.detach()
-        for known in (self._loose, self._of, self._about, self._same, self._asleep, self._watched):
+            families = list(self._families.values())
+        for family in families:
+            family.clipper.detach()
+            for held in family.held.values():
+                held.detach()
+        for known in (self._loose, self._same, self._asleep):
             known.clear()
 
     # Which family clips.
 
     def families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
-        known = (family() for p in parameters for family in self._about.get(id(p), ()))
-        return list(dict.fromkeys(family for family in known if family is not None))
-
-    def _forget(self) -> None:
-        """Let go of families that no call has been about for long, and of what is known of those that are gone."""
-        self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
-        self._watched = [known for known in self._watched if known() is not None]
-        self._same = {key: known for key, known in self._same.items() if known() is not None}
-        alive = {place: [known for known in about if known() is not None] for place, about in self._about.items()}
-        self._about = {place: about for place, about in alive.items() if about}
-
-    def _know(self, family: Family) -> None:
-        """Have a family be found by its parameters."""
-        for p in family.parameters:
-            about = self._about.setdefault(id(p), [])
-            if not any(known() is family for known in about):
-                self._about[id(p)] = [*(known for known in about if known() is not None), weakref.ref(family)]
+        return [known for x in WATCHERS.of_any(parameters) if (known := self._families.get(id(x))) is not None]
 
     def _belongs(self, family: Family, optimizer: Optimizer) -> None:
         """Have a family live as long as an optimizer that steps with it."""
         self._loose.pop(family, None)
-        families = self._of.setdefault(optimizer, [])
-        if family not in families:
-            families.append(family)
-            self._watched.append(weakref.ref(optimizer, lambda _: self._rest(family)))
+        if optimizer not in family.held:
+            family.held[optimizer] = held = weakref.finalize(optimizer, self._rest, family)
+            held.atexit = False
 
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
         # Without the lock, which another thread may hold that waits for this one; a list of the keys is made at once.
-        optimizers = [own for known in self._of.keyrefs() if (own := known()) is not None]
-        if family not in self._loose and not any(family in self._of.get(own, ()) for own in optimizers):
+        if family not in self._loose and all(optimizer() is None for optimizer in family.held.keyrefs()):
             known = [weakref.ref(p) for p in family.parameters]
             self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
 
@@ -287,6 +268,6 @@ class Clippers:
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper
         self._count += group == self._next_group
-        self._own.add(clipper)
         self._groups[clipper._sinks] = group
-        return Family(clipper, settings, group, grows=not isinstance(parameters, Optimizer))
+        family = self._families[id(clipper)] = Family(clipper, settings, group, not isinstance(parameters, Optimizer))
+        return family
