@@ -18,6 +18,7 @@ from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Pipeline
 from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
+from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, is_known, on_host
@@ -28,7 +29,7 @@ from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
 from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
-from gradclip.result import ClipResult, Status
+from gradclip.result import ClipResult
 from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
@@ -191,33 +192,32 @@ class GradClipper(Attaching):
         reads: bool = True,
     ) -> ClipResult:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
-        step, skips = self._step + 1, self._skips
-        each, count, compare = self._measures_each(step), self._records, self._compares
+        asked, skips = self._asked(), self._skips
         late, too_many = skips.hear(but=0 if reads else LATE - 1), False
-        skipped: Status | None = None
         if not reads and not late:
-            clip = self._pipeline.run_unread(step, loss, overflow, each=each, count=count)
+            clip = self._pipeline.run_unread(asked, loss, overflow)
             skips.count_withheld(clip.withheld, overflow)
         elif overflow is not False and on_host(overflow):
-            clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
+            clip = self._pipeline.overflow(asked)
         else:
             explain = late > 0 or skips.read() >= skips.most  # one more is too many
-            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
-            skipped = clip.result.skipped
-            too_many = skips.count(skipped=skipped is not None) or late > 0
-        self._step, self._last = step, clip
+            clip = self._pipeline.run(asked, loss, explain=explain)
+            too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
+        self._step, self._last = asked.step, clip
         zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
         self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
-        if count:
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=each)
+        if asked.count:
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
         if too_many:
-            raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
+            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, clip.reason, late))
         return clip.result
 
-    @property
-    def _records(self) -> bool:
-        """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
-        return self._sinks.wanted and not is_captured(self._selection.device)
+    def _asked(self) -> Asked:
+        """Return what the next clip is asked for: no record in a graph that is captured, where nothing can be read."""
+        step, every, compares_every = self._step + 1, self._every, self._compares_every
+        each = every > 0 and step % every == 0
+        compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
+        return Asked(step, each, self._sinks.wanted and not is_captured(self._selection.device), compare)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
@@ -225,15 +225,7 @@ class GradClipper(Attaching):
         self._source = Source(optimizer, lambda own: select(named(own), *patterns))
 
     def _fail(self, error: Exception) -> NoReturn:
-        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
-
-    @property
-    def _compares(self) -> bool:
-        """Whether the next clip compares the norms of all ranks: the first one too."""
-        return self._compares_every > 0 and self._step % self._compares_every == 0
-
-    def _measures_each(self, step: int) -> bool:
-        return self._every > 0 and step % self._every == 0
+        self._pipeline.fail(self._asked()._replace(count=False), error)
 
     # Saving.
 
