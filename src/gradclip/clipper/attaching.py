@@ -3,7 +3,6 @@
 import math
 import weakref
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
@@ -25,6 +24,7 @@ from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
+from gradclip.policies import Policy
 from gradclip.records import Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 class Attaching(ABC):
     """A clipper as optimizers see it."""
 
+    policy: Policy
     _selection: Selection
     _pipeline: Pipeline
     _sinks: Sinks
@@ -48,7 +49,7 @@ class Attaching(ABC):
         """Begin to hear of steps, with nothing clipped yet."""
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
-        self._trust = Trust(self._selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
+        self._trust = Trust(self._selection, quiet=quiet)
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
         self._ground = Ground()
@@ -111,7 +112,8 @@ class Attaching(ABC):
                 f"{type(optimizer).__name__} of none of them. Make the clipper from the optimizer: "
                 "`GradClipper(optimizer, ...)`."
             )
-        if any(self._is_rival(other, optimizer) for p in self._selection.owners for other in WATCHERS.of(p)):
+        others = [x for p in self._selection.owners for x in WATCHERS.of(p) if x is not self and not x._trust.quiet]
+        if not self._trust.quiet and any(optimizer in other._attachments for other in others):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         hear(self)
@@ -219,11 +221,6 @@ class Attaching(ABC):
         # A scaler leaves no other trace: a norm nearer to what its division makes of that after the clip than to that.
         return math.isfinite(after) and (self._pipeline.total_norm() * math.sqrt(scale) - after) * (scale - 1.0) < 0.0
 
-    def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
-        if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:
-            return False
-        return not self._trust.quiet and not other._trust.quiet
-
     # Hearing of the steps of its parameters.
 
     def _follow(self) -> None:
@@ -260,13 +257,13 @@ class Attaching(ABC):
         self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, unclipped, attached=optimizer in self._attachments)
 
-    def _steps_of(self, optimizer: Optimizer) -> int | None:
-        """Return how many steps of an attached optimizer there were; None for others."""
-        is_own = optimizer in self._attachments and self._trust.owns(optimizer)  # which looks whether it has grown
-        return self._trust.steps_of(optimizer) if is_own else None
-
     def _hear_overflow(self, optimizer: Optimizer) -> None:
-        """Hear of a step that a scaler kept from happening, without a call of the optimizer."""
+        """Hear of a step of any optimizer that a scaler kept from happening."""
+        if optimizer in self._attachments and self._trust.owns(optimizer):
+            self._leave_out(optimizer)
+
+    def _leave_out(self, optimizer: Optimizer) -> None:
+        """Count a step as skipped that a scaler kept from happening, without a call of the optimizer."""
         with self._turn:
             if not self._has_just_clipped(optimizer):  # together with what another optimizer updates
                 self._clip(by_hand=False, stepping=optimizer, overflow=True)
@@ -289,11 +286,7 @@ class Attaching(ABC):
         """Whether it would notice that steps of this parameter are not clipped."""
         return self._trust.covers(parameter)
 
-    def _clips(self, parameter: Tensor) -> bool:
-        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
-        clips = self._trust.clips > 0 or len(self._attachments) > 0
-        return clips and not self._trust.quiet and self._trust.covers(parameter)
-
-
-def _is_clipped_by_another(own: "weakref.ref[Attaching]", parameter: Tensor) -> bool:
-    return any(watcher is not own() and watcher._clips(parameter) for watcher in WATCHERS.of(parameter))
+    @property
+    def _clips(self) -> bool:
+        """Whether it clips, or is attached and about to."""
+        return (self._trust.clips > 0 or len(self._attachments) > 0) and not self._trust.quiet

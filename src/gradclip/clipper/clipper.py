@@ -118,7 +118,7 @@ class GradClipper(Attaching):
         group: Group | None = None,
         check_replicas_every: int = 0,
     ) -> None:
-        self.policy: Policy = FixedNorm(1.0) if policy is None else policy
+        self.policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
         check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep))
         self._skips = Skips(check_max_skips(max_consecutive_skips))

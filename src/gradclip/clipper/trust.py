@@ -6,7 +6,6 @@ last step. From this order follows what went wrong; the right loop, in all its f
 """
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +16,7 @@ from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, is_same_first, mark, mark_first, watched, writes_since
 from gradclip.clipper.selection import Selection, parameters_in, size_of
-from gradclip.clipper.watching import Unclipped
+from gradclip.clipper.watching import WATCHERS, Unclipped
 from gradclip.parameters import some
 
 EMPTY = 3
@@ -59,14 +58,12 @@ class Trust:
 
     Args:
         selection: The parameters of the clipper.
-        clipped_elsewhere: Whether another clipper works on a parameter.
         quiet: Whether to give no warning, as where a clipper only measures.
     """
 
-    def __init__(self, selection: Selection, clipped_elsewhere: Callable[[Tensor], bool], *, quiet: bool) -> None:
+    def __init__(self, selection: Selection, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.is_attached = False  # to any optimizer: whoever forgot another is not told to attach at all
-        self._elsewhere = clipped_elsewhere
+        self.is_attached = False  # to any optimizer, be it gone: whoever forgot another is not told to attach at all
         self._warned: set[str] = set()
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
         self._watch(selection)
@@ -266,7 +263,8 @@ class Trust:
 
     def _is_unclipped(self, known: Known) -> bool:
         owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
-        return bool(owners) and not any(map(self._elsewhere, owners))
+        others = (other for p in owners for other in WATCHERS.of(p) if other._trust is not self)
+        return bool(owners) and not any(other._clips for other in others)
 
     def _never(self) -> str:
         return misuse.NEVER_OF_THIS if self.is_attached else misuse.NEVER

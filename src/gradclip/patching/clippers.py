@@ -136,7 +136,7 @@ class Clippers:
             family = self._family_for(optimizer)
         if family is not None:
             with family.clipper._turn:
-                family.told()._hear_overflow(optimizer)
+                family.told()._leave_out(optimizer)
 
     def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
         """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
@@ -153,11 +153,6 @@ class Clippers:
         """Whether a clipper of the script's own leaves the clip to the rule, as a call with an infinite bound does."""
         return self._policy is not None and measures(policy)
 
-    def _others(self, optimizer: Optimizer) -> list[GradClipper]:
-        """Return the clippers of the script's own that work on any parameter of an optimizer."""
-        found = WATCHERS.of_step(optimizer)
-        return [x for x in found if isinstance(x, GradClipper) and id(x) not in self._families]
-
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
         owners = [p for p in parameters_in(optimizer) if p.grad is not None]
@@ -169,8 +164,8 @@ class Clippers:
         if any(family.is_called for family in clipped) or (clipped and done.issuperset(map(id, owners))):
             return None
         owners = [p for p in owners if id(p) not in done]  # without those that another optimizer has just stepped with
-        others = (other for other in self._others(optimizer) if not self._is_no_clip(other.policy))
-        if not owners or any(other._clips_for(optimizer) for other in others):
+        others = [x for x in WATCHERS.of_step(optimizer) if id(x) not in self._families]  # the script's own
+        if not owners or any(x._clips_for(optimizer) for x in others if not self._is_no_clip(x.policy)):
             return None
         settings: Settings = (None if self._by_rule(optimizer) else 2.0), False
         gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))

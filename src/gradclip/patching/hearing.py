@@ -1,7 +1,5 @@
 """Hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers."""
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
@@ -13,7 +11,6 @@ from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.patching.clippers import Clippers
 from gradclip.records import ClipRecord, Sink, Sinks, flush
 from gradclip.records.sinks import LISTENERS, Listener
-from gradclip.torch_private import runs_hooks
 
 
 @final
@@ -30,7 +27,6 @@ class Hearing:
         flush()  # what is of before
         self._clippers = clippers
         self._holds = holds
-        self._steps: Counter[int] = Counter()  # that have begun, by thread
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
         LISTENERS.extend(self._listeners)
@@ -45,19 +41,11 @@ class Hearing:
         hear_no_more(self)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._steps[threading.get_ident()] += 1
         return self._clippers.before_step(optimizer, args, kwargs) if self._holds() else None
 
     def _give(self, sink: Sink, record: ClipRecord, source: Sinks) -> None:
         if self._holds() and (named := self._clippers.named(record, source)) is not None:
             sink(named)
-
-    # As what hears of the steps that a scaler keeps from happening.
-
-    def _steps_of(self, optimizer: Any) -> int | None:
-        """Return how many have begun here, of all optimizers: one that wraps another may run no hooks by itself."""
-        is_told = isinstance(optimizer, Optimizer) and runs_hooks(optimizer, inherited=True)
-        return self._steps[threading.get_ident()] if is_told else None
 
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         if self._holds():
