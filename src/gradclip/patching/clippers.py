@@ -1,19 +1,24 @@
-"""The clippers of a script that knows of none: one for the parameters that calls and steps are about together."""
+"""The clippers of a script that knows of none: one for the parameters that calls and steps are about together.
+
+They hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers.
+"""
 
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
+from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
@@ -22,7 +27,8 @@ from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
-from gradclip.records import ClipRecord, Sinks
+from gradclip.records import ClipRecord, Sink, Sinks, flush
+from gradclip.records.sinks import LISTENERS, Listener
 from gradclip.torch_private import is_fake
 from gradclip.tracing import untraced
 
@@ -37,13 +43,19 @@ MOST_LISTS = 100
 class Clippers:
     """What clips, and records, in place of a call, and before a step on gradients that no call has clipped.
 
+    It does so until `end`.
+
     Args:
         policy: The rule in place of what callers ask for; None for theirs.
+        sinks: What takes the records, those of clippers of the script's own too.
+        holds: Whether to hear of steps and records now, or another patch does.
     """
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: Policy | None, sinks: Sequence[Sink], holds: Callable[[], bool]) -> None:
         listen()  # before a step, in which no hook can be added
+        flush()  # what is of before
         self._policy = policy
+        self._holds = holds
         self._lock = threading.RLock()  # while a family is found: threads may train side by side, each with its own
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
@@ -52,8 +64,12 @@ class Clippers:
         self._asleep: list[Asleep] = []
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
-        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `before_step`
+        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `_before_step`
         self._count = 0
+        self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
+        LISTENERS.extend(self._listeners)
+        hear(self)
 
     def clip(
         self,
@@ -101,12 +117,14 @@ class Clippers:
             self._loose[family] = self._calls
         return family
 
-    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
 
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
         that the step sets out from. What called for a clip after this in its last step is left to that.
         """
+        if not self._holds():
+            return None
         if running_steps().count(optimizer) == 1 and self._in_steps.pop(optimizer, False):
             self._in_steps[optimizer] = False
             return None
@@ -130,24 +148,28 @@ class Clippers:
             family.told()._clip_before(optimizer, loss)
         self._in_steps[optimizer] = False
 
-    def leave_out(self, optimizer: Optimizer) -> None:
+    def _hear_overflow(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
+        if not self._holds():
+            return
         with self._lock:
             family = self._family_for(optimizer)
         if family is not None:
             with family.clipper._turn:
                 family.told()._leave_out(optimizer)
 
-    def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
-        """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
+    def _give(self, sink: Sink, record: ClipRecord, source: Sinks) -> None:
+        """Give a sink the record of any clipper, with a `group` but for that of the first; not of what is no clip."""
+        if not self._holds():
+            return
         with self._lock:
-            if sinks not in self._groups:  # of a clipper of the script's own
-                if self._is_no_clip(sinks.policy):
-                    return None
-                self._groups[sinks] = self._next_group
+            if source not in self._groups:  # of a clipper of the script's own
+                if self._is_no_clip(source.policy):
+                    return
+                self._groups[source] = self._next_group
                 self._count += 1
-            group = self._groups[sinks]
-        return record if group is None else replace(record, group=group)
+            group = self._groups[source]
+        sink(record if group is None else replace(record, group=group))
 
     def _is_no_clip(self, policy: object) -> bool:
         """Whether a clipper of the script's own leaves the clip to the rule, as a call with an infinite bound does."""
@@ -180,7 +202,7 @@ class Clippers:
         return family
 
     def end(self) -> None:
-        """Clip no more."""
+        """Hear no more, and clip no more."""
         with self._lock:
             families = list(self._families.values())
         for family in families:
@@ -189,6 +211,10 @@ class Clippers:
                 held.detach()
         for known in (self._loose, self._same, self._asleep):
             known.clear()
+        flush()
+        self._hook.remove()
+        LISTENERS[:] = [listener for listener in LISTENERS if listener not in self._listeners]  # or it is dropped
+        hear_no_more(self)
 
     # Which family clips.
 

@@ -19,7 +19,6 @@ from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
-from gradclip.patching.hearing import Hearing
 from gradclip.patching.places import CLIPPING, Function, Place, holders_of, originals, ours, places_of
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
@@ -47,7 +46,7 @@ class Patch:
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
         self._is_active, self._times = True, 1
-        self._clippers = Clippers(policy) if policy is not None or sinks else None
+        self._clippers = Clippers(policy, sinks, self._holds) if policy is not None or sinks else None
         torchs = originals()
         self.unreached = sorted(set(holders_of(torchs)))
         self._originals = {(name, True): function for name, function in torchs.items()}  # and whether it is torch's
@@ -55,7 +54,6 @@ class Patch:
             self._originals |= {(name, False): function for name, function in ours().items()}
         self._owns = {key: self._in_place_of(*key) for key in self._originals}
         self._replaced = _exchange({original: self._owns[key] for key, original in self._originals.items()})
-        self._hearing = None if self._clippers is None else Hearing(self._clippers, sinks, self._holds)
 
     @property
     def places(self) -> list[str]:
@@ -70,9 +68,8 @@ class Patch:
             other._go_on_without(back)
         self._is_active = False
         self._replaced.clear()
-        if self._hearing is not None:
-            self._hearing.end()
-            self._hearing = None
+        if self._clippers is not None:
+            self._clippers.end()
         if self in _CURRENT:
             _CURRENT.remove(self)
 
