@@ -205,10 +205,11 @@ class Clippers:
         """Hear no more, and clip no more."""
         with self._lock:
             families = list(self._families.values())
+            for family in families:
+                for held in family.held.values():
+                    held.detach()
         for family in families:
             family.clipper.detach()
-            for held in family.held.values():
-                held.detach()
         for known in (self._loose, self._same, self._asleep):
             known.clear()
         flush()
