@@ -29,7 +29,7 @@ from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
 from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink, Sinks
-from gradclip.result import ClipResult
+from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
@@ -200,8 +200,7 @@ class GradClipper(Attaching):
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(asked)
         else:
-            explain = late > 0 or skips.read() >= skips.most  # one more is too many
-            clip = self._pipeline.run(asked, loss, explain=explain)
+            clip = self._pipeline.run(asked, loss)
             too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
         self._step, self._last = asked.step, clip
         zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
@@ -209,7 +208,9 @@ class GradClipper(Attaching):
         if asked.count:
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
         if too_many:
-            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, clip.reason, late))
+            skipped = clip.result.skipped
+            reason = f" {self._pipeline.describe()}" if skipped is Status.SKIPPED_NONFINITE else ""
+            raise ConsecutiveSkipsError(skips.complaint(skipped, reason, late))
         return clip.result
 
     def _asked(self) -> Asked:

@@ -37,7 +37,6 @@ class Clip(NamedTuple):
     found: bool
     is_shared: bool
     nonfinite: Counts | None
-    reason: str
     differing: Differing | None
     withheld: Condition
 
@@ -69,9 +68,9 @@ class Pipeline:
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
         self._is_elsewhere = False  # what was learned, as the last clip was unread
 
-    def run(self, asked: Asked, loss: Scalar | None, *, explain: bool = False) -> Clip:
-        """Clip; where it is to `explain`, put the reason of a skip into words, as the gradients are not kept."""
-        work = self._work(asked, loss, undone=self._undone, explain=explain and self._nonfinite == "skip")
+    def run(self, asked: Asked, loss: Scalar | None) -> Clip:
+        """Clip."""
+        work = self._work(asked, loss, undone=self._undone)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False
@@ -116,6 +115,12 @@ class Pipeline:
     def total_norm(self) -> float:
         """Return the total norm now: where nothing happened since, that after clipping."""
         return on_host(self._work(Asked(), None).measure(self._stages[-1])[0].total)
+
+    def describe(self) -> str:
+        """Say which gradients are not finite; all ranks have to that hold them."""
+        work = self._work(Asked(), None)
+        work.measure(self._stages[0])
+        return work.describe()
 
     # What was learned: a captured graph goes on reading it, and learning, where it was when it was captured.
 
@@ -212,7 +217,7 @@ def _clip(step: int, work: ClipWork, done: Done, unread: Unread | None = None, *
     skipped = done.skipped if unread is None else unread
     judge, each = partial(_outcome_of, done), partial(_each_of, done.before)
     result = ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
-    return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing, done.withheld)
+    return Clip(result, work.found, work.is_shared, work.nonfinite, work.differing, done.withheld)
 
 
 def _outcome_of(done: Done, skipped: Status | None) -> Outcome:

@@ -58,14 +58,12 @@ class ClipWork(Work):
         undone: Whether a later stage may take back what those before it did.
         reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
             whether it is in range only once a coefficient is applied, so that this does not wait.
-        explain: Whether to put into words which elements are not finite.
         failure: Why this rank cannot clip, if so: to measure raises it, once all ranks know that wait for this one.
 
     Attributes:
         found: Whether there is any gradient here.
         is_shared: Whether the norms are made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where asked for and there may be any.
-        reason: Which gradients are not finite, in words, where asked for.
         differing: The norms of parameters that differ between ranks, where they were compared and total norms do.
     """
 
@@ -78,12 +76,10 @@ class ClipWork(Work):
     _: KW_ONLY
     undone: bool = False
     reads: bool = True
-    explain: bool = False
     failure: BaseException | None = None
     found: bool = field(default=False, init=False)
     is_shared: bool = field(default=False, init=False)
     nonfinite: Counts | None = field(default=None, init=False)
-    reason: str = field(default="", init=False)
     differing: Differing | None = field(default=None, init=False)
     _coef: Scalar = field(default=1.0, init=False)
     _waits: bool = field(default=False, init=False)  # that coefficient, to be made
@@ -127,12 +123,13 @@ class ClipWork(Work):
     def see_nonfinite(self, norms: Norms) -> None:
         if self.asked.count and self.nonfinite is None:
             self.nonfinite = self._gradients.count_nonfinite(norms.total)
-        if self.explain:
-            self.reason = self._gradients.describe_nonfinite()
 
     def complain(self, stage: Stage) -> str:
-        found = self._gradients.describe_nonfinite()
-        return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {found}"
+        return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {self.describe()}"
+
+    def describe(self) -> str:
+        """Say which gradients are not finite, once they are measured; all ranks have to that hold them."""
+        return self._gradients.describe_nonfinite()
 
     def tell(self, stage: Stage, error: BaseException) -> None:
         self.failure = error
