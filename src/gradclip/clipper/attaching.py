@@ -62,15 +62,8 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        reads: bool = True,
-    ) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
+    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
+        """Clip, for the step of an optimizer or by hand, or not where a scaler found an overflow.
 
         Where it `reads` nothing, whether the step happens is left on the device where the norm is.
         """
@@ -175,26 +168,24 @@ class Attaching(ABC):
             if self._trust.is_clipped_for(optimizer):
                 raise
             self._fail(error)
-        if self.last and self._trust.is_clipped_for(optimizer):
-            result = self.last
-        else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
-            if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
+        if (clip := self._last) is None or not self._trust.is_clipped_for(optimizer):
+            clip = self._clip(optimizer, overflow=overflow, reads=reads)
+            if not clip.found and self._trust.is_of_others(optimizer):
                 raise RuntimeError(
                     f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates "
                     "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
                     "and attach it, after that."
                 )
-        if not reads and self._last is not None and not is_known(self._last.withheld):
-            return self._last.withheld
-        self._suppression.obey(result)
-        self._judge_replicas()
+        if not reads and not is_known(clip.withheld):
+            return clip.withheld
+        self._obey(clip)
         return None
 
-    def _judge_replicas(self) -> None:
-        """Warn where ranks were found to differ, once all that the clip was for is done."""
-        if self._last is not None and self._last.differing is not None:
-            self._trust.warn("replicas", describe(self._last.differing))
+    def _obey(self, clip: Clip) -> None:
+        """Keep the step from happening where a clip says so; then warn where ranks were found to differ."""
+        self._suppression.obey(clip.result)
+        if clip.differing is not None:
+            self._trust.warn("replicas", describe(clip.differing))
 
     def _unscale(self, stepping: Optimizer, *, reads: bool) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
@@ -266,7 +257,7 @@ class Attaching(ABC):
         """Count a step as skipped that a scaler kept from happening, without a call of the optimizer."""
         with self._turn:
             if not self._has_just_clipped(optimizer):  # together with what another optimizer updates
-                self._clip(by_hand=False, stepping=optimizer, overflow=True)
+                self._clip(optimizer, overflow=True)
 
     def _clip_before(self, optimizer: Optimizer, loss: object) -> None:
         """Clip for a step that has begun, of an optimizer that the clipper is not attached to."""

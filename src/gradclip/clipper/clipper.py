@@ -15,13 +15,13 @@ from gradclip.clipper.arguments import (
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
-from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
 from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar, is_known, on_host
+from gradclip.numbers import Condition, Scalar, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.fixed import measures
@@ -174,23 +174,15 @@ class GradClipper(Attaching):
                 self._trust.before_clip()
             except Exception as error:  # noqa: BLE001 -- raised once all know, whatever it is
                 self._fail(error)
-            result = self._clip(by_hand=True)
-            self._suppression.obey(result)  # in the step whose closure this is, if it is one
-            self._judge_replicas()
-        return result
+            clip = self._clip()
+            self._obey(clip)  # in the step whose closure this is, if it is one
+        return clip.result
 
     def observe_loss(self, loss: float | Tensor) -> None:
         """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        reads: bool = True,
-    ) -> ClipResult:
+    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         asked, skips = self._asked(), self._skips
         late, too_many = skips.hear(but=0 if reads else LATE - 1), False
@@ -203,15 +195,14 @@ class GradClipper(Attaching):
             clip = self._pipeline.run(asked, loss)
             too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
         self._step, self._last = asked.step, clip
-        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
+        self._trust.after_clip(clip, by_hand=stepping is None)
         if asked.count:
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
         if too_many:
             skipped = clip.result.skipped
             reason = f" {self._pipeline.describe()}" if skipped is Status.SKIPPED_NONFINITE else ""
             raise ConsecutiveSkipsError(skips.complaint(skipped, reason, late))
-        return clip.result
+        return clip
 
     def _asked(self) -> Asked:
         """Return what the next clip is asked for: no record in a graph that is captured, where nothing can be read."""
