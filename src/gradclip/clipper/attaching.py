@@ -25,7 +25,8 @@ from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
 from gradclip.policies import Policy
-from gradclip.records import Sinks
+from gradclip.policies.fixed import measures
+from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 from gradclip.tracing import untraced
@@ -40,16 +41,16 @@ class Attaching(ABC):
     policy: Policy
     _selection: Selection
     _pipeline: Pipeline
-    _sinks: Sinks
     _source: Source | None
     _compares_every: int
-    _loss: Scalar | None
 
-    def _listen(self, *, quiet: bool) -> None:
+    def _listen(self, sinks: tuple[Sink, ...] = ()) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
+        self._loss: Scalar | None = None
+        self._sinks = Sinks(sinks, self.policy)
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
-        self._trust = Trust(self._selection, quiet=quiet)
+        self._trust = Trust(self._selection, quiet=measures(self.policy))
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
         self._ground = Ground()
@@ -223,7 +224,7 @@ class Attaching(ABC):
         """Go on with other parameters, those of the same name as before."""
         self._pipeline = self._pipeline.with_selection(selection)
         self._selection = selection
-        WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._covers(p)])
+        WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._trust.covers(p)])
         self._trust.follow(selection)
 
     def _step_begins(self, optimizer: Optimizer) -> None:
@@ -272,10 +273,6 @@ class Attaching(ABC):
         """Whether it clips for a step that has begun: attached to that optimizer, or by hand since the step before."""
         trust = self._trust
         return trust.owns(optimizer) and (optimizer in self._attachments or not trust.has_stepped(optimizer))
-
-    def _covers(self, parameter: Tensor) -> bool:
-        """Whether it would notice that steps of this parameter are not clipped."""
-        return self._trust.covers(parameter)
 
     @property
     def _clips(self) -> bool:

@@ -21,14 +21,13 @@ from gradclip.clipper.withhold import LATE, Skips
 from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar, on_host
+from gradclip.numbers import Condition, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
-from gradclip.policies.fixed import measures
 from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
 from gradclip.policies.state import refuse_number, refuse_state
-from gradclip.records import Sink, Sinks
+from gradclip.records import Sink
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
@@ -136,12 +135,7 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
-        self._start(given)
-
-    def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
-        self._loss: Scalar | None = None
-        self._sinks = Sinks(sinks, self.policy)
-        self._listen(quiet=measures(self.policy))
+        self._listen(given)
 
     # Clipping.
 
@@ -260,7 +254,7 @@ class GradClipper(Attaching):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._source = None
-        self._start()
+        self._listen()
 
     def __repr__(self) -> str:
         count, attached = len(self._selection.owners), len(self._attachments)

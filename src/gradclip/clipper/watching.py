@@ -59,7 +59,7 @@ class Watchers:
 
     def of(self, parameter: Tensor) -> "list[Attaching]":
         """Return those that cover a parameter."""
-        return [clipper for clipper in _alive(self._about.get(id(parameter), ())) if clipper._covers(parameter)]
+        return [clipper for clipper in _alive(self._about.get(id(parameter), ())) if clipper._trust.covers(parameter)]
 
     def of_step(self, optimizer: Optimizer) -> "list[Attaching]":
         """Return those of any parameter of an optimizer."""
