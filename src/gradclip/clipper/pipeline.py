@@ -16,7 +16,7 @@ from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
-from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, recalled, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run, run_unread
@@ -72,7 +72,7 @@ class Pipeline:
         """Clip."""
         work = self._work(asked, loss, undone=self._undone)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
-            self._stages[0].recall()  # as the host reads the norm, it decides
+            self._stages[0].state = recalled(self._stages[0].state)  # as the host reads the norm, it decides
             self._is_elsewhere = False
         in_graph, known = self._in_graph()
         try:

@@ -64,8 +64,8 @@ class Patch:
         """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
         back = {own: self._originals[key] for key, own in self._owns.items()}
         _exchange(back)
-        for other in _CURRENT:
-            other._go_on_without(back)
+        for other in _CURRENT:  # which may stand in place of what this one had put there
+            other._originals = {key: back.get(original, original) for key, original in other._originals.items()}
         self._is_active = False
         self._replaced.clear()
         if self._clippers is not None:
@@ -84,10 +84,6 @@ class Patch:
     def _holds(self) -> bool:
         """Whether no other patch within holds for now."""
         return not _CURRENT or _CURRENT[-1] is self
-
-    def _go_on_without(self, back: dict[Function, Function]) -> None:
-        """Stand in place of what another patch, which ends before this one, had replaced."""
-        self._originals = {key: back.get(original, original) for key, original in self._originals.items()}
 
     def _in_place_of(self, name: str, is_torchs: bool) -> Function:  # noqa: FBT001 -- the key of the function
         """Return what is called in place of a function, of torch or of ours."""
