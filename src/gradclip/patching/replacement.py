@@ -46,9 +46,9 @@ class Patch:
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
         self._is_active, self._times = True, 1
-        self._clippers = Clippers(policy, sinks, self._holds) if policy is not None or sinks else None
         torchs = originals()
-        self.unreached = sorted(set(holders_of(torchs)))
+        self.unreached = sorted(set(holders_of(torchs)))  # first, as it takes long, and Ctrl-C may come
+        self._clippers = Clippers(policy, sinks, self._holds) if policy is not None or sinks else None
         self._originals = {(name, True): function for name, function in torchs.items()}  # and whether it is torch's
         if self._clippers is not None:
             self._originals |= {(name, False): function for name, function in ours().items()}
