@@ -19,7 +19,7 @@ from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.partition import Part
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import filled, leaves, pack, recalled, unpack
+from gradclip.policies.state import filled, leaves, pack, unpack
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -68,10 +68,6 @@ class Stage:
         """Do so where the host does not know whether the step happens; see `Fused.decide_unread`."""
         decision, self.state = self.fused.decide_unread(norms, self.state, withheld, skips_nonfinite=skips_nonfinite)
         return decision
-
-    def recall(self) -> None:
-        """Bring what was learned to the host, which decides about the next norms."""
-        self.state = recalled(self.state)
 
     def follow(self, device: torch.device) -> bool:
         """Go on where the norms are now, as after `model.to(device)`: what was learned moves there, if it has to."""

@@ -1,6 +1,7 @@
 """Training loops in which clipping cannot have worked, and the words that each deserves."""
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -278,6 +279,19 @@ def attached_to_one_that_was_replaced(*, one_more: bool = False) -> None:
             optimizer.step()
 
 
+def attached_to_one_that_is_gone() -> None:
+    """As where the next optimizer takes its name."""
+    net, optimizer, clipper = setup()
+    clipper.attach(optimizer)
+    for _ in range(2):
+        for batch in data():
+            optimizer.zero_grad()
+            loss_of(net, batch).backward()
+            optimizer.step()
+        optimizer = sgd(net)
+        gc.collect()
+
+
 def zeroed_before_the_step(*, attach: bool, rare: int = 0) -> None:
     """Without a gradient but once in so many steps, if ever."""
     net, optimizer, clipper = setup()
@@ -357,6 +371,7 @@ WRONG: dict[str, tuple[Loop, str]] = {
     "attached to one of two": (attached_to_one_of_two, NEVER),
     "a copy that is not attached": (a_copy_that_is_not_attached, NEVER),
     "attached to one that was replaced": (attached_to_one_that_was_replaced, NEVER_OF_THIS),
+    "attached to one that is gone": (attached_to_one_that_is_gone, NEVER_OF_THIS),
     "attached to one still, and it was replaced": (
         lambda: attached_to_one_that_was_replaced(one_more=True),
         NEVER_OF_THIS,

@@ -3,7 +3,6 @@
 import math
 import weakref
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
@@ -25,7 +24,9 @@ from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
-from gradclip.records import Sinks
+from gradclip.policies import Policy
+from gradclip.policies.fixed import measures
+from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
 from gradclip.tracing import untraced
@@ -37,18 +38,19 @@ if TYPE_CHECKING:
 class Attaching(ABC):
     """A clipper as optimizers see it."""
 
+    policy: Policy
     _selection: Selection
     _pipeline: Pipeline
-    _sinks: Sinks
     _source: Source | None
     _compares_every: int
-    _loss: Scalar | None
 
-    def _listen(self, *, quiet: bool) -> None:
+    def _listen(self, sinks: tuple[Sink, ...] = ()) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
+        self._loss: Scalar | None = None
+        self._sinks = Sinks(sinks, self.policy)
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
-        self._trust = Trust(self._selection, partial(_is_clipped_by_another, weakref.ref(self)), quiet=quiet)
+        self._trust = Trust(self._selection, quiet=measures(self.policy))
         self._suppression = Suppression(self._trust.owns)
         self._turn = Turn()
         self._ground = Ground()
@@ -61,15 +63,8 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        reads: bool = True,
-    ) -> ClipResult:
-        """Clip, for the step of an optimizer if it is for one, or not where a scaler found an overflow.
+    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
+        """Clip, for the step of an optimizer or by hand, or not where a scaler found an overflow.
 
         Where it `reads` nothing, whether the step happens is left on the device where the norm is.
         """
@@ -111,7 +106,8 @@ class Attaching(ABC):
                 f"{type(optimizer).__name__} of none of them. Make the clipper from the optimizer: "
                 "`GradClipper(optimizer, ...)`."
             )
-        if any(self._is_rival(other, optimizer) for p in self._selection.owners for other in WATCHERS.of(p)):
+        others = [x for p in self._selection.owners for x in WATCHERS.of(p) if x is not self and not x._trust.quiet]
+        if not self._trust.quiet and any(optimizer in other._attachments for other in others):
             misuse.warn(misuse.ATTACHED_TWICE)
         self._attachments[optimizer] = attach(optimizer, scaler, self._clip_for)
         hear(self)
@@ -173,26 +169,24 @@ class Attaching(ABC):
             if self._trust.is_clipped_for(optimizer):
                 raise
             self._fail(error)
-        if self.last and self._trust.is_clipped_for(optimizer):
-            result = self.last
-        else:
-            result = self._clip(by_hand=False, stepping=optimizer, overflow=overflow, reads=reads)
-            if self._last is not None and not self._last.found and self._trust.is_of_others(optimizer):
+        if (clip := self._last) is None or not self._trust.is_clipped_for(optimizer):
+            clip = self._clip(optimizer, overflow=overflow, reads=reads)
+            if not clip.found and self._trust.is_of_others(optimizer):
                 raise RuntimeError(
                     f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates "
                     "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
                     "and attach it, after that."
                 )
-        if not reads and self._last is not None and not is_known(self._last.withheld):
-            return self._last.withheld
-        self._suppression.obey(result)
-        self._judge_replicas()
+        if not reads and not is_known(clip.withheld):
+            return clip.withheld
+        self._obey(clip)
         return None
 
-    def _judge_replicas(self) -> None:
-        """Warn where ranks were found to differ, once all that the clip was for is done."""
-        if self._last is not None and self._last.differing is not None:
-            self._trust.warn("replicas", describe(self._last.differing))
+    def _obey(self, clip: Clip) -> None:
+        """Keep the step from happening where a clip says so; then warn where ranks were found to differ."""
+        self._suppression.obey(clip.result)
+        if clip.differing is not None:
+            self._trust.warn("replicas", describe(clip.differing))
 
     def _unscale(self, stepping: Optimizer, *, reads: bool) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
@@ -219,11 +213,6 @@ class Attaching(ABC):
         # A scaler leaves no other trace: a norm nearer to what its division makes of that after the clip than to that.
         return math.isfinite(after) and (self._pipeline.total_norm() * math.sqrt(scale) - after) * (scale - 1.0) < 0.0
 
-    def _is_rival(self, other: Any, optimizer: Optimizer) -> bool:
-        if other is self or not isinstance(other, Attaching) or optimizer not in other._attachments:
-            return False
-        return not self._trust.quiet and not other._trust.quiet
-
     # Hearing of the steps of its parameters.
 
     def _follow(self) -> None:
@@ -235,7 +224,7 @@ class Attaching(ABC):
         """Go on with other parameters, those of the same name as before."""
         self._pipeline = self._pipeline.with_selection(selection)
         self._selection = selection
-        WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._covers(p)])
+        WATCHERS.add(self, [p for p in (*selection.owners, *selection.ignored) if not self._trust.covers(p)])
         self._trust.follow(selection)
 
     def _step_begins(self, optimizer: Optimizer) -> None:
@@ -260,16 +249,16 @@ class Attaching(ABC):
         self._suppression.recover(within=1)
         self._trust.step_ends(optimizer, unclipped, attached=optimizer in self._attachments)
 
-    def _steps_of(self, optimizer: Optimizer) -> int | None:
-        """Return how many steps of an attached optimizer there were; None for others."""
-        is_own = optimizer in self._attachments and self._trust.owns(optimizer)  # which looks whether it has grown
-        return self._trust.steps_of(optimizer) if is_own else None
-
     def _hear_overflow(self, optimizer: Optimizer) -> None:
-        """Hear of a step that a scaler kept from happening, without a call of the optimizer."""
+        """Hear of a step of any optimizer that a scaler kept from happening."""
+        if optimizer in self._attachments and self._trust.owns(optimizer):
+            self._leave_out(optimizer)
+
+    def _leave_out(self, optimizer: Optimizer) -> None:
+        """Count a step as skipped that a scaler kept from happening, without a call of the optimizer."""
         with self._turn:
             if not self._has_just_clipped(optimizer):  # together with what another optimizer updates
-                self._clip(by_hand=False, stepping=optimizer, overflow=True)
+                self._clip(optimizer, overflow=True)
 
     def _clip_before(self, optimizer: Optimizer, loss: object) -> None:
         """Clip for a step that has begun, of an optimizer that the clipper is not attached to."""
@@ -285,15 +274,7 @@ class Attaching(ABC):
         trust = self._trust
         return trust.owns(optimizer) and (optimizer in self._attachments or not trust.has_stepped(optimizer))
 
-    def _covers(self, parameter: Tensor) -> bool:
-        """Whether it would notice that steps of this parameter are not clipped."""
-        return self._trust.covers(parameter)
-
-    def _clips(self, parameter: Tensor) -> bool:
-        """Whether it clips, or is attached and about to, with this parameter among what it works on."""
-        clips = self._trust.clips > 0 or len(self._attachments) > 0
-        return clips and not self._trust.quiet and self._trust.covers(parameter)
-
-
-def _is_clipped_by_another(own: "weakref.ref[Attaching]", parameter: Tensor) -> bool:
-    return any(watcher is not own() and watcher._clips(parameter) for watcher in WATCHERS.of(parameter))
+    @property
+    def _clips(self) -> bool:
+        """Whether it clips, or is attached and about to."""
+        return (self._trust.clips > 0 or len(self._attachments) > 0) and not self._trust.quiet

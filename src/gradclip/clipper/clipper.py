@@ -15,19 +15,19 @@ from gradclip.clipper.arguments import (
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
-from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.selection import Source, select
 from gradclip.clipper.withhold import LATE, Skips
+from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
-from gradclip.numbers import Condition, Scalar, is_known, on_host
+from gradclip.numbers import Condition, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
-from gradclip.policies.fixed import measures
 from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
 from gradclip.policies.state import refuse_number, refuse_state
-from gradclip.records import Sink, Sinks
+from gradclip.records import Sink
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
@@ -117,7 +117,7 @@ class GradClipper(Attaching):
         group: Group | None = None,
         check_replicas_every: int = 0,
     ) -> None:
-        self.policy: Policy = FixedNorm(1.0) if policy is None else policy
+        self.policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
         check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep))
         self._skips = Skips(check_max_skips(max_consecutive_skips))
@@ -135,12 +135,7 @@ class GradClipper(Attaching):
             self._take_from(source, lambda optimizer: optimizer)
         self._pipeline = Pipeline(self.policy, self._selection, nonfinite, span)
         self._step = 0
-        self._start(given)
-
-    def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
-        self._loss: Scalar | None = None
-        self._sinks = Sinks(sinks, self.policy)
-        self._listen(quiet=measures(self.policy))
+        self._listen(given)
 
     # Clipping.
 
@@ -173,51 +168,42 @@ class GradClipper(Attaching):
                 self._trust.before_clip()
             except Exception as error:  # noqa: BLE001 -- raised once all know, whatever it is
                 self._fail(error)
-            result = self._clip(by_hand=True)
-            self._suppression.obey(result)  # in the step whose closure this is, if it is one
-            self._judge_replicas()
-        return result
+            clip = self._clip()
+            self._obey(clip)  # in the step whose closure this is, if it is one
+        return clip.result
 
     def observe_loss(self, loss: float | Tensor) -> None:
         """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(
-        self,
-        *,
-        by_hand: bool,
-        stepping: Optimizer | None = None,
-        overflow: Condition = False,
-        reads: bool = True,
-    ) -> ClipResult:
+    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
-        step, skips = self._step + 1, self._skips
-        each, count, compare = self._measures_each(step), self._records, self._compares
+        asked, skips = self._asked(), self._skips
         late, too_many = skips.hear(but=0 if reads else LATE - 1), False
-        skipped: Status | None = None
         if not reads and not late:
-            clip = self._pipeline.run_unread(step, loss, overflow, each=each, count=count)
+            clip = self._pipeline.run_unread(asked, loss, overflow)
             skips.count_withheld(clip.withheld, overflow)
         elif overflow is not False and on_host(overflow):
-            clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
+            clip = self._pipeline.overflow(asked)
         else:
-            explain = late > 0 or skips.read() >= skips.most  # one more is too many
-            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
-            skipped = clip.result.skipped
-            too_many = skips.count(skipped=skipped is not None) or late > 0
-        self._step, self._last = step, clip
-        zeros = clip.found and is_known(clip.result._total) and clip.result._total == 0.0
-        self._trust.after_clip(by_hand=by_hand, found=clip.found, zeros=zeros, is_shared=clip.is_shared)
-        if count:
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=each)
+            clip = self._pipeline.run(asked, loss)
+            too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
+        self._step, self._last = asked.step, clip
+        self._trust.after_clip(clip, by_hand=stepping is None)
+        if asked.count:
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
         if too_many:
-            raise ConsecutiveSkipsError(skips.complaint(skipped, clip.reason, late))
-        return clip.result
+            skipped = clip.result.skipped
+            reason = f" {self._pipeline.describe()}" if skipped is Status.SKIPPED_NONFINITE else ""
+            raise ConsecutiveSkipsError(skips.complaint(skipped, reason, late))
+        return clip
 
-    @property
-    def _records(self) -> bool:
-        """Whether the next clip leaves a record: not in a graph that is captured, where there is nothing to read."""
-        return self._sinks.wanted and not is_captured(self._selection.device)
+    def _asked(self) -> Asked:
+        """Return what the next clip is asked for: no record in a graph that is captured, where nothing can be read."""
+        step, every, compares_every = self._step + 1, self._every, self._compares_every
+        each = every > 0 and step % every == 0
+        compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
+        return Asked(step, each, self._sinks.wanted and not is_captured(self._selection.device), compare)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
@@ -225,15 +211,7 @@ class GradClipper(Attaching):
         self._source = Source(optimizer, lambda own: select(named(own), *patterns))
 
     def _fail(self, error: Exception) -> NoReturn:
-        self._pipeline.fail(error, each=self._measures_each(self._step + 1), compare=self._compares)
-
-    @property
-    def _compares(self) -> bool:
-        """Whether the next clip compares the norms of all ranks: the first one too."""
-        return self._compares_every > 0 and self._step % self._compares_every == 0
-
-    def _measures_each(self, step: int) -> bool:
-        return self._every > 0 and step % self._every == 0
+        self._pipeline.fail(self._asked()._replace(count=False), error)
 
     # Saving.
 
@@ -276,7 +254,7 @@ class GradClipper(Attaching):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._source = None
-        self._start()
+        self._listen()
 
     def __repr__(self) -> str:
         count, attached = len(self._selection.owners), len(self._attachments)

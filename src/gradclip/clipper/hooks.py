@@ -1,6 +1,7 @@
 """Take part in the steps of optimizers: of those a clipper is attached to, and, to watch, of all others."""
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from functools import cache, partial
@@ -26,6 +27,15 @@ _STEP: CodeType | None = step_code()
 
 
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Steps(threading.local):
+    """How many steps have begun in this thread, of all optimizers: one that wraps another may run no hooks itself."""
+
+    begun = 0
+
+
+STEPS = Steps()
 
 
 @cache
@@ -88,15 +98,16 @@ def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _tell_begin(optimizer: Optimizer) -> None:
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
-    for watcher in WATCHERS.of_step(optimizer):
-        watcher._step_begins(optimizer)
+    STEPS.begun += 1
+    for clipper in WATCHERS.of_step(optimizer):
+        clipper._step_begins(optimizer)
 
 
 @untraced
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     unclipped = cache(partial(_unclipped, optimizer))  # found out once for all that ask
-    for watcher in WATCHERS.of_step(optimizer):
-        watcher._step_ends(optimizer, unclipped)
+    for clipper in WATCHERS.of_step(optimizer):
+        clipper._step_ends(optimizer, unclipped)
 
 
 def _unclipped(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
@@ -104,7 +115,7 @@ def _unclipped(optimizer: Optimizer) -> list[tuple[str, Tensor]]:
     return [
         (name, p)
         for name, p in named_parameters(optimizer)
-        if p.grad is not None and not any(watcher._clips(p) for watcher in WATCHERS.of(p))
+        if p.grad is not None and not any(clipper._clips for clipper in WATCHERS.of(p))
     ]
 
 

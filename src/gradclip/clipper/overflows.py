@@ -10,13 +10,12 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from gradclip.clipper.arguments import unwrapped
+from gradclip.clipper.hooks import STEPS
+from gradclip.torch_private import runs_hooks
 
 
 class Hearer(Protocol):
     """What wants to know of the steps that scalers keep from happening."""
-
-    def _steps_of(self, optimizer: Optimizer) -> int | None:
-        """Return how many steps of an optimizer it has heard of; None where it does not ask."""
 
     def _hear_overflow(self, optimizer: Optimizer) -> None:
         """Hear of a step that did not happen, once or, where somebody has wrapped the method meanwhile, twice."""
@@ -56,10 +55,10 @@ def _telling(step: Callable[..., Any]) -> Callable[..., Any]:
         own = unwrapped(optimizer)
         with _LOCK:
             hearers = list(_HEARERS)
-        before = [(hearer, hearer._steps_of(own)) for hearer in hearers]
+        begun = STEPS.begun
         value = step(scaler, optimizer, *args, **kwargs)
-        for hearer, steps in before:
-            if steps is not None and hearer._steps_of(own) == steps:
+        if STEPS.begun == begun and isinstance(own, Optimizer) and runs_hooks(own, inherited=True):
+            for hearer in hearers:
                 hearer._hear_overflow(own)
         return value
 

@@ -1,13 +1,13 @@
 """The stages of a clipper's policy, and what one clip by them came to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, final
 
 from gradclip.clipper.arguments import NonFiniteStep
 from gradclip.clipper.selection import Selection
-from gradclip.clipper.work import ClipWork
+from gradclip.clipper.work import Asked, ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
@@ -16,7 +16,7 @@ from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.measured import Norms
-from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, refuse_state, unpack
+from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, recalled, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run, run_unread
@@ -37,7 +37,6 @@ class Clip(NamedTuple):
     found: bool
     is_shared: bool
     nonfinite: Counts | None
-    reason: str
     differing: Differing | None
     withheld: Condition
 
@@ -69,38 +68,68 @@ class Pipeline:
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
         self._is_elsewhere = False  # what was learned, as the last clip was unread
 
-    def run(
-        self,
-        step: int,
-        loss: Scalar | None,
-        *,
-        each: bool,
-        count: bool = False,
-        explain: bool = False,
-        compare: bool = False,
-    ) -> Clip:
-        """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
-
-        Where `explain` is true, the reason of a skip is put into words, as the gradients are not kept; where `compare`
-        is, all ranks are asked for their norms.
-        """
-        explain = explain and self._nonfinite == "skip"
-        work = self._work(loss, undone=self._undone, each=each, count=count, explain=explain, compare=compare)
+    def run(self, asked: Asked, loss: Scalar | None) -> Clip:
+        """Clip."""
+        work = self._work(asked, loss, undone=self._undone)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
-            self._stages[0].recall()  # as the host reads the norm, it decides
+            self._stages[0].state = recalled(self._stages[0].state)  # as the host reads the norm, it decides
             self._is_elsewhere = False
-        in_graph = is_captured(self._stages[0].layout.device)
-        known = self._replayed(in_graph=in_graph)
+        in_graph, known = self._in_graph()
         try:
-            return _clip(step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
+            return _clip(asked.step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
         finally:
             self._keep(known)
 
-    def _replayed(self, *, in_graph: bool) -> tuple[Any, ...] | None:
-        """Return what was learned before the graph that replays it, or is captured now; None where there is none."""
-        if self._captured is None and in_graph:
-            return tuple(stage.state for stage in self._stages)
-        return self._captured
+    @property
+    def can_run_unread(self) -> bool:
+        """Whether a step can be clipped for that the host does not know whether it happens."""
+        return len(self._stages) == 1 and self._nonfinite in {"skip", "propagate"} and self._group is None
+
+    def run_unread(self, asked: Asked, loss: Scalar | None, overflow: Condition) -> Clip:
+        """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
+        work = self._work(asked, loss, reads=False)
+        in_graph, known = self._in_graph()
+        skips = self._nonfinite == "skip"
+        done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
+        self._keep(known)
+        self._is_elsewhere = True
+        unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
+        return _clip(asked.step, work, done, unread, is_replayed=in_graph)
+
+    def overflow(self, asked: Asked) -> Clip:
+        """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
+
+        It measures what `run` does, in case that other ranks saw no overflow.
+        """
+        work = self._work(asked, None)
+        norms, _ = work.measure(self._stages[0])
+        if asked.count and not math.isfinite(on_host(norms.total)):
+            work.see_nonfinite(norms)
+        return _clip(asked.step, work, Done(norms, (), None, Status.SKIPPED_SCALER))
+
+    def fail(self, asked: Asked, error: Exception) -> NoReturn:
+        """Raise an error, once all ranks know of it that wait for this one in the same clip."""
+        self._work(asked, None, failure=error).measure(self._stages[0])
+        raise error
+
+    def total_norm(self) -> float:
+        """Return the total norm now: where nothing happened since, that after clipping."""
+        return on_host(self._work(Asked(), None).measure(self._stages[-1])[0].total)
+
+    def describe(self) -> str:
+        """Say which gradients are not finite; all ranks have to that hold them."""
+        work = self._work(Asked(), None)
+        work.measure(self._stages[0])
+        return work.describe()
+
+    # What was learned: a captured graph goes on reading it, and learning, where it was when it was captured.
+
+    def _in_graph(self) -> tuple[bool, tuple[Any, ...] | None]:
+        """Return whether a graph is captured now, and what was learned before that one, or an earlier one."""
+        in_graph = is_captured(self._stages[0].layout.device)
+        if in_graph and self._captured is None:
+            return True, tuple(stage.state for stage in self._stages)
+        return in_graph, self._captured
 
     def _keep(self, known: tuple[Any, ...] | None) -> None:
         """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
@@ -113,55 +142,20 @@ class Pipeline:
             raise
         self._captured = known
 
-    def _know(self, states: Sequence[Any]) -> None:
+    def _know(self, states: Iterable[Any]) -> None:
         for stage, state in zip(self._stages, states, strict=True):
             stage.state = state
 
-    @property
-    def can_run_unread(self) -> bool:
-        """Whether a step can be clipped for that the host does not know whether it happens."""
-        return len(self._stages) == 1 and self._nonfinite in {"skip", "propagate"} and self._group is None
+    # What it is about.
 
-    def run_unread(self, step: int, loss: Scalar | None, overflow: Condition, *, each: bool, count: bool) -> Clip:
-        """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
-        work = self._work(loss, each=each, count=count, reads=False)
-        in_graph = is_captured(self._stages[0].layout.device)
-        known = self._replayed(in_graph=in_graph)
-        skips = self._nonfinite == "skip"
-        done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
-        self._keep(known)
-        self._is_elsewhere = True
-        unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
-        return _clip(step, work, done, unread, is_replayed=in_graph)
-
-    def overflow(self, step: int, *, each: bool, count: bool = False, compare: bool = False) -> Clip:
-        """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
-
-        It measures what `run` does, in case that other ranks saw no overflow.
-        """
-        work = self._work(None, each=each, count=count, compare=compare)
-        norms, _ = work.measure(self._stages[0])
-        if count and not math.isfinite(on_host(norms.total)):
-            work.see_nonfinite(norms)
-        return _clip(step, work, Done(norms, (), None, Status.SKIPPED_SCALER))
-
-    def fail(self, error: Exception, *, each: bool, compare: bool) -> NoReturn:
-        """Raise an error, once all ranks know of it that wait for this one in the same clip."""
-        self._work(None, each=each, compare=compare, failure=error).measure(self._stages[0])
-        raise error
-
-    def total_norm(self) -> float:
-        """Return the total norm now: where nothing happened since, that after clipping."""
-        return on_host(self._work(None).measure(self._stages[-1])[0].total)
-
-    def _work(self, loss: Scalar | None, **asked: Any) -> ClipWork:
+    def _work(self, asked: Asked, loss: Scalar | None, *, reads: bool = True, **how: Any) -> ClipWork:
         self._follow_shapes()
         device = self._selection.placed
         for stage in self._stages:
             if stage.layout.device != device and stage.follow(home(device)):
                 self._captured = None  # whose graph works on tensors that are not the gradients any more
-        asked = {"reads": self._nonfinite != "propagate", **asked}
-        return ClipWork(self._selection, self._stages, self._group, self._agreement, loss, **asked)
+        reads = reads and self._nonfinite != "propagate"
+        return ClipWork(self._selection, self._stages, self._group, self._agreement, asked, loss, reads=reads, **how)
 
     def _follow_shapes(self) -> None:
         """Go on with the shapes that parameters have by now, as after `p.data = ...`, where not all is a total norm."""
@@ -223,7 +217,7 @@ def _clip(step: int, work: ClipWork, done: Done, unread: Unread | None = None, *
     skipped = done.skipped if unread is None else unread
     judge, each = partial(_outcome_of, done), partial(_each_of, done.before)
     result = ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
-    return Clip(result, work.found, work.is_shared, work.nonfinite, work.reason, work.differing, done.withheld)
+    return Clip(result, work.found, work.is_shared, work.nonfinite, work.differing, done.withheld)
 
 
 def _outcome_of(done: Done, skipped: Status | None) -> Outcome:

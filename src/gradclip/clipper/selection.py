@@ -44,8 +44,7 @@ class Selection:
         layout: The same for policies.
         scaled: 1.0 for each that is scaled, 0.0 for each that is only counted, as float64; None where all are scaled.
         ignored: The parameters that are neither.
-        shapes: The shapes of the parameters that are counted, as wholes.
-        held: Those of what is held of them here.
+        held: The shapes of what is held here of the parameters that are counted.
     """
 
     owners: list[Tensor]
@@ -53,7 +52,6 @@ class Selection:
     layout: Layout
     scaled: Tensor | None
     ignored: list[Tensor]
-    shapes: list[tuple[int, ...]]
     held: list[torch.Size]
 
     @property
@@ -83,9 +81,7 @@ class Selection:
         held = [x.shape for x in self.owners]
         if held == self.held:
             return None
-        shapes = list(map(shape_of, self.owners))
-        layout = replace(self.layout, **_sizes(self.names, self.owners, shapes))
-        return replace(self, layout=layout, shapes=shapes, held=held)
+        return replace(self, layout=replace(self.layout, **_sizes(self.names, self.owners)), held=held)
 
     def layout_for(self, policy: Policy, at_least: Scope) -> Layout:
         """Return the layout that a policy has its norms of, where units are those that it asks for.
@@ -95,15 +91,15 @@ class Selection:
         """
         if finest((policy.scope, at_least)) != "unit":
             return self.layout
-        units = policy.units
-        for name, shape in zip(self.names, self.shapes, strict=True):
+        units, shapes = policy.units, list(map(shape_of, self.owners))
+        for name, shape in zip(self.names, shapes, strict=True):
             if len(units.kept(len(shape))) == len(shape) > 0:
                 msg = (
                     f"`{FUNCTION}(policy=...)` must take norms over a dimension that each parameter has, got "
                     f"axis {units.axis} for shape {shape} at {name}. Give it another policy by `by_name`."
                 )
                 raise ValueError(msg)
-        return replace(self.layout, units=tuple(map(units.count, self.shapes)))
+        return replace(self.layout, units=tuple(map(units.count, shapes)))
 
 
 def select(
@@ -143,10 +139,9 @@ def select(
     only = _matched("counted_only", counted_only, counted)
     owners = [tensor for _, tensor, _ in kept]
     device = home(owners[0].device) if owners else CPU
-    shapes = [shape_of(x) for x in owners]
     layout = Layout(
         names=counted,
-        **_sizes(counted, owners, shapes),
+        **_sizes(counted, owners),
         groups=None if given is None else tuple(group for _, _, group in kept),
         group_count=0 if given is None else len(given),
         device=device,
@@ -154,11 +149,12 @@ def select(
     )
     scaled = sent([float(name not in only) for name in counted], device) if only else None
     left = [x for name, x, _ in once.values() if name in left_out]
-    return Selection(owners, list(counted), layout, scaled, left, shapes, [x.shape for x in owners])
+    return Selection(owners, list(counted), layout, scaled, left, [x.shape for x in owners])
 
 
-def _sizes(names: Sequence[str], owners: list[Tensor], shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+def _sizes(names: Sequence[str], owners: list[Tensor]) -> dict[str, Any]:
     """Return what a layout says of the sizes of parameters."""
+    shapes = list(map(shape_of, owners))
     numels, units = tuple(map(numel_of, names, owners)), tuple(map(Units().count, shapes))
     return {"numels": numels, "units": units, "ndims": tuple(map(len, shapes))}
 

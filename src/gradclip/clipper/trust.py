@@ -6,7 +6,6 @@ last step. From this order follows what went wrong; the right loop, in all its f
 """
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -16,8 +15,10 @@ from torch.optim import Optimizer
 from gradclip.clipper import misuse
 from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, is_same_first, mark, mark_first, watched, writes_since
+from gradclip.clipper.pipeline import Clip
 from gradclip.clipper.selection import Selection, parameters_in, size_of
-from gradclip.clipper.watching import Unclipped
+from gradclip.clipper.watching import WATCHERS, Unclipped
+from gradclip.numbers import is_known
 from gradclip.parameters import some
 
 EMPTY = 3
@@ -59,14 +60,12 @@ class Trust:
 
     Args:
         selection: The parameters of the clipper.
-        clipped_elsewhere: Whether another clipper works on a parameter.
         quiet: Whether to give no warning, as where a clipper only measures.
     """
 
-    def __init__(self, selection: Selection, clipped_elsewhere: Callable[[Tensor], bool], *, quiet: bool) -> None:
+    def __init__(self, selection: Selection, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.is_attached = False  # to any optimizer: whoever forgot another is not told to attach at all
-        self._elsewhere = clipped_elsewhere
+        self.is_attached = False  # to any optimizer, be it gone: whoever forgot another is not told to attach at all
         self._warned: set[str] = set()
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, Known] = weakref.WeakKeyDictionary()
         self._watch(selection)
@@ -166,14 +165,15 @@ class Trust:
         repeated = self._by_hand and self._step_at < self.clips and self._was_added_to()
         self._repeats = self._repeats + 1 if repeated else 1
 
-    def after_clip(self, *, by_hand: bool, found: bool, zeros: bool, is_shared: bool) -> None:
+    def after_clip(self, clip: Clip, *, by_hand: bool) -> None:
         """Remember what a clip left, and whether it found any gradient here, or zeros alone; others may have some."""
-        self._empty = 0 if found or is_shared else self._empty + 1
+        self._empty = 0 if clip.found or clip.is_shared else self._empty + 1
         if by_hand and self._empty == EMPTY and not any(k.steps for k in self._optimizers.values() if k.places):
             self._warn("no gradient", misuse.NO_GRADIENT.format(count=EMPTY))
         if self._empty == PATIENCE:
             self._warn("no gradient", misuse.NEVER_A_GRADIENT.format(count=PATIENCE))
-        self._zeros = self._zeros + 1 if zeros else 0
+        total = clip.result._total
+        self._zeros = self._zeros + 1 if clip.found and is_known(total) and total == 0.0 else 0
         if self._zeros == PATIENCE:
             self._warn("only zeros", misuse.ONLY_ZEROS.format(count=PATIENCE))
         self.clips += 1
@@ -182,7 +182,7 @@ class Trust:
             for optimizer, known in self._optimizers.items():
                 known.first = None if self._is_watched(known) else mark_first(parameters_in(optimizer))
         self._by_hand = by_hand
-        self._found = found
+        self._found = clip.found
 
     # What torch's hooks tell.
 
@@ -266,7 +266,8 @@ class Trust:
 
     def _is_unclipped(self, known: Known) -> bool:
         owners = [self._owners[i] for i in known.places if self._owners[i].grad is not None]
-        return bool(owners) and not any(map(self._elsewhere, owners))
+        others = (other for p in owners for other in WATCHERS.of(p) if other._trust is not self)
+        return bool(owners) and not any(other._clips for other in others)
 
     def _never(self) -> str:
         return misuse.NEVER_OF_THIS if self.is_attached else misuse.NEVER

@@ -143,7 +143,6 @@ class Skips:
     def complaint(self, last: Status | None, reason: str, late: int) -> str:
         """Return why there are too many in a row, or had been before this step, and forget what the host has heard."""
         count, self._heard = max(late, self._heard), 0
-        reason = f" {reason}" if reason else ""
         return (
             f"{count} steps in a row were skipped, the last as {(last or Status.SKIPPED_NONFINITE).value}, and "
             f"`max_consecutive_skips` is {self.most:g}.{reason} Lower the learning rate, look at the data, or go back "

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,22 @@ from gradclip.stages import Stage, Work
 FUNCTION = "GradClipper.clip"
 
 
+class Asked(NamedTuple):
+    """What one clip is asked for.
+
+    Attributes:
+        step: Its number.
+        each: Whether to measure the norm of each parameter whatever the policy asks for.
+        count: Whether to count the elements that are not finite, where a norm is not.
+        compare: Whether to ask all ranks of the program for their norms.
+    """
+
+    step: int = 0
+    each: bool = False
+    count: bool = False
+    compare: bool = False
+
+
 @final
 @dataclass(eq=False)
 class ClipWork(Work):
@@ -37,21 +53,17 @@ class ClipWork(Work):
         stages: The stages.
         group: The ranks that hold the whole model together, where one collective is to do.
         agreement: What the ranks agree on about unsummed gradients.
+        asked: What it is asked for.
         loss: The loss of the step.
         undone: Whether a later stage may take back what those before it did.
         reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
             whether it is in range only once a coefficient is applied, so that this does not wait.
-        each: Whether to measure the norm of each parameter whatever the policy asks for.
-        count: Whether to count the elements that are not finite, where a norm is not.
-        explain: Whether to put into words which they are.
-        compare: Whether to ask all ranks of the program for their norms.
         failure: Why this rank cannot clip, if so: to measure raises it, once all ranks know that wait for this one.
 
     Attributes:
         found: Whether there is any gradient here.
         is_shared: Whether the norms are made of those of several ranks.
         nonfinite: The counts of NaN and of infinite elements here by parameter, where asked for and there may be any.
-        reason: Which gradients are not finite, in words, where asked for.
         differing: The norms of parameters that differ between ranks, where they were compared and total norms do.
     """
 
@@ -59,19 +71,15 @@ class ClipWork(Work):
     stages: Sequence[Stage]
     group: Span | None
     agreement: Agreement
+    asked: Asked
     loss: Scalar | None = None
     _: KW_ONLY
     undone: bool = False
     reads: bool = True
-    each: bool = False
-    count: bool = False
-    explain: bool = False
-    compare: bool = False
     failure: BaseException | None = None
     found: bool = field(default=False, init=False)
     is_shared: bool = field(default=False, init=False)
     nonfinite: Counts | None = field(default=None, init=False)
-    reason: str = field(default="", init=False)
     differing: Differing | None = field(default=None, init=False)
     _coef: Scalar = field(default=1.0, init=False)
     _waits: bool = field(default=False, init=False)  # that coefficient, to be made
@@ -79,11 +87,11 @@ class ClipWork(Work):
     _gradients: GradientSet = field(init=False)
 
     def measure(self, stage: Stage) -> tuple[Norms, bool]:
-        gradients, norms = self._compared(stage) if self.compare else self._measured(stage)
-        self.compare = False
+        compares = self.asked.compare and stage is self.stages[0]
+        gradients, norms = self._compared(stage) if compares else self._measured(stage)
         if not gradients.any_found:
             return norms, False
-        if self.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
+        if self.asked.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
             self.see_nonfinite(norms)  # which nobody knows in time
         if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
             self._make(is_last=False)
@@ -113,14 +121,15 @@ class ClipWork(Work):
         return self._foreseen(norms)
 
     def see_nonfinite(self, norms: Norms) -> None:
-        if self.count and self.nonfinite is None:
+        if self.asked.count and self.nonfinite is None:
             self.nonfinite = self._gradients.count_nonfinite(norms.total)
-        if self.explain:
-            self.reason = self._gradients.describe_nonfinite()
 
     def complain(self, stage: Stage) -> str:
-        found = self._gradients.describe_nonfinite()
-        return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {found}"
+        return f"The total norm of order {stage.order:g} is not finite, and `nonfinite` is 'raise'. {self.describe()}"
+
+    def describe(self) -> str:
+        """Say which gradients are not finite, once they are measured; all ranks have to that hold them."""
+        return self._gradients.describe_nonfinite()
 
     def tell(self, stage: Stage, error: BaseException) -> None:
         self.failure = error
@@ -137,7 +146,7 @@ class ClipWork(Work):
 
     def _measured(self, stage: Stage, *, in_units: bool = False) -> tuple[GradientSet, Norms]:
         """Return the gradients, and their norms down to the scope of a stage."""
-        scope: Scope = "parameter" if self.each and stage.scope == "total" else stage.scope
+        scope: Scope = "parameter" if self.asked.each and stage.scope == "total" else stage.scope
         order = stage.order
         self._gradients = gradients = self._collected(order if scope == "total" else None)
         self.found, self.is_shared = bool(gradients.gradients), gradients.is_shared

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from gradclip.numbers import from_device, is_known
+from gradclip.numbers import from_device
 from gradclip.validation import check_word, holds_one_real, real, refuse_none, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
@@ -20,17 +20,15 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
         return value
     if value is None:
         refuse_none(function, argument)
-    value = _full(value)
+    value = _number_of(value)
     if isinstance(value, Tensor):
-        if not holds_one_real(value):
-            msg = (
-                f"`{function}({argument}=...)` must hold one real number, got a {value.dtype} tensor of shape "
-                f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
-            )
-            raise ValueError(msg)
-        value = from_device(value.detach().reshape(()))
-        if not is_known(value):
+        if holds_one_real(value):
             return value
+        msg = (
+            f"`{function}({argument}=...)` must hold one real number, got a {value.dtype} tensor of shape "
+            f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
+        )
+        raise ValueError(msg)
     number = real(function, argument, value)
     if not number >= 0.0:
         msg = f"`{function}({argument}=...)` must be >= 0, got {value!r}. To switch clipping off, pass `math.inf`."
@@ -42,11 +40,9 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
 
 def check_total_norm(function: str, value: object) -> float | Tensor:
     """Return a norm as a float, or as it is where it is a tensor on another device; NaN is a norm too."""
-    value = _full(value)
+    value = _number_of(value)
     if isinstance(value, Tensor) and holds_one_real(value):
-        value = from_device(value.detach().reshape(()))
-        if not is_known(value):
-            return value
+        return value
     number = real(function, "total_norm", value)
     if number < 0.0:
         msg = f"`{function}(total_norm=...)` must be >= 0, got {value!r}. Pass what `get_total_norm` returned."
@@ -79,7 +75,13 @@ def check_nonfinite(function: str, value: NonFinite, *, error_if_nonfinite: bool
     return value
 
 
-def _full(value: object) -> object:
-    """Return a DTensor as the plain tensor that all ranks have, as of a norm that `torch.nn.utils` has returned."""
-    full_tensor = getattr(value, "full_tensor", None) if isinstance(value, Tensor) else None
-    return value if full_tensor is None else full_tensor()
+def _number_of(value: object) -> object:
+    """Return a tensor of one number as a float, or 0-dim where it is; of a DTensor, what all ranks have; else as it is.
+
+    A norm that `torch.nn.utils` has returned is such a DTensor.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    full_tensor = getattr(value, "full_tensor", None)
+    whole: Tensor = value if full_tensor is None else full_tensor()
+    return from_device(whole.detach().reshape(())) if holds_one_real(whole) else whole

@@ -55,7 +55,7 @@ def clipper_of(
 
 def refuse_twice(function: str, clippers: Sequence[GradClipper], parameters: Iterable[Tensor]) -> None:
     """Raise where a framework is to clip what a clipper clips."""
-    if any(clipper._attachments and clipper._covers(p) for p in parameters for clipper in clippers):
+    if any(clipper._attachments and clipper._trust.covers(p) for p in parameters for clipper in clippers):
         raise RuntimeError(
             f"`{function}` was called, and gradclip clips these parameters before every step. Remove the call; "
             "`clipper.last.total_norm` is the norm before clipping."

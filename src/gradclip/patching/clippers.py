@@ -1,19 +1,24 @@
-"""The clippers of a script that knows of none: one for the parameters that calls and steps are about together."""
+"""The clippers of a script that knows of none: one for the parameters that calls and steps are about together.
+
+They hear of all steps of a process, of those that scalers leave out, and of the records of all its clippers.
+"""
 
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
 from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
+from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
@@ -22,7 +27,8 @@ from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
-from gradclip.records import ClipRecord, Sinks
+from gradclip.records import ClipRecord, Sink, Sinks, flush
+from gradclip.records.sinks import LISTENERS, Listener
 from gradclip.torch_private import is_fake
 from gradclip.tracing import untraced
 
@@ -37,26 +43,33 @@ MOST_LISTS = 100
 class Clippers:
     """What clips, and records, in place of a call, and before a step on gradients that no call has clipped.
 
+    It does so until `end`.
+
     Args:
         policy: The rule in place of what callers ask for; None for theirs.
+        sinks: What takes the records, those of clippers of the script's own too.
+        holds: Whether to hear of steps and records now, or another patch does.
     """
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: Policy | None, sinks: Sequence[Sink], holds: Callable[[], bool]) -> None:
         listen()  # before a step, in which no hook can be added
+        flush()  # what is of before
         self._policy = policy
+        self._holds = holds
         self._lock = threading.RLock()  # while a family is found: threads may train side by side, each with its own
         self._calls = 0
         self._loose: dict[Family, int] = {}  # of no optimizer yet, and when they were last called for
-        self._of: weakref.WeakKeyDictionary[Optimizer, list[Family]] = weakref.WeakKeyDictionary()
-        self._about: dict[int, list[weakref.ref[Family]]] = {}  # by the identity of a parameter
+        self._families: weakref.WeakValueDictionary[int, Family] = weakref.WeakValueDictionary()  # by their clippers
         self._same: dict[tuple[Any, ...], weakref.ref[Family]] = {}  # by those of all parameters of a call
         self._asleep: list[Asleep] = []
-        self._watched: list[weakref.ref[Optimizer]] = []  # and when they are gone
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._own: weakref.WeakSet[GradClipper] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
-        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `before_step`
+        self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `_before_step`
         self._count = 0
+        self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
+        LISTENERS.extend(self._listeners)
+        hear(self)
 
     def clip(
         self,
@@ -76,7 +89,9 @@ class Clippers:
         if self._policy is not None and family.is_as_called():  # which it has clipped already, and learned from
             return clip_grad_norm_(parameters, math.inf, norm_type)
         family.is_called = True
-        self._in_steps.update({x: True for x in running_steps() if x in self._in_steps})
+        for optimizer in running_steps():
+            if optimizer in self._in_steps:
+                self._in_steps[optimizer] = True
         with family.clipper._turn:
             total = as_float64(family.told(max_norm, total_norm).clip()._total)
         family.remember()
@@ -85,7 +100,7 @@ class Clippers:
     def _family_for_call(self, parameters: list[Tensor], settings: Settings) -> Family | None:
         self._calls += 1
         if self._calls % IDLE == 0:
-            self._forget()
+            self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
         key = (*map(id, parameters), settings)
         known = self._same.get(key)
         family = None if known is None else known()
@@ -95,7 +110,6 @@ class Clippers:
             family = family or self._made_for_call(parameters, settings)
             if family is None:
                 return None
-            self._know(family)
             if len(self._same) > MOST_LISTS:
                 self._same.clear()
             self._same[key] = weakref.ref(family)
@@ -103,12 +117,14 @@ class Clippers:
             self._loose[family] = self._calls
         return family
 
-    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepArguments | None:
         """Clip before a step uses its gradients: now, or where it has a closure that makes them, after that.
 
         A closure may run several times in a step. Where its gradients are to be recorded alone, the first are: those
         that the step sets out from. What called for a clip after this in its last step is left to that.
         """
+        if not self._holds():
+            return None
         if running_steps().count(optimizer) == 1 and self._in_steps.pop(optimizer, False):
             self._in_steps[optimizer] = False
             return None
@@ -132,33 +148,32 @@ class Clippers:
             family.told()._clip_before(optimizer, loss)
         self._in_steps[optimizer] = False
 
-    def leave_out(self, optimizer: Optimizer) -> None:
+    def _hear_overflow(self, optimizer: Optimizer) -> None:
         """Record a step that a scaler keeps from happening, without a call of the optimizer."""
+        if not self._holds():
+            return
         with self._lock:
             family = self._family_for(optimizer)
         if family is not None:
             with family.clipper._turn:
-                family.told()._hear_overflow(optimizer)
+                family.told()._leave_out(optimizer)
 
-    def named(self, record: ClipRecord, sinks: Sinks) -> ClipRecord | None:
-        """Return a record of any clipper, with a `group` but for that of the first; None of what is no clip here."""
+    def _give(self, sink: Sink, record: ClipRecord, source: Sinks) -> None:
+        """Give a sink the record of any clipper, with a `group` but for that of the first; not of what is no clip."""
+        if not self._holds():
+            return
         with self._lock:
-            if sinks not in self._groups:  # of a clipper of the script's own
-                if self._is_no_clip(sinks.policy):
-                    return None
-                self._groups[sinks] = self._next_group
+            if source not in self._groups:  # of a clipper of the script's own
+                if self._is_no_clip(source.policy):
+                    return
+                self._groups[source] = self._next_group
                 self._count += 1
-            group = self._groups[sinks]
-        return record if group is None else replace(record, group=group)
+            group = self._groups[source]
+        sink(record if group is None else replace(record, group=group))
 
     def _is_no_clip(self, policy: object) -> bool:
         """Whether a clipper of the script's own leaves the clip to the rule, as a call with an infinite bound does."""
         return self._policy is not None and measures(policy)
-
-    def _others(self, optimizer: Optimizer) -> list[GradClipper]:
-        """Return the clippers of the script's own that work on any parameter of an optimizer."""
-        found = WATCHERS.of_step(optimizer)
-        return [watcher for watcher in found if isinstance(watcher, GradClipper) and watcher not in self._own]
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
@@ -171,8 +186,8 @@ class Clippers:
         if any(family.is_called for family in clipped) or (clipped and done.issuperset(map(id, owners))):
             return None
         owners = [p for p in owners if id(p) not in done]  # without those that another optimizer has just stepped with
-        others = (other for other in self._others(optimizer) if not self._is_no_clip(other.policy))
-        if not owners or any(other._clips_for(optimizer) for other in others):
+        others = [x for x in WATCHERS.of_step(optimizer) if id(x) not in self._families]  # the script's own
+        if not owners or any(x._clips_for(optimizer) for x in others if not self._is_no_clip(x.policy)):
             return None
         settings: Settings = (None if self._by_rule(optimizer) else 2.0), False
         gentle = (x for x in families if not x.settings[1] and (x.settings[0] is None) == (settings[0] is None))
@@ -183,54 +198,42 @@ class Clippers:
             family = self._made_for_steps(optimizer, settings)
         if family is not None:
             family.is_called = False
-            self._know(family)
             self._belongs(family, optimizer)
         return family
 
     def end(self) -> None:
-        """Clip no more."""
+        """Hear no more, and clip no more."""
         with self._lock:
-            own = list(self._own)
-        for clipper in own:
-            clipper.detach()
-        for known in (self._loose, self._of, self._about, self._same, self._asleep, self._watched):
+            families = list(self._families.values())
+            for family in families:
+                for held in family.held.values():
+                    held.detach()
+        for family in families:
+            family.clipper.detach()
+        for known in (self._loose, self._same, self._asleep):
             known.clear()
+        flush()
+        self._hook.remove()
+        LISTENERS[:] = [listener for listener in LISTENERS if listener not in self._listeners]  # or it is dropped
+        hear_no_more(self)
 
     # Which family clips.
 
     def families_about(self, parameters: Sequence[Tensor]) -> list[Family]:
         """Return the families that any of some parameters is of, the oldest first."""
-        known = (family() for p in parameters for family in self._about.get(id(p), ()))
-        return list(dict.fromkeys(family for family in known if family is not None))
-
-    def _forget(self) -> None:
-        """Let go of families that no call has been about for long, and of what is known of those that are gone."""
-        self._loose = {family: last for family, last in self._loose.items() if self._calls - last < IDLE}
-        self._watched = [known for known in self._watched if known() is not None]
-        self._same = {key: known for key, known in self._same.items() if known() is not None}
-        alive = {place: [known for known in about if known() is not None] for place, about in self._about.items()}
-        self._about = {place: about for place, about in alive.items() if about}
-
-    def _know(self, family: Family) -> None:
-        """Have a family be found by its parameters."""
-        for p in family.parameters:
-            about = self._about.setdefault(id(p), [])
-            if not any(known() is family for known in about):
-                self._about[id(p)] = [*(known for known in about if known() is not None), weakref.ref(family)]
+        return [known for x in WATCHERS.of_any(parameters) if (known := self._families.get(id(x))) is not None]
 
     def _belongs(self, family: Family, optimizer: Optimizer) -> None:
         """Have a family live as long as an optimizer that steps with it."""
         self._loose.pop(family, None)
-        families = self._of.setdefault(optimizer, [])
-        if family not in families:
-            families.append(family)
-            self._watched.append(weakref.ref(optimizer, lambda _: self._rest(family)))
+        if optimizer not in family.held:
+            family.held[optimizer] = held = weakref.finalize(optimizer, self._rest, family)
+            held.atexit = False
 
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
         # Without the lock, which another thread may hold that waits for this one; a list of the keys is made at once.
-        optimizers = [own for known in self._of.keyrefs() if (own := known()) is not None]
-        if family not in self._loose and not any(family in self._of.get(own, ()) for own in optimizers):
+        if family not in self._loose and all(optimizer() is None for optimizer in family.held.keyrefs()):
             known = [weakref.ref(p) for p in family.parameters]
             self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
 
@@ -287,6 +290,6 @@ class Clippers:
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper
         self._count += group == self._next_group
-        self._own.add(clipper)
         self._groups[clipper._sinks] = group
-        return Family(clipper, settings, group, grows=not isinstance(parameters, Optimizer))
+        family = self._families[id(clipper)] = Family(clipper, settings, group, not isinstance(parameters, Optimizer))
+        return family

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, NamedTuple, TypeAlias, final
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
 from gradclip.clipper.marks import Mark, is_same, mark
@@ -62,6 +63,7 @@ class Family:
         grows: Whether it takes up more parameters: not that of an optimizer, which gets its own.
         is_called: Whether a call was the last that clipped, which then meant just these.
         at_call: What it left.
+        held: The optimizers that step with it, and what keeps it alive as long as they are.
     """
 
     clipper: GradClipper
@@ -70,6 +72,9 @@ class Family:
     grows: bool
     is_called: bool = False
     at_call: Sequence[Mark] = ()
+    held: "weakref.WeakKeyDictionary[Optimizer, weakref.finalize[..., Any]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
 
     @property
     def parameters(self) -> list[Tensor]:

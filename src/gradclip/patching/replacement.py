@@ -19,7 +19,6 @@ from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
-from gradclip.patching.hearing import Hearing
 from gradclip.patching.places import CLIPPING, Function, Place, holders_of, originals, ours, places_of
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
@@ -47,15 +46,14 @@ class Patch:
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
         self._is_active, self._times = True, 1
-        self._clippers = Clippers(policy) if policy is not None or sinks else None
         torchs = originals()
-        self.unreached = sorted(set(holders_of(torchs)))
+        self.unreached = sorted(set(holders_of(torchs)))  # first, as it takes long, and Ctrl-C may come
+        self._clippers = Clippers(policy, sinks, self._holds) if policy is not None or sinks else None
         self._originals = {(name, True): function for name, function in torchs.items()}  # and whether it is torch's
         if self._clippers is not None:
             self._originals |= {(name, False): function for name, function in ours().items()}
         self._owns = {key: self._in_place_of(*key) for key in self._originals}
         self._replaced = _exchange({original: self._owns[key] for key, original in self._originals.items()})
-        self._hearing = None if self._clippers is None else Hearing(self._clippers, sinks, self._holds)
 
     @property
     def places(self) -> list[str]:
@@ -66,13 +64,12 @@ class Patch:
         """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
         back = {own: self._originals[key] for key, own in self._owns.items()}
         _exchange(back)
-        for other in _CURRENT:
-            other._go_on_without(back)
+        for other in _CURRENT:  # which may stand in place of what this one had put there
+            other._originals = {key: back.get(original, original) for key, original in other._originals.items()}
         self._is_active = False
         self._replaced.clear()
-        if self._hearing is not None:
-            self._hearing.end()
-            self._hearing = None
+        if self._clippers is not None:
+            self._clippers.end()
         if self in _CURRENT:
             _CURRENT.remove(self)
 
@@ -87,10 +84,6 @@ class Patch:
     def _holds(self) -> bool:
         """Whether no other patch within holds for now."""
         return not _CURRENT or _CURRENT[-1] is self
-
-    def _go_on_without(self, back: dict[Function, Function]) -> None:
-        """Stand in place of what another patch, which ends before this one, had replaced."""
-        self._originals = {key: back.get(original, original) for key, original in self._originals.items()}
 
     def _in_place_of(self, name: str, is_torchs: bool) -> Function:  # noqa: FBT001 -- the key of the function
         """Return what is called in place of a function, of torch or of ours."""
