@@ -37,7 +37,9 @@ def test_propagate_is_the_arithmetic_of_torch(bad: Tensor, norm_type: float) -> 
 
 
 @pytest.mark.parametrize("bad", BAD, ids=str)
-@pytest.mark.parametrize("how", [{"error_if_nonfinite": True}, {"nonfinite": "raise"}])
+@pytest.mark.parametrize(
+    "how", [{"error_if_nonfinite": True}, {"nonfinite": "raise"}, {"error_if_nonfinite": True, "nonfinite": "raise"}]
+)
 def test_raise_touches_nothing(bad: Tensor, how: dict[str, object]) -> None:
     """Every byte is as it was, and the error is torch's with the names after it."""
     pairs = net(GOOD, bad)
