@@ -15,9 +15,11 @@ from torch.nn import Parameter
 
 import gradclip
 import reference
+import there
 from gradclip.numbers import home
 from gradclip.ops import narrow, registry
 from gradclip.ops.narrow import NarrowBatch
+from gradclip.testing import capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, without_float64
 
@@ -278,6 +280,33 @@ def test_a_fused_step_under_a_scaler(nonfinite: Any) -> None:
         runs.append(found)
     assert runs[1] == pytest.approx(runs[0])
     assert [x for x in runs[0] if isinstance(x, str)] == ["clipped", "skipped_scaler", "ok"]
+
+
+def test_a_record_of_a_fused_step_names_what_is_not_finite() -> None:
+    """The numbers are on the host, which decides about the step, and looks as it does elsewhere."""
+    parameter: Any = Parameter(There(torch.ones(3)))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, fused=True)
+    clipper = gradclip.GradClipper([("w", parameter)]).attach(optimizer)
+    with capture_records(clipper) as records:
+        for bad in (1.0, math.nan, math.inf):
+            parameter.grad = There(torch.tensor([0.0, bad, 0.5]))
+            optimizer.step()
+    assert [x.nonfinite for x in records] == [None, {"w": (1, 0)}, {"w": (0, 1)}]
+
+
+def test_a_coefficient_goes_with_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it to the device, for each tensor, would be waited for each time."""
+    copied: list[Tensor] = []
+
+    def noting(to: Tensor, x: Tensor, *_: object) -> Tensor:
+        copied.append(x)
+        return there._copied(x, to)
+
+    monkeypatch.setattr(there, "_copied_again", noting)
+    parameters = owners([torch.ones(3), torch.ones(4, 5), torch.full((2,), 3e38)])
+    copied.clear()
+    gradclip.clip_grad_norm_(parameters, 1e-30)
+    assert len([x for x in copied if not isinstance(x, There)]) == 1  # the norm, which is returned
 
 
 def test_one_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The host waits for no device: not in a function, nor in a policy, nor for a record."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import gradclip
+import reference
 from calls import BOUND, CALLS
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, no_waits
@@ -67,6 +69,23 @@ def test_functions(name: str, dtype: torch.dtype, missing: bool) -> None:
     parameters = owners(missing, dtype)
     with no_waits():
         (CALLS | MORE)[name](parameters)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 9.0, -9.0, math.inf, 0.0])
+def test_two_devices(p: float) -> None:
+    """Norms of powers that leave float64 are taken in units of the extremum of all, wherever that is."""
+    parts = [torch.randn(3), torch.randn(20, 30), torch.randn(5, 7)]
+    places = [PLACE, torch.device(PLACE.type, 1), PLACE]
+    for nonfinite in ("propagate", "keep"):
+        parameters: list[Any] = [Parameter(There(torch.zeros_like(x), at)) for x, at in zip(parts, places, strict=True)]
+        for parameter, x, at in zip(parameters, parts, places, strict=True):
+            parameter.grad = There(x.clone(), at)
+        with no_waits():
+            found: Any = gradclip.clip_grad_norm_(parameters, 0.5, p, nonfinite=nonfinite)
+        norm = reference.norm(parts, p)
+        assert found.held.item() == pytest.approx(norm, rel=1e-6)
+        for parameter, x in zip(parameters, parts, strict=True):
+            torch.testing.assert_close(parameter.grad.held, x * reference.coefficient(norm, 0.5))
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])

@@ -22,6 +22,10 @@ class Late:
     def __init__(self, vector: Any) -> None:
         self._copy = vector.held.clone()
 
+    @staticmethod
+    def is_waited_for(_: object) -> bool:
+        return False
+
     def wait(self) -> None:
         """Come to an end."""
         self.host = self._copy

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from gradclip.devices import lacks_float64
 from gradclip.tracing import is_transformed
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ WIDE = {torch.float64, torch.complex128}
 # The first root of a process sets up torch's library for it. Where two threads did that at once, half of the numbers
 # came out wrong in the eleventh digit: in one process of forty (torch 2.13, MKL).
 torch.ones(1, dtype=torch.float64, device=CPU).sqrt()
-
-NARROW = {"mps"}
-"""The types of devices of which none has float64: numbers of theirs are on the host."""
 
 LARGEST_PLAIN_ORDER = 6.0
 """Up to this order, no sum of 2**31 powers of float32 numbers leaves the range of float64: their exponents span -149 to
@@ -76,9 +74,7 @@ def identity(norm_type: float) -> float:
 
 def is_narrow(device: torch.device) -> bool:
     """Whether a device has no float64, as all of Apple's, and Intel's first Arc cards."""
-    if device.type == "xpu":
-        return not getattr(torch.xpu.get_device_properties(device), "has_fp64", True)
-    return device.type in NARROW
+    return lacks_float64(device)
 
 
 def home(device: torch.device) -> torch.device:

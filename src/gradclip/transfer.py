@@ -32,7 +32,7 @@ class Transfer:
 
     def __init__(self, vector: Tensor) -> None:
         self._event: Any = None
-        if vector.device.type in WITH_STREAMS:
+        if not self.is_waited_for(vector.device):
             module: Any = torch.get_device_module(vector.device)
             self.host = torch.empty(vector.shape, dtype=vector.dtype, device=CPU, pin_memory=True)
             self.host.copy_(vector, non_blocking=True)
@@ -40,6 +40,11 @@ class Transfer:
             self._event.record(module.current_stream(vector.device))
         else:
             self.host = vector.to(CPU)
+
+    @staticmethod
+    def is_waited_for(device: torch.device) -> bool:
+        """Whether a copy from a device is there as soon as it is made: the host waits for it."""
+        return device.type not in WITH_STREAMS
 
     def is_done(self) -> bool:
         """Whether the copy is there."""

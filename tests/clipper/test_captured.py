@@ -28,6 +28,7 @@ from gradclip.policies import (
 )
 from policies.cases import CASES, SHAPES, clipper_of, falling, gradients, model
 from there import PLACE, There, captured, no_waits
+from withhold_workers import Late
 
 WARM, REPLAYS = 30, 12
 """Steps before the graph, after which every policy has warmed up, and replays of it."""
@@ -60,6 +61,12 @@ class Run:
 
     def left(self) -> list[Tensor]:
         return [p.grad.held.clone() for p in self.parameters.values() if p.grad is not None]
+
+
+@pytest.fixture(autouse=True)
+def late_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What captures graphs has copies that nothing waits for."""
+    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", Late)
 
 
 @pytest.fixture

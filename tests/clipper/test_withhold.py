@@ -297,6 +297,17 @@ def test_a_wrapped_step_is_left_to_the_host() -> None:
     assert waits(training)
 
 
+def test_the_host_decides_where_it_would_wait_for_each_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on accelerators whose copies it waits for: too many skips are an error at once. If any may be, nobody asks."""
+    monkeypatch.setattr(workers.Late, "is_waited_for", lambda _: True)
+    training = Training(max_consecutive_skips=1)
+    assert waits(training)
+    training.step(math.nan)
+    with pytest.raises(ConsecutiveSkipsError, match="2 steps in a row"):
+        training.step(math.nan)
+    assert not waits(Training(max_consecutive_skips=math.inf))
+
+
 def test_a_scheduler_wraps_steps_as_torch_does() -> None:
     training = Training()
     torch.optim.lr_scheduler.ConstantLR(training.optimizer)

@@ -20,7 +20,7 @@ from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS, Unclipped
-from gradclip.clipper.withhold import Ground
+from gradclip.clipper.withhold import Ground, Skips
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
@@ -41,6 +41,7 @@ class Attaching(ABC):
     policy: Policy
     _selection: Selection
     _pipeline: Pipeline
+    _skips: Skips
     _source: Source | None
     _compares_every: int
 
@@ -155,7 +156,8 @@ class Attaching(ABC):
 
     def _can_withhold(self, optimizer: Optimizer) -> bool:
         is_only = len(self._attachments) == 1 and self._trust.is_outermost and not self._suppression.is_on
-        may_be = is_only and self._compares_every == 0 and self._pipeline.can_run_unread
+        hears = is_only and self._skips.can_hear_later(self._selection.device)
+        may_be = hears and self._compares_every == 0 and self._pipeline.can_run_unread
         counts = may_be and (not self._sinks.wanted or has_kernels(self._selection.device))  # what a record names
         return counts and self._ground.allows(optimizer, self._selection.owners)
 

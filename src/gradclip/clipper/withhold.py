@@ -18,7 +18,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from gradclip.clipper.selection import are_same, parameters_in
 from gradclip.distributed.dtensor import is_dtensor
-from gradclip.numbers import Condition, Scalar, as_float64, is_known, on_host
+from gradclip.numbers import CPU, Condition, Scalar, as_float64, is_known, on_host
 from gradclip.result import Status
 from gradclip.torch_private import FUSED_OVERFLOW, takes_overflow
 from gradclip.tracing import is_captured, is_traced
@@ -127,6 +127,10 @@ class Skips:
         self._count: Scalar = 0.0
         self._under_way: deque[Transfer] = deque()
         self._heard = 0  # the most in a row that the host has heard of and not complained about
+
+    def can_hear_later(self, device: torch.device) -> bool:
+        """Whether the host need not wait for what a device counts; where it has to, it may as well decide."""
+        return device != CPU and (self.most == math.inf or not Transfer.is_waited_for(device))
 
     def hear(self, *, but: int = 0) -> int:
         """Hear of all steps but the last few; of none while a graph is captured, in which nothing can be waited for.

@@ -188,7 +188,7 @@ def _multiply_(x: Tensor, coef: Tensor) -> None:
     """Multiply by numbers of the host that broadcast; no byte changes where one of many is 1."""
     scaled = x.to(torch.float32)
     for factor in _factors(coef):
-        scaled = scaled * factor.to(x.device)
+        scaled = scaled * (factor.to(x.device) if factor.ndim else factor.item())  # one number goes with the launch
     x.copy_(torch.where((coef != 1.0).to(x.device), scaled.to(x.dtype), x) if coef.ndim else scaled)
 
 

@@ -50,7 +50,8 @@ class ReferenceBatch(Batch):
                 each = together.fused_partials(self.tensors, order)
                 partial: Scalar = each.amax() if is_extremum(order) else each.sum()
             else:
-                partials = [_partial(piece * factor, order) for piece in _real_pieces(self.tensors)]
+                by = factor.to(self._device) if isinstance(factor, Tensor) else factor  # from another device perhaps
+                partials = [_partial(piece * by, order) for piece in _real_pieces(self.tensors)]
                 partial = combine(partials, order)
             return from_device(partial)
 

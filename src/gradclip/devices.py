@@ -1,0 +1,32 @@
+"""What devices lack."""
+
+import torch
+
+from gradclip.tracing import is_traced
+
+KNOWN = {"cpu": False, "cuda": False, "meta": False, "mps": True}
+"""Whether no device of a type has float64, or all have it."""
+
+TRIED: dict[torch.device, bool] = {}
+"""Whether others refused it when they were first met."""
+
+
+def lacks_float64(device: torch.device) -> bool:
+    """Whether a device has no float64: of Intel's, some have it; one that is not known is tried, once."""
+    if (known := KNOWN.get(device.type)) is not None:
+        return known
+    if device.type == "xpu":
+        return not getattr(torch.xpu.get_device_properties(device), "has_fp64", True)
+    if device not in TRIED and not is_traced():  # where numbers may be fakes, which no device refuses
+        TRIED[device] = _refuses_float64(device)
+    return TRIED.get(device, False)
+
+
+def _refuses_float64(device: torch.device) -> bool:
+    try:
+        torch.full((), 2.0, dtype=torch.float64, device=device).sqrt()
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, RuntimeError):
+        return True
+    return False
