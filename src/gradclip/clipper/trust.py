@@ -145,6 +145,11 @@ class Trust:
         """Whether an optimizer has stepped since the last clip."""
         return self._optimizers[optimizer].clip == self.clips
 
+    @property
+    def has_any_stepped(self) -> bool:
+        """Whether any optimizer has stepped since the last clip."""
+        return self._step_at == self.clips
+
     def steps_of(self, optimizer: Optimizer) -> int:
         """Return how many steps an optimizer took."""
         return self._optimizers[optimizer].steps

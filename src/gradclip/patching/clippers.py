@@ -17,6 +17,7 @@ from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, 
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
@@ -162,7 +163,7 @@ class Clippers:
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
-        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
+        owners = [p for p in parameters_in(optimizer) if may_have_gradient(p)]
         families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:
