@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.arguments import check_attachable, check_loss, is_loss, scaler_of, unwrapped
-from gradclip.clipper.hooks import Attachment, attach, listen, release
+from gradclip.clipper.hooks import Attachment, attach, listen, only_makes_state, release
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
@@ -153,7 +153,7 @@ class Attaching(ABC):
         """
         with self._turn:
             self._suppression.check_thread()
-            if self._suppression.is_complete():  # this is part of a suppressed step
+            if self._suppression.is_complete() or only_makes_state():  # of a suppressed step, or none of training
                 return None
             return self._clip_attached(optimizer, loss, reads=not (alone and self._can_withhold(optimizer)))
 

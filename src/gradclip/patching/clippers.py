@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
-from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
+from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, only_makes_state, running_steps
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
@@ -120,6 +120,8 @@ class Clippers:
 
     @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
+        if only_makes_state():
+            return
         with self._lock:
             family = self._family_for(optimizer)
         if family is None:
