@@ -32,7 +32,9 @@ from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
-TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
+TRANSIENT = (
+    "_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_total", "_trust", "_turn"
+)  # fmt: skip
 """What is not copied or pickled with a clipper."""
 
 ENTRIES = ("step", "skips", "parameters", "stages")
@@ -139,6 +141,7 @@ class GradClipper(Attaching):
 
     def _start(self, sinks: tuple[Sink, ...] = ()) -> None:
         self._loss: Scalar | None = None
+        self._total: Scalar | None = None  # of more gradients than these
         self._sinks = Sinks(sinks, self.policy)
         self._listen(quiet=measures(self.policy))
 
@@ -191,6 +194,7 @@ class GradClipper(Attaching):
         reads: bool = True,
     ) -> ClipResult:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
+        total, self._total = self._total, None
         step, skips = self._step + 1, self._skips
         each, count, compare = self._measures_each(step), self._records, self._compares
         late, too_many = skips.hear(but=0 if reads else LATE - 1), False
@@ -202,7 +206,7 @@ class GradClipper(Attaching):
             clip = self._pipeline.overflow(step, each=each, count=count, compare=compare)
         else:
             explain = late > 0 or skips.read() >= skips.most  # one more is too many
-            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare)
+            clip = self._pipeline.run(step, loss, each=each, count=count, explain=explain, compare=compare, total=total)
             skipped = clip.result.skipped
             too_many = skips.count(skipped=skipped is not None) or late > 0
         self._step, self._last = step, clip

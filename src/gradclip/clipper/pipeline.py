@@ -78,6 +78,7 @@ class Pipeline:
         count: bool = False,
         explain: bool = False,
         compare: bool = False,
+        total: Scalar | None = None,
     ) -> Clip:
         """Clip; measure the norm of each parameter if asked to, or where the policy needs it; count what is bad.
 
@@ -85,7 +86,8 @@ class Pipeline:
         is, all ranks are asked for their norms.
         """
         explain = explain and self._nonfinite == "skip"
-        work = self._work(loss, undone=self._undone, each=each, count=count, explain=explain, compare=compare)
+        asked = {"each": each, "count": count, "explain": explain, "compare": compare, "total": total}
+        work = self._work(loss, undone=self._undone, **asked)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].recall()  # as the host reads the norm, it decides
             self._is_elsewhere = False

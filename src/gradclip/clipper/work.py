@@ -15,13 +15,19 @@ from gradclip.distributed.span import Span
 from gradclip.gradients import GradientSet, collect
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.told import told
-from gradclip.numbers import Scalar, as_float64, is_known, is_one, on_host
+from gradclip.numbers import Scalar, as_float64, is_known, is_one, isfinite, isnan, on_host, where
 from gradclip.ops.registry import has_kernels
 from gradclip.policies.measured import Norms, Scope
 from gradclip.policies.policy import Decision
 from gradclip.stages import Stage, Work
 
 FUNCTION = "GradClipper.clip"
+
+ORDER_OF_TOTAL = 2.0
+"""The order of a norm that a caller knows, who does not say which."""
+
+MORE = 1.0 + 1e-5
+"""What a norm has to be larger by, as a factor, to be that of more gradients than these: the other may be rounded."""
 
 
 @final
@@ -42,6 +48,7 @@ class ClipWork(Work):
         reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
             whether it is in range only once a coefficient is applied, so that this does not wait.
         each: Whether to measure the norm of each parameter whatever the policy asks for.
+        total: The 2-norm of all gradients, where a caller knows that of more than are here; it is what is decided from.
         count: Whether to count the elements that are not finite, where a norm is not.
         explain: Whether to put into words which they are.
         compare: Whether to ask all ranks of the program for their norms.
@@ -64,6 +71,7 @@ class ClipWork(Work):
     undone: bool = False
     reads: bool = True
     each: bool = False
+    total: Scalar | None = None
     count: bool = False
     explain: bool = False
     compare: bool = False
@@ -81,6 +89,8 @@ class ClipWork(Work):
     def measure(self, stage: Stage) -> tuple[Norms, bool]:
         gradients, norms = self._compared(stage) if self.compare else self._measured(stage)
         self.compare = False
+        if self.total is not None and stage.order == ORDER_OF_TOTAL:
+            norms = norms._replace(total=_of_more(self.total, norms.total))
         if not gradients.any_found:
             return norms, False
         if self.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
@@ -103,6 +113,7 @@ class ClipWork(Work):
         if not waits:
             self._keep(is_last=is_last)
             self._apply(stage, norms, decision)
+            self.total = None
         return decision
 
     def sanitize(self, stage: Stage) -> Norms:
@@ -188,7 +199,7 @@ class ClipWork(Work):
         if self._waits:
             self._keep(is_last=is_last)
             self._gradients.scale_(self._coef)
-            self._coef, self._waits = 1.0, False
+            self._coef, self._waits, self.total = 1.0, False, None
 
     def _keep(self, *, is_last: bool) -> None:
         """Remember gradients before they are written, where a stage to come may take that back."""
@@ -210,3 +221,8 @@ class ClipWork(Work):
             gradients.scale_units_(as_float64(coef), stage.units, norms.layout.columns)
         if decision.clamp is not None:
             gradients.clamp_(decision.clamp)
+
+
+def _of_more(total: Scalar, norm: Scalar) -> Scalar:
+    """Return the norm of all gradients, where these are a part of them; else their own, which is more exact."""
+    return where(isfinite(norm) & ((total > norm * MORE) | isnan(total)), total, norm)

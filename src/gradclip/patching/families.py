@@ -81,6 +81,7 @@ class Family:
         """Return the clipper, which knows what to hold norms against."""
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
+        self.clipper._total = total_norm
         return self.clipper
 
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
