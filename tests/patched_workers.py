@@ -1,5 +1,6 @@
 """What a rank does in a test of `patch()`: clip by calls and before steps, with gradients of other ranks alone."""
 
+import warnings
 from typing import Any, TypeAlias
 
 import torch
@@ -38,6 +39,21 @@ def one_lacks(policy: Policy | None, calls: int, *, sharded: bool = True) -> See
             norms += [_number(nn.utils.clip_grad_norm_(parameters, 5.0)) for _ in range(calls)]
             optimizer.step()
     return [(x.step, x.total_norm, x.status, x.group) for x in memory.records], norms
+
+
+def clip_a_part() -> list[float]:
+    """Clip one of two parameters of an optimizer, of which the first rank has gradients of the other alone."""
+    parameters: list[Any] = [nn.Parameter(_split(torch.zeros(4))) for _ in range(2)]
+    optimizer, norms = torch.optim.SGD(parameters, lr=0.1), []
+    clipper = gradclip.GradClipper(parameters[:1]).attach(optimizer)
+    for _ in range(STEPS):
+        for parameter in parameters[distributed.get_rank() == 0 :]:
+            parameter.grad = _split(torch.tensor([0.0, 0.0, 3.0, 4.0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gradclip.MisuseWarning)  # that nobody clips the other
+            optimizer.step()
+        norms.append(clipper.last.total_norm if clipper.last else -1.0)
+    return norms
 
 
 def _split(x: Tensor) -> Any:

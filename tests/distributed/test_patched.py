@@ -23,3 +23,8 @@ def test_a_rank_without_gradients_comes_all_the_same(
         assert [(*x[:1], *x[2:]) for x in found] == [(*x[:1], *x[2:]) for x in records]
         assert [x[1] for x in found] == pytest.approx([x[1] for x in records], rel=1e-12)
         assert returned == pytest.approx(norms, rel=1e-6)
+
+
+def test_a_rank_has_gradients_of_others_alone(pool_of: Callable[[int], RankPool]) -> None:
+    """Which does not mean that the clipper was made of parameters that are gone."""
+    assert pool_of(2).run(workers.clip_a_part) == [[5.0] * workers.STEPS] * 2

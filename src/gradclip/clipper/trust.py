@@ -18,6 +18,7 @@ from gradclip.clipper.hooks import running_steps
 from gradclip.clipper.marks import NONE, Mark, is_same, is_same_first, mark, mark_first, watched, writes_since
 from gradclip.clipper.selection import Selection, parameters_in, size_of
 from gradclip.clipper.watching import Unclipped
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.parameters import some
 
 EMPTY = 3
@@ -122,8 +123,8 @@ class Trust:
         return self._depth == 1
 
     def is_of_others(self, optimizer: Optimizer) -> bool:
-        """Whether all gradients that an optimizer has are of parameters that are not the clipper's."""
-        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
+        """Whether all gradients of an optimizer, here or elsewhere, are of parameters that are not the clipper's."""
+        owners = [p for p in parameters_in(optimizer) if may_have_gradient(p)]
         return len(owners) > 0 and not any(map(self.covers, owners))
 
     def release(self, optimizer: Optimizer) -> None:
