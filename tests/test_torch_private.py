@@ -186,6 +186,20 @@ def test_the_stack_tells_which_optimizer_steps() -> None:
     assert private.stepping_optimizer(sys._getframe()) is None
 
 
+def test_a_checkpoint_steps_to_have_an_optimizer_make_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a function that is on the stack then; without the name, nobody knows."""
+    module = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    found: list[bool] = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: found.append(sys._getframe(2).f_code is private.state_making_code()))
+    module._init_optim_state(optimizer)
+    assert found == [True]
+    monkeypatch.delattr(module, "_init_optim_state")
+    assert private.state_making_code() is None
+    monkeypatch.delitem(sys.modules, module.__name__)
+    assert private.state_making_code() is None
+
+
 def test_what_a_scaler_leaves() -> None:
     """Whether it has scaled, what it found, and what it tells a fused optimizer."""
     p = nn.Parameter(torch.ones(1))

@@ -247,6 +247,12 @@ def step_code() -> CodeType | None:
     return None if wrap is None else wrap(lambda: None).__code__
 
 
+def state_making_code() -> CodeType | None:
+    """Return the code that steps to have an optimizer make its state, for a checkpoint. Without it, None."""
+    module = sys.modules.get("torch.distributed.checkpoint.state_dict")
+    return getattr(getattr(module, "_init_optim_state", None), "__code__", None)
+
+
 def stepping_optimizer(frame: FrameType) -> Any:
     """Return the optimizer whose step a frame is, where it is the one that runs hooks. Without it, None."""
     return frame.f_locals.get("self")

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gradclip.clipper import misuse
 from gradclip.clipper.arguments import check_attachable, check_loss, is_loss, scaler_of, unwrapped
-from gradclip.clipper.hooks import Attachment, attach, listen, release
+from gradclip.clipper.hooks import Attachment, attach, listen, only_makes_state, release
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
@@ -48,6 +48,7 @@ class Attaching(ABC):
     def _listen(self, sinks: tuple[Sink, ...] = ()) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
         self._loss: Scalar | None = None
+        self._total: Scalar | None = None  # of more gradients than these, where whoever calls knows it
         self._sinks = Sinks(sinks, self.policy)
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()
@@ -150,7 +151,7 @@ class Attaching(ABC):
         """
         with self._turn:
             self._suppression.check_thread()
-            if self._suppression.is_complete():  # this is part of a suppressed step
+            if self._suppression.is_complete() or only_makes_state():  # of a suppressed step, or none of training
                 return None
             return self._clip_attached(optimizer, loss, reads=not (alone and self._can_withhold(optimizer)))
 

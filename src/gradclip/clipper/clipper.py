@@ -203,7 +203,8 @@ class GradClipper(Attaching):
         step, every, compares_every = self._step + 1, self._every, self._compares_every
         each = every > 0 and step % every == 0
         compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
-        return Asked(step, each, self._sinks.wanted and not is_captured(self._selection.device), compare)
+        count = self._sinks.wanted and not is_captured(self._selection.device)
+        return Asked(step, each, count, compare, self._total)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""

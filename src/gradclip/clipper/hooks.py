@@ -19,7 +19,7 @@ from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.watching import WATCHERS
 from gradclip.clipper.withhold import told
 from gradclip.parameters import named_parameters
-from gradclip.torch_private import step_code, step_hooks_of, stepping_optimizer
+from gradclip.torch_private import state_making_code, step_code, step_hooks_of, stepping_optimizer
 from gradclip.tracing import untraced
 
 _STEP: CodeType | None = step_code()
@@ -51,6 +51,17 @@ def running_steps() -> list[Optimizer]:
     What a hook remembers of a step that began is wrong once the step raises; the stack is not.
     """
     return [stepping_optimizer(frame) for frame in _step_frames()]
+
+
+def only_makes_state() -> bool:
+    """Whether the running step is none of training, but one on zeros, at a rate of 0, that makes an optimizer's state.
+
+    `torch.distributed.checkpoint` takes it to save, or load into, an optimizer that has not stepped yet.
+    """
+    frame = None if (code := state_making_code()) is None else sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:
@@ -96,6 +107,8 @@ def _begins(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 @untraced
 def _tell_begin(optimizer: Optimizer) -> None:
+    if only_makes_state():
+        return
     if COPIED in optimizer.__dict__:
         _judge_copy(optimizer)
     STEPS.begun += 1
@@ -105,6 +118,8 @@ def _tell_begin(optimizer: Optimizer) -> None:
 
 @untraced
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+    if only_makes_state():
+        return
     unclipped = cache(partial(_unclipped, optimizer))  # found out once for all that ask
     for clipper in WATCHERS.of_step(optimizer):
         clipper._step_ends(optimizer, unclipped)

@@ -70,7 +70,7 @@ class Pipeline:
 
     def run(self, asked: Asked, loss: Scalar | None) -> Clip:
         """Clip."""
-        work = self._work(asked, loss, undone=self._undone)
+        work = self._work(asked, loss, undone=self._undone, total=asked.total)
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].state = recalled(self._stages[0].state)  # as the host reads the norm, it decides
             self._is_elsewhere = False

@@ -18,6 +18,7 @@ from gradclip.clipper.marks import NONE, Mark, is_same, is_same_first, mark, mar
 from gradclip.clipper.pipeline import Clip
 from gradclip.clipper.selection import Selection, parameters_in, size_of
 from gradclip.clipper.watching import WATCHERS, Unclipped
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.numbers import is_known
 from gradclip.parameters import some
 
@@ -121,8 +122,8 @@ class Trust:
         return self._depth == 1
 
     def is_of_others(self, optimizer: Optimizer) -> bool:
-        """Whether all gradients that an optimizer has are of parameters that are not the clipper's."""
-        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
+        """Whether all gradients of an optimizer, here or elsewhere, are of parameters that are not the clipper's."""
+        owners = [p for p in parameters_in(optimizer) if may_have_gradient(p)]
         return len(owners) > 0 and not any(map(self.covers, owners))
 
     def release(self, optimizer: Optimizer) -> None:
@@ -143,6 +144,11 @@ class Trust:
     def has_stepped(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has stepped since the last clip."""
         return self._optimizers[optimizer].clip == self.clips
+
+    @property
+    def has_any_stepped(self) -> bool:
+        """Whether any optimizer has stepped since the last clip."""
+        return self._step_at == self.clips
 
     def steps_of(self, optimizer: Optimizer) -> int:
         """Return how many steps an optimizer took."""
@@ -181,8 +187,7 @@ class Trust:
         if NONE in self._at_clip:  # or each optimizer has a gradient that is watched
             for optimizer, known in self._optimizers.items():
                 known.first = None if self._is_watched(known) else mark_first(parameters_in(optimizer))
-        self._by_hand = by_hand
-        self._found = clip.found
+        self._by_hand, self._found = by_hand, clip.found
 
     # What torch's hooks tell.
 

@@ -15,13 +15,19 @@ from gradclip.distributed.span import Span
 from gradclip.gradients import GradientSet, collect
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.told import told
-from gradclip.numbers import Scalar, as_float64, is_known, is_one, on_host
+from gradclip.numbers import Scalar, as_float64, is_known, is_one, isfinite, isnan, on_host, where
 from gradclip.ops.registry import has_kernels
 from gradclip.policies.measured import Norms, Scope
 from gradclip.policies.policy import Decision
 from gradclip.stages import Stage, Work
 
 FUNCTION = "GradClipper.clip"
+
+ORDER_OF_TOTAL = 2.0
+"""The order of a norm that a caller knows, who does not say which."""
+
+MORE = 1.0 + 1e-5
+"""What a norm has to be larger by, as a factor, to be that of more gradients than these: the other may be rounded."""
 
 
 class Asked(NamedTuple):
@@ -32,12 +38,14 @@ class Asked(NamedTuple):
         each: Whether to measure the norm of each parameter whatever the policy asks for.
         count: Whether to count the elements that are not finite, where a norm is not.
         compare: Whether to ask all ranks of the program for their norms.
+        total: The 2-norm of all gradients, where a caller knows that of more than are here.
     """
 
     step: int = 0
     each: bool = False
     count: bool = False
     compare: bool = False
+    total: Scalar | None = None
 
 
 @final
@@ -58,6 +66,7 @@ class ClipWork(Work):
         undone: Whether a later stage may take back what those before it did.
         reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
             whether it is in range only once a coefficient is applied, so that this does not wait.
+        total: As in `Asked`, until the first stage has written: it is what is decided from.
         failure: Why this rank cannot clip, if so: to measure raises it, once all ranks know that wait for this one.
 
     Attributes:
@@ -76,6 +85,7 @@ class ClipWork(Work):
     _: KW_ONLY
     undone: bool = False
     reads: bool = True
+    total: Scalar | None = None
     failure: BaseException | None = None
     found: bool = field(default=False, init=False)
     is_shared: bool = field(default=False, init=False)
@@ -89,6 +99,8 @@ class ClipWork(Work):
     def measure(self, stage: Stage) -> tuple[Norms, bool]:
         compares = self.asked.compare and stage is self.stages[0]
         gradients, norms = self._compared(stage) if compares else self._measured(stage)
+        if self.total is not None and stage.order == ORDER_OF_TOTAL:
+            norms = norms._replace(total=_of_more(self.total, norms.total))
         if not gradients.any_found:
             return norms, False
         if self.asked.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
@@ -111,6 +123,7 @@ class ClipWork(Work):
         if not waits:
             self._keep(is_last=is_last)
             self._apply(stage, norms, decision)
+            self.total = None
         return decision
 
     def sanitize(self, stage: Stage) -> Norms:
@@ -197,7 +210,7 @@ class ClipWork(Work):
         if self._waits:
             self._keep(is_last=is_last)
             self._gradients.scale_(self._coef)
-            self._coef, self._waits = 1.0, False
+            self._coef, self._waits, self.total = 1.0, False, None
 
     def _keep(self, *, is_last: bool) -> None:
         """Remember gradients before they are written, where a stage to come may take that back."""
@@ -219,3 +232,8 @@ class ClipWork(Work):
             gradients.scale_units_(as_float64(coef), stage.units, norms.layout.columns)
         if decision.clamp is not None:
             gradients.clamp_(decision.clamp)
+
+
+def _of_more(total: Scalar, norm: Scalar) -> Scalar:
+    """Return the norm of all gradients, where these are a part of them; else their own, which is more exact."""
+    return where(isfinite(norm) & ((total > norm * MORE) | isnan(total)), total, norm)

@@ -19,6 +19,7 @@ from torch.compiler import is_dynamo_compiling
 from gradclip.distributed.dtensor import (
     can_be_unsummed,
     dtensor_type,
+    is_outside,
     local_rows,
     localized_spec,
     may_be_localized,
@@ -139,6 +140,18 @@ def made(names: list[str], specs: list[Any], ownerships: list[Ownership | None],
 def ownership_of(tensor: Tensor, whole: frozenset[int] = frozenset()) -> Ownership | None:
     """Return what is known about who holds a tensor, beyond what it says itself; `whole` are those gathered now."""
     return ownership_of_flat(tensor, whole) if may_be_flat() and is_flat(tensor) else declared(tensor)
+
+
+def may_have_gradient(tensor: Tensor) -> bool:
+    """Whether a parameter has a gradient, or belongs to other ranks too, on which it may have one.
+
+    What depends on it, such as whether to come to a collective, is then the same on all of these.
+    """
+    if tensor.grad is not None or not tensor.requires_grad:
+        return tensor.grad is not None
+    if (spec := spec_of(tensor)) is not None:
+        return not is_outside(spec.mesh)
+    return (may_be_flat() and is_flat(tensor)) or declared(tensor) is not None
 
 
 def numel_of(name: str, tensor: Tensor) -> int:

@@ -17,11 +17,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradclip import callers
 from gradclip.clipper import GradClipper
-from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, running_steps
+from gradclip.clipper.hooks import StepArguments, listen, once_gradients_exist, only_makes_state, running_steps
 from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.patching.families import Asleep, Family, Given, Settings
@@ -135,6 +136,8 @@ class Clippers:
 
     @untraced
     def _clip_for(self, optimizer: Optimizer, loss: object) -> None:
+        if only_makes_state():
+            return
         with self._lock:
             family = self._family_for(optimizer)
         if family is None:
@@ -177,7 +180,7 @@ class Clippers:
 
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
-        owners = [p for p in parameters_in(optimizer) if p.grad is not None]
+        owners = [p for p in parameters_in(optimizer) if may_have_gradient(p)]
         families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gradclip.clipper import GradClipper
 from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.numbers import Scalar, coefficient
 from gradclip.policies import Policy
 from gradclip.policies.measured import Layout, Norms
@@ -85,12 +86,13 @@ class Family:
         """Return the clipper, which knows what to hold norms against."""
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
+        self.clipper._total = total_norm
         return self.clipper
 
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
         """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
         asked = {id(p) for p in parameters}
-        if any(p.grad is not None for p in self.parameters if id(p) not in asked):
+        if any(may_have_gradient(p) for p in self.parameters if id(p) not in asked):
             return False
         known = {id(p) for p in self.parameters}
         new = [p for p in parameters if id(p) not in known]
@@ -102,9 +104,16 @@ class Family:
         return self.grows or not new
 
     def is_as_called(self) -> bool:
-        """Whether each gradient is as the last call has left it: that of a head may be a new one alone."""
-        at_call = self.at_call
-        return self.is_called and len(at_call) == len(self.parameters) and all(map(is_same, self.parameters, at_call))
+        """Whether each gradient is as the last call has left it: that of a head may be a new one alone.
+
+        Where other ranks alone have gradients, it is known by the steps since.
+        """
+        at_call, own = self.at_call, self.parameters
+        if not self.is_called or len(at_call) != len(own):
+            return False
+        if all(p.grad is None for p in own):
+            return not self.clipper._trust.has_any_stepped
+        return all(map(is_same, own, at_call))
 
     def remember(self) -> None:
         """Remember what a call has left."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradclip import callers, functional
 from gradclip.clipper.arguments import check_sinks
 from gradclip.distributed.dtensor import is_dtensor, replicated
+from gradclip.distributed.layout import may_have_gradient
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
@@ -125,7 +126,7 @@ class Patch:
         if function == "clip_grad_norm":
             callers.warn("`torch.nn.utils.clip_grad_norm` is deprecated in favor of `clip_grad_norm_`.", FutureWarning)
         owners = _owners(function, parameters)
-        gradients = [x.grad for x in owners if x.grad is not None]
+        gradients = [x if x.grad is None else x.grad for x in owners if may_have_gradient(x)]  # here, or elsewhere
         order, total = check_norm_type(function, norm_type), None
         if self._clippers is not None and order > 0.0 and gradients:
             bound = float(check_max_norm(function, max_norm))
@@ -147,7 +148,7 @@ class Patch:
         function = "clip_grads_with_norm_"
         owners = _owners(function, parameters)
         total = None
-        if self._clippers is not None and any(x.grad is not None for x in owners):
+        if self._clippers is not None and any(map(may_have_gradient, owners)):
             bound, norm = float(check_max_norm(function, max_norm)), check_total_norm(function, total_norm)
             total = self._clippers.clip(owners, bound, 2.0, total_norm=norm)
         if total is None:

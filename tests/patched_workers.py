@@ -1,0 +1,65 @@
+"""What a rank does in a test of `patch()`: clip by calls and before steps, with gradients of other ranks alone."""
+
+import warnings
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+import gradclip
+from gradclip.policies import Policy
+from gradclip.records import Memory
+
+STEPS = 4
+
+Seen: TypeAlias = tuple[list[tuple[int, float, str, str | None]], list[float]]
+"""What the records say, and the norms that calls returned."""
+
+
+def one_lacks(policy: Policy | None, calls: int, *, sharded: bool = True) -> Seen:
+    """Train two parameters, of which the first rank never has a gradient of one, and of the other every second time.
+
+    Args:
+        policy: The rule of the patch.
+        calls: How often a step is clipped for by a call.
+        sharded: Whether they are split over all ranks; else this process has all the gradients.
+    """
+    parameters: list[Any] = [nn.Parameter(_split(torch.zeros(4)) if sharded else torch.zeros(4)) for _ in range(2)]
+    is_first = sharded and distributed.get_rank() == 0
+    optimizer, memory, norms = torch.optim.SGD(parameters, lr=0.1), Memory(), []
+    with gradclip.patch(policy, sinks=[memory]):
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            for place, parameter in enumerate(parameters):
+                gradient = torch.tensor([place * step % 2, 0.0, 3.0, 4.0]) * (step + 1.0 + place)
+                if not is_first or place * step % 2:
+                    parameter.grad = _split(gradient) if sharded else gradient
+            norms += [_number(nn.utils.clip_grad_norm_(parameters, 5.0)) for _ in range(calls)]
+            optimizer.step()
+    return [(x.step, x.total_norm, x.status, x.group) for x in memory.records], norms
+
+
+def clip_a_part() -> list[float]:
+    """Clip one of two parameters of an optimizer, of which the first rank has gradients of the other alone."""
+    parameters: list[Any] = [nn.Parameter(_split(torch.zeros(4))) for _ in range(2)]
+    optimizer, norms = torch.optim.SGD(parameters, lr=0.1), []
+    clipper = gradclip.GradClipper(parameters[:1]).attach(optimizer)
+    for _ in range(STEPS):
+        for parameter in parameters[distributed.get_rank() == 0 :]:
+            parameter.grad = _split(torch.tensor([0.0, 0.0, 3.0, 4.0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gradclip.MisuseWarning)  # that nobody clips the other
+            optimizer.step()
+        norms.append(clipper.last.total_norm if clipper.last else -1.0)
+    return norms
+
+
+def _split(x: Tensor) -> Any:
+    size = distributed.get_world_size()
+    return DTensor.from_local(x.chunk(size)[distributed.get_rank()], init_device_mesh("cpu", (size,)), [Shard(0)])
+
+
+def _number(norm: Any) -> float:
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
