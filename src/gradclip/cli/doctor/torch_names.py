@@ -11,6 +11,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "torch.Tensor": ("__dlpack_c_exchange_api__", "_is_zerotensor", "_values", "_version"),
     "torch._subclasses.FakeTensor": ("fake_mode",),
     "torch.distributed.ProcessGroup": ("_device_types",),
+    "torch.distributed.checkpoint.state_dict": ("_init_optim_state",),
     "torch.distributed._functional_collectives.AsyncCollectiveTensor": ("trigger_wait",),
     "torch.distributed.fsdp._flat_param": ("FlatParamHandle", "HandleShardingStrategy"),
     "torch.distributed.fsdp._flat_param.FlatParameter": (
