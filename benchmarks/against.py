@@ -207,7 +207,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--case", action="append", help="one of the cases, more than once; by default all")
+    parser.add_argument(
+        "--case",
+        action="append",
+        choices=CASES,
+        metavar="CASE",
+        help="one of the cases, more than once; by default all",
+    )
     given = parser.parse_args()
     if given.serve:
         serve(given.threads)
