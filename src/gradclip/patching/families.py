@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gradclip.clipper import GradClipper
 from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
+from gradclip.distributed.dtensor import is_dtensor
 from gradclip.distributed.layout import may_have_gradient
 from gradclip.numbers import Scalar, coefficient
 from gradclip.policies import Policy
@@ -92,7 +93,9 @@ class Family:
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
         """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
         asked = {id(p) for p in parameters}
-        if any(may_have_gradient(p) for p in self.parameters if id(p) not in asked):
+        others = [p for p in self.parameters if id(p) not in asked]
+        # A DTensor has its gradient on all ranks at once: a caller may list those that have one, others at each step.
+        if any(p.grad is not None or (may_have_gradient(p) and not is_dtensor(p)) for p in others):
             return False
         known = {id(p) for p in self.parameters}
         new = [p for p in parameters if id(p) not in known]
