@@ -15,7 +15,7 @@ from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.distributed.layout import may_have_gradient
-from gradclip.numbers import Scalar, coefficient
+from gradclip.numbers import Scalar, as_float64, coefficient, from_device
 from gradclip.policies import Policy
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision
@@ -84,7 +84,9 @@ class Family:
         return self.clipper._selection.owners
 
     def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
-        """Return the clipper, which knows what to hold norms against."""
+        """Return the clipper, which knows what to hold norms against: a norm too, be it of gradients elsewhere."""
+        if isinstance(total_norm, Tensor):
+            total_norm = from_device(as_float64(total_norm, self.clipper._selection.device))
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
         self.clipper._total = total_norm
