@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -82,6 +83,26 @@ def step(parts: list[Part], breaks: list[Break], mode: Any, p: float, max_norm: 
         status = "none" if clipper.last is None else clipper.last.status.value
         again = said_by(call, parameters) if status == "skipped_nonfinite" else said
     return said._replace(more=f"{status}, {'moved' if moved else 'as before'}, {again.error}")
+
+
+def give_up_where_a_sink_fails() -> str:
+    """Skip one step too many, of which the sink of the first rank cannot take the record; return what is raised."""
+    mesh, memory = mesh_of("all"), Memory()
+    weight: Any = nn.Parameter(place([torch.zeros(6)], ["S0"], mesh))
+    weight.grad = place([torch.full((6,), math.nan)], ["S0"], mesh)
+    sink: Any = _full if distributed.get_rank() == 0 else memory
+    clipper = gradclip.GradClipper([("weight", weight)], max_consecutive_skips=0, sinks=[sink])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            clipper.clip()
+        except (UserWarning, RuntimeError) as error:
+            return str(error)
+    return ""
+
+
+def _full(_: object) -> None:
+    raise OSError("no space left")
 
 
 # Gradients that one rank cannot collect.

@@ -41,6 +41,22 @@ def one_lacks(policy: Policy | None, calls: int, *, sharded: bool = True) -> See
     return [(x.step, x.total_norm, x.status, x.group) for x in memory.records], norms
 
 
+def list_those_with_gradients(policy: Policy | None, *, sharded: bool) -> list[tuple[int, str, str | None]]:
+    """Train three parameters, and clip those that have a gradient, which others have at each step."""
+    parameters: list[Any] = [nn.Parameter(_split(torch.zeros(4)) if sharded else torch.zeros(4)) for _ in range(3)]
+    optimizer, memory = torch.optim.SGD(parameters, lr=0.1), Memory()
+    with gradclip.patch(policy, sinks=[memory]):
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            for place, parameter in enumerate(parameters):
+                if (place + step) % 3:
+                    gradient = torch.full((4,), step + 1.0)
+                    parameter.grad = _split(gradient) if sharded else gradient
+            nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 5.0)
+            optimizer.step()
+    return [(x.step, x.status, x.group) for x in memory.records]
+
+
 def clip_a_part() -> list[float]:
     """Clip one of two parameters of an optimizer, of which the first rank has gradients of the other alone."""
     parameters: list[Any] = [nn.Parameter(_split(torch.zeros(4))) for _ in range(2)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import gradclip
 from gradclip.policies import AdaGC, AutoClip, FixedNorm, Policy, ZClip, chain
 from gradclip.records import Memory
+from there import PLACE, There
 
 if not hasattr(nn.utils, "get_total_norm"):
     pytest.skip("this torch has no such functions", allow_module_level=True)
@@ -58,3 +59,21 @@ def test_parts_are_bounded_by_the_norm_of_all(policy: Policy | None, bad: int | 
     assert [norm for _, _, norm in own] == pytest.approx(
         [norm for _, _, norm in records for _ in range(2)], rel=1e-6, nan_ok=True
     )
+
+
+@pytest.mark.parametrize(
+    "policy", [None, FixedNorm(5.0), ZClip(max_norm=5.0)], ids=lambda policy: type(policy).__name__
+)
+@pytest.mark.parametrize("place", [PLACE, torch.device(PLACE.type, 1), torch.device("cpu")], ids=str)
+def test_the_norm_of_all_is_on_any_device(policy: Policy | None, place: torch.device) -> None:
+    """As where the parts of a model are on several, and torch's norm on that of the first."""
+    parts, total, memory = [There(torch.ones(3)), torch.ones(3)], torch.tensor(10.0), Memory()
+    norm = total if place == torch.device("cpu") else There(total, place)
+    with gradclip.patch(policy, sinks=[memory]):
+        for part in parts:
+            parameter: Any = nn.Parameter(torch.zeros_like(part))
+            parameter.grad = part
+            nn.utils.clip_grads_with_norm_([parameter], 5.0, norm)
+    for x in (parts[0].held, parts[1]):
+        torch.testing.assert_close(x, torch.full((3,), 0.5))
+    assert [record.total_norm for record in memory.records] == [10.0, 10.0]

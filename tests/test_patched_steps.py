@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import gradclip
 from clipper.training import Batch, backward, batches, network, norm_of
+from gradclip.clipper.watching import WATCHERS
 from gradclip.policies import FixedNorm
 from gradclip.records import Memory
 
@@ -316,3 +317,19 @@ def test_own_clippers_are_let_go() -> None:
         gc.collect()
         assert patched._clippers is not None
         assert len(patched._clippers._groups) == 0
+
+
+def test_nothing_is_held_of_a_step_in_which_the_patch_ends() -> None:
+    """What clips for it is let go after that, and not with the optimizer."""
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    patched = gradclip.patch(FixedNorm(0.5))
+
+    def closure() -> float:
+        p.grad = torch.ones(2)
+        patched.undo()
+        return 1.0
+
+    optimizer.step(closure)
+    gc.collect()
+    assert WATCHERS.of(p) == []

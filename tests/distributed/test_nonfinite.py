@@ -159,6 +159,14 @@ def test_skip(pool: RankPool, name: str, p: float) -> None:
 
 
 @on_four
+def test_giving_up_where_a_sink_fails(pool: RankPool) -> None:
+    """Which is an error of one rank, where warnings are errors: the others wait for nothing that it has to say."""
+    failed, *others = pool.run(failure_workers.give_up_where_a_sink_fails)
+    assert "no space left" in failed
+    assert all("Rank 0: Found in weight" in said for said in others)
+
+
+@on_four
 @every_break
 def test_other_steps(pool: RankPool, name: str) -> None:
     """A clipper that raises does so on every rank; one that sanitizes or propagates steps on every rank."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 import patched_workers as workers
-from gradclip.policies import AdaGC, FixedNorm, Policy, ZClip
+from gradclip.policies import AdaGC, AutoClip, FixedNorm, Policy, ZClip
 from gradclip.testing import RankPool
 
 POLICIES = [None, FixedNorm(1.0), ZClip(max_norm=1.0, warmup=2), AdaGC(max_norm=1.0, warmup=2)]
@@ -28,3 +28,13 @@ def test_a_rank_without_gradients_comes_all_the_same(
 def test_a_rank_has_gradients_of_others_alone(pool_of: Callable[[int], RankPool]) -> None:
     """Which does not mean that the clipper was made of parameters that are gone."""
     assert pool_of(2).run(workers.clip_a_part) == [[5.0] * workers.STEPS] * 2
+
+
+@pytest.mark.parametrize("policy", [None, AutoClip(max_norm=9.0)], ids=lambda policy: type(policy).__name__)
+def test_those_with_gradients_are_others_at_each_step(
+    pool_of: Callable[[int], RankPool], policy: Policy | None
+) -> None:
+    """As where a script lists them by itself: they are clipped, counted and learned of together, sharded or not."""
+    records = workers.list_those_with_gradients(policy, sharded=False)
+    assert [step for step, *_ in records] == [*range(1, workers.STEPS + 1)]
+    assert pool_of(2).run(workers.list_those_with_gradients, policy, sharded=True) == [records] * 2

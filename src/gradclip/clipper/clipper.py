@@ -179,7 +179,7 @@ class GradClipper(Attaching):
     def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         asked, skips = self._asked(), self._skips
-        late, too_many = skips.hear(but=0 if reads else LATE - 1), False
+        late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
         if not reads and not late:
             clip = self._pipeline.run_unread(asked, loss, overflow)
             skips.count_withheld(clip.withheld, overflow)
@@ -188,14 +188,14 @@ class GradClipper(Attaching):
         else:
             clip = self._pipeline.run(asked, loss)
             too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
+            if too_many and clip.result.skipped is Status.SKIPPED_NONFINITE:
+                reason = f" {self._pipeline.describe()}"  # before anything of this rank alone may fail, as a sink
         self._step, self._last = asked.step, clip
         self._trust.after_clip(clip, by_hand=stepping is None)
         if asked.count:
             self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
         if too_many:
-            skipped = clip.result.skipped
-            reason = f" {self._pipeline.describe()}" if skipped is Status.SKIPPED_NONFINITE else ""
-            raise ConsecutiveSkipsError(skips.complaint(skipped, reason, late))
+            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, reason, late))
         return clip
 
     def _asked(self) -> Asked:

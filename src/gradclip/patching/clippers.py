@@ -67,6 +67,7 @@ class Clippers:
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
         self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `_before_step`
         self._count = 0
+        self._is_over = False
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
         LISTENERS.extend(self._listeners)
@@ -207,6 +208,7 @@ class Clippers:
     def end(self) -> None:
         """Hear no more, and clip no more."""
         with self._lock:
+            self._is_over = True
             families = list(self._families.values())
             for family in families:
                 for held in family.held.values():
@@ -227,9 +229,9 @@ class Clippers:
         return [known for x in WATCHERS.of_any(parameters) if (known := self._families.get(id(x))) is not None]
 
     def _belongs(self, family: Family, optimizer: Optimizer) -> None:
-        """Have a family live as long as an optimizer that steps with it."""
+        """Have a family live as long as an optimizer that steps with it; after the end, as long as its step runs."""
         self._loose.pop(family, None)
-        if optimizer not in family.held:
+        if optimizer not in family.held and not self._is_over:
             family.held[optimizer] = held = weakref.finalize(optimizer, self._rest, family)
             held.atexit = False
 

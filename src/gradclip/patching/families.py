@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from gradclip.clipper import GradClipper
 from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
+from gradclip.distributed.dtensor import is_dtensor
 from gradclip.distributed.layout import may_have_gradient
-from gradclip.numbers import Scalar, coefficient
+from gradclip.numbers import Scalar, as_float64, coefficient, from_device
 from gradclip.policies import Policy
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision
@@ -83,7 +84,9 @@ class Family:
         return self.clipper._selection.owners
 
     def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
-        """Return the clipper, which knows what to hold norms against."""
+        """Return the clipper, which knows what to hold norms against: a norm too, be it of gradients elsewhere."""
+        if isinstance(total_norm, Tensor):
+            total_norm = from_device(as_float64(total_norm, self.clipper._selection.device))
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
         self.clipper._total = total_norm
@@ -92,7 +95,9 @@ class Family:
     def take_up(self, parameters: Sequence[Tensor]) -> bool:
         """Take up what is new among parameters with gradients; false, with nothing done, where it clips others too."""
         asked = {id(p) for p in parameters}
-        if any(may_have_gradient(p) for p in self.parameters if id(p) not in asked):
+        others = [p for p in self.parameters if id(p) not in asked]
+        # A DTensor has its gradient on all ranks at once: a caller may list those that have one, others at each step.
+        if any(p.grad is not None or (may_have_gradient(p) and not is_dtensor(p)) for p in others):
             return False
         known = {id(p) for p in self.parameters}
         new = [p for p in parameters if id(p) not in known]
