@@ -78,7 +78,8 @@ class Pipeline:
         try:
             return _clip(asked.step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
         finally:
-            self._keep(known)
+            if known is not None:
+                self._keep(known)
 
     @property
     def can_run_unread(self) -> bool:
@@ -91,7 +92,8 @@ class Pipeline:
         in_graph, known = self._in_graph()
         skips = self._nonfinite == "skip"
         done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
-        self._keep(known)
+        if known is not None:
+            self._keep(known)
         self._is_elsewhere = True
         unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
         return _clip(asked.step, work, done, unread, is_replayed=in_graph)
@@ -131,10 +133,8 @@ class Pipeline:
             return True, tuple(stage.state for stage in self._stages)
         return in_graph, self._captured
 
-    def _keep(self, known: tuple[Any, ...] | None) -> None:
+    def _keep(self, known: tuple[Any, ...]) -> None:
         """Keep what was learned where a captured graph reads it, so that each replay goes on from the one before."""
-        if known is None:
-            return
         try:
             self._know(in_memory_of(known, tuple(stage.state for stage in self._stages)))
         except RuntimeError:

@@ -108,7 +108,7 @@ class ClipWork(Work):
         if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
             self._make(is_last=False)
             gradients, norms = self._measured(stage)
-        return self._foreseen(norms), True
+        return norms.scaled(self._coef) if self._waits else norms, True
 
     def apply(self, stage: Stage, norms: Norms, decision: Decision) -> Decision:
         if self.selection.scaled is not None:
@@ -118,7 +118,7 @@ class ClipWork(Work):
             self._coef = self._coef * decision.coef
             self._waits = not (is_known(self._coef) and self._coef == 1.0)
         is_last = stage is self.stages[-1]
-        if is_last or not waits or not (self.reads or is_known(self._coef)):
+        if self._waits and (is_last or not waits or not (self.reads or is_known(self._coef))):
             self._make(is_last=is_last)
         if not waits:
             self._keep(is_last=is_last)
@@ -131,7 +131,7 @@ class ClipWork(Work):
             self._remember()
         self._gradients.sanitize_()
         _, norms = self._measured(stage, in_units=True)
-        return self._foreseen(norms)
+        return norms.scaled(self._coef) if self._waits else norms
 
     def see_nonfinite(self, norms: Norms) -> None:
         if self.asked.count and self.nonfinite is None:
@@ -201,16 +201,11 @@ class ClipWork(Work):
 
     # Changing.
 
-    def _foreseen(self, norms: Norms) -> Norms:
-        """Return the norms that gradients will have once what waits is done."""
-        return norms.scaled(self._coef) if self._waits else norms
-
     def _make(self, *, is_last: bool) -> None:
-        """Make what waits."""
-        if self._waits:
-            self._keep(is_last=is_last)
-            self._gradients.scale_(self._coef)
-            self._coef, self._waits, self.total = 1.0, False, None
+        """Make what waits; until then, norms are foreseen."""
+        self._keep(is_last=is_last)
+        self._gradients.scale_(self._coef)
+        self._coef, self._waits, self.total = 1.0, False, None
 
     def _keep(self, *, is_last: bool) -> None:
         """Remember gradients before they are written, where a stage to come may take that back."""
