@@ -1,14 +1,22 @@
-"""Warn at the line of the user's that led here, through whatever packages."""
+"""Who has called: find a frame by what it runs, and warn at the line of the user's that led here."""
 
 import sys
 import sysconfig
 import warnings
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 FRAMEWORKS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning", "transformers", "trl")
 PACKAGES = ("torch", "gradclip", *FRAMEWORKS)
 """Whose lines are not the user's."""
+
+
+def running(code: CodeType) -> FrameType | None:
+    """Return the innermost frame of the stack that runs a code, or None."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -73,7 +73,7 @@ def identity(norm_type: float) -> float:
 
 
 def is_narrow(device: torch.device) -> bool:
-    """Whether a device has no float64, as all of Apple's, and Intel's first Arc cards."""
+    """Whether a device has no float64, as all of Apple's, Intel's first Arc cards, and others that refuse it."""
     return lacks_float64(device)
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from gradclip.callers import running
 from gradclip.clipper import misuse
 from gradclip.clipper.selection import parameters_in
 from gradclip.clipper.watching import WATCHERS
@@ -29,6 +30,7 @@ _STEP: CodeType | None = step_code()
 StepArguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+@final
 class Steps(threading.local):
     """How many steps have begun in this thread, of all optimizers: one that wraps another may run no hooks itself."""
 
@@ -58,10 +60,7 @@ def only_makes_state() -> bool:
 
     `torch.distributed.checkpoint` takes it to save, or load into, an optimizer that has not stepped yet.
     """
-    frame = None if (code := state_making_code()) is None else sys._getframe(1)
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None
+    return (code := state_making_code()) is not None and running(code) is not None
 
 
 def on_leaving(optimizer: Optimizer, act: Callable[[], None]) -> None:

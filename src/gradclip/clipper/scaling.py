@@ -1,12 +1,11 @@
 """Gradients of a scaled loss, under `torch.amp.GradScaler`: unscale them once, whoever else does so."""
 
-import sys
-
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from gradclip.callers import running
 from gradclip.clipper.selection import parameters_in
 from gradclip.numbers import Condition, as_float64, from_device
 from gradclip.torch_private import forget_fused_scale, fused_overflow, fused_scale, has_scaled, overflows_found
@@ -45,9 +44,5 @@ def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:
 
 def stepping_scaler() -> GradScaler | None:
     """Return the scaler that has called the step of an optimizer, if one has."""
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is STEP:  # the locals of no other frame: to read them keeps what they hold alive
-            return frame.f_locals["self"]
-        frame = frame.f_back
-    return None
+    frame = running(STEP)
+    return None if frame is None else frame.f_locals["self"]  # of no other: to read them keeps what they hold alive

@@ -15,7 +15,7 @@ from gradclip.clipper.marks import Mark, is_same, mark
 from gradclip.clipper.selection import select
 from gradclip.distributed.dtensor import is_dtensor
 from gradclip.distributed.layout import may_have_gradient
-from gradclip.numbers import Scalar, as_float64, coefficient, from_device
+from gradclip.numbers import Scalar, as_float64, coefficient, from_device, is_known
 from gradclip.policies import Policy
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision
@@ -85,7 +85,7 @@ class Family:
 
     def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
         """Return the clipper, which knows what to hold norms against: a norm too, be it of gradients elsewhere."""
-        if isinstance(total_norm, Tensor):
+        if total_norm is not None and not is_known(total_norm):
             total_norm = from_device(as_float64(total_norm, self.clipper._selection.device))
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
