@@ -1,12 +1,15 @@
 """Under `torch.compile` the kernels run too: as operators, in one graph, with the numbers of a call outside of it."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
@@ -176,16 +179,51 @@ def test_a_clip_and_a_step_compile_together() -> None:
 
 
 def test_sizes_may_change() -> None:
-    """A graph for any size is made once."""
+    """A graph for any size serves all that come after the first."""
 
     def step(p: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         p.grad = x * 2.0
         return gradclip.clip_grad_norm_([p], 1.0), p.grad
 
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=graphs)
+    made = set()
     for size in (3, 5, 17):
-        p, x = nn.Parameter(torch.zeros(size, 4)), torch.randn(size, 4)
+        p, x = torch.zeros(size, 4), torch.randn(size, 4)  # of a parameter, torch takes the size for a constant
         assert bits(compiled(p, x)) == bits(step(p, x))
+        made.add(graphs.frame_count)
+    assert len(made) == 1
+
+
+def test_bounds_may_change() -> None:
+    """A graph for any bound that is a tensor is made once."""
+    x = torch.randn(3, 4)
+
+    def clipped(bound: Tensor) -> tuple[Tensor, ...]:
+        with_norm, by_norm = torch.zeros(3, 4), torch.zeros(3, 4)
+        with_norm.grad, by_norm.grad = x * 2.0, x * 3.0
+        norm = gradclip.clip_grad_norm_([by_norm], bound)
+        gradclip.clip_grads_with_norm_([with_norm], bound, norm)
+        return norm, with_norm.grad, by_norm.grad
+
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(clipped, fullgraph=True, backend=graphs)
+    for bound in (1.0, 0.5, 0.25, 7.0):
+        assert bits(compiled(torch.tensor(bound))) == bits(clipped(torch.tensor(bound)))
+    assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize("function", [gradclip.clip_grad_norm_, gradclip.clip_grad_value_])
+def test_a_graph_outlives_imports(function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which modules there are is no part of it: the first call alone imports many, of the compiler."""
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.ones(3)
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda: function([p], 1.0), fullgraph=True, backend=graphs)
+    for name in ("some", "other", "modules"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        compiled()
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.parametrize("name", CASES)

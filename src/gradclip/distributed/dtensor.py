@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from gradclip.numbers import CPU
 from gradclip.torch_private import LOCALIZED, LOCALIZER, local_of_dtensor, spec_of_dtensor, split_by
@@ -44,7 +45,7 @@ def replicated(x: Tensor, like: Any) -> Tensor:
 
 def may_be_localized() -> bool:
     """Whether there can be parameters that were DTensors: what makes them is imported."""
-    return LOCALIZER in sys.modules
+    return is_dynamo_compiling() or LOCALIZER in sys.modules  # a graph would hold until the next import of anything
 
 
 def localized_spec(x: Tensor) -> Spec | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from gradclip.distributed.ownership import Groups, Ownership, declared, listed
 from gradclip.distributed.span import Group, ranks_of
@@ -28,7 +29,7 @@ _known: dict[int, Ownership] = {}
 
 def may_be_flat() -> bool:
     """Whether there can be such parameters: their module is imported."""
-    return FSDP1 in sys.modules
+    return is_dynamo_compiling() or FSDP1 in sys.modules  # a graph would hold until the next import of anything
 
 
 def is_flat(parameter: Tensor) -> bool:
