@@ -1,5 +1,6 @@
 """Training loops of a model under FSDP2, right and wrong."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,11 @@ from torch.amp import GradScaler
 from torch.optim import SGD, AdamW, Optimizer
 
 from framework_workers import mesh_of
-from gradclip import GradClipper
+from gradclip import GradClipper, patch, unpatch
+from gradclip.distributed import Ownership, declare, forget
 from gradclip.exceptions import MisuseWarning
 from gradclip.policies import FixedNorm
+from gradclip.records import Memory
 from layouts import need_fsdp2
 from small_net import Net, loss_of, net
 
@@ -266,3 +269,38 @@ def scaled(*, attach: bool, scale: float) -> tuple[list[float], list[str], float
             norms.append(loop.clipper.last.total_norm)
             statuses.append(loop.clipper.last.status.value)
     return norms, statuses, scaler.get_scale()
+
+
+def converted(how: str) -> tuple[list[float], list[str]]:
+    """Convert a model of DTensors after each step, with the gradients in place; return the norms, and all warnings."""
+    from torch.distributed.tensor import DTensor, distribute_module
+
+    mesh, norms = mesh_of(dist.get_world_size()), Memory()
+    model = distribute_module(torch.nn.Linear(3, 2), mesh)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if how == "declared":
+            declare(model, Ownership())
+        if how == "patched":
+            patch(BOUND, sinks=[norms])
+        else:
+            clipper = GradClipper(model, BOUND, sinks=[norms])
+        if how == "attached":
+            clipper.attach(optimizer)
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            model.to(dtype)
+            for p in model.parameters():
+                assert isinstance(p, DTensor)
+                p.grad = DTensor.from_local(torch.ones_like(p.to_local()), mesh, p.placements)
+            if how not in {"attached", "patched"}:
+                clipper.clip()
+            optimizer.step()
+        if how == "patched":
+            del optimizer  # whose last step left something to go on with
+            gc.collect()
+            model.to(torch.float64)
+            unpatch()
+        if how == "declared":
+            forget(model)
+    return [record.total_norm for record in norms.records], [str(x.message) for x in caught]

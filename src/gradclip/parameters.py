@@ -6,6 +6,7 @@ from types import GeneratorType
 from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
+from torch.__future__ import get_swap_module_params_on_conversion
 from torch.nn import Module, Parameter
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
@@ -193,6 +194,14 @@ def _warn_if_exhausted(argument: str, given: object) -> None:
             f"`{argument}` is an exhausted {type(given).__name__}, no gradient clipping will occur. "
             "An iterator can be walked once: pass a list, or the module."
         )
+
+
+def may_be_swapped(parameter: Tensor) -> bool:
+    """Whether `model.to(...)` swaps a parameter and its gradient: DTensors and their like, and all where that is set.
+
+    Torch raises then, where anybody refers to one of them weakly.
+    """
+    return get_swap_module_params_on_conversion() or hasattr(parameter, "__tensor_flatten__")
 
 
 def some(names: Sequence[str]) -> str:

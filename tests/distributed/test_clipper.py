@@ -339,6 +339,14 @@ def test_wrong_loops_give_one_warning(
     assert [said[name, set_to_none] for said in warnings_of_wrong_loops] == [[WRONG[name]]] * 2
 
 
+@pytest.mark.parametrize("how", ["attached", "by hand", "declared", "patched"])
+def test_a_model_of_dtensors_may_be_converted(pool_of: PoolOf, how: str) -> None:
+    """Torch swaps its parameters and gradients then, and refuses to where anybody refers to one weakly."""
+    for norms, warned in pool_of(2).run(loop_workers.converted, how):
+        assert norms == pytest.approx([math.sqrt(8.0)] * 3)
+        assert warned == []
+
+
 def test_two_optimizers_at_their_own_pace(pool_of: PoolOf) -> None:
     """Gradients that were added to since the last clip are clipped again, as on one process."""
     expected = loop_workers.own_pace(sharded=False)

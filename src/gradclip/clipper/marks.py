@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from torch import Tensor
 from torch.__future__ import get_swap_module_params_on_conversion
+from torch.nn import Parameter
 
 from gradclip.distributed.dtensor import is_dtensor
+from gradclip.parameters import may_be_swapped
 from gradclip.torch_private import local_of_dtensor, version_of
 
 WATCHED = 16
@@ -17,7 +19,8 @@ Versions: TypeAlias = tuple[int, int]
 """How often a tensor had been written, and the local part of a DTensor, which is written by itself at times."""
 
 Mark: TypeAlias = tuple[Callable[[], Tensor | None] | None, Versions]
-"""The gradient of a parameter, which is not kept alive, and how often it had been written."""
+"""The gradient of a parameter, or the local part of a DTensor, and how often it had been written. It is not kept alive,
+unless it might be swapped with another."""
 
 NONE: Mark = (None, (0, 0))
 """That of a parameter without one."""
@@ -36,16 +39,22 @@ def _spread(places: list[int], most: int) -> list[int]:
 
 def mark(owners: list[Tensor]) -> list[Mark]:
     """Return what the gradients of parameters are now."""
-    # Where conversions of a model swap tensors, torch refuses those that are referred to weakly.
-    refer = _kept if get_swap_module_params_on_conversion() else weakref.ref
+    are_swapped = get_swap_module_params_on_conversion()
     return [
-        NONE if (x := owner.grad) is None else (refer(x), (version_of(x), 0) if type(x) is Tensor else _versions(x))
+        NONE
+        if (x := owner.grad) is None
+        else (weakref.ref(x), (version_of(x), 0))
+        if type(x) is Tensor and type(owner) is Parameter and not are_swapped
+        else _mark(owner, x)
         for owner in owners
     ]
 
 
-def _kept(gradient: Tensor) -> Callable[[], Tensor]:
-    return lambda: gradient
+def _mark(owner: Tensor, gradient: Tensor) -> Mark:
+    """Return what any gradient is now."""
+    tensor, versions = _now(gradient)
+    is_kept = tensor is gradient and may_be_swapped(owner)
+    return (lambda: tensor) if is_kept else weakref.ref(tensor), versions
 
 
 def is_same(owner: Tensor, before: Mark) -> bool:
@@ -53,8 +62,8 @@ def is_same(owner: Tensor, before: Mark) -> bool:
     gradient = owner.grad
     if gradient is None:
         return True
-    reference, versions = before
-    return reference is not None and reference() is gradient and versions == _versions(gradient)
+    (reference, versions), (tensor, now) = before, _now(gradient)
+    return reference is not None and reference() is tensor and versions == now
 
 
 def mark_first(owners: list[Tensor]) -> tuple[Tensor, Mark] | None:
@@ -77,13 +86,15 @@ def writes_since(owner: Tensor, before: Mark) -> int | None:
     gradient, (reference, (own, local)) = owner.grad, before
     if gradient is None or reference is None:
         return 0
-    if reference() is not gradient:
+    tensor, (own_now, local_now) = _now(gradient)
+    if reference() is not tensor:
         return None
-    own_now, local_now = _versions(gradient)
     return own_now - own + (local_now > local)
 
 
-def _versions(gradient: Tensor) -> Versions:
+def _now(gradient: Tensor) -> tuple[Tensor, Versions]:
+    """Return what a gradient is known by, and how often it has been written."""
     if type(gradient) is Tensor or not is_dtensor(gradient):
-        return version_of(gradient), 0
-    return version_of(gradient), version_of(local_of_dtensor(gradient))
+        return gradient, (version_of(gradient), 0)
+    local = local_of_dtensor(gradient)
+    return local, (version_of(gradient), version_of(local))

@@ -1,7 +1,7 @@
 """What a tensor cannot say of itself: which ranks hold pieces of it, tensors of their own in its place, or copies."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -10,7 +10,15 @@ from torch import Tensor
 from gradclip.distributed.dtensor import spec_of
 from gradclip.distributed.share import declared_groups
 from gradclip.distributed.span import Group, check_groups
-from gradclip.parameters import Parameters, flatten, matches, named, refuse_no_parameters, refuse_pattern
+from gradclip.parameters import (
+    Parameters,
+    flatten,
+    matches,
+    may_be_swapped,
+    named,
+    refuse_no_parameters,
+    refuse_pattern,
+)
 
 Groups: TypeAlias = Group | Sequence[Group]
 
@@ -58,14 +66,15 @@ def listed(groups: Groups) -> tuple[Group, ...]:
 DECLARED: dict[int, Ownership] = {}
 """What was declared, by the identity of the parameter, as long as it lives."""
 
-_parameters: dict[int, weakref.ref[Tensor]] = {}
+_parameters: dict[int, Callable[[], Tensor | None]] = {}
 
 
 def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownership]) -> None:
     """Say once who holds some parameters; every function and every `GradClipper` goes by it from then on.
 
     Only what the tensors do not say needs to be declared: that is, of plain tensors which are not plain copies, or of
-    DTensors what lies beyond their mesh, as pipeline stages do.
+    DTensors what lies beyond their mesh, as pipeline stages do. It holds as long as the parameter lives, or until it is
+    taken back by `forget`, without which a DTensor lives on.
 
     Args:
         parameters: Parameters in any form that `clip_grad_norm_` takes: of a module, a list, one of them.
@@ -101,8 +110,15 @@ def declare_each(function: str, tensors: list[Tensor], names: list[str], ownersh
     for tensor, ownership in zip(tensors, ownerships, strict=True):
         if id(tensor) not in DECLARED:
             DECLARED[id(tensor)] = ownership
-            _parameters[id(tensor)] = weakref.ref(tensor)
-            weakref.finalize(tensor, _forget, id(tensor))
+            _parameters[id(tensor)] = _reference(tensor)
+
+
+def _reference(tensor: Tensor) -> Callable[[], Tensor | None]:
+    """Return what leads to a parameter, which is forgotten when it is gone; one that may be swapped is kept."""
+    if may_be_swapped(tensor):
+        return lambda: tensor
+    weakref.finalize(tensor, _forget, id(tensor))
+    return weakref.ref(tensor)
 
 
 def forget(parameters: Parameters) -> None:

@@ -25,6 +25,7 @@ from gradclip.clipper.watching import WATCHERS
 from gradclip.distributed.layout import may_have_gradient
 from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
+from gradclip.parameters import may_be_swapped
 from gradclip.patching.families import Asleep, Family, Given, Settings
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
@@ -238,16 +239,15 @@ class Clippers:
     def _rest(self, family: Family) -> None:
         """Keep what a family has learned, where no optimizer steps with it any more, and not its parameters."""
         # Without the lock, which another thread may hold that waits for this one; a list of the keys is made at once.
-        if family not in self._loose and all(optimizer() is None for optimizer in family.held.keyrefs()):
-            known = [weakref.ref(p) for p in family.parameters]
-            self._asleep.append(Asleep(known, family.settings, family.clipper.state_dict(), family.group))
+        is_over = family not in self._loose and all(optimizer() is None for optimizer in family.held.keyrefs())
+        if is_over and not any(map(may_be_swapped, family.parameters)):  # which may not be referred to weakly
+            self._asleep.append(Asleep.of(family))
 
     def _awake(self, parameters: Sequence[Tensor], settings: Settings) -> Family | None:
         """Return the family that was about these parameters before its optimizer was gone."""
         asked = {id(p) for p in parameters}
-        self._asleep = [x for x in self._asleep if any(known() is not None for known in x.parameters)]
-        for asleep in self._asleep:
-            owners = [p for known in asleep.parameters if (p := known()) is not None]
+        self._asleep = [x for x in self._asleep if x.owners()]
+        for asleep, owners in [(x, x.owners()) for x in self._asleep]:
             of_these = asleep.settings == settings and any(id(p) in asked for p in owners)
             if not of_these or len(owners) < len(asleep.parameters):
                 continue

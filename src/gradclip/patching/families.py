@@ -139,3 +139,13 @@ class Asleep(NamedTuple):
     settings: Settings
     state: dict[str, Any]
     group: str | None
+
+    @classmethod
+    def of(cls, family: Family) -> "Asleep":
+        """Return what is left of a family."""
+        known = [weakref.ref(p) for p in family.parameters]
+        return cls(known, family.settings, family.clipper.state_dict(), family.group)
+
+    def owners(self) -> list[Tensor]:
+        """Return the parameters that are still there."""
+        return [p for known in self.parameters if (p := known()) is not None]
