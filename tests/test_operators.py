@@ -197,19 +197,21 @@ def test_sizes_may_change() -> None:
 
 def test_bounds_may_change() -> None:
     """A graph for any bound that is a tensor is made once."""
-    x = torch.randn(3, 4)
+    own, other = ([nn.Parameter(torch.zeros(3, 4)) for _ in range(2)] for _ in range(2))
 
-    def clipped(bound: Tensor) -> tuple[Tensor, ...]:
-        with_norm, by_norm = torch.zeros(3, 4), torch.zeros(3, 4)
-        with_norm.grad, by_norm.grad = x * 2.0, x * 3.0
-        norm = gradclip.clip_grad_norm_([by_norm], bound)
-        gradclip.clip_grads_with_norm_([with_norm], bound, norm)
-        return norm, with_norm.grad, by_norm.grad
+    def clipped(parameters: list[nn.Parameter], bound: Tensor) -> Tensor:
+        norm = gradclip.clip_grad_norm_(parameters[:1], bound)
+        gradclip.clip_grads_with_norm_(parameters[1:], bound, norm)
+        return norm
 
     graphs = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(clipped, fullgraph=True, backend=graphs)
     for bound in (1.0, 0.5, 0.25, 7.0):
-        assert bits(compiled(torch.tensor(bound))) == bits(clipped(torch.tensor(bound)))
+        for p, q in zip(own, other, strict=True):
+            p.grad = torch.randn(3, 4)
+            q.grad = p.grad.clone()
+        norms = compiled(own, torch.tensor(bound)), clipped(other, torch.tensor(bound))
+        assert bits([norms[0], *(p.grad for p in own)]) == bits([norms[1], *(q.grad for q in other)])
     assert graphs.frame_count == 1
 
 
