@@ -16,7 +16,7 @@ import typer
 from gradclip.cli import INTERRUPTED, UserError
 from gradclip.cli.advise import advise
 from gradclip.cli.bench.command import bench
-from gradclip.cli.demo import demo
+from gradclip.cli.demo.command import demo
 from gradclip.cli.doctor import doctor
 from gradclip.cli.replay import replay
 from gradclip.cli.report import report

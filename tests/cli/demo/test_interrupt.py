@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of, shows
 from gradclip.cli import main
-from gradclip.cli.demo import runs
+from gradclip.cli.demo import training
 from gradclip.cli.demo.picture import COLORS
 from processes import GRADCLIP, Script
 
@@ -68,11 +69,11 @@ def test_a_piped_process_obeys_the_signal(out: Path) -> None:
 
 def interrupt_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of the step of this number, counted over both runs."""
-    loss_of, calls = runs.cross_entropy, iter(range(1, number + 1))
+    loss_of, calls = training.cross_entropy, count(1)
 
     def loss_or_interrupt(logits: Tensor, targets: Tensor) -> Tensor:
         if next(calls) == number:
             raise KeyboardInterrupt
         return loss_of(logits, targets)
 
-    monkeypatch.setattr(runs, "cross_entropy", loss_or_interrupt)
+    monkeypatch.setattr(training, "cross_entropy", loss_or_interrupt)
