@@ -22,7 +22,7 @@ from gradclip.cli.replay import replay
 from gradclip.cli.report import report
 from gradclip.cli.run import SETTINGS
 from gradclip.cli.run import run as run_script
-from gradclip.cli.watch import watch
+from gradclip.cli.watch.command import watch
 
 COMMANDS: tuple[Callable[..., object], ...] = (demo, run_script, advise, replay, report, watch, doctor, bench)
 
