@@ -10,15 +10,13 @@ from torch import Tensor
 
 from cli.report.packed import unpacked
 from gradclip.analysis.series import Series
-from gradclip.cli.page.figures import detail, figures_of
-from gradclip.cli.page.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
-from gradclip.cli.page.figures.detail import details_of, packed
-from gradclip.cli.page.figures.heat import MOST_COLUMNS, heat, ticks_of
+from gradclip.cli.page.figures import curves, figures_of
+from gradclip.cli.page.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, details_of, packed, picked, single
+from gradclip.cli.page.figures.heat import MOST_COLUMNS, MOST_ROWS, heat, ticks_of
 from gradclip.cli.page.figures.histogram import FEWEST, MOST, edges_of, histogram
 from gradclip.cli.page.figures.over_steps import MOST_MARKS, norms
 from gradclip.cli.page.run import Run
 from gradclip.cli.page.runs import Runs
-from gradclip.cli.page.tensors import MOST_ROWS
 
 NAN, INF = math.nan, math.inf
 STYLE: dict[str, Any] = {"name": "norm", "meta": {"show": ["before"], "detail": [0, 0]}, "line": {"color": "#000000"}}
@@ -87,7 +85,7 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
 
 
 def test_of_too_many_norms_the_smallest_and_the_largest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detail, "MOST_STEPS", 1000)
+    monkeypatch.setattr(curves, "MOST_STEPS", 1000)
     norms = torch.ones(MOST_POINTS + 1, dtype=torch.float64)
     norms[7777] = 1e6
     found = details_of([run_of(norms)])[0]

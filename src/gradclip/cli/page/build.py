@@ -17,7 +17,7 @@ from gradclip.analysis.series import Series
 from gradclip.cli import target
 from gradclip.cli.events import described
 from gradclip.cli.page.figures import figures_of
-from gradclip.cli.page.figures.detail import deflated, details_of
+from gradclip.cli.page.figures.curves import deflated, details_of
 from gradclip.cli.page.figures.style import COLOURS
 from gradclip.cli.page.run import Run
 from gradclip.cli.page.runs import Runs
@@ -44,34 +44,19 @@ def build(series: Sequence[Series], out: Path, *, force: bool = False) -> int:
     Raises:
         UserError: If it cannot be written.
     """
-    page = _page_of(Runs([Run(each) for each in series])).encode()
-    target.write("--out", out, page, force=force)
-    return len(page)
-
-
-def _page_of(runs: Runs) -> str:
-    """Return the page: its text, its charts, and the source of plotly.js, deflated to a third of its size."""
+    runs = Runs([Run(each) for each in series])
     charts = figures_of(runs)
     data = {
         "steps": runs.span,
         "figures": {name: deflated(chart.to_json().encode()) for name, chart in charts.items()},
         "details": details_of(runs.each),
-        "plotly": deflated(get_plotlyjs().encode()),
+        "plotly": deflated(get_plotlyjs().encode()),  # a third of its size
     }
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            charts=charts,
-            colours=COLOURS,
-            data=data,
-            meanings=MEANINGS,
-            run=runs.first,
-            runs=runs,
-            version=gradclip.__version__,
-            written=time.time(),
-        )
-    )
+    page = _environment().get_template("page.html")
+    found = {"charts": charts, "colours": COLOURS, "data": data, "meanings": MEANINGS, "run": runs.first, "runs": runs}
+    text = page.render(found, version=gradclip.__version__, written=time.time()).encode()
+    target.write("--out", out, text, force=force)
+    return len(text)
 
 
 def moment(seconds: float) -> str:

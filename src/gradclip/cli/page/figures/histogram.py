@@ -17,7 +17,7 @@ FEWEST, MOST = 24, 160
 
 def histogram(runs: Runs) -> go.Figure | None:
     """Return the histogram of all runs in common bins; None where no norm is positive and finite."""
-    logs = [np.log10(norms[norms > 0.0]) for norms in (run.finite_norms for run in runs.each)]
+    logs = [np.log10(run.norms[run.norms > 0.0]) for run in runs.each]
     known = np.concatenate(logs)
     if not len(known):
         return None
@@ -27,9 +27,10 @@ def histogram(runs: Runs) -> go.Figure | None:
         for place, values in enumerate(logs)
         if len(values)
     ]
-    thresholds = runs.thresholds
-    marked = {name: math.log10(value) for name, value in thresholds.items() if value > 0.0}
-    low, high = min([edges[0], *marked.values()]), max([edges[-1], *marked.values()])
+    thresholds = {**runs.first.suggested, "in use": runs.first.threshold or 0.0}
+    marked = [(name, value, math.log10(value)) for name, value in thresholds.items() if value > 0.0]
+    ends = [edges[0], edges[-1], *(log for _, _, log in marked)]
+    low, high = min(ends), max(ends)
     pad = 0.02 * (high - low)
     chart = figure(
         traces,
@@ -50,8 +51,7 @@ def histogram(runs: Runs) -> go.Figure | None:
         },
         margin={"t": 12 + 17 * len(marked)},
     )
-    for place, (name, log) in enumerate(marked.items()):
-        value = thresholds[name]
+    for place, (name, value, log) in enumerate(marked):
         line = {"color": COLOURS["ink"], "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
         label = {
             "text": plain(f"{name} {amount(value)}"),
