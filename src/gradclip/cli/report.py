@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError, target
-from gradclip.cli.page import PACKAGES
+from gradclip.cli.page import MOST_RUNS, PACKAGES
 from gradclip.cli.recorded import Column, RunFile, RunName, read
 from gradclip.extras import how_to_install, missing
 
@@ -36,7 +36,6 @@ def report(
     if (package := missing(*PACKAGES)) is not None:
         raise UserError(f"the report needs {package}: {how_to_install('report')}")
     from gradclip.cli.page.build import build  # noqa: PLC0415 -- only now is it known that it can be imported
-    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:

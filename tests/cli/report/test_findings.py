@@ -11,7 +11,6 @@ from gradclip.analysis.reading import read_series
 from gradclip.analysis.series import Event, Series
 from gradclip.cli.events import described
 from gradclip.cli.page.run import REPLAYED, Run
-from gradclip.cli.page.runs import Runs
 from gradclip.cli.page.tensors import Tensors
 from gradclip.cli.page.verdict import verdict
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, ZClip
@@ -242,11 +241,3 @@ def test_the_last_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.fixed for each in found] == [True, False, False, False]
     assert [len(each.replayed.thresholds) for each in found] == [100] * 4
     assert REPLAYED == 50_000
-
-
-def test_the_first_run_is_the_one_that_is_told_of() -> None:
-    one, other = Run(series([1.0] * 5)), Run(series([2.0] * 5))
-    found = Runs([one, other])
-    assert found.many
-    assert found.first is one
-    assert not Runs([one]).many

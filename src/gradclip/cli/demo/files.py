@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gradclip.cli import UserError, target
 from gradclip.cli.demo.training import Run
-from gradclip.cli.page import PACKAGES
+from gradclip.cli.page import MOST_RUNS, PACKAGES
 from gradclip.cli.say import say
 from gradclip.extras import how_to_install, missing
 from gradclip.records.line import line_of
@@ -74,7 +74,7 @@ def _table(runs: Iterable[Run]) -> bytes:
     rows = csv.writer(written)
     rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
     for run in runs:
-        for clip, bits, norm in zip(run.clips, run.bits, run.norms, strict=True):
+        for clip, bits, norm in zip(run.clips, run.bits, run.norms, strict=False):
             rows.writerow([run.name, clip.step, bits, norm, int(clip.clipped), int(clip.skipped)])
     return written.getvalue().encode()
 
@@ -83,7 +83,6 @@ def _report(records: Mapping[Path, Run], out: Path) -> None:
     """Write the report about the first run with clipping, beside that without and as many others as fit."""
     from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
     from gradclip.cli.page.build import build  # noqa: PLC0415
-    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 
     runs = [replace(read_series(path), source=run.name) for path, run in records.items()]
     build([*runs[1:2], runs[0], *runs[2:]][:MOST_RUNS], out, force=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 import gradclip
 from gradclip.cli.demo.text import Corpus
 from gradclip.policies import FixedNorm, Policy
-from gradclip.records import ClipRecord, Memory
+from gradclip.records import ClipRecord
 
 STREAMS, STEPS_BACK = 64, 32
 """Places of the text that are read side by side, the batch, and characters of each until back-propagation is cut."""
@@ -101,8 +101,8 @@ class Run:
         corpus: The text.
         seed: The seed of the weights, and of what the model writes.
         clips: What clipping did at each step.
-        bits: The loss of each before the update, in bits per character.
-        norms: The total norm of each before clipping: of order 2, whatever order a policy measures.
+        bits: The loss of each before the update, in bits per character; and that of one in which Ctrl-C came.
+        norms: The total norm of each, likewise, before clipping: of order 2, whatever order a policy measures.
         ended: Why it ended before its last step; empty where it did not.
     """
 
@@ -126,14 +126,14 @@ class Run:
         A policy clips, and skips steps that are not finite, up to `MOST_SKIPS` in a row. Without one nothing is
         clipped, and the training ends where a step is not finite.
         """
-        optimizer, last = torch.optim.SGD(self.model.parameters(), lr=lr), Memory(maxlen=1)
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
         clipper = gradclip.GradClipper(
             self.model,
             self.policy or FixedNorm(math.inf),
             nonfinite="skip" if self.policy else "propagate",
             max_consecutive_skips=MOST_SKIPS,
             norms_every=NORMS_EVERY,
-            sinks=[last],
+            sinks=[self.clips.append],
         )
         read = islice(cycle(windows(self.corpus.training, STREAMS)), steps)
         with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first
@@ -142,14 +142,12 @@ class Run:
                 loss.backward()
                 clipper.observe_loss(loss)  # for policies that judge it
                 norm = gradclip.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+                self.bits.append(loss.item() / math.log(2))
+                self.norms.append(norm.item())
                 try:
                     optimizer.step()
                 except gradclip.ConsecutiveSkipsError:
                     self.ended = f"more than {MOST_SKIPS} steps in a row were skipped"
-                    return
-                self.clips.append(last.records[0])
-                self.bits.append(loss.item() / math.log(2))
-                self.norms.append(norm.item())
                 if self.policy is None and not math.isfinite(self.bits[-1] + self.norms[-1]):
                     self.ended = "it was no longer finite"
                 yield self.clips[-1]

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -20,6 +21,7 @@ from gradclip.cli.events import events_of
 from gradclip.cli.page.tensors import Tensors
 from gradclip.policies import AutoClip, FixedNorm, MedianClip, Policy, ZClip
 from gradclip.records import Alarms
+from gradclip.records.alarms import WINDOW
 
 PERCENTILES = (1, 10, 50, 90, 99, 99.9, 100)
 
@@ -159,6 +161,18 @@ class Run:
     def culprits(self) -> list[tuple[str, int]]:
         """The parameters that were not finite and at how many steps, the most frequent first."""
         return Counter(name for event in self.events for name in event.nonfinite).most_common()
+
+
+def span_of(runs: Sequence[Run]) -> tuple[int, int]:
+    """Return the first and the last step of all runs."""
+    first = min(run.first for run in runs)
+    return first, max(first + 1, *(run.last for run in runs))
+
+
+def window_of(runs: Sequence[Run]) -> int:
+    """Return the steps that clip rates look back on: the shortest run has room for them, and the alarm no more."""
+    steps = min(run.steps for run in runs)
+    return max(1, min(steps, WINDOW, max(20, steps // 20)))
 
 
 def _known(column: Tensor | None) -> NDArray[np.float64]:

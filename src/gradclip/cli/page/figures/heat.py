@@ -1,12 +1,14 @@
 """The norms of the tensors over the steps, as a map."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from gradclip.cli.page.figures.curves import single
 from gradclip.cli.page.figures.style import COLOURS, STEPS, figure, plain
-from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.run import Run, span_of
 from gradclip.cli.words import amount, shortened
 
 MOST_ROWS, MOST_COLUMNS = 30, 1200
@@ -16,9 +18,9 @@ WIDE, NARROW = 34, 16
 """Characters of a name beside the map on a desktop and on a phone: the last ones."""
 
 
-def heat(runs: Runs) -> go.Figure | None:
+def heat(runs: Sequence[Run]) -> go.Figure | None:
     """Return the map of the tensors with the largest shares, in the order of the model; None of none."""
-    run = runs.first
+    run = runs[0]
     if run.tensors is None:
         return None
     largest = set(run.tensors.ranking["name"].head(MOST_ROWS))
@@ -57,7 +59,7 @@ def heat(runs: Runs) -> go.Figure | None:
     )
     return figure(
         [trace],
-        meta={"steps": runs.span, "narrow": [_end(name, NARROW) for name in names]},
+        meta={"steps": span_of(runs), "narrow": [_end(name, NARROW) for name in names]},
         hovermode="closest",
         xaxis=STEPS,
         yaxis={

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradclip.cli.events import described
 from gradclip.cli.page.figures.curves import MOST_POINTS, curve
 from gradclip.cli.page.figures.style import COLOURS, STEPS, figure, plain, run_colour
-from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.run import Run, span_of, window_of
 
 FEW_POINTS = 6_000
 """Points of a curve that nobody looks at closely."""
@@ -19,10 +19,10 @@ MOST_MARKS = 3_000
 """Marks of steps that did not count; of more steps, every few have one."""
 
 
-def norms(runs: Runs) -> go.Figure:
+def norms(runs: Sequence[Run]) -> go.Figure:
     """Return the norms before and after clipping, the thresholds, and marks where a step did not count."""
     traces: list[Any] = []
-    for place in range(len(runs.each)):
+    for place in range(len(runs)):
         traces += _norms(runs, place) + _marks(runs, place)
     return _over_steps(
         runs,
@@ -33,15 +33,15 @@ def norms(runs: Runs) -> go.Figure:
     )
 
 
-def _norms(runs: Runs, place: int) -> list[go.Scatter]:
-    run, colour, pale = runs.each[place], run_colour(place), _pale(runs, place)
+def _norms(runs: Sequence[Run], place: int) -> list[go.Scatter]:
+    run, colour, pale = runs[place], run_colour(place), _pale(runs, place)
     series = run.series
     before = (series.norms, "before", "before clipping", colour, "solid", pale)
-    after = (series.norms_after, "after", "after clipping", colour, "dot" if runs.many else "solid", pale)
-    threshold = (series.thresholds, "threshold", "threshold", colour if runs.many else COLOURS["ink"], "dash", None)
-    if not runs.many and _is_known(series.norms_after):  # which lies over the norm before: that needs no medians
+    after = (series.norms_after, "after", "after clipping", colour, "dot" if len(runs) > 1 else "solid", pale)
+    threshold = (series.thresholds, "threshold", "threshold", colour if len(runs) > 1 else COLOURS["ink"], "dash", None)
+    if len(runs) == 1 and _is_known(series.norms_after):  # which lies over the norm before: that needs no medians
         before = (series.norms, "before", "before clipping", COLOURS["cut"], "solid", None)
-    elif not runs.many:
+    elif len(runs) == 1:
         before = (series.norms, "before", "norm", colour, "solid", pale)
     traces: list[go.Scatter] = []
     for row, (values, box, name, colour, dash, pale) in enumerate((before, after, threshold)):
@@ -49,7 +49,7 @@ def _norms(runs: Runs, place: int) -> list[go.Scatter]:
             traces += curve(
                 series.steps.numpy(),
                 values.numpy(),
-                name=f"{run.name}: {name}" if runs.many else name,
+                name=f"{run.name}: {name}" if len(runs) > 1 else name,
                 meta={"show": [box, f"runs.{place}"], "detail": [place, row]},
                 line={"width": 1.3, "color": colour, "dash": dash},
                 pale=pale,
@@ -61,16 +61,16 @@ def _is_known(column: Tensor | None) -> bool:
     return column is not None and bool(column.isfinite().any())
 
 
-def _marks(runs: Runs, place: int) -> list[go.Scatter]:
+def _marks(runs: Sequence[Run], place: int) -> list[go.Scatter]:
     """Return marks at the foot of the chart: steps that did not count have no norm to stand at."""
-    events = runs.each[place].events
+    events = runs[place].events
     marked = events[:: 1 + len(events) // MOST_MARKS]
     marks = go.Scatter(
         x=[event.step for event in marked],
         y=[0.022] * len(marked),
         yaxis="y2",
         mode="markers",
-        marker={"symbol": "x", "size": 7, "color": run_colour(place) if runs.many else COLOURS["bad"]},
+        marker={"symbol": "x", "size": 7, "color": run_colour(place) if len(runs) > 1 else COLOURS["bad"]},
         cliponaxis=False,
         text=[plain(f"step {event.step:,} {described(event)}") for event in marked],
         hovertemplate="%{text}<extra></extra>",
@@ -79,23 +79,28 @@ def _marks(runs: Runs, place: int) -> list[go.Scatter]:
     return [marks] if events else []
 
 
-def rate(runs: Runs) -> go.Figure | None:
+def rate(runs: Sequence[Run]) -> go.Figure | None:
     """Return the share of the last steps that were clipped; None where that is not known of any run."""
-    found = [run.rates(runs.window) for run in runs.each]
+    found = [run.rates(window_of(runs)) for run in runs]
     rates = [None if each is None else 100.0 * each for each in found]
     axis = {"title": {"text": "steps clipped"}, "range": [0, 102], "dtick": 25, "ticksuffix": " %"}
     return _of_each(runs, rates, axis, most=FEW_POINTS, hovertemplate="%{y:.3~g} %")
 
 
-def loss(runs: Runs) -> go.Figure | None:
+def loss(runs: Sequence[Run]) -> go.Figure | None:
     """Return the losses; None where none are recorded."""
-    losses = [run.series.losses for run in runs.each]
+    losses = [run.series.losses for run in runs]
     known = [each.numpy() if each is not None and _is_known(each) else None for each in losses]
     return _of_each(runs, known, {"title": {"text": "loss"}}, dense=True, most=2 * MOST_POINTS)
 
 
 def _of_each(
-    runs: Runs, columns: Sequence[NDArray[Any] | None], axis: dict[str, Any], *, dense: bool = False, **style: Any
+    runs: Sequence[Run],
+    columns: Sequence[NDArray[Any] | None],
+    axis: dict[str, Any],
+    *,
+    dense: bool = False,
+    **style: Any,
 ) -> go.Figure | None:
     """Return a chart with a curve for each run; None where there is none.
 
@@ -107,12 +112,12 @@ def _of_each(
         style: What else there is to say of the curves.
     """
     traces: list[go.Scatter] = []
-    for place, (run, values) in enumerate(zip(runs.each, columns, strict=True)):
+    for place, (run, values) in enumerate(zip(runs, columns, strict=True)):
         if values is not None:
             traces += curve(
                 run.series.steps.numpy(),
                 values,
-                name=run.name if runs.many else axis["title"]["text"],
+                name=run.name if len(runs) > 1 else axis["title"]["text"],
                 meta={"show": [f"runs.{place}"]},
                 line={"width": 1.4, "color": run_colour(place)},
                 pale=_pale(runs, place) if dense else None,
@@ -121,18 +126,18 @@ def _of_each(
     return _over_steps(runs, traces, yaxis=axis) if traces else None
 
 
-def _pale(runs: Runs, place: int) -> str:
+def _pale(runs: Sequence[Run], place: int) -> str:
     """Return the colour of a curve that has its medians over it."""
-    return run_colour(place, clear=True) if runs.many else COLOURS["pale"]
+    return run_colour(place, clear=True) if len(runs) > 1 else COLOURS["pale"]
 
 
-def _over_steps(runs: Runs, traces: list[Any], *, log: str | None = None, **layout: Any) -> go.Figure:
-    return figure(traces, meta={"steps": runs.span, "log": log}, hovermode="x unified", xaxis=STEPS, **layout)
+def _over_steps(runs: Sequence[Run], traces: list[Any], *, log: str | None = None, **layout: Any) -> go.Figure:
+    return figure(traces, meta={"steps": span_of(runs), "log": log}, hovermode="x unified", xaxis=STEPS, **layout)
 
 
-def policies(runs: Runs) -> go.Figure:
+def policies(runs: Sequence[Run]) -> go.Figure:
     """Return the thresholds of replayed policies, before the recorded norm."""
-    run = runs.first
+    run = runs[0]
     replayed = len(run.tried[0].replayed.thresholds)
     steps = run.series.steps[-replayed:].numpy()
     recorded = {"width": 1, "color": COLOURS["quiet"] + "66"}
