@@ -125,6 +125,7 @@ def test_a_low_terminal_shows_every_row(width: int, height: int, path: Path) -> 
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
     shown = "".join(each.text for each in console.render(panel(session_of(path), console, "q quits", lines=height)))
     assert len(shown.splitlines()) <= height
+    assert shown.count("…") >= 3
     assert all(word in shown for word in ("step 58 skipped", "step 59 skipped", "worst", "alarm", "q quits"))
     whole = "".join(each.text for each in console.render(panel(session_of(path), console, lines=99)))
     assert len(whole.splitlines()) > height

@@ -49,16 +49,17 @@ def panel(session: Session, console: Console, hint: str = "", *, lines: int | No
         lines: How many lines the view should have at most: if it has more, each row is cut to one.
     """
     width = min(console.width, WIDEST)
-    found = _rows(session, width - FRAME, console.encoding, meanings=True)
+    room = max(1, width - FRAME - LABEL - 1)
+    found = _rows(session, room, console.encoding, meanings=True)
     title = Text(sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
 
     def framed(*, cut: bool) -> Panel:
-        end = "crop" if console.options.ascii_only else "ellipsis"
         grid = Table.grid(padding=(0, 1))
         grid.add_column(no_wrap=True, min_width=LABEL)
-        grid.add_column(no_wrap=cut, overflow=end if cut else "fold")
+        grid.add_column(overflow="fold")
         for name, text, style in found:
-            grid.add_row(Text(name, style="dim"), Text(sayable(text, console.encoding), style=style))
+            said = sayable(_cut(text, room) if cut else text, console.encoding)
+            grid.add_row(Text(name, style="dim"), Text(said, style=style))
         return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
 
     whole = framed(cut=False)
@@ -67,7 +68,7 @@ def panel(session: Session, console: Console, hint: str = "", *, lines: int | No
 
 def plain(session: Session, encoding: str) -> list[str]:
     """Return the same rows as lines of text."""
-    rows = _rows(session, WIDEST, encoding)
+    rows = _rows(session, WIDEST - LABEL - 1, encoding)
     return [printable(session.name), *(f"{name:<{LABEL}} {text}".rstrip() for name, text, _ in rows)]
 
 
@@ -89,8 +90,8 @@ def line(session: Session) -> str:
     )
 
 
-def _rows(session: Session, width: int, encoding: str, *, meanings: bool = False) -> list[Row]:
-    """Return the rows of a view of so many columns; a text may be longer, but for the curve."""
+def _rows(session: Session, room: int, encoding: str, *, meanings: bool = False) -> list[Row]:
+    """Return the rows of a view with so many columns for texts; one may be longer, but for the curve."""
     run = session.run
     if run is None:
         return [("", _joined(*_situation(session)), "")]
@@ -108,7 +109,7 @@ def _rows(session: Session, width: int, encoding: str, *, meanings: bool = False
             _joined(amount(norms[-1].item()), *(f"{name} {digits(x)}" for name, x in known.items() if x is not None)),
             "bold",
         ),
-        ("", sparkline(norms, max(1, width - LABEL - 1), encoding), "cyan"),
+        ("", sparkline(norms, room, encoding), "cyan"),
         ("", _range(norms), ""),
         ("threshold", _joined(_threshold(run), shortened(run.policy or "")), ""),
         ("clipped", _clipped(run), ""),
@@ -129,6 +130,10 @@ def _situation(session: Session) -> list[str]:
         said.append(f"{session.lacking}: waiting for it to come back")
     for_advice = spaced(run.steps) if run.remarks else ()
     return said + [each.partition(". ")[0].rstrip(".") for each in run.remarks if each not in for_advice]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: max(1, most - 3)]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _joined(*texts: str) -> str:
