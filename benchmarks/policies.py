@@ -19,8 +19,8 @@ from statistics import fmean
 
 import torch
 
-from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.text import load
+from gradclip.cli.demo.training import Run
 from gradclip.cli.presets import BY_NAME
 
 UNCLIPPED = "without clipping"
@@ -68,8 +68,8 @@ def train(job: tuple[str, int], *, max_norm: float, lr: float, steps: int) -> Ro
         run.training_bits,
         run.validation_bits,
         run.largest_norm,
-        fmean(step.clip.clipped for step in run.steps),
-        sum(step.clip.skipped for step in run.steps),
+        fmean(clip.clipped for clip in run.clips),
+        sum(clip.skipped for clip in run.clips),
         run.ended,
     )
 

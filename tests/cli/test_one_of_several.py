@@ -40,13 +40,13 @@ def test_one_is_watched(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_group_is_watched_as_it_grows(tmp_path: Path) -> None:
     """The others are passed over, and so are their parameters; the run may begin after theirs."""
-    path, session = tmp_path / "run.jsonl", Session(tmp_path / "run.jsonl", None, run="critic")
+    path, session = tmp_path / "run.jsonl", Session(tmp_path / "run.jsonl", named="critic")
     for step in range(1, 4):
         with path.open("ab") as file:
             for group, norm in (("actor", 8.0), ("critic", 2.0), (None, 9.0)):
                 if (step, group) != (1, "critic"):
                     file.write(line_of(record(step, group=group, total_norm=norm, worst=((f"{group}.w", 0.5),))))
         session.look()
-    assert session.file.run is not None
-    assert (session.file.run.steps.tolist(), session.file.run.norms.tolist()) == ([2, 3], [2.0, 2.0])
-    assert session.file.run is not None and session.file.run.worst[-1] == (3, (("critic.w", 0.5),))
+    assert session.run is not None
+    assert (session.run.steps.tolist(), session.run.norms.tolist()) == ([2, 3], [2.0, 2.0])
+    assert session.run is not None and session.run.worst[-1] == (3, (("critic.w", 0.5),))

@@ -16,13 +16,13 @@ import typer
 from gradclip.cli import INTERRUPTED, UserError
 from gradclip.cli.advise import advise
 from gradclip.cli.bench.command import bench
-from gradclip.cli.demo import demo
+from gradclip.cli.demo.command import demo
 from gradclip.cli.doctor import doctor
 from gradclip.cli.replay import replay
 from gradclip.cli.report import report
 from gradclip.cli.run import SETTINGS
 from gradclip.cli.run import run as run_script
-from gradclip.cli.watch import watch
+from gradclip.cli.watch.command import watch
 
 COMMANDS: tuple[Callable[..., object], ...] = (demo, run_script, advise, replay, report, watch, doctor, bench)
 

@@ -1,5 +1,6 @@
 """The options of `gradclip report`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradclip.cli import UserError, target
-from gradclip.cli.page import PACKAGES
+from gradclip.cli.page import MOST_RUNS, PACKAGES
 from gradclip.cli.recorded import Column, RunFile, RunName, read
 from gradclip.extras import how_to_install, missing
 
@@ -35,7 +36,6 @@ def report(
     if (package := missing(*PACKAGES)) is not None:
         raise UserError(f"the report needs {package}: {how_to_install('report')}")
     from gradclip.cli.page.build import build  # noqa: PLC0415 -- only now is it known that it can be imported
-    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
 
     paths = [run, *(compare or [])]
     if len(paths) > MOST_RUNS:
@@ -47,8 +47,6 @@ def report(
 
 
 def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[Series]":
-    from gradclip.cli.page.runs import names_of  # noqa: PLC0415
-
     runs: list[Series] = []
     for path, name in zip(paths, names_of(paths), strict=True):
         series = read(path, column, run)
@@ -56,3 +54,17 @@ def _read(paths: Sequence[Path], column: str | None, run: str | None) -> "list[S
             raise UserError(f"{path}: no steps are recorded in it. Record some, or name another file.")
         runs.append(replace(series, source=name))
     return runs
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return short names that tell files apart: as much of the end of each path as it takes.
+
+    Example:
+        >>> names_of([Path("runs/a/clip.jsonl"), Path("runs/b/clip.jsonl"), Path("runs/old.csv")])
+        ['a/clip.jsonl', 'b/clip.jsonl', 'old.csv']
+    """
+    parts = [[part for part in path.parts if part not in {path.anchor, ".", ".."}] for path in paths]
+    ends = [["/".join(own[-length:]) for length in range(1, len(own) + 1)] for own in parts]
+    count = Counter(end for own in ends for end in own)
+    shortest = [[end for end in own if count[end] == 1][:1] for own in ends]
+    return [found[0] if found else "/".join(own[-2:]) for found, own in zip(shortest, parts, strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradclip.cli.demo import runs, training
+from gradclip.cli.demo import training
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_samples() -> Iterator[None]:
     """Writing a thousand characters takes as long as thirty training steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "WRITTEN", 120)
+        patch.setattr(training, "WRITTEN", 120)
         yield
 
 

@@ -10,9 +10,14 @@ import pytest
 import torch
 
 from gradclip.cli import main
-from gradclip.cli.demo.runs import Run, Step
 from gradclip.cli.demo.text import Corpus
+from gradclip.cli.demo.training import Run
+from gradclip.policies import Policy
+from gradclip.records import ClipRecord
 from records.made import record
+
+Step = tuple[ClipRecord, float, float]
+"""What clipping did at a step, its loss in bits per character, and its norm."""
 
 UNCLIPPED, CLIPPED = "without clipping", "with clipping"
 
@@ -39,14 +44,22 @@ def last_lines(folder: Path, record: str, runs: int, files: str = "steps.csv, de
 
 
 def step(number: int, bits: float, norm: float, status: str = "ok") -> Step:
-    return Step(bits, norm, record(number, status=status))
+    return record(number, status=status), bits, norm
 
 
-def trained(name: str, steps: list[Step], validation_bits: float, sample: str = "", ended: str = "") -> Run:
+def trained(
+    name: str,
+    steps: list[Step],
+    validation_bits: float,
+    sample: str = "",
+    ended: str = "",
+    policy: Policy | None = None,
+) -> Run:
     """A run of a hundred symbols that took some steps, and what is found out about it."""
     nothing = torch.empty(0, dtype=torch.int64)
-    run = Run(name, None, Corpus("a text", "".join(map(chr, range(100))), nothing, nothing), seed=0)
-    run.steps, run.ended = steps, ended
+    corpus = Corpus("a text", "".join(map(chr, range(100))), nothing, nothing)
+    clips, bits, norms = map(list, zip(*steps, strict=True))
+    run = Run(name, policy, corpus, seed=0, clips=clips, bits=bits, norms=norms, ended=ended)
     vars(run).update(validation_bits=validation_bits, sample=sample)
     return run
 

@@ -14,8 +14,8 @@ from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, refused, rows_of, s
 from gradclip.analysis.amounts import percent
 from gradclip.cli import main
 from gradclip.cli.demo.picture import COLORS
-from gradclip.cli.demo.runs import Run
 from gradclip.cli.demo.text import load
+from gradclip.cli.demo.training import Run
 from gradclip.cli.words import amount
 from gradclip.policies import FixedNorm
 
@@ -64,20 +64,21 @@ def test_options_reach_the_training(text: Path, out: Path) -> None:
     arguments = ["--text", str(text), "--steps", "5", "--max-norm", "0.01", "--lr", "0.25", "--out", str(out)]
     assert main(["demo", *arguments]) == 0
     rows = rows_of(out)
-    steps = Run("", FixedNorm(0.01), load(text), seed=0).train(steps=5, lr=0.25)
-    assert [float(row["bits_per_character"]) for row in rows[5:]] == [step.bits for step in steps]
+    run = Run("", FixedNorm(0.01), load(text), seed=0)
+    assert len(list(run.train(steps=5, lr=0.25))) == 5
+    assert [float(row["bits_per_character"]) for row in rows[5:]] == run.bits
     assert [row["clipped"] for row in rows] == ["0"] * 5 + ["1"] * 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--max-norm", "-1"], "'--max-norm': must be a positive number, got -1."),
-        (["--max-norm", "0"], "'--max-norm': must be a positive number, got 0."),
-        (["--max-norm", "nan"], "'--max-norm': must be a positive number, got nan."),
-        (["--max-norm", "inf"], "'--max-norm': must be at most 1e+38, got inf."),
-        (["--lr", "-2"], "'--lr': must be a positive number, got -2."),
-        (["--lr", "1e39"], "'--lr': must be at most 1e+38, got 1e+39."),
+        (["--max-norm", "-1"], "'--max-norm': must be a positive number, at most 1e+38, got -1.0."),
+        (["--max-norm", "0"], "'--max-norm': must be a positive number, at most 1e+38, got 0.0."),
+        (["--max-norm", "nan"], "'--max-norm': must be a positive number, at most 1e+38, got nan."),
+        (["--max-norm", "inf"], "'--max-norm': must be a positive number, at most 1e+38, got inf."),
+        (["--lr", "-2"], "'--lr': must be a positive number, at most 1e+38, got -2.0."),
+        (["--lr", "1e39"], "'--lr': must be a positive number, at most 1e+38, got 1e+39."),
         (["--lr", "fast"], "'--lr'"),
         (["--steps", "0"], "'--steps': must be 1 to 1,000,000,000, got 0."),
         (["--steps", "9" * 20], "'--steps': must be 1 to 1,000,000,000, got 99999999999999999999."),

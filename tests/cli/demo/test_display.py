@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cli.demo.reading import CLIPPED, UNCLIPPED, step, trained
 from gradclip.cli.demo import display
-from gradclip.cli.demo.runs import Run
+from gradclip.cli.demo.training import Run
 
 STRANGE = "a [red]\x1b[31m \u202eb\n字" + "字" * 200
 
@@ -26,11 +26,12 @@ def shown(console: Console, stream: StringIO, runs: tuple[Run, Run]) -> str:
     return stream.getvalue()
 
 
-def test_fits_a_narrow_terminal(runs: tuple[Run, Run]) -> None:
+def test_fits_a_narrow_terminal(runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     console = Console(file=stream, force_terminal=True, width=60)
-    with display.progress(console, steps=400) as watch:
-        watch(UNCLIPPED, step(123, 71.234, 2_923_642.0))
+    run = trained(UNCLIPPED, [step(1, 71.234, 2_923_642.0)], 70.4)
+    monkeypatch.setattr(Run, "train", lambda run, **_: run.clips * 123)
+    display.train(console, [run], steps=400, lr=2.0)
     bar = Text.from_ansi(next(line for line in stream.getvalue().splitlines() if "123/400" in line))
     assert bar.plain.rstrip().endswith("123/400  71.23 bits norm 2.924e+06")
     assert "━" in bar.plain

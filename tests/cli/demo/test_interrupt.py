@@ -3,14 +3,16 @@
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of, shows
 from gradclip.cli import main
-from gradclip.cli.demo import runs
+from gradclip.cli.demo import training
 from gradclip.cli.demo.picture import COLORS
 from processes import GRADCLIP, Script
 
@@ -38,6 +40,22 @@ def test_shows_and_saves_what_there_is(
     assert [names.count(run) for run in (UNCLIPPED, CLIPPED)][: len(expected)] == expected
     assert len(names) == sum(expected)
     assert [shows(out / "demo.png", color) for color in COLORS] == [True, len(expected) == 2]
+
+
+def test_between_the_loss_of_a_step_and_its_record(text: Path, out: Path) -> None:
+    """What is known of half a step is no row."""
+    calls = count(1)
+
+    def interrupt(*_: object) -> None:
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+
+    hook = register_optimizer_step_pre_hook(interrupt)
+    try:
+        assert main(["demo", "--text", str(text), "--steps", "30", "--out", str(out)]) == 130
+    finally:
+        hook.remove()
+    assert [row["step"] for row in rows_of(out)] == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_before_the_first_step(
@@ -68,11 +86,11 @@ def test_a_piped_process_obeys_the_signal(out: Path) -> None:
 
 def interrupt_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of the step of this number, counted over both runs."""
-    loss_of, calls = runs.cross_entropy, iter(range(1, number + 1))
+    loss_of, calls = training.cross_entropy, count(1)
 
     def loss_or_interrupt(logits: Tensor, targets: Tensor) -> Tensor:
         if next(calls) == number:
             raise KeyboardInterrupt
         return loss_of(logits, targets)
 
-    monkeypatch.setattr(runs, "cross_entropy", loss_or_interrupt)
+    monkeypatch.setattr(training, "cross_entropy", loss_or_interrupt)

@@ -7,28 +7,28 @@ import pytest
 import torch
 
 from cli.demo.reading import CLIPPED, step, trained
-from gradclip.cli.demo.text import load
-from gradclip.cli.demo.training import CharacterModel, build, sample, validate
+from gradclip.cli.demo import training
+from gradclip.cli.demo.text import Corpus, load
+from gradclip.cli.demo.training import Run
 
 
 def test_validation_of_a_model_that_guesses_is_the_loss_of_guessing(text: Path) -> None:
     corpus = load(text)
-    model = build(len(corpus.symbols), seed=0)
-    torch.nn.init.zeros_(model.head.weight)
-    torch.nn.init.zeros_(model.head.bias)
-    assert validate(model, corpus.validation) == pytest.approx(corpus.guessing_bits, rel=1e-6)
-    assert validate(model, corpus.validation[:100]) == pytest.approx(corpus.guessing_bits, rel=1e-6)
+    for held_out in (corpus.validation, corpus.validation[:100]):
+        run = Run("", None, corpus._replace(validation=held_out), seed=0)
+        torch.nn.init.zeros_(run.model.head.weight)
+        torch.nn.init.zeros_(run.model.head.bias)
+        assert run.validation_bits == pytest.approx(corpus.guessing_bits, rel=1e-6)
 
 
 def test_samples_what_the_model_prefers() -> None:
-    model = certain(symbol=2)
-    assert sample(model, "abc", torch.tensor([0, 1]), characters=5, seed=0) == "ccccc"
+    assert certain(symbol=2).sample == "c" * training.WRITTEN
 
 
 def test_samples_nothing_from_a_model_that_is_not_a_number() -> None:
-    model = certain(symbol=2)
-    torch.nn.init.constant_(model.head.bias, math.nan)
-    assert sample(model, "abc", torch.tensor([0, 1]), characters=5, seed=0) == ""
+    run = certain(symbol=2)
+    torch.nn.init.constant_(run.model.head.bias, math.nan)
+    assert run.sample == ""
 
 
 def test_measures_the_end_of_a_run() -> None:
@@ -40,9 +40,9 @@ def test_measures_the_end_of_a_run() -> None:
     assert math.isnan(broken.largest_norm)
 
 
-def certain(symbol: int) -> CharacterModel:
-    """A model of three symbols that always predicts the same one."""
-    model = build(3, seed=0)
-    torch.nn.init.zeros_(model.head.weight)
-    model.head.bias.data = torch.tensor([1e4 if i == symbol else 0.0 for i in range(3)])
-    return model
+def certain(symbol: int) -> Run:
+    """A run over three symbols whose model always predicts the same one."""
+    run = Run("", None, Corpus("a text", "abc", torch.tensor([0]), torch.tensor([0, 1])), seed=0)
+    torch.nn.init.zeros_(run.model.head.weight)
+    run.model.head.bias.data = torch.tensor([1e4 if i == symbol else 0.0 for i in range(3)])
+    return run

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cli.demo.reading import CLIPPED, UNCLIPPED, shows, step, trained
 from gradclip.cli.demo.picture import COLORS, draw
+from gradclip.policies import FixedNorm
 from processes import printed
 
 
@@ -18,7 +19,7 @@ from pathlib import Path
 before = list(matplotlib.rcParams.copy().values())
 from cli.demo.reading import step, trained
 from gradclip.cli.demo.picture import draw
-Path({str(tmp_path / "a.png")!r}).write_bytes(draw([trained("one", [step(1, 2.0, 3.0)], 2.0)], 1.0, "t"))
+Path({str(tmp_path / "a.png")!r}).write_bytes(draw([trained("one", [step(1, 2.0, 3.0)], 2.0)], "t"))
 print("matplotlib.pyplot" in sys.modules, list(matplotlib.rcParams.copy().values()) == before)
 """
     assert printed(program) == "False True\n"
@@ -31,7 +32,8 @@ def test_each_scale_has_numbers(most: float, fewest: int, least: str, monkeypatc
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, _: drawn.append(figure))
     steps = [step(1, 6.0, 4.0), step(2, most, most), step(3, math.inf, math.nan)]
-    draw([trained(UNCLIPPED, steps, 9.0), trained(CLIPPED, [step(1, 6.0, 4.0), step(2, 1.5, 0.5)], 2.0)], 1.0, "t")
+    clipped = trained(CLIPPED, [step(1, 6.0, 4.0), step(2, 1.5, 0.5)], 2.0, policy=FixedNorm(1.0))
+    draw([trained(UNCLIPPED, steps, 9.0), clipped], "t")
     for axes in drawn[0].axes:
         low, high = axes.get_ylim()
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]

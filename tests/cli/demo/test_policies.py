@@ -9,8 +9,8 @@ import pytest
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, refused, rows_of, shows
 from gradclip.cli import main
 from gradclip.cli.demo.picture import COLORS
-from gradclip.cli.demo.runs import Run, Step
 from gradclip.cli.demo.text import load
+from gradclip.cli.demo.training import Run
 from gradclip.cli.presets import BY_NAME, PRESETS
 
 PALE = "#F2CFB3"
@@ -55,16 +55,17 @@ def test_trains_with_the_policy_of_that_name(
     arguments = ["--text", str(text), "--steps", "4", "--policy", name, "--max-norm", "0.5", "--out", str(out)]
     assert main(["demo", *arguments]) == 0
     printed = capsys.readouterr().out
-    steps: list[Step] = []
+    expected: list[tuple[float, float, int]] = []
     for chosen in (None, BY_NAME[name].policy(0.5)):
-        steps += Run("", chosen, load(text), seed=0).train(steps=4, lr=2.0)
+        run = Run("", chosen, load(text), seed=0)
+        clipped = [int(clip.clipped) for clip in run.train(steps=4, lr=2.0)]
+        expected += zip(run.bits, run.norms, clipped, strict=True)
     shown = CLIPPED if name == "fixed" else name
     assert f"\n{shown} is {policy}" in printed
     rows = rows_of(out)
     assert [row["run"] for row in rows] == [UNCLIPPED] * 4 + [shown] * 4
-    assert [(float(row["bits_per_character"]), float(row["gradient_norm"]), int(row["clipped"])) for row in rows] == [
-        (step.bits, step.norm, int(step.clip.clipped)) for step in steps
-    ]
+    columns = ("bits_per_character", "gradient_norm", "clipped")
+    assert [tuple(float(row[column]) for column in columns) for row in rows] == expected
 
 
 @pytest.mark.usefixtures("numbers_alone")
@@ -110,7 +111,8 @@ def test_learning_from_an_exploding_run_fails_without_a_ceiling(name: str) -> No
     bits = {}
     for policy in (name, f"{name}-published"):
         run = Run(policy, BY_NAME[policy].policy(1.0), corpus, seed=0)
-        bits[policy] = np.mean([step.bits for step in run.train(steps=30, lr=2.0)][-10:])
+        assert len(list(run.train(steps=30, lr=2.0))) == 30
+        bits[policy] = np.mean(run.bits[-10:])
     assert bits[name] < 4.5
     assert bits[f"{name}-published"] > corpus.guessing_bits
 

@@ -11,7 +11,7 @@ import pytest
 from cli.demo.reading import CLIPPED, UNCLIPPED, last_lines, rows_of
 from cli.report.markup import by_id, parsed
 from gradclip.cli import main
-from gradclip.cli.page.runs import MOST_RUNS
+from gradclip.cli.page import MOST_RUNS
 from gradclip.cli.presets import PRESETS
 
 FILES = {UNCLIPPED: "without-clipping.jsonl", CLIPPED: "with-clipping.jsonl"}

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gradclip.cli.demo import runs
-from gradclip.cli.demo.runs import MOST_SKIPS, Run
+from gradclip.cli.demo import training
 from gradclip.cli.demo.text import load
-from gradclip.cli.demo.training import build, windows
+from gradclip.cli.demo.training import MOST_SKIPS, Run, build, windows
 from gradclip.policies import AdaGC, FixedNorm, FixedValue, Policy
 
 
@@ -55,22 +54,28 @@ def test_clipping_keeps_the_network_learning_where_it_explodes_without(left: lis
     bits = {}
     for max_norm, policy in ((math.inf, None), (1.0, FixedNorm(1.0))):
         left.clear()
-        steps = list(Run("", policy, corpus, seed=0).train(steps=50, lr=2.0))
-        bits[max_norm] = np.mean([step.bits for step in steps[-20:]])
-        assert len(steps) == len(left) == 50
-        assert [step.clip.clipped for step in steps] == [step.norm > max_norm - 1e-6 for step in steps]
+        run = Run("", policy, corpus, seed=0)
+        clips = list(run.train(steps=50, lr=2.0))
+        bits[max_norm] = np.mean(run.bits[-20:])
+        assert len(clips) == len(left) == 50
+        assert [clip.clipped for clip in clips] == [norm > max_norm - 1e-6 for norm in run.norms]
         # Unclipped steps keep their norm, clipped ones are left with max_norm, to within the rounding of a float32.
-        assert left == pytest.approx([min(step.norm, max_norm) for step in steps], rel=1e-5)
+        assert left == pytest.approx([min(norm, max_norm) for norm in run.norms], rel=1e-5)
     assert max(left) <= 1.0 + 1e-6
     assert bits[1.0] < 4.5 < corpus.guessing_bits < bits[math.inf]
+
+
+def finite(run: Run) -> list[bool]:
+    """Whether loss and norm of each step are."""
+    return [math.isfinite(bits) and math.isfinite(norm) for bits, norm in zip(run.bits, run.norms, strict=True)]
 
 
 def test_ends_without_clipping_where_it_is_no_longer_finite(text: Path) -> None:
     run = Run("", None, load(text), seed=0)
     steps = list(run.train(steps=30, lr=1e38))
     assert len(steps) < 30
-    assert [step.finite for step in steps] == [True] * (len(steps) - 1) + [False]
-    assert (run.steps, run.ended) == (steps, "it was no longer finite")
+    assert finite(run) == [True] * (len(steps) - 1) + [False]
+    assert (run.clips, run.ended) == (steps, "it was no longer finite")
 
 
 @pytest.mark.parametrize("policy", [FixedNorm(1.0), AdaGC(1.0), FixedValue(0.01)])
@@ -84,13 +89,13 @@ def test_skips_a_step_that_is_not_finite_and_goes_on(
         loss = cross_entropy(logits, targets)
         return loss * math.nan if next(losses) == 3 else loss
 
-    monkeypatch.setattr(runs, "cross_entropy", loss_of)
+    monkeypatch.setattr(training, "cross_entropy", loss_of)
     run = Run("", policy, load(text), seed=0)
     anew: list[bool] = []
     run.model.register_forward_pre_hook(lambda _, inputs: anew.append(inputs[1] is None))
     weights = [run.model.head.weight.detach().clone() for _ in run.train(steps=6, lr=0.1)]
-    assert [step.clip.skipped for step in run.steps] == [False, False, True, False, False, False]
-    assert [step.finite for step in run.steps] == [True, True, False, True, True, True]
+    assert [clip.skipped for clip in run.clips] == [False, False, True, False, False, False]
+    assert finite(run) == [True, True, False, True, True, True]
     assert anew == [True, False, False, True, False, False]
     assert [a.equal(b) for a, b in pairwise(weights)] == [False, True, False, False, False]
 
@@ -98,6 +103,6 @@ def test_skips_a_step_that_is_not_finite_and_goes_on(
 def test_gives_up_where_every_step_is_skipped(text: Path) -> None:
     run = Run("", FixedNorm(1.0), load(text), seed=0)
     steps = list(run.train(steps=100, lr=1e38))
-    assert [step.clip.skipped for step in steps[-MOST_SKIPS:]] == [True] * MOST_SKIPS
+    assert [clip.skipped for clip in steps[-MOST_SKIPS:]] == [True] * MOST_SKIPS
     assert len(steps) < 100
-    assert (run.steps, run.ended) == (steps, "more than 25 steps in a row were skipped")
+    assert (run.clips, run.ended) == (steps, "more than 25 steps in a row were skipped")

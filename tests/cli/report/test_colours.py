@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import pytest
 
+from gradclip.cli.page import MOST_RUNS
 from gradclip.cli.page.figures.style import COLOURS
-from gradclip.cli.page.runs import MOST_RUNS
 
 STYLE = files("gradclip.cli.page").joinpath("assets", "page.css").read_text("utf-8")
 

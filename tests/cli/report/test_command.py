@@ -8,8 +8,7 @@ import pytest
 
 from cli.report.made import reported, training, write
 from gradclip.cli import UserError
-from gradclip.cli.page.runs import names_of
-from gradclip.cli.report import report
+from gradclip.cli.report import names_of, report
 
 
 @pytest.fixture

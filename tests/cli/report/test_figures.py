@@ -10,15 +10,13 @@ from torch import Tensor
 
 from cli.report.packed import unpacked
 from gradclip.analysis.series import Series
-from gradclip.cli.page.figures import detail, figures_of
-from gradclip.cli.page.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, picked, single
-from gradclip.cli.page.figures.detail import details_of, packed
-from gradclip.cli.page.figures.heat import MOST_COLUMNS, heat, ticks_of
+from gradclip.cli.page.build import figures_of
+from gradclip.cli.page.figures import curves
+from gradclip.cli.page.figures.curves import DENSE, MEDIANS, MOST_POINTS, curve, details_of, packed, picked, single
+from gradclip.cli.page.figures.heat import MOST_COLUMNS, MOST_ROWS, heat, ticks_of
 from gradclip.cli.page.figures.histogram import FEWEST, MOST, edges_of, histogram
 from gradclip.cli.page.figures.over_steps import MOST_MARKS, norms
-from gradclip.cli.page.run import Run
-from gradclip.cli.page.runs import Runs
-from gradclip.cli.page.tensors import MOST_ROWS
+from gradclip.cli.page.run import Run, window_of
 
 NAN, INF = math.nan, math.inf
 STYLE: dict[str, Any] = {"name": "norm", "meta": {"show": ["before"], "detail": [0, 0]}, "line": {"color": "#000000"}}
@@ -87,7 +85,7 @@ def test_all_norms_of_a_long_run_are_kept_beside_its_chart() -> None:
 
 
 def test_of_too_many_norms_the_smallest_and_the_largest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detail, "MOST_STEPS", 1000)
+    monkeypatch.setattr(curves, "MOST_STEPS", 1000)
     norms = torch.ones(MOST_POINTS + 1, dtype=torch.float64)
     norms[7777] = 1e6
     found = details_of([run_of(norms)])[0]
@@ -109,7 +107,7 @@ def test_a_million_steps_are_small() -> None:
 
 def test_so_many_marks_stand_for_all_steps_that_did_not_count() -> None:
     for steps, shown in ((10, 10), (10_000, 2500)):
-        chart = norms(Runs([run_of(torch.full((steps,), NAN))]))
+        chart = norms([run_of(torch.full((steps,), NAN))])
         assert chart.data[-1].x == tuple(range(1, steps + 1, steps // shown)) and shown <= MOST_MARKS
         assert chart.data[-1].text[0] == "step 1 norm not finite"
 
@@ -117,7 +115,7 @@ def test_so_many_marks_stand_for_all_steps_that_did_not_count() -> None:
 def test_curves_that_are_not_recorded_are_left_out() -> None:
     unknown = torch.full((10,), NAN, dtype=torch.float64)
     run = run_of(torch.ones(10), norms_after=unknown, thresholds=unknown, losses=unknown)
-    figures = figures_of(Runs([run]))
+    figures = figures_of([run])
     assert set(figures) == {"norms", "histogram", "policies"}
     assert [trace.name for trace in figures["norms"].data] == ["norm"]
 
@@ -139,13 +137,13 @@ def test_steps_above_their_threshold_count_as_clipped() -> None:
 
 def test_the_window_fits_the_shortest_run() -> None:
     sizes = {5: 5, 30: 20, 1000: 50, 10_000: 500, 1_000_000: 500}
-    assert {steps: Runs([run_of(torch.ones(steps))]).window for steps in sizes} == sizes
-    assert Runs([run_of(torch.ones(1000)), run_of(torch.ones(100_000))]).window == 50
+    assert {steps: window_of([run_of(torch.ones(steps))]) for steps in sizes} == sizes
+    assert window_of([run_of(torch.ones(1000)), run_of(torch.ones(100_000))]) == 50
 
 
 def test_the_histogram_has_every_positive_norm_of_every_run() -> None:
     runs = [run_of(torch.tensor([0.1, 1.0, 10.0, 0.0, NAN]), "a"), run_of(torch.tensor([100.0] * 5), "b")]
-    found = histogram(Runs(runs))
+    found = histogram(runs)
     assert found is not None
     first, second = found.data
     assert first.x == second.x
@@ -153,7 +151,7 @@ def test_the_histogram_has_every_positive_norm_of_every_run() -> None:
     assert [sum(trace.y) for trace in found.data] == [pytest.approx(100.0), pytest.approx(200.0)]  # the last bin twice
     assert second.y[-2] == 100.0
     assert second.text[-3] == f"norm {second.x[-3]:.4g} to 100: 5 of 5 steps"
-    assert histogram(Runs([run_of(torch.tensor([0.0, NAN]))])) is None
+    assert histogram([run_of(torch.tensor([0.0, NAN]))]) is None
 
 
 def test_bins_show_the_shape() -> None:
@@ -168,7 +166,7 @@ def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
     names = [f"layer.{i}" for i in range(50)]
     each = tuple((step, {name: 1.0 + i for i, name in enumerate(names)}) for step in range(5000))
     each[4321][1]["layer.30"] = 1e6
-    found = heat(Runs([run_of(torch.ones(1), each=each)]))
+    found = heat([run_of(torch.ones(1), each=each)])
     assert found is not None
     (trace,) = found.data
     assert list(found.layout.yaxis.ticktext) == names[50 - MOST_ROWS :]  # in the order of the model
@@ -181,14 +179,14 @@ def test_the_heat_map_has_the_largest_tensors_and_no_spike_is_lost() -> None:
 
 
 def test_a_norm_beyond_float32_is_the_largest_of_the_map() -> None:
-    found = heat(Runs([run_of(torch.ones(1), each=((1, {"a": 1e300, "b": 1.0}),))]))
+    found = heat([run_of(torch.ones(1), each=((1, {"a": 1e300, "b": 1.0}),))])
     assert found is not None
     assert found.data[0].customdata[:, 0].tolist() == pytest.approx([3.4028235e38, 1.0])
     assert found.data[0].z[:, 0].tolist() == pytest.approx([300.0, 0.0])
 
 
 def test_a_tensor_without_norms_is_an_empty_row() -> None:
-    found = heat(Runs([run_of(torch.ones(1), each=((1, {"a": NAN, "b": 0.0}), (2, {"a": NAN, "b": INF})))]))
+    found = heat([run_of(torch.ones(1), each=((1, {"a": NAN, "b": 0.0}), (2, {"a": NAN, "b": INF})))])
     assert found is not None
     assert np.isnan(found.data[0].z).all()
     assert len(found.data[0].colorbar.tickvals) == 0

@@ -8,7 +8,7 @@ import torch
 from cli.report.browser import Page
 from cli.report.looking import curve, settle
 from gradclip.analysis.series import Series
-from gradclip.cli.page import policies, run
+from gradclip.cli.page import run
 from gradclip.cli.page.build import build
 from gradclip.cli.page.figures.curves import MOST_POINTS
 
@@ -32,8 +32,8 @@ def page(norms: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     series = Series("run", torch.arange(1, STEPS + 1), norms, after, bound, losses=after.log())
     out = tmp_path_factory.mktemp("long") / "out.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policies, "REPLAYED", 1000)
-        patch.setattr(run, "alarms_of", lambda series, tensors: [])
+        patch.setattr(run, "REPLAYED", 1000)
+        patch.setattr(run.Run, "alarms", {})
         build([series], out)
     return out
 

@@ -46,6 +46,10 @@ def test_the_sentence_says_the_same(tree: Element, records: list[dict[str, Any]]
     assert by_id(tree, "verdict").text == acted
 
 
+def test_one_run_is_not_named_again(tree: Element) -> None:
+    assert by_id(tree, "threshold").all("h2")[0].text == "Which threshold to use"
+
+
 def test_the_stretches(tree: Element, records: list[dict[str, Any]]) -> None:
     found = rows(tree, "norms")
     assert len(found) == 10
@@ -125,6 +129,8 @@ def test_compared_runs_have_their_numbers_in_one_table(tmp_path: Path) -> None:
         assert float(row[5]) == bound == float(row[8])
         assert row[6] == row[7] == "1"
     assert "Mostly clipped in “b/clip.jsonl”" in by_id(tree, "alarms").text
+    headings = [by_id(tree, section).all("h2")[0].text for section in ("threshold", "policies", "events")]
+    assert all(heading.endswith(" in “a/clip.jsonl”") for heading in headings)
 
 
 def test_what_is_not_recorded_is_not_said(tmp_path: Path) -> None:

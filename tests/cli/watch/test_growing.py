@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gradclip.analysis.reading import ReadError, read_series
 from gradclip.analysis.series import Series
-from gradclip.cli.watch import growing
-from gradclip.cli.watch.growing import CUT, GONE, MISSING, REPLACED, Growing
+from gradclip.cli.watch import session
+from gradclip.cli.watch.session import CUT, GONE, MISSING, REPLACED, Session
 from gradclip.records.line import line_of
 from records.made import record
 
@@ -29,10 +29,12 @@ def lines_of(*steps: int, **more: Any) -> bytes:
     return b"".join(line_of(record(step, total_norm=float(step), **more)) for step in steps)
 
 
-def look(file: Growing) -> list[int]:
+def look(file: Session) -> list[int]:
     """The steps that are new, or all where those before are others."""
-    before = [] if file.run is None else file.run.steps.tolist()
-    if not file.look() or file.run is None:
+    run = file.run
+    before = [] if run is None else run.steps.tolist()
+    file.look()
+    if file.run is None or file.run is run:
         return []
     steps = file.run.steps.tolist()
     return steps[len(before) :] if steps[: len(before)] == before and not file.anew else steps
@@ -44,8 +46,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(path: Path) -> Growing:
-    return Growing(path, None, str(path))
+def file(path: Path) -> Session:
+    return Session(path)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         given_to.append(path.read_bytes()[:size])
         return read_series(path, **asked, size=size)
 
-    monkeypatch.setattr(growing, "read_series", reading)
+    monkeypatch.setattr(session, "read_series", reading)
     return given_to
 
 
@@ -71,11 +73,11 @@ def assert_same(found: Series | None, expected: Series) -> None:
             assert ours == theirs, name
 
 
-def test_it_is_read_where_there_are_new_lines_and_only_then(path: Path, file: Growing, read: list[bytes]) -> None:
-    assert (look(file), file.absent) == ([], MISSING)
+def test_it_is_read_where_there_are_new_lines_and_only_then(path: Path, file: Session, read: list[bytes]) -> None:
+    assert (look(file), file.lacking) == ([], MISSING)
     write(path, lines_of(*range(1, 101)))
     assert look(file) == list(range(1, 101))
-    assert (look(file), file.absent) == ([], "")
+    assert (look(file), file.lacking) == ([], "")
     write(path, lines_of(101, 102) + b'{"step": 103')
     assert look(file) == [101, 102]
     assert look(file) == []
@@ -97,7 +99,7 @@ def test_it_is_read_where_there_are_new_lines_and_only_then(path: Path, file: Gr
     ],
     ids=["table", "printed", "printed without steps"],
 )
-def test_tables_and_printed_text_grow_as_well(first: str, later: str, path: Path, file: Growing) -> None:
+def test_tables_and_printed_text_grow_as_well(first: str, later: str, path: Path, file: Session) -> None:
     write(path, first)
     assert look(file) == [1, 2]
     write(path, later)
@@ -106,7 +108,7 @@ def test_tables_and_printed_text_grow_as_well(first: str, later: str, path: Path
 
 
 @pytest.mark.parametrize("step", ["step %d: ", ""], ids=["numbered", "counted"])
-def test_steps_that_did_not_count_are_told_once_and_by_their_steps(step: str, path: Path, file: Growing) -> None:
+def test_steps_that_did_not_count_are_told_once_and_by_their_steps(step: str, path: Path, file: Session) -> None:
     """Also one on the first line, which is read with all later ones."""
     for i, norm in enumerate(("nan", "2.5", "inf", "3.5", "nan"), 1):
         write(path, (step % i if step else "") + f"grad_norm={norm} loss=1.0\n")
@@ -115,12 +117,12 @@ def test_steps_that_did_not_count_are_told_once_and_by_their_steps(step: str, pa
     assert file.run is not None and [event.step for event in file.run.events] == [1, 3, 5]
 
 
-def test_waits_for_the_first_norm_and_for_the_rest_of_a_line(path: Path, file: Growing) -> None:
+def test_waits_for_the_first_norm_and_for_the_rest_of_a_line(path: Path, file: Session) -> None:
     for nothing in (b"\n", b" \r\n"):
         write(path, nothing)
-        assert (look(file), file.why_none) == ([], "no record yet")
+        assert (look(file), file.lacking) == ([], "no record yet")
     write(path, "loading the model\nof 7 layers\n")
-    assert (look(file), file.why_none) == ([], "no norm yet in 34 bytes")
+    assert (look(file), file.lacking) == ([], "no norm yet in 34 bytes")
     write(path, "step 4: grad_norm=2.5\nstep 5: grad_")
     assert look(file) == [4]
     write(path, "norm=3.")
@@ -131,14 +133,14 @@ def test_waits_for_the_first_norm_and_for_the_rest_of_a_line(path: Path, file: G
 
 
 @pytest.mark.parametrize("nothing", ["{}\n", '{"step": 1, "grad_norm": null}\n', '{"note": 1}\n'])
-def test_waits_below_lines_without_a_norm(nothing: str, path: Path, file: Growing) -> None:
+def test_waits_below_lines_without_a_norm(nothing: str, path: Path, file: Session) -> None:
     write(path, nothing)
-    assert (look(file), file.why_none) == ([], f"no norm yet in {len(nothing)} bytes")
+    assert (look(file), file.lacking) == ([], f"no norm yet in {len(nothing)} bytes")
     write(path, '{"step": 2, "grad_norm": 1.5}\n')
     assert look(file) == [2]
 
 
-def test_a_first_norm_far_into_a_file_is_found(path: Path, file: Growing) -> None:
+def test_a_first_norm_far_into_a_file_is_found(path: Path, file: Session) -> None:
     write(path, b'{"note": "none yet"}\n' * 20_000 + lines_of(1))
     assert look(file) == [1]
     write(path, lines_of(2))
@@ -146,7 +148,7 @@ def test_a_first_norm_far_into_a_file_is_found(path: Path, file: Growing) -> Non
     assert_same(file.run, read_series(path))
 
 
-def test_a_fragment_that_a_resumed_run_removes_is_no_new_file(path: Path, file: Growing) -> None:
+def test_a_fragment_that_a_resumed_run_removes_is_no_new_file(path: Path, file: Session) -> None:
     write(path, lines_of(1) + b'{"step": 17, "tim')
     assert look(file) == [1]
     os.truncate(path, len(lines_of(1)))
@@ -155,7 +157,7 @@ def test_a_fragment_that_a_resumed_run_removes_is_no_new_file(path: Path, file: 
 
 
 @pytest.mark.parametrize("again", [[7], [7, 8, 9, 10]], ids=["less", "more"])
-def test_begins_anew_where_the_file_is_emptied_and_written_again(again: list[int], path: Path, file: Growing) -> None:
+def test_begins_anew_where_the_file_is_emptied_and_written_again(again: list[int], path: Path, file: Session) -> None:
     """As `copytruncate` does: the file stays the same, and may be longer by the time we look."""
     write(path, lines_of(1, 2, 3))
     look(file)
@@ -165,19 +167,19 @@ def test_begins_anew_where_the_file_is_emptied_and_written_again(again: list[int
     assert file.anew == (CUT if len(again) < 3 else REPLACED)
 
 
-def test_begins_anew_where_the_file_is_moved_away(path: Path, file: Growing) -> None:
+def test_begins_anew_where_the_file_is_moved_away(path: Path, file: Session) -> None:
     write(path, lines_of(1))
     look(file)
     path.rename(path.with_suffix(".1"))
-    assert (look(file), file.absent) == ([], GONE)
-    assert (look(file), file.absent) == ([], GONE)
+    assert (look(file), file.lacking) == ([], GONE)
+    assert (look(file), file.lacking) == ([], GONE)
     write(path, lines_of(1, 2))  # begins as the other did
     assert (look(file), file.anew) == ([1, 2], REPLACED)
     assert look(file) == []
 
 
 def test_a_file_that_is_written_or_taken_away_while_it_is_read(
-    path: Path, file: Growing, monkeypatch: pytest.MonkeyPatch
+    path: Path, file: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes meanwhile is for the next look, and a file that has gone is waited for."""
     meanwhile: list[Callable[[], None]] = []
@@ -187,7 +189,7 @@ def test_a_file_that_is_written_or_taken_away_while_it_is_read(
             meanwhile.pop()()
         return read_series(path, **asked)
 
-    monkeypatch.setattr(growing, "read_series", reading)
+    monkeypatch.setattr(session, "read_series", reading)
     write(path, lines_of(1, 2))
     meanwhile.append(lambda: write(path, lines_of(3) + b'{"step": 4'))
     assert look(file) == [1, 2]
@@ -195,12 +197,12 @@ def test_a_file_that_is_written_or_taken_away_while_it_is_read(
     assert look(file) == [3]
     write(path, b', "total_norm": 1.0}\n')
     meanwhile.append(path.unlink)
-    assert (look(file), file.absent) == ([], GONE)
+    assert (look(file), file.lacking) == ([], GONE)
     write(path, lines_of(5))
-    assert (look(file), file.absent, file.anew) == ([5], "", REPLACED)
+    assert (look(file), file.lacking, file.anew) == ([5], "", REPLACED)
 
 
-def test_begins_anew_where_another_file_takes_the_name(path: Path, file: Growing) -> None:
+def test_begins_anew_where_another_file_takes_the_name(path: Path, file: Session) -> None:
     write(path, lines_of(1))
     look(file)
     other = path.with_name("other")
@@ -209,7 +211,7 @@ def test_begins_anew_where_another_file_takes_the_name(path: Path, file: Growing
     assert (look(file), file.anew) == ([1, 2], REPLACED)
 
 
-def test_a_run_that_goes_back_is_what_the_readers_say_it_is(path: Path, file: Growing) -> None:
+def test_a_run_that_goes_back_is_what_the_readers_say_it_is(path: Path, file: Session) -> None:
     write(path, lines_of(1, 2, 3, 4))
     look(file)
     write(path, lines_of(3, status="ok"))
@@ -218,7 +220,7 @@ def test_a_run_that_goes_back_is_what_the_readers_say_it_is(path: Path, file: Gr
     assert file.run is not None and "the run goes back to step 3 (line 5)" in file.run.remarks[0]
 
 
-def test_a_torn_line_among_the_new_ones_is_told(path: Path, file: Growing) -> None:
+def test_a_torn_line_among_the_new_ones_is_told(path: Path, file: Session) -> None:
     write(path, lines_of(1, 2))
     look(file)
     write(path, b'{"step": 3, "ti\n' + lines_of(4))
@@ -227,8 +229,8 @@ def test_a_torn_line_among_the_new_ones_is_told(path: Path, file: Growing) -> No
     assert file.run is not None and file.run.remarks[0].startswith("Line 3 is torn")
 
 
-def test_a_line_without_end_is_refused(path: Path, file: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growing, "LONGEST_LINE", 1000)
+def test_a_line_without_end_is_refused(path: Path, file: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "LONGEST_LINE", 1000)
     write(path, lines_of(1))
     look(file)
     write(path, b"{" * 2000)
@@ -255,7 +257,7 @@ ONE = {"step": 1, "total_norm": 1.0, "status": "ok", "policy": "FixedNorm(max_no
     ids=["list", "no JSON", "negative", "word", "half step", "huge step", "groups", "two runs", "deep"],
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_the_readers_refuse_is_refused_in_their_words(bad: str, at_once: bool, path: Path, file: Growing) -> None:
+def test_what_the_readers_refuse_is_refused_in_their_words(bad: str, at_once: bool, path: Path, file: Session) -> None:
     """Also several runs in one file, as `gradclip advise` refuses them; live, or from the first line on."""
     good = "".join(json.dumps({**ONE, "step": step, "group": "a"}) + "\n" for step in (1, 2))
     write(path, good)
@@ -269,7 +271,7 @@ def test_what_the_readers_refuse_is_refused_in_their_words(bad: str, at_once: bo
     assert str(found.value) == str(expected.value)
 
 
-def test_several_runs_stacked_in_a_table_are_refused(path: Path, file: Growing) -> None:
+def test_several_runs_stacked_in_a_table_are_refused(path: Path, file: Session) -> None:
     write(path, "run,step,grad_norm\na,1,2.0\na,2,2.5\n")
     look(file)
     write(path, "b,1,1.5\nb,2,1.0\n")
@@ -287,7 +289,7 @@ def test_several_runs_stacked_in_a_table_are_refused(path: Path, file: Growing) 
         (b'{"step": 1, "other": 1.0}\n' * 20_000, "no field has a usual name of the norm"),
     ],
 )
-def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Growing) -> None:
+def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Session) -> None:
     write(path, data)
     with pytest.raises(ReadError, match=words) as error:
         look(file)
@@ -296,12 +298,12 @@ def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Grow
 
 def test_settings_above_the_steps_are_waited_through(path: Path) -> None:
     """As scripts print them first, over lines, whatever part of them is written, and whatever a program says next."""
-    file = Growing(path.with_suffix(".log"), None, "it")
+    file = Session(path.with_suffix(".log"), name="it")
     parts = [*json.dumps({"lr": 0.1, "model": {"rms_norm_eps": 1e-5}}, indent=2).splitlines(keepends=True), "\n"]
     for text in (*parts, "loading the data\n", *parts):
         write(path.with_suffix(".log"), text)
         assert look(file) == []
-        assert file.why_none.startswith("no norm yet in")
+        assert file.lacking.startswith("no norm yet in")
     write(path.with_suffix(".log"), "step 1 grad_norm 1.5\nstep 2 grad_norm 2.5\n")
     assert look(file) == [1, 2]
 
@@ -309,16 +311,16 @@ def test_settings_above_the_steps_are_waited_through(path: Path) -> None:
 def test_a_history_of_columns_is_refused(path: Path) -> None:
     write(path.with_suffix(".json"), json.dumps({"grad_norm": [1.5, 2.5], "name": "a"}, indent=2))
     with pytest.raises(ReadError, match="it does not grow by lines"):
-        look(Growing(path.with_suffix(".json"), None, "it"))
+        look(Session(path.with_suffix(".json"), name="it"))
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="is a folder. Name a file"):
-        look(Growing(tmp_path, None, "a folder"))
+        look(Session(tmp_path, name="a folder"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-def test_a_pipe_is_refused_and_not_waited_for(path: Path, file: Growing) -> None:
+def test_a_pipe_is_refused_and_not_waited_for(path: Path, file: Session) -> None:
     os.mkfifo(path)
     with pytest.raises(ReadError, match="it is no file"):
         look(file)
@@ -335,7 +337,7 @@ def test_in_whatever_pieces_a_file_comes_the_run_is_the_same(
     path = tmp_path_factory.mktemp("pieces") / "run.jsonl"
     statuses = ("ok", "clipped", "skipped_spike")
     data = b"".join(line_of(record(step, status=statuses[i % 3], loss=i / 2)) for i, step in enumerate(steps))
-    file = Growing(path, None, str(path))
+    file = Session(path)
     places = sorted(min(7 * cut, len(data)) for cut in cuts)
     for begin, end in zip([0, *places], [*places, len(data)], strict=True):
         write(path, data[begin:end])

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from gradclip import ClipRecord
 from gradclip.cli.watch.session import Session
@@ -18,7 +17,7 @@ class Written:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.jsonl"
-        self.session = Session(self.path, None)
+        self.session = Session(self.path)
 
     def add(self, *records: ClipRecord) -> Session:
         with self.path.open("ab") as file:
@@ -47,10 +46,10 @@ def test_one_tensor_that_dominates_is_told_from_the_worst(written: Written) -> N
     assert written.add(record(1, worst=(("a", 0.95), ("b", 0.05)))).alarms == {"one tensor dominates": 1}
     session = written.add(record(2, worst=(("a", 0.5), ("b", math.nan))))
     assert session.alarms == {}
-    run = session.file.run
+    run = session.run
     assert run is not None and run.worst[-1][0] == 2
-    assert "worst      a 50 %, b not finite of the squared norm at step 2" in plain(session, Console())
-    later = written.add(record(3)).file.run
+    assert "worst      a 50 %, b not finite of the squared norm at step 2" in plain(session, "utf-8")
+    later = written.add(record(3)).run
     assert later is not None and later.worst == run.worst
 
 

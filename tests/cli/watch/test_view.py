@@ -14,7 +14,7 @@ from rich.console import Console
 from gradclip import ClipRecord
 from gradclip.analysis.reading import ReadError
 from gradclip.cli import UserError
-from gradclip.cli.watch import watch
+from gradclip.cli.watch.command import watch
 from gradclip.cli.watch.session import Session
 from gradclip.cli.watch.view import line, panel
 from gradclip.records.line import line_of
@@ -83,7 +83,7 @@ def test_alarms_are_named_with_the_step_at_which_they_began(path: Path, capsys: 
     write(path, *(record(step, total_norm_after=4e-6, coefficient=1e-6) for step in range(1, 502)))
     lines = shown_once(path, capsys)
     assert lines[-2:] == ["alarm      mostly clipped, since step 500", "alarm      tiny coefficient, since step 50"]
-    session = Session(path, None)
+    session = Session(path)
     session.finish()
     assert line(session).endswith(", alarms: mostly clipped, tiny coefficient")
     assert "the threshold sets how far most steps go" in " ".join(re.sub("[│ ]+", " ", drawn(session)).split())
@@ -103,7 +103,7 @@ def test_names_from_a_file_are_shown_and_not_obeyed(name: str, path: Path, capsy
 
 
 def session_of(path: Path) -> Session:
-    session = Session(path, None)
+    session = Session(path)
     session.finish()
     return session
 
@@ -125,6 +125,7 @@ def test_a_low_terminal_shows_every_row(width: int, height: int, path: Path) -> 
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
     shown = "".join(each.text for each in console.render(panel(session_of(path), console, "q quits", lines=height)))
     assert len(shown.splitlines()) <= height
+    assert shown.count("…") >= 3
     assert all(word in shown for word in ("step 58 skipped", "step 59 skipped", "worst", "alarm", "q quits"))
     whole = "".join(each.text for each in console.render(panel(session_of(path), console, lines=99)))
     assert len(whole.splitlines()) > height
@@ -137,7 +138,7 @@ def test_a_terminal_without_blocks_gets_none(path: Path) -> None:
 
 
 def test_says_what_happens_to_the_file(path: Path) -> None:
-    session = Session(path, None)
+    session = Session(path)
     session.look()
     assert line(session) == f"{path}: waiting: there is no such file"
     write(path, record(1))
@@ -202,7 +203,7 @@ def test_a_field_of_another_name(path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_line_that_is_none_is_an_error_at_once(path: Path) -> None:
     write(path, record(1))
-    session = Session(path, None)
+    session = Session(path)
     session.look()
     write(path, end=b"nonsense\n")
     with pytest.raises(ReadError, match="line 2: the line is not JSON"):

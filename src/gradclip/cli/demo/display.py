@@ -1,19 +1,17 @@
-"""All that the demo prints of its runs."""
+"""All that the demo shows of its runs."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from statistics import fmean
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from gradclip.analysis.amounts import percent
-from gradclip.cli.demo.runs import LAST, Run, Step
-from gradclip.cli.demo.training import TEMPERATURE
+from gradclip.cli.demo.training import LAST, TEMPERATURE, Run
 from gradclip.cli.say import say
 from gradclip.cli.words import amount
 
@@ -23,30 +21,22 @@ PLAIN_LINES = 4
 SAMPLE_LENGTH = 100
 
 
-@contextmanager
-def progress(console: Console, steps: int) -> Generator[Callable[[str, Step], None]]:
-    """Show loss and norm while the runs go on: bars on a terminal, elsewhere a few lines a run.
-
-    What is yielded is called after each step, with the name of its run.
-    """
+def train(console: Console, runs: Sequence[Run], *, steps: int, lr: float) -> None:
+    """Train runs, and show their loss and norm meanwhile: bars on a terminal, elsewhere a few lines a run."""
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[bits]:>6} bits norm {task.fields[norm]:<9}"),
+        TextColumn("{task.fields[found]}"),
     )
-    tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console, expand=True, disable=not console.is_interactive) as bars:
-
-        def watch(run: str, step: Step) -> None:
-            done, bits, norm = step.clip.step, amount(step.bits), amount(step.norm)
-            if run not in tasks:
-                tasks[run] = bars.add_task(run, total=steps, bits=bits, norm=norm)
-            bars.update(tasks[run], completed=done, bits=bits, norm=norm)
-            if bars.disable and (done == steps or done % math.ceil(steps / PLAIN_LINES) == 0):
-                say(console, f"{run}: step {done}/{steps}, bits per character {bits}, gradient norm {norm}")
-
-        yield watch
+        for run in runs:
+            task = bars.add_task(run.name, total=steps, found="")
+            for done, _ in enumerate(run.train(steps=steps, lr=lr), start=1):
+                bits, norm = amount(run.bits[-1]), amount(run.norms[-1])
+                bars.update(task, completed=done, found=f"{bits:>6} bits norm {norm:<9}")
+                if bars.disable and (done == steps or done % math.ceil(steps / PLAIN_LINES) == 0):
+                    say(console, f"{run.name}: step {done}/{steps}, bits per character {bits}, gradient norm {norm}")
 
 
 def results(console: Console, runs: Sequence[Run]) -> None:
@@ -64,28 +54,24 @@ def results(console: Console, runs: Sequence[Run]) -> None:
             run.name,
             *(Text(amount(bits), style="green" if bits < guessing else "red") for bits in losses),
             amount(run.largest_norm),
-            percent(fmean(step.clip.clipped for step in run.steps)),
-            f"{sum(step.clip.skipped for step in run.steps)} of {len(run.steps)}",
+            percent(fmean(clip.clipped for clip in run.clips)),
+            f"{sum(clip.skipped for clip in run.clips)} of {len(run.clips)}",
         )
     console.print(table)
     for run in runs:
         if run.ended:
-            say(console, f"The run {run.name} ended at step {len(run.steps)}: {run.ended}.")
+            say(console, f"The run {run.name} ended at step {len(run.clips)}: {run.ended}.")
 
 
 def samples(console: Console, runs: Sequence[Run]) -> None:
-    """Print a line of what each model writes."""
+    """Print a line of what each model writes: white space as single blanks, or visible where it is nearly all."""
     say(console, f"What each model writes, sampled at temperature {TEMPERATURE}:")
     for run in runs:
-        line = Text(f"  {run.name + ':':<18}{one_line(run.sample) or '(nothing: its output is not a number)'}")
+        written = " ".join(run.sample.split())
+        if len(written) < SAMPLE_LENGTH:
+            written = run.sample.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
+        shown = written[:SAMPLE_LENGTH] or "(nothing: its output is not a number)"
+        line = Text(f"  {run.name + ':':<18}{shown}")
         if console.is_terminal:  # the line ends where the window does, so that it stays one
             line.truncate(console.width)
         say(console, line.plain)
-
-
-def one_line(text: str) -> str:
-    """Return the beginning of a text on one line: white space as single blanks, or visible where it is nearly all."""
-    line = " ".join(text.split())
-    if len(line) < SAMPLE_LENGTH:
-        line = text.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
-    return line[:SAMPLE_LENGTH]

@@ -2,22 +2,24 @@
 
 import csv
 import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
 from rich.console import Console
 
 from gradclip.cli import UserError, target
-from gradclip.cli.demo.runs import Run
-from gradclip.cli.page import PACKAGES
+from gradclip.cli.demo.training import Run
+from gradclip.cli.page import MOST_RUNS, PACKAGES
 from gradclip.cli.say import say
 from gradclip.extras import how_to_install, missing
 from gradclip.records.line import line_of
 
 STEPS, PICTURE, REPORT = "steps.csv", "demo.png", "report.html"
+
+_write = partial(target.write, "--out", force=True)
 
 
 def check(out: Path, names: Iterable[str]) -> None:
@@ -30,52 +32,33 @@ def check(out: Path, names: Iterable[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be made a folder ({error.strerror}). Name another.") from None
-    for path in (out / STEPS, out / PICTURE, out / REPORT, *(_record(out, name) for name in names)):
-        target.check("--out", path, force=True)
+    for file in (STEPS, PICTURE, REPORT, *map(_record, names)):
+        target.check("--out", out / file, force=True)
 
 
 def save(console: Console, runs: Sequence[Run], out: Path, title: str) -> None:
     """Write the files, the picture with a title, and say which there are and what may be done with them."""
+    records = {out / _record(run.name): run for run in runs}
     _write(out / STEPS, _table(runs))
-    records = [_record(out, run.name) for run in runs]
-    for path, run in zip(records, runs, strict=True):
-        _write(path, b"".join(line_of(step.clip) for step in run.steps))
+    for path, run in records.items():
+        _write(path, b"".join(map(line_of, run.clips)))
     written = [STEPS]
     if _has(console, "picture", "matplotlib"):
         from gradclip.cli.demo.picture import draw  # noqa: PLC0415 -- matplotlib may be missing
 
-        _write(out / PICTURE, draw(runs, getattr(runs[-1].policy, "max_norm", math.inf), title))
+        _write(out / PICTURE, draw(runs, title))
         written.append(PICTURE)
     if _has(console, "report", *PACKAGES):
-        _report(records, [run.name for run in runs], out / REPORT)
+        _report(records, out / REPORT)
         written.append(REPORT)
     kept = "the record of the run" if len(runs) == 1 else f"the records of {len(runs)} runs"
     say(console, f"Written to the folder {out}: {', '.join(written)} and {kept}.", wrap=False)
     # The run with clipping says more: one that exploded tells no threshold.
-    say(console, f"To hear which threshold fits: gradclip advise {quote(str(records[:2][-1]))}", wrap=False)
+    say(console, f"To hear which threshold fits: gradclip advise {quote(str([*records][:2][-1]))}", wrap=False)
 
 
-def _table(runs: Iterable[Run]) -> bytes:
-    """Return one row a step for spreadsheets and data frames; what is not finite as `inf` or `nan`."""
-    written = io.StringIO(newline="")
-    rows = csv.writer(written)
-    rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
-    for run in runs:
-        rows.writerows(
-            (run.name, step.clip.step, step.bits, step.norm, int(step.clip.clipped), int(step.clip.skipped))
-            for step in run.steps
-        )
-    return written.getvalue().encode()
-
-
-def _report(records: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    """Write the report about the first run with clipping, beside that without and as many others as fit."""
-    from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
-    from gradclip.cli.page.build import build  # noqa: PLC0415
-    from gradclip.cli.page.runs import MOST_RUNS  # noqa: PLC0415
-
-    runs = [replace(read_series(path), source=name) for path, name in zip(records, names, strict=True)]
-    build([*runs[1:2], runs[0], *runs[2:]][:MOST_RUNS], out, force=True)
+def _record(run: str) -> str:
+    return f"{run.replace(' ', '-')}.jsonl"
 
 
 def _has(console: Console, thing: str, *packages: str) -> bool:
@@ -85,9 +68,21 @@ def _has(console: Console, thing: str, *packages: str) -> bool:
     return package is None
 
 
-def _record(out: Path, run: str) -> Path:
-    return out / f"{run.replace(' ', '-')}.jsonl"
+def _table(runs: Iterable[Run]) -> bytes:
+    """Return one row a step for spreadsheets and data frames; what is not finite as `inf` or `nan`."""
+    written = io.StringIO(newline="")
+    rows = csv.writer(written)
+    rows.writerow(["run", "step", "bits_per_character", "gradient_norm", "clipped", "skipped"])
+    for run in runs:
+        for clip, bits, norm in zip(run.clips, run.bits, run.norms, strict=False):
+            rows.writerow([run.name, clip.step, bits, norm, int(clip.clipped), int(clip.skipped)])
+    return written.getvalue().encode()
 
 
-def _write(path: Path, data: bytes) -> None:
-    target.write("--out", path, data, force=True)
+def _report(records: Mapping[Path, Run], out: Path) -> None:
+    """Write the report about the first run with clipping, beside that without and as many others as fit."""
+    from gradclip.analysis.reading import read_series  # noqa: PLC0415 -- polars and plotly may be missing
+    from gradclip.cli.page.build import build  # noqa: PLC0415
+
+    runs = [replace(read_series(path), source=run.name) for path, run in records.items()]
+    build([*runs[1:2], runs[0], *runs[2:]][:MOST_RUNS], out, force=True)

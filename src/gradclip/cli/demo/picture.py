@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which picks a backend for whoever imports this
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from gradclip.cli.demo.runs import Run
+from gradclip.cli.demo.training import Run
 from gradclip.cli.words import amount
 
 COLORS = ("#D55E00", "#0072B2")
@@ -23,21 +23,15 @@ WIDE = 1e4
 """From the bottom of a scale to its top there are no more numbers than powers of ten where this is exceeded."""
 
 
-def draw(runs: Sequence[Run], max_norm: float, title: str) -> bytes:
-    """Return a PNG image of runs, of which the first is the one without clipping.
-
-    Args:
-        runs: One or two, or many.
-        max_norm: The bound on the norm of two; `math.inf` for none.
-        title: What stands above.
-    """
+def draw(runs: Sequence[Run], title: str) -> bytes:
+    """Return a PNG image of runs, one or two or many, of which the first is the one without clipping."""
     down = math.ceil(len(runs) / ACROSS)
     many = len(runs) > len(COLORS)
     figure = Figure(figsize=(8.0, 1.0 + 1.7 * down if many else 6.0), dpi=150, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     guessing = runs[0].corpus.guessing_bits
     if many:
-        grid = figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat
+        grid = figure.subplots(down, ACROSS, sharex=True, sharey=True).flat
         for axes, run in zip(grid, runs, strict=False):
             _loss_beside_the_first(axes, run, runs[0])
         for axes in list(grid)[len(runs) :]:
@@ -47,10 +41,11 @@ def draw(runs: Sequence[Run], max_norm: float, title: str) -> bytes:
     else:
         losses, norms = figure.subplots(2, 1, sharex=True)
         for run, color in zip(runs, COLORS, strict=False):
-            label = f"{run.name} (ended at step {len(run.steps)})" if run.ended else run.name
-            _line(losses, [step.bits for step in run.steps], color, label=label)
-            _line(norms, [step.norm for step in run.steps], color)
+            label = f"{run.name} (ended at step {len(run.clips)})" if run.ended else run.name
+            _line(losses, run.bits, color, label=label)
+            _line(norms, run.norms, color)
         _frame(losses, guessing, f"guessing: {amount(guessing)}")
+        max_norm = getattr(runs[-1].policy, "max_norm", math.inf)
         _frame(norms, max_norm, f"max_norm = {max_norm:g}")
         losses.set_ylabel("loss, bits per character")
         norms.set_ylabel("gradient norm before clipping")
@@ -63,8 +58,8 @@ def draw(runs: Sequence[Run], max_norm: float, title: str) -> bytes:
 
 def _loss_beside_the_first(axes: Axes, run: Run, first: Run) -> None:
     if run is not first:
-        _line(axes, [step.bits for step in first.steps], COLORS[0], alpha=0.3)
-    _line(axes, [step.bits for step in run.steps], COLORS[run is not first])
+        _line(axes, first.bits, COLORS[0], alpha=0.3)
+    _line(axes, run.bits, COLORS[run is not first])
     _frame(axes, run.corpus.guessing_bits)
     axes.tick_params(labelsize=8)
     axes.set_title(run.name, loc="left", fontsize=9, fontweight="bold")
@@ -72,10 +67,9 @@ def _loss_beside_the_first(axes: Axes, run: Run, first: Run) -> None:
 
 
 def _line(axes: Axes, values: list[float], color: str, alpha: float = 1.0, label: str = "") -> None:
-    """Draw a line with gaps where a value is not finite: no scale has a place for it; of one point, that."""
-    shown = [value if math.isfinite(value) else math.nan for value in values]
+    """Draw a line with gaps where a value is not finite; of one point, that."""
     marker = "." if sum(map(math.isfinite, values)) == 1 else ""
-    axes.plot(range(1, len(values) + 1), shown, color=color, linewidth=1.1, marker=marker, alpha=alpha, label=label)
+    axes.plot(range(1, len(values) + 1), values, color=color, linewidth=1.1, marker=marker, alpha=alpha, label=label)
 
 
 def _frame(axes: Axes, level: float, name: str = "") -> None:

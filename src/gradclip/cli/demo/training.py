@@ -1,8 +1,11 @@
-"""The network, what it reads at each step, and what it is worth."""
+"""The network, what it reads at each step, and a run: its training, with clipping where it belongs, and its worth."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle, islice
 from statistics import fmean
 from typing import final
 
@@ -10,11 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-STREAMS = 64
-"""Places of the text that are read side by side: the batch."""
+import gradclip
+from gradclip.cli.demo.text import Corpus
+from gradclip.policies import FixedNorm, Policy
+from gradclip.records import ClipRecord
 
-STEPS_BACK = 32
-"""Characters after which back-propagation through time is cut."""
+STREAMS, STEPS_BACK = 64, 32
+"""Places of the text that are read side by side, the batch, and characters of each until back-propagation is cut."""
+
+NORMS_EVERY = 10
+"""Steps from one to the next at which the norm of each parameter is recorded."""
+
+MOST_SKIPS = 25
+"""Steps in a row that may be skipped before a run is given up."""
+
+LAST = 50
+"""Steps at the end of a run whose mean is its training loss."""
+
+PROMPT, WRITTEN = 64, 1000
+"""Characters that a model reads before it writes, and writes: more than one line shows, as blanks are taken out."""
 
 TEMPERATURE = 0.7
 """Divides the logits when sampling; below 1, likely characters become likelier and words easier to recognise."""
@@ -63,29 +80,110 @@ def windows(characters: Tensor, streams: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs, targets, strict=True))[: length // STEPS_BACK]
 
 
-@torch.no_grad()
-def validate(model: CharacterModel, text: Tensor) -> float:
-    """Return the loss of a model on a text, in bits per character."""
-    # Few streams where the text is short: each begins without context, and costs more until it has some.
-    streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
-    losses: list[float] = []
+def losses_of(model: CharacterModel, pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    """Return the loss at each of some windows, in nats per character: the model goes on where the last one ended."""
     state = None
-    for inputs, targets in windows(text, streams):
+    for inputs, targets in pairs:
         logits, state = model(inputs, state)
-        losses.append(cross_entropy(logits.flatten(0, 1), targets.flatten()).item())
-    return fmean(losses) / math.log(2)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+        yield loss
+        state = state.detach() if loss.isfinite() else None  # which would spoil all losses to come
 
 
-@torch.no_grad()
-def sample(model: CharacterModel, symbols: str, prompt: Tensor, *, characters: int, seed: int) -> str:
-    """Return what a model writes after a prompt; it ends where the outputs are no longer finite."""
-    generator = torch.Generator().manual_seed(seed)
-    written, state, seen = "", None, prompt[:, None]
-    for _ in range(characters):
-        logits, state = model(seen, state)
-        if not logits[-1].isfinite().all():
-            break
-        probabilities = (logits[-1, 0].double() / TEMPERATURE).softmax(dim=0)
-        seen = torch.multinomial(probabilities, 1, generator=generator)[None]
-        written += symbols[int(seen)]
-    return written
+@final
+@dataclass(eq=False)
+class Run:
+    """A model in training, and what came of it so far.
+
+    Attributes:
+        name: What is different about the run.
+        policy: How it is clipped; None for not at all.
+        corpus: The text.
+        seed: The seed of the weights, and of what the model writes.
+        clips: What clipping did at each step.
+        bits: The loss of each before the update, in bits per character; and that of one in which Ctrl-C came.
+        norms: The total norm of each, likewise, before clipping: of order 2, whatever order a policy measures.
+        ended: Why it ended before its last step; empty where it did not.
+    """
+
+    name: str
+    policy: Policy | None
+    corpus: Corpus
+    seed: int
+    clips: list[ClipRecord] = field(default_factory=list)
+    bits: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    ended: str = ""
+
+    @cached_property
+    def model(self) -> CharacterModel:
+        """The model."""
+        return build(len(self.corpus.symbols), self.seed)
+
+    def train(self, *, steps: int, lr: float) -> Iterator[ClipRecord]:
+        """Train, one step for each record that is taken.
+
+        A policy clips, and skips steps that are not finite, up to `MOST_SKIPS` in a row. Without one nothing is
+        clipped, and the training ends where a step is not finite.
+        """
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
+        clipper = gradclip.GradClipper(
+            self.model,
+            self.policy or FixedNorm(math.inf),
+            nonfinite="skip" if self.policy else "propagate",
+            max_consecutive_skips=MOST_SKIPS,
+            norms_every=NORMS_EVERY,
+            sinks=[self.clips.append],
+        )
+        read = islice(cycle(windows(self.corpus.training, STREAMS)), steps)
+        with clipper.attach(optimizer):  # from here on, every optimizer.step() clips first
+            for loss in losses_of(self.model, read):
+                optimizer.zero_grad()
+                loss.backward()
+                clipper.observe_loss(loss)  # for policies that judge it
+                norm = gradclip.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+                self.bits.append(loss.item() / math.log(2))
+                self.norms.append(norm.item())
+                try:
+                    optimizer.step()
+                except gradclip.ConsecutiveSkipsError:
+                    self.ended = f"more than {MOST_SKIPS} steps in a row were skipped"
+                if self.policy is None and not math.isfinite(self.bits[-1] + self.norms[-1]):
+                    self.ended = "it was no longer finite"
+                yield self.clips[-1]
+                if self.ended:
+                    return
+
+    @property
+    def training_bits(self) -> float:
+        """The mean loss of the last steps, in bits per character; NaN where the run ended early."""
+        return math.nan if self.ended else fmean(self.bits[-LAST:])
+
+    @property
+    def largest_norm(self) -> float:
+        """The largest total norm before clipping; NaN where any was."""
+        return torch.tensor(self.norms).max().item()
+
+    @cached_property
+    @torch.no_grad()
+    def validation_bits(self) -> float:
+        """The loss on text that the model never saw, in bits per character; perhaps not finite."""
+        text = self.corpus.validation
+        # Few streams where the text is short: each begins without context, and costs more until it has some.
+        streams = min(STREAMS, (len(text) - 1) // STEPS_BACK)
+        return fmean(loss.item() for loss in losses_of(self.model, windows(text, streams))) / math.log(2)
+
+    @cached_property
+    @torch.no_grad()
+    def sample(self) -> str:
+        """Text that the model writes; it ends where the outputs are no longer finite."""
+        generator = torch.Generator().manual_seed(self.seed)
+        written, state, seen = "", None, self.corpus.validation[:PROMPT, None]
+        for _ in range(WRITTEN):
+            logits, state = self.model(seen, state)
+            if not logits[-1].isfinite().all():
+                break
+            probabilities = (logits[-1, 0].double() / TEMPERATURE).softmax(dim=0)
+            seen = torch.multinomial(probabilities, 1, generator=generator)[None]
+            written += self.corpus.symbols[int(seen)]
+        return written

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 import gradclip
@@ -16,11 +17,12 @@ from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.series import Series
 from gradclip.cli import target
 from gradclip.cli.events import described
-from gradclip.cli.page.figures import figures_of
-from gradclip.cli.page.figures.detail import deflated, details_of
+from gradclip.cli.page.figures.curves import deflated, details_of
+from gradclip.cli.page.figures.heat import heat
+from gradclip.cli.page.figures.histogram import histogram
+from gradclip.cli.page.figures.over_steps import loss, norms, policies, rate
 from gradclip.cli.page.figures.style import COLOURS
-from gradclip.cli.page.run import Run
-from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.run import Run, span_of, window_of
 from gradclip.cli.page.verdict import verdict
 from gradclip.cli.words import amount, count, printable, shortened
 from gradclip.records.alarms import MEANINGS
@@ -44,34 +46,27 @@ def build(series: Sequence[Series], out: Path, *, force: bool = False) -> int:
     Raises:
         UserError: If it cannot be written.
     """
-    page = _page_of(Runs([Run(each) for each in series])).encode()
-    target.write("--out", out, page, force=force)
-    return len(page)
-
-
-def _page_of(runs: Runs) -> str:
-    """Return the page: its text, its charts, and the source of plotly.js, deflated to a third of its size."""
+    runs = [Run(each) for each in series]
+    span = span_of(runs)
     charts = figures_of(runs)
     data = {
-        "steps": runs.span,
+        "steps": span,
         "figures": {name: deflated(chart.to_json().encode()) for name, chart in charts.items()},
-        "details": details_of(runs.each),
-        "plotly": deflated(get_plotlyjs().encode()),
+        "details": details_of(runs),
+        "plotly": deflated(get_plotlyjs().encode()),  # a third of its size
     }
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            charts=charts,
-            colours=COLOURS,
-            data=data,
-            meanings=MEANINGS,
-            run=runs.first,
-            runs=runs,
-            version=gradclip.__version__,
-            written=time.time(),
-        )
-    )
+    page = _environment().get_template("page.html")
+    found = {"run": runs[0], "runs": runs, "many": len(runs) > 1, "span": span, "window": window_of(runs)}
+    made = {"colours": COLOURS, "meanings": MEANINGS, "version": gradclip.__version__, "written": time.time()}
+    text = page.render(found, charts=charts, data=data, **made).encode()
+    target.write("--out", out, text, force=force)
+    return len(text)
+
+
+def figures_of(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Return the charts by name, without those that there are no numbers for."""
+    made = {chart.__name__: chart(runs) for chart in (norms, rate, loss, histogram, policies, heat)}
+    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def moment(seconds: float) -> str:

@@ -1,103 +1,64 @@
 """Which tensors the norm is made of."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
-from gradclip.analysis.series import Series, Worst
-
-MOST_ROWS = 30
-"""Tensors in the map."""
+from gradclip.analysis.series import Worst
 
 LISTED = 10
 """Tensors in the table."""
 
 
 @final
-class Listed(NamedTuple):
-    """What is said of one tensor: its mean and largest share, and its median and largest norm; NaN of no norm."""
-
-    name: str
-    share: float
-    largest_share: float
-    median: float
-    largest: float
-    largest_step: int | None
-
-
-@final
-@dataclass(frozen=True, eq=False)
 class Tensors:
     """The norms of single tensors at the steps where they were recorded.
 
+    Args:
+        each: Pairs of a step and the norms by name, of which there is one at least; NaN where one is not known.
+
     Attributes:
-        names: The tensors, in the order of the model.
-        steps: The numbers of the steps, of shape (m,).
-        norms: Of shape (m, tensors); NaN where there is none.
-        shares: The share of each tensor in the sum of squares of a step, in [0, 1]: of shape (m, tensors).
+        norms: A row for each: `step`, `name`, `norm` and `share`, that in the sum of squares of the step, which is not
+            known where a norm is infinite, or all are 0.
+        steps: How many steps there are.
+        table: A row for each tensor, in the order of the model: its `name`, the mean `share` over the steps at which
+            shares are known, the `largest_share`, and the `median` and `largest` of its finite norms, with
+            `largest_step`.
     """
 
-    names: tuple[str, ...]
-    steps: NDArray[np.int64]
-    norms: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    def __init__(self, each: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        rows = [(step, name, norm) for step, norms in each for name, norm in norms.items()]
+        schema = {"step": pl.Int64, "name": pl.String, "norm": pl.Float64}
+        norm = pl.col("norm")
+        largest = norm.max().over("step")
+        square = (norm / largest).pow(2).fill_null(0.0)
+        share = pl.when(largest.is_finite() & (largest > 0.0)).then(square / square.sum().over("step"))
+        self.norms = pl.DataFrame(rows, schema, orient="row").fill_nan(None).with_columns(share=share)
+        self.steps = len(each)
+        known = self.norms.drop_nulls("share")["step"].n_unique()
+        finite = norm.filter(norm.is_finite())
+        self.table = self.norms.group_by("name", maintain_order=True).agg(
+            share=pl.col("share").sum() / max(1, known),
+            largest_share=pl.col("share").max().fill_null(0.0),
+            median=finite.median(),
+            largest=finite.max(),
+            largest_step=pl.col("step").filter(norm.is_finite()).get(finite.arg_max()),
+        )
 
     @property
-    def means(self) -> NDArray[np.float64]:
-        """The mean shares, over the steps at which they are known."""
-        known = ~np.isnan(self.shares[:, :1])
-        return np.nansum(self.shares, 0) / max(1, int(known.sum()))
+    def listed(self) -> list[dict[str, Any]]:
+        """The rows of the tensors with the largest shares."""
+        return self.ranking.head(LISTED).rows(named=True)
+
+    @property
+    def ranking(self) -> pl.DataFrame:
+        """The table, from the largest share on."""
+        return self.table.sort("share", descending=True, maintain_order=True)
 
     @property
     def worst(self) -> dict[int, Worst]:
         """The tensor with the largest share, by step, where shares are known."""
-        known = ~np.isnan(self.shares[:, 0])
-        shares = self.shares[known]
-        found = zip(self.steps[known], shares.argmax(1), shares.max(1), strict=True)
-        return {int(step): ((self.names[place], float(share)),) for step, place, share in found}
-
-    @property
-    def ranking(self) -> list[int]:
-        """The places of the tensors, that of the largest share first."""
-        return [int(place) for place in np.argsort(-self.means, kind="stable")]
-
-    @property
-    def listed(self) -> list[Listed]:
-        """The tensors with the largest shares."""
-        found: list[Listed] = []
-        for place in self.ranking[:LISTED]:
-            share, largest_share = float(self.means[place]), float(np.nan_to_num(self.shares[:, place]).max())
-            finite = np.isfinite(self.norms[:, place])
-            known = self.norms[finite, place] if finite.any() else np.array([np.nan])
-            step = int(self.steps[finite][known.argmax()]) if finite.any() else None
-            found.append(
-                Listed(self.names[place], share, largest_share, float(np.median(known)), float(known.max()), step)
-            )
-        return found
-
-
-def tensors_of(series: Series) -> Tensors | None:
-    """Return the norms of single tensors; None where none were recorded."""
-    names = tuple(dict.fromkeys(name for _, norms in series.each for name in norms))
-    if not names:
-        return None
-    norms = np.array([[row.get(name, np.nan) for name in names] for _, row in series.each])
-    return Tensors(names, np.array([step for step, _ in series.each]), norms, shares_of(norms))
-
-
-def shares_of(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of each tensor in the sum of squares of a step; NaN at steps with a norm that is infinite.
-
-    Args:
-        norms: Of shape (m, tensors); NaN where there is none.
-
-    Returns:
-        Of shape (m, tensors); 0 where there is no norm.
-    """
-    present = np.nan_to_num(norms, nan=0.0, posinf=0.0)
-    largest = present.max(1, keepdims=True)
-    squares = np.square(present / np.where(largest > 0.0, largest, 1.0))
-    usable = (largest > 0.0) & ~np.isinf(norms).any(1, keepdims=True)
-    return np.divide(squares, squares.sum(1, keepdims=True), out=np.full_like(squares, np.nan), where=usable)
+        share = pl.col("share")
+        found = self.norms.drop_nulls("share").group_by("step").agg(pl.col("name").get(share.arg_max()), share.max())
+        return {step: ((name, largest),) for step, name, largest in found.rows()}

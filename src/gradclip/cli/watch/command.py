@@ -1,12 +1,14 @@
-"""The options of `gradclip watch`."""
+"""The command: a run shown once, over and over on a screen of its own, or line by line where there is no screen."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gradclip.cli import UserError
-from gradclip.cli.recorded import Column, RunName
+from gradclip.cli.recorded import SOURCE, STANDARD_INPUT, Column, RunName
 
 LEAST, MOST = 0.05, 3600.0
 """Seconds between two views."""
@@ -27,15 +29,44 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
 ) -> None:
     """Show a run in progress: norm, threshold, clip rate, alarms. q quits."""
-    from gradclip.analysis.reading import ReadError  # noqa: PLC0415 -- not needed for --help
-    from gradclip.cli.watch.showing import follow, show_once  # noqa: PLC0415
-
     if not LEAST <= interval <= MOST:
         raise UserError(f"--interval must be {LEAST:g} to {MOST:g} seconds, got {interval:g}.")
-    try:
-        if once:
-            show_once(run, column, name)
+    from rich.console import Console  # noqa: PLC0415 -- not needed for --help
+    from rich.live import Live  # noqa: PLC0415
+
+    from gradclip.analysis.reading import ReadError  # noqa: PLC0415
+    from gradclip.cli.say import say  # noqa: PLC0415
+    from gradclip.cli.watch.session import Session  # noqa: PLC0415
+    from gradclip.cli.watch.view import line, panel, plain  # noqa: PLC0415
+    from gradclip.cli.watch.waiting import waiting  # noqa: PLC0415
+
+    console, is_piped = Console(), run == STANDARD_INPUT
+    called = SOURCE if is_piped else str(run)
+    if once:
+        session = Session(run, column, name, called)
+        session.finish()
+        if console.is_terminal:
+            console.print(panel(session, console))
         else:
-            follow(run, column, name, interval)
+            for text in plain(session, console.encoding):
+                say(console, text, wrap=False)
+        return
+    try:
+        with waiting(run) as (path, wait):
+            session = Session(path, column, name, called)
+            views = session.views(interval, wait)
+            if not sys.stdout.isatty() or console.is_dumb_terminal:
+                for _ in views:
+                    say(console, line(session), wrap=False)
+                return
+            hint = "" if is_piped else "q quits"
+            try:
+                with Live(console=console, screen=True, auto_refresh=False) as screen:
+                    for _ in views:
+                        screen.update(panel(session, console, hint, lines=console.height), refresh=True)
+            finally:  # the last view stays behind
+                if session.run is not None:
+                    with suppress(OSError):  # the terminal may have been closed
+                        console.print(panel(session, console))
     except ReadError as error:
         raise UserError(str(error)) from None

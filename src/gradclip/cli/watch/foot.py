@@ -70,7 +70,7 @@ class Foot:
 
 def show(run: Path) -> None:
     """Show a run until the input ends; then leave the last view behind."""
-    console, session, foot = Console(), Session(run, None), Foot(sys.stdout.fileno())
+    console, session, foot = Console(), Session(run), Foot(sys.stdout.fileno())
     problem, parent = "", os.getppid()
     try:
         with waiting(run) as (_, wait):
@@ -80,7 +80,7 @@ def show(run: Path) -> None:
         problem = f"gradclip: {error}"
     finally:
         foot.clear()
-    if session.file.run is not None:
+    if session.run is not None:
         console.print(panel(session, console))
     if problem:
         say(console, problem)

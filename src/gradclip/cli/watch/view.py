@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import NamedTuple, final
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.panel import Panel
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradclip.analysis.amounts import digits, percent, several
 from gradclip.analysis.reading.order import spaced
-from gradclip.analysis.series import Series
+from gradclip.analysis.series import Event, Series
 from gradclip.cli.events import described, events_of
 from gradclip.cli.say import sayable
 from gradclip.cli.sparkline import sparkline
@@ -20,14 +20,8 @@ from gradclip.cli.watch.session import Session
 from gradclip.cli.words import amount, printable, shortened
 from gradclip.records.alarms import MEANINGS, WINDOW
 
-LABEL = 10
-"""Columns of the names of rows."""
-
-FRAME = 8
-"""Columns around them."""
-
-WIDEST = 120
-"""Columns of a view, at most."""
+LABEL, FRAME, WIDEST = 10, 8, 120
+"""Columns of the names of rows, around the rows, and of a view, at most."""
 
 NAME = 60
 """Characters of a name out of a file."""
@@ -41,42 +35,12 @@ PACE = 100
 EVENTS = 3
 """Steps skipped or not finite that are named: the last ones."""
 
-
-@final
-class Row(NamedTuple):
-    """A row of the view: a name, a text, and how it is coloured where there are colours."""
-
-    name: str
-    text: str
-    style: str = ""
-
-
-def rows(session: Session, width: int, encoding: str, *, meanings: bool = False) -> list[Row]:
-    """Return the rows of a view of so many columns; a text may be longer, but for the curve."""
-    run = session.file.run
-    if run is None:
-        return [Row("", _joined(*_situation(session)))]
-    norms = run.norms[-WINDOW:]
-    found = [
-        *(Row("", note, "yellow") for note in _situation(session)),
-        Row("step", _joined(f"{int(run.steps[-1]):,}", _pace(run), _age(session))),
-        Row("norm", _joined(amount(norms[-1].item()), _known("loss", run.losses), _known("lr", run.lrs)), "bold"),
-        Row("", sparkline(norms, _room(width), encoding), "cyan"),
-        Row("", _range(norms)),
-        Row("threshold", _joined(_threshold(run), f"coefficient {_coefficient(run)}", shortened(run.policy or ""))),
-        Row("clipped", _clipped(run)),
-        Row("skipped", _not_counted(run)),
-        *(Row("", event, "yellow") for event in _events(run)),
-        Row("worst", _worst(run)),
-    ]
-    for name, step in session.alarms.items():
-        meaning = f": {MEANINGS.get(name, '')}" if meanings else ""
-        found.append(Row("alarm", f"{name}, since step {step:,}{meaning}", "red"))
-    return found if session.alarms else [*found, Row("alarms", "none", "green")]
+Row: TypeAlias = tuple[str, str, str]
+"""The name of a row, its text, and how it is coloured where there are colours."""
 
 
 def panel(session: Session, console: Console, hint: str = "", *, lines: int | None = None) -> Panel:
-    """Return the view for a terminal, perhaps with a hint at its foot.
+    """Return the view for a terminal.
 
     Args:
         session: What is watched.
@@ -85,50 +49,38 @@ def panel(session: Session, console: Console, hint: str = "", *, lines: int | No
         lines: How many lines the view should have at most: if it has more, each row is cut to one.
     """
     width = min(console.width, WIDEST)
-    found = rows(session, width - FRAME, console.encoding, meanings=True)
-    whole = _framed(found, session, console, hint, width)
-    if lines is None or len(console.render_lines(whole)) <= lines:
-        return whole
-    short = [row._replace(text=_cut(row.text, _room(width - FRAME))) for row in found]
-    return _framed(short, session, console, hint, width)
-
-
-def _framed(found: list[Row], session: Session, console: Console, hint: str, width: int) -> Panel:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True, min_width=LABEL)
-    grid.add_column(overflow="fold")
-    for row in found:
-        grid.add_row(Text(row.name, style="dim"), Text(sayable(row.text, console.encoding), style=row.style))
+    room = max(1, width - FRAME - LABEL - 1)
+    found = _rows(session, room, console.encoding, meanings=True)
     title = Text(sayable(shortened(session.name, max(8, width - FRAME)), console.encoding))
-    return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
+
+    def framed(*, cut: bool) -> Panel:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True, min_width=LABEL)
+        grid.add_column(overflow="fold")
+        for name, text, style in found:
+            said = sayable(_cut(text, room) if cut else text, console.encoding)
+            grid.add_row(Text(name, style="dim"), Text(said, style=style))
+        return Panel(grid, title=title, title_align="left", subtitle=Text(hint), subtitle_align="right", width=width)
+
+    whole = framed(cut=False)
+    return whole if lines is None or len(console.render_lines(whole)) <= lines else framed(cut=True)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: max(1, most - 3)]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def _room(width: int) -> int:
-    """Return the columns beside the names of rows."""
-    return max(1, width - LABEL - 1)
-
-
-def plain(session: Session, console: Console) -> str:
-    """Return the same rows as text."""
-    found = rows(session, WIDEST, console.encoding)
-    lines = [f"{row.name:<{LABEL}} {row.text}".rstrip() for row in found]
-    return "\n".join([printable(session.name), *lines])
+def plain(session: Session, encoding: str) -> list[str]:
+    """Return the same rows as lines of text."""
+    rows = _rows(session, WIDEST - LABEL - 1, encoding)
+    return [printable(session.name), *(f"{name:<{LABEL}} {text}".rstrip() for name, text, _ in rows)]
 
 
 def line(session: Session) -> str:
     """Return the state in one line."""
-    run = session.file.run
+    run = session.run
     if run is None:
         return f"{session.name}: {_joined(*_situation(session))}"
     alarms = ", ".join(session.alarms)
     return f"step {int(run.steps[-1]):,}: " + _joined(
         f"norm {amount(run.norms[-1].item())}",
         f"threshold {_threshold(run)}",
-        f"coefficient {_coefficient(run)}",
         f"clipped {_clipped(run)}",
         f"skipped {_not_counted(run)}",
         _pace(run),
@@ -138,16 +90,50 @@ def line(session: Session) -> str:
     )
 
 
+def _rows(session: Session, room: int, encoding: str, *, meanings: bool = False) -> list[Row]:
+    """Return the rows of a view with so many columns for texts; one may be longer, but for the curve."""
+    run = session.run
+    if run is None:
+        return [("", _joined(*_situation(session)), "")]
+    norms = run.norms[-WINDOW:]
+    known = {"loss": _last(run.losses), "lr": _last(run.lrs)}
+    alarms = [
+        ("alarm", f"{name}, since step {step:,}{': ' + MEANINGS[name] if meanings else ''}", "red")
+        for name, step in session.alarms.items()
+    ]
+    return [
+        *(("", note, "yellow") for note in _situation(session)),
+        ("step", _joined(f"{int(run.steps[-1]):,}", _pace(run), _age(session)), ""),
+        (
+            "norm",
+            _joined(amount(norms[-1].item()), *(f"{name} {digits(x)}" for name, x in known.items() if x is not None)),
+            "bold",
+        ),
+        ("", sparkline(norms, room, encoding), "cyan"),
+        ("", _range(norms), ""),
+        ("threshold", _joined(_threshold(run), shortened(run.policy or "")), ""),
+        ("clipped", _clipped(run), ""),
+        ("skipped", _not_counted(run), ""),
+        *(("", _event(event), "yellow") for event in events_of(run)[-EVENTS:]),
+        ("worst", _worst(run), ""),
+        *(alarms or [("alarms", "none", "green")]),
+    ]
+
+
 def _situation(session: Session) -> list[str]:
     """Return what is to be said about the file, and what its reader remarks, but for advice alone."""
-    file = session.file
-    said = [f"{file.anew}: started anew"] if file.anew else []
-    if file.run is None:
-        return [*said, f"waiting: {file.absent or file.why_none}"]
-    if file.absent:
-        said.append(f"{file.absent}: waiting for it to come back")
-    for_advice = spaced(file.run.steps) if file.run.remarks else ()
-    return said + [each.partition(". ")[0].rstrip(".") for each in file.run.remarks if each not in for_advice]
+    run = session.run
+    said = [f"{session.anew}: started anew"] if session.anew else []
+    if run is None:
+        return [*said, f"waiting: {session.lacking}"]
+    if session.lacking:
+        said.append(f"{session.lacking}: waiting for it to come back")
+    for_advice = spaced(run.steps) if run.remarks else ()
+    return said + [each.partition(". ")[0].rstrip(".") for each in run.remarks if each not in for_advice]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: max(1, most - 3)]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _joined(*texts: str) -> str:
@@ -160,17 +146,11 @@ def _last(column: Tensor | None) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _known(name: str, column: Tensor | None) -> str:
-    return "" if (value := _last(column)) is None else f"{name} {digits(value)}"
-
-
 def _threshold(run: Series) -> str:
-    return "none" if (value := _last(run.thresholds)) is None else amount(value)
-
-
-def _coefficient(run: Series) -> str:
-    norm, after = run.norms[-1].item(), _last(run.norms_after)
-    return "not known" if after is None or not 0.0 < norm < math.inf else digits(after / norm)
+    """Return the threshold, and what the norm was multiplied by."""
+    norm, after, threshold = run.norms[-1].item(), _last(run.norms_after), _last(run.thresholds)
+    coefficient = "not known" if after is None or not 0.0 < norm < math.inf else digits(after / norm)
+    return f"{'none' if threshold is None else amount(threshold)}, coefficient {coefficient}"
 
 
 def _not_counted(run: Series) -> str:
@@ -195,17 +175,14 @@ def _range(norms: Tensor) -> str:
     return f"{least} to {most} in the last {several(len(norms), 'step')}"
 
 
-def _events(run: Series) -> list[str]:
-    """Return the last steps that were skipped, or whose norm is not finite."""
-    said = []
-    for event in events_of(run)[-EVENTS:]:
-        counts = [
-            f"{shortened(name, NAME)} ({nans:,} NaN, {infinities:,} infinite)"
-            for name, (nans, infinities) in list(event.nonfinite.items())[:3]
-        ]
-        more = len(event.nonfinite) - len(counts)
-        said.append(_joined(f"step {event.step:,} {described(event)}", *counts, f"{more} more" if more > 0 else ""))
-    return said
+def _event(event: Event) -> str:
+    """Return what happened at a step that was skipped, or whose norm is not finite."""
+    counts = [
+        f"{shortened(name, NAME)} ({nans:,} NaN, {infinities:,} infinite)"
+        for name, (nans, infinities) in list(event.nonfinite.items())[:3]
+    ]
+    more = len(event.nonfinite) - len(counts)
+    return _joined(f"step {event.step:,} {described(event)}", *counts, f"{more} more" if more else "")
 
 
 def _worst(run: Series) -> str:
@@ -219,13 +196,10 @@ def _worst(run: Series) -> str:
 
 def _pace(run: Series) -> str:
     """Return how fast the last steps were, a pause between two processes left aside."""
-    if run.times is None:
+    each = run.norms[:0] if run.times is None else (run.times.diff() / run.steps.diff())[-PACE:]
+    seconds = each[each > 0.0].median().item() if (each > 0.0).any() else 0.0
+    if not seconds:
         return ""
-    each = (run.times.diff() / run.steps.diff())[-PACE:]
-    each = each[each > 0.0]
-    if not len(each):
-        return ""
-    seconds = each.median().item()
     if seconds > SLOW:
         return f"{digits(seconds)} s/step"
     pace = digits(1.0 / seconds)
@@ -233,9 +207,9 @@ def _pace(run: Series) -> str:
 
 
 def _age(session: Session) -> str:
-    if session.file.absent or not session.file.modified:
+    if session.lacking or not session.modified:
         return ""
-    seconds = max(0.0, time.time() - session.file.modified)
+    seconds = max(0.0, time.time() - session.modified)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"last line {seconds / size:.0f} {unit} ago"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import NoReturn, TypeAlias
 
 from gradclip.cli import UserError
@@ -31,20 +30,28 @@ def waiting(run: Path) -> Generator[tuple[Path, Wait]]:
     Yields:
         The file of the run, which is a copy where the run comes by standard input, and what waits.
     """
-    with _polite_end():
+    with ExitStack() as ends:
+        for name in ("SIGTERM", "SIGHUP"):
+            if (number := getattr(signal, name, None)) is not None:
+                ends.callback(signal.signal, number, signal.signal(number, _end))
         if run == STANDARD_INPUT:
-            with TemporaryDirectory(prefix="gradclip-") as folder:
-                yield Path(folder, "run"), _end_of_input(Path(folder, "run"))
+            copy = Path(ends.enter_context(TemporaryDirectory(prefix="gradclip-")), "run")
+            yield copy, _end_of_input(copy)
         elif os.isatty(0) and os.isatty(1):
             if missing("blessed") is not None:
                 raise UserError(f"the keys of a terminal need blessed: {how_to_install('cli')}")
             from blessed import Terminal  # noqa: PLC0415 -- for this alone
 
             terminal = Terminal(stream=sys.__stdout__, force_styling=None)  # which asks the terminal nothing
-            with terminal.cbreak():  # single keys, unseen; Ctrl-C is a signal as ever
-                yield run, lambda seconds: terminal.inkey(seconds).lower() == "q"
+            ends.enter_context(terminal.cbreak())  # single keys, unseen; Ctrl-C is a signal as ever
+            yield run, lambda seconds: terminal.inkey(seconds).lower() == "q"
         else:
             yield run, _end_of_input(Path(os.devnull)) if _is_pipe() else threading.Event().wait
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """Have a signal unwind the program, as Ctrl-C does."""
+    raise SystemExit(128 + number)
 
 
 def _end_of_input(copy: Path) -> Wait:
@@ -69,16 +76,3 @@ def _is_pipe() -> bool:
         mode = os.fstat(0).st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
     return False
-
-
-@contextmanager
-def _polite_end() -> Generator[None]:
-    """Let SIGTERM and SIGHUP unwind the program, as Ctrl-C does."""
-    with ExitStack() as before:
-        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
-            before.callback(signal.signal, number, signal.signal(number, _end))
-        yield
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)

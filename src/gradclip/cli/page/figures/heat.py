@@ -1,37 +1,39 @@
 """The norms of the tensors over the steps, as a map."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from gradclip.cli.page.figures.curves import single
 from gradclip.cli.page.figures.style import COLOURS, STEPS, figure, plain
-from gradclip.cli.page.runs import Runs
-from gradclip.cli.page.tensors import MOST_ROWS
+from gradclip.cli.page.run import Run, span_of
 from gradclip.cli.words import amount, shortened
 
-MOST_COLUMNS = 1200
-"""Moments in the map; each is the largest norm of the steps it stands for."""
+MOST_ROWS, MOST_COLUMNS = 30, 1200
+"""Tensors and moments in the map; each of these is the largest norm of the steps it stands for."""
 
 WIDE, NARROW = 34, 16
 """Characters of a name beside the map on a desktop and on a phone: the last ones."""
 
 
-def heat(runs: Runs) -> go.Figure | None:
+def heat(runs: Sequence[Run]) -> go.Figure | None:
     """Return the map of the tensors with the largest shares, in the order of the model; None of none."""
-    found = runs.first.tensors
-    if found is None:
+    run = runs[0]
+    if run.tensors is None:
         return None
-    rows = sorted(found.ranking[:MOST_ROWS])
-    starts = np.arange(0, len(found.steps), -(-len(found.steps) // MOST_COLUMNS))
-    positive = np.where(np.isfinite(found.norms) & (found.norms > 0.0), found.norms, np.nan)[:, rows]
-    cells = np.fmax.reduceat(positive, starts).T
+    largest = set(run.tensors.ranking["name"].head(MOST_ROWS))
+    names = [name for name in run.tensors.table["name"] if name in largest]
+    steps, each = zip(*run.series.each, strict=True)
+    norms = np.array([[row.get(name, np.nan) for name in names] for row in each])
+    starts = np.arange(0, len(steps), -(-len(steps) // MOST_COLUMNS))
+    cells = np.fmax.reduceat(np.where(np.isfinite(norms) & (norms > 0.0), norms, np.nan), starts).T
     logs = np.log10(cells)
-    names = [found.names[row] for row in rows]
     places = np.arange(len(names))
     ticks = ticks_of(logs[np.isfinite(logs)])
     trace = go.Heatmap(
-        x=found.steps[starts],
+        x=np.array(steps)[starts],
         y=places,
         z=logs.astype(np.float32),
         customdata=single(cells),
@@ -57,7 +59,7 @@ def heat(runs: Runs) -> go.Figure | None:
     )
     return figure(
         [trace],
-        meta={"steps": runs.span, "narrow": [_end(name, NARROW) for name in names]},
+        meta={"steps": span_of(runs), "narrow": [_end(name, NARROW) for name in names]},
         hovermode="closest",
         xaxis=STEPS,
         yaxis={

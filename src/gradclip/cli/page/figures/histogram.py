@@ -1,6 +1,7 @@
 """How the norms are spread, on a logarithmic scale, and where thresholds lie among them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,28 +9,29 @@ from numpy.typing import NDArray
 
 from gradclip.analysis.amounts import several
 from gradclip.cli.page.figures.style import COLOURS, figure, plain, run_colour
-from gradclip.cli.page.runs import Runs
+from gradclip.cli.page.run import Run
 from gradclip.cli.words import amount
 
 FEWEST, MOST = 24, 160
 """How many bins there are."""
 
 
-def histogram(runs: Runs) -> go.Figure | None:
+def histogram(runs: Sequence[Run]) -> go.Figure | None:
     """Return the histogram of all runs in common bins; None where no norm is positive and finite."""
-    logs = [np.log10(norms[norms > 0.0]) for norms in (run.finite_norms for run in runs.each)]
+    logs = [np.log10(run.norms[run.norms > 0.0]) for run in runs]
     known = np.concatenate(logs)
     if not len(known):
         return None
     edges = edges_of(known)
     traces = [
-        _steps(edges, np.histogram(values, edges)[0], runs.each[place].name if runs.many else "steps", place)
+        _steps(edges, np.histogram(values, edges)[0], runs[place].name if len(runs) > 1 else "steps", place)
         for place, values in enumerate(logs)
         if len(values)
     ]
-    thresholds = runs.thresholds
-    marked = {name: math.log10(value) for name, value in thresholds.items() if value > 0.0}
-    low, high = min([edges[0], *marked.values()]), max([edges[-1], *marked.values()])
+    thresholds = {**runs[0].suggested, "in use": runs[0].threshold or 0.0}
+    marked = [(name, value, math.log10(value)) for name, value in thresholds.items() if value > 0.0]
+    ends = [edges[0], edges[-1], *(log for _, _, log in marked)]
+    low, high = min(ends), max(ends)
     pad = 0.02 * (high - low)
     chart = figure(
         traces,
@@ -50,8 +52,7 @@ def histogram(runs: Runs) -> go.Figure | None:
         },
         margin={"t": 12 + 17 * len(marked)},
     )
-    for place, (name, log) in enumerate(marked.items()):
-        value = thresholds[name]
+    for place, (name, value, log) in enumerate(marked):
         line = {"color": COLOURS["ink"], "width": 1.6, "dash": "dash" if name == "in use" else "solid"}
         label = {
             "text": plain(f"{name} {amount(value)}"),
