@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from typing import Any, final
 
@@ -16,7 +15,7 @@ import polars as pl
 
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.printed import entry_of
-from gradclip.analysis.reading.rows import Chunk, written
+from gradclip.analysis.reading.rows import written
 from gradclip.analysis.reading.source import Source
 
 FIRST = 2
@@ -36,7 +35,7 @@ NUMBERS = pl.col("text").str.extract_all(NUMBER.pattern).alias("numbers")
 NO_NUMBER, NO_STEP = "that name the norm but no number", "with a norm but no step"
 
 
-def read_printed(source: Source) -> Iterator[Chunk]:
+def read_printed(source: Source) -> Iterator[pl.DataFrame]:
     """Return what a trainer printed, a piece of the file at a time; remark on what lacks a number or a step.
 
     Raises:
@@ -56,7 +55,7 @@ def read_printed(source: Source) -> Iterator[Chunk]:
         told = rows.filter(pl.col("lacks") == "")
         if len(told):
             first = min(first, told["line"][0])
-            yield Chunk(told["line"], told.select(*source.fields), partial(_value, told["text"]))
+            yield told.select("line", *source.fields)
     for what, at in left_out.items():
         # Above the first norm its name may be that of a setting.
         if some := [line for line in at if what == NO_STEP or line > first]:
@@ -68,10 +67,6 @@ def _texts(piece: Piece) -> pl.DataFrame:
     lines = pl.Series("text", piece.data.decode(errors="replace").removesuffix("\n").split("\n"))
     texts = pl.DataFrame([lines]).with_row_index("line", piece.line).with_columns(pl.col("text").str.split("\r"))
     return texts.explode("text").filter(pl.col("text").str.strip_chars() != "").with_row_index("row")
-
-
-def _value(texts: pl.Series, row: int, name: str) -> Any:
-    return entry_of(texts[row]).get(name)
 
 
 @final
