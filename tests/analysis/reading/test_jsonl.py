@@ -85,6 +85,7 @@ def test_lines_of_others_without_a_norm_are_left_out(path: Path) -> None:
         ("-0.0", 0.0),
         ("123456789012345678901234567890", 123456789012345678901234567890.0),
         ("1" + 70 * "0", 1e70),
+        ("1" + 400 * "0", math.inf),
         ("5e-324", 5e-324),
         ("0.1234567890123456789012345", 0.12345678901234568),
     ],
@@ -94,7 +95,7 @@ def test_numbers_as_people_write_them(path: Path, written: str, norm: float) -> 
     assert read_series(path).norms.tolist() == pytest.approx([1.5, norm], rel=0, abs=0, nan_ok=True)
 
 
-@pytest.mark.parametrize("written", ['"abc"', "true", "[1]", "{}", '"1_000"', "1" + 400 * "0"])
+@pytest.mark.parametrize("written", ['"abc"', "true", "[1]", "{}", '"1_000"'])
 def test_what_is_no_norm_is_refused_where_it_stands(path: Path, written: str) -> None:
     write_lines(path, ['{"step": 1, "grad_norm": 1.5}', "", f'{{"step": 2, "grad_norm": {written}}}'])
     assert refusal(path).startswith("line 3: 'grad_norm' must be a number, got ")
@@ -108,15 +109,15 @@ def test_a_negative_norm_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
-        ("1.5", "1.5"),
-        ("null", "None"),
+        ("1.5", "'1.5'"),
+        ("null", "nothing"),
         ('"two"', "'two'"),
-        ("9223372036854775808", "9223372036854775808"),
-        ("1e300", "1e+300"),
-        ("true", "True"),
-        ("9" * 100, "a huge integer"),
-        ("NaN", "nan"),
-        ("[2]", "a list"),
+        ("9223372036854775808", "'9.223372036854776e+18'"),
+        ("1e300", "'1e+300'"),
+        ("true", "'true'"),
+        ("9" * 100, f"'{'9' * 59}..."),
+        ("NaN", "'NaN'"),
+        ("[2]", "'[2]'"),
     ],
 )
 def test_a_step_must_be_a_whole_number(path: Path, written: str, shown: str) -> None:
@@ -254,7 +255,7 @@ def test_a_blank_line_costs_the_others_nothing(path: Path, monkeypatch: pytest.M
 
 
 def test_norms_that_are_not_finite_are_read_by_polars_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "chunks_of", None)
+    monkeypatch.setattr(jsonl, "found_in", None)
     lines = [{"step": s, "grad_norm": [1.5, NAN, math.inf, "2.5"][s % 4], "note": "NaN or Infinity"} for s in range(99)]
     series = read_series(write_lines(path, [*lines, {"step": 99, "grad_norm": 1e-300, "x": [NAN, -math.inf]}]))
     assert series.norms.tolist() == pytest.approx([*([1.5, NAN, math.inf, 2.5] * 25)[:99], 1e-300], nan_ok=True)

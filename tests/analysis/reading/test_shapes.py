@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from analysis.reading.test_printed import KINDS
 from gradclip.analysis.reading import read_series
 from gradclip.analysis.reading.printed import entry_of
-from gradclip.analysis.reading.shapes import Lines
+from gradclip.analysis.reading.shapes import told_in
 from gradclip.analysis.reading.source import Source
 
 WORDS = (
@@ -81,11 +81,13 @@ def numbers(chance: random.Random) -> str:
 
 def fields_of(texts: list[str], often: int, patch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     patch.setattr("gradclip.analysis.reading.shapes.OFTEN", often)
-    source = Source(Path("train.log"), None, None, [], "line", "number")
-    source.fields = {"norms": "grad norm", "steps": "step", "losses": "loss", "lrs": "lr"}
-    frame = pl.DataFrame({"row": range(len(texts)), "line": range(len(texts)), "text": texts})
-    rows = Lines(source).read(frame).select("row", "lacks", *source.fields).rows()
+    fields = {"norms": "grad norm", "steps": "step", "losses": "loss", "lrs": "lr"}
+    rows = told_in(numbered(texts), fields).select("row", "lacks", *fields).rows()
     return [tuple(as_number(x) for x in row) for row in rows]
+
+
+def numbered(texts: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"row": range(len(texts)), "line": range(len(texts)), "text": texts})
 
 
 def as_number(x: Any) -> Any:
@@ -115,7 +117,7 @@ def test_kinds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [part for i in range(1, 300) for part in KINDS[kind](i, 1.5 + i).split("\r") if part]
     source = Source(Path("train.log"), None, None, [], "line", "number")
     source.choose([entry_of(text) for text in texts])
-    rows = Lines(source).read(pl.DataFrame({"row": range(len(texts)), "line": range(len(texts)), "text": texts}))
+    rows = told_in(numbered(texts), source.fields)
     assert [float(x) for x in rows["norms"]] == [1.5 + i for i in range(1, 300)]
     assert len(looked_into) < 60
 

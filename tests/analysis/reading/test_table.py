@@ -148,7 +148,7 @@ def test_cells_with_one(path: Path, cell: str, norm: float) -> None:
         ("2,-inf", "line 3: a norm must be >= 0, got -inf."),
         ("x,1", "line 3: 'step' must be the whole number of a step, got 'x'."),
         ("1.5,1", "line 3: 'step' must be the whole number of a step, got '1.5'."),
-        (",1", "line 3: 'step' must be the whole number of a step, got ''."),
+        (",1", "line 3: 'step' must be the whole number of a step, got nothing."),
         ("9223372036854775808,1", "line 3: 'step' must be the whole number of a step"),
         ("1" * 5000 + ",1", "line 3: 'step' must be the whole number of a step, got '111"),
     ],

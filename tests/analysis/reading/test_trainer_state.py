@@ -103,7 +103,10 @@ def test_a_trainer_that_logged_no_norm(tmp_path: Path) -> None:
         ),
         ([HISTORY[0], {"step": 11, "grad_norm": -1}], "log_history entry 2: a norm must be >= 0, got -1."),
         ([HISTORY[0], {"step": 10**30, "grad_norm": 1}], "log_history entry 2: 'step' must be the whole number of a"),
-        ([HISTORY[0], {"grad_norm": 1}], "log_history entry 2: 'step' must be the whole number of a step, got None."),
+        (
+            [HISTORY[0], {"grad_norm": 1}],
+            "log_history entry 2: 'step' must be the whole number of a step, got nothing.",
+        ),
     ],
 )
 def test_histories_that_are_refused(tmp_path: Path, history: object, message: str) -> None:

@@ -1,6 +1,6 @@
 """Readers of recorded runs, whoever wrote them.
 
-    file ─► kind ─► chunks ─► rows ─► a frame ─► the rows that count ─► Series
+    file ─► kind ─► frames ─► rows ─► a frame ─► the rows that count ─► Series
             kinds   a format  rows    gather     order                  gather
 
 A format is one module: it finds rows and columns of text or numbers. What follows is the same for all.

@@ -43,10 +43,10 @@ class Thinned(Generic[Values]):
         self._most = most
         self._size = 0
 
-    def add(self, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Values]) -> None:
-        """Take the values of rows, which are on `lines`; `read` returns those of one, where they are kept."""
-        found = {lines[row]: read(row) for row in rows[-self.seen % self.stride :: self.stride]}
-        self.seen += len(rows)
+    def add(self, lines: Sequence[int], read: Callable[[int], Values]) -> None:
+        """Take the values of lines; `read` returns those of one, where they are kept."""
+        found = {line: read(line) for line in lines[-self.seen % self.stride :: self.stride]}
+        self.seen += len(lines)
         self.kept |= {line: values for line, values in found.items() if values}
         self._size += sum(map(len, found.values()))
         while self._size > self._most and len(self.kept) > 1:
@@ -70,14 +70,14 @@ class Details:
         self.worst = Thinned[Worst](MOST_SHARES)
         self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
 
-    def add(self, role: str, rows: Sequence[int], lines: Sequence[int], read: Callable[[int], Any]) -> None:
-        """Take what rows, which are on `lines`, say of parameters; `read` returns it of one, where it is kept."""
+    def add(self, role: str, lines: Sequence[int], read: Callable[[int], Any]) -> None:
+        """Take what lines say of parameters; `read` returns it of one, where it is kept."""
         if role == "each":
-            self.each.add(rows, lines, lambda row: _norms(read(row)))
+            self.each.add(lines, lambda line: _norms(read(line)))
         elif role == "worst":
-            self.worst.add(rows, lines, lambda row: _shares(read(row)))
+            self.worst.add(lines, lambda line: _shares(read(line)))
         else:
-            self.nonfinite |= {lines[row]: _counts(read(row)) for row in rows[: MOST_COUNTS - len(self.nonfinite)]}
+            self.nonfinite |= {line: _counts(read(line)) for line in lines[: MOST_COUNTS - len(self.nonfinite)]}
 
     def remarks(self) -> list[str]:
         """Return what is missing of the norms."""

@@ -8,9 +8,6 @@ from typing import Any, final
 LONGEST = 60
 """Characters of something from a file that a message shows."""
 
-HUGE = 200
-"""Bits of an integer that is not shown."""
-
 
 class ReadError(ValueError):
     """A recorded run that cannot be read. The message is one line: the file, the place in it, and what to do.
@@ -48,10 +45,6 @@ def said(path: str | PathLike[str]) -> Iterator[None]:
 
 def shown(value: Any) -> str:
     """Return what stands in a file, quoted and short."""
-    if isinstance(value, (list, dict)):
-        return "a list" if isinstance(value, list) else "an object"
-    if isinstance(value, int) and value.bit_length() > HUGE:
-        return "a huge integer"
     text = repr(value[: LONGEST + 1] if isinstance(value, str) else value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 

@@ -17,14 +17,13 @@ import polars as pl
 
 from gradclip.analysis.reading.error import ReadError
 from gradclip.analysis.reading.names import FLAGS, may_be_of_use
-from gradclip.analysis.reading.rows import Chunk
 from gradclip.analysis.reading.source import Source
 
 FRAME = 16
 """Bytes around each record of an event file: its length and two checksums."""
 
 
-def read_events(source: Source) -> Iterator[Chunk]:
+def read_events(source: Source) -> Iterator[pl.DataFrame]:
     """Return a row for each norm in event files: those of one run, in the order of time.
 
     Raises:
@@ -50,12 +49,11 @@ def read_events(source: Source) -> Iterator[Chunk]:
         if read < size:
             source.remarks.append(f"{file.name} is torn at byte {read} of {size}; what comes after it is left out.")
     source.choose([dict.fromkeys(points)])
-    rows = _rows({role: _frame(role, *found) for role, tag in source.fields.items() if (found := points[tag])})
-    yield Chunk(rows["place"], rows.drop("place"))
+    yield _rows({role: _frame(role, *found) for role, tag in source.fields.items() if (found := points[tag])})
 
 
 def _frame(role: str, whole: array[int], real: array[float]) -> pl.DataFrame:
-    columns = {"place": whole[::2], "steps": whole[1::2], role: real[::2], "times": real[1::2]}
+    columns = {"line": whole[::2], "steps": whole[1::2], role: real[::2], "times": real[1::2]}
     return pl.DataFrame({name: pl.Series(name, memoryview(column)) for name, column in columns.items()})
 
 
@@ -65,7 +63,7 @@ def _rows(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     for flag in filter(frames.__contains__, FLAGS):
         alone = frames[flag].drop(flag).join(rows, on="steps", how="anti")
         rows = pl.concat([rows, alone], how="diagonal")
-    rows = rows.sort("place")
+    rows = rows.sort("line")
     for role, frame in frames.items():
         if role not in rows.columns:
             last = frame.unique("steps", keep="last", maintain_order=True).select("steps", role)

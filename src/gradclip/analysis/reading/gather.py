@@ -15,14 +15,14 @@ from gradclip.analysis.reading.jsonl import read_jsonl
 from gradclip.analysis.reading.kinds import Kind, files_of
 from gradclip.analysis.reading.names import SKIPPED, STATUSES, UNNAMED
 from gradclip.analysis.reading.order import counted_on, once_a_step, policies_of_one_run, spaced, that_count
-from gradclip.analysis.reading.rows import Chunk, rows_of
+from gradclip.analysis.reading.rows import rows_of
 from gradclip.analysis.reading.shapes import read_printed
 from gradclip.analysis.reading.source import Source
 from gradclip.analysis.reading.table import read_table
 from gradclip.analysis.reading.trainer_state import read_trainer_state
 from gradclip.analysis.series import Event, Series
 
-FORMATS: dict[Kind, tuple[Callable[[Source], Iterator[Chunk]], str, str]] = {
+FORMATS: dict[Kind, tuple[Callable[[Source], Iterator[pl.DataFrame]], str, str]] = {
     "jsonl": (read_jsonl, "line", "field"),
     "table": (read_table, "line", "column"),
     "trainer_state": (read_trainer_state, "log_history entry", "field"),
@@ -58,7 +58,7 @@ def series_of(path: Path, column: str | None, run: str | None, size: int | None)
     kind, files, searched = files_of(path, column)
     read, part, called = FORMATS[kind]
     source = Source(path, column, run, files, part, called, size, remarks=searched)
-    parts = [rows_of(chunk, source) for chunk in read(source)]
+    parts = [rows_of(found, source) for found in read(source)]
     if not parts:
         raise NoNormError(path, f"there are no rows. {RECORD}")
     frame = _one_run(pl.concat(parts), source)

@@ -15,16 +15,15 @@ Ours are the fields of `ClipRecord.to_dict()`. From others the norm, and what ha
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 import polars as pl
 
 from gradclip.analysis.reading.names import FIELDS
 from gradclip.analysis.reading.pieces import Piece, pieces
-from gradclip.analysis.reading.rows import NUMBERS, UNREADABLE, Chunk, chunks_of
+from gradclip.analysis.reading.rows import NOTHING, NUMBERS, UNREADABLE, found_in
 from gradclip.analysis.reading.source import Source
 
 EMPTY = b" \t\r\n\0"
@@ -42,14 +41,13 @@ KINDS: dict[type, Any] = NUMBERS | dict.fromkeys((str, dict, list), pl.String)
 AS_TEXT: dict[type, Any] = KINDS | {int: pl.Float64, float: pl.String}
 """What it reads where a number is in quotes, as all must be that are not finite, or a step is written like 3.0."""
 
-
 DECODER = json.JSONDecoder()
 
 WHOLE = {name for field in FIELDS.values() if field.kind is dict for name in field.names}
 """Objects that are read as they are."""
 
 
-def read_jsonl(source: Source) -> Iterator[Chunk]:
+def read_jsonl(source: Source) -> Iterator[pl.DataFrame]:
     """Return the lines of a file, piece by piece.
 
     Raises:
@@ -58,10 +56,10 @@ def read_jsonl(source: Source) -> Iterator[Chunk]:
     for piece in pieces(source):
         if not source.fields:
             source.choose(entry for _, entry in _entries(piece, source) if entry)
-        if chunk := _by_polars(piece, source):
-            yield chunk
+        if (found := _by_polars(piece, source)) is not None:
+            yield found
         else:
-            yield from chunks_of(_entries(piece, source), source)
+            yield from found_in(_entries(piece, source), source)
 
 
 def _entries(piece: Piece, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -94,7 +92,7 @@ def flat(found: dict[str, Any], folder: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{folder}{name}", value
 
 
-def _by_polars(piece: Piece, source: Source) -> Chunk | None:
+def _by_polars(piece: Piece, source: Source) -> pl.DataFrame | None:
     """Return the lines as polars reads them; None where one is torn, no JSON, nothing but zeros, or none has a norm."""
     frame = _frame(piece.data, source, KINDS)
     if frame is None:
@@ -104,29 +102,25 @@ def _by_polars(piece: Piece, source: Source) -> Chunk | None:
         frame = _frame(data, source, AS_TEXT)
     if frame is None:
         return None
-    rows: Sequence[int] = range(piece.height)
-    if frame.height != len(rows):
-        rows = [row for row in rows if piece.lines[row].strip(EMPTY)]
-    if frame.height != len(rows):
+    lines = pl.Series("line", range(piece.line, piece.line + piece.height))
+    if frame.height != len(lines):
+        lines = lines.filter(pl.Series([bool(line.strip(EMPTY)) for line in piece.lines]))
+    if frame.height != len(lines):
         return None
-
-    def value(row: int, name: str) -> Any:
-        return _value(piece.lines[rows[row]].decode(), name)
-
-    return Chunk(pl.Series(rows) + piece.line, frame, value)
-
-
-_key = cache(json.dumps)
+    details = [role for role in frame.columns if FIELDS[role].kind in (dict, list)]
+    for role in details:  # polars does not keep the order of what is in an object
+        told, key = lines.filter(~frame[role].is_in(NOTHING)).to_list(), json.dumps(source.fields[role])
+        source.details.add(role, told, lambda line, key=key: _value(piece.lines[line - piece.line].decode(), key))
+    return frame.drop(details).insert_column(0, lines)
 
 
-def _value(line: str, name: str) -> Any:
-    """Return what stands under a name in an object: where the name occurs once, nothing else is looked at."""
-    key = _key(name)
+def _value(line: str, key: str) -> Any:
+    """Return what stands under a key in an object: where that occurs once, nothing else is looked at."""
     _, found, after = line.partition(f"{key}:")
     with suppress(ValueError, RecursionError):  # which is for the reader of the rows to say
         if found and line.count(key) == 1:
             return DECODER.raw_decode(after.lstrip())[0]
-        return json.loads(line).get(name)
+        return json.loads(line).get(json.loads(key))
     return None
 
 

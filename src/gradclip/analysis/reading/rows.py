@@ -1,12 +1,11 @@
 """From columns as a format finds them to columns of numbers: once, and the same for every format."""
 
+import json
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, final
+from typing import Any
 
 import polars as pl
 
@@ -33,45 +32,28 @@ PUT_RIGHT = "Put it right, or name another column with column= (on the command l
 NOT_LOGARITHM = "Name the column of the norm with column= (on the command line: --column), not that of its logarithm."
 
 
-@final
-class Chunk(NamedTuple):
-    """Some rows as a format finds them.
-
-    Attributes:
-        lines: Where each is in the file.
-        frame: What is read, by role: columns of numbers or of text, null for nothing.
-        value: From a row and the name of a column to the value as it is written, None for nothing; None where the
-            frame holds the text of all.
-    """
-
-    lines: Sequence[int] | pl.Series
-    frame: pl.DataFrame
-    value: Callable[[int, str], Any] | None = None
-
-
-def chunks_of(found: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[Chunk]:
-    """Return the rows of entries, some at a time: of their places in the file, and values by the names of columns."""
-    rest = iter(found)
+def found_in(entries: Iterable[tuple[int, Mapping[str, Any]]], source: Source) -> Iterator[pl.DataFrame]:
+    """Return what is read from entries, some at a time: of their places in the file, and values by names of columns."""
+    rest = iter(entries)
     while some := list(islice(rest, AT_ONCE)):
-        lines, entries = zip(*some, strict=True)
-        columns = [_column(role, [entry.get(name) for entry in entries]) for role, name in source.fields.items()]
-        yield Chunk(lines, pl.DataFrame(columns), partial(_value, entries))
+        columns = [_column(role, [entry.get(name) for _, entry in some]) for role, name in source.fields.items()]
+        yield pl.DataFrame([pl.Series("line", [line for line, _ in some]), *columns])
 
 
-def _value(entries: Sequence[Mapping[str, Any]], row: int, name: str) -> Any:
-    return entries[row].get(name)
-
-
-def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
+def rows_of(raw: pl.DataFrame, source: Source) -> pl.DataFrame:
     """Return the columns of a run: `line`, and those of `FIELDS` that there are, each of its kind.
 
     A norm is null where there is none, and NaN where a status says that there was one. Objects and lists go to
     `source.details`.
 
+    Args:
+        raw: Some rows as a format finds them: `line`, which is where each is in the file, and by role what is read,
+            as numbers or as text, with JSON for objects and lists; null for nothing.
+        source: The run.
+
     Raises:
         ReadError: If a norm or a step is not what it should be.
     """
-    raw = chunk.frame
     if raw["norms"].dtype == pl.String:  # the line of names comes again where a writer went on
         raw = raw.with_columns(norms=pl.col("norms").replace(source.fields["norms"], None))
     if "metric" in raw:  # a row is a number and what it is of
@@ -79,23 +61,24 @@ def rows_of(chunk: Chunk, source: Source) -> pl.DataFrame:
         if len(named) > 1:
             source.refuse(f"several metrics may be the norm: {listed(named)}. Write one to a file of its own.")
         raw = raw.with_columns(pl.when(pl.col("metric").is_in(named)).then("norms")).drop("metric")
-    rows = pl.DataFrame([READ[kind](column) for column in raw if (kind := FIELDS[column.name].kind) in READ])
+    rows = raw.select(
+        pl.col("line").cast(pl.Int64),
+        *(READ[kind](raw[role]) for role in raw.columns[1:] if (kind := FIELDS[role].kind) in READ),
+    )
     if "status" not in rows and any(flag in rows for flag in FLAGS):
         rows = rows.with_columns(status=_status(rows).cast(pl.Categorical))
-    rows = rows.with_columns(pl.Series("line", chunk.lines, dtype=pl.Int64))
     had_norm = rows["norms"].is_not_null()
     if "status" in rows:
         had_norm |= rows["status"].is_in(STATUSES).fill_null(value=False)
-    _check(rows, raw, had_norm, chunk, source)
-    if chunk.value is not None:
-        lines, value = rows["line"].to_list(), chunk.value
-        for role in (role for role in raw.columns if FIELDS[role].kind not in READ):
-            told = (~raw[role].is_in(NOTHING)).fill_null(value=False).arg_true().to_list()
-            source.details.add(role, told, lines, lambda row, name=source.fields[role]: value(row, name))
+    _check(rows, raw, had_norm, source)
+    for role in raw.columns:
+        if role not in rows:
+            texts = dict(pl.DataFrame([rows["line"], raw[role]]).filter(~pl.col(role).is_in(NOTHING)).iter_rows())
+            source.details.add(role, list(texts), lambda line, texts=texts: _parsed(texts[line]))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
-def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Chunk, source: Source) -> None:
+def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, source: Source) -> None:
     """Raise for the first row that is refused, if one is."""
     norms, unread = rows["norms"], rows["norms"].is_null() & raw["norms"].is_not_null()
     if unread.any():
@@ -111,8 +94,8 @@ def _check(rows: pl.DataFrame, raw: pl.DataFrame, had_norm: pl.Series, chunk: Ch
     if first:
         row, role, problem = min(first)
         name = source.fields[role]
-        value = chunk.value(row, name) if chunk.value else raw[row, role] or ""
-        source.refuse(problem.format(name=shown(name), value=shown(value), norm=norms[row]), rows["line"][row])
+        value = shown(str(raw[row, role])) if raw[row, role] else "nothing"
+        source.refuse(problem.format(name=shown(name), value=value, norm=norms[row]), rows["line"][row])
 
 
 def _column(role: str, values: Sequence[Any]) -> pl.Series:
@@ -125,11 +108,18 @@ def _column(role: str, values: Sequence[Any]) -> pl.Series:
 
 
 def written(value: Any) -> str:
-    """Return a value of any kind as text: a number as all its digits, what is neither as a word, unless it is empty."""
+    """Return a value of any kind as text: what is none as JSON."""
     if isinstance(value, str):
         return value if value.isascii() else plain(value)
-    is_number = type(value) is int and abs(value) <= sys.float_info.max
-    return str(value) if is_number or value in ([], {}) else shown(value)
+    with suppress(RecursionError, ValueError):  # of lists within lists, and of numbers of thousands of digits
+        return json.dumps(value, default=str, skipkeys=True)
+    return "..."
+
+
+def _parsed(text: str) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return None
 
 
 def _number(column: pl.Series) -> pl.Series:
@@ -158,10 +148,10 @@ def _name(column: pl.Series) -> pl.Series:
 
 
 NOTHING = ("[]", "{}")
-"""Lists and objects with nothing in them, as our records have on most lines: it would take long to look into each."""
+"""Lists and objects with nothing in them, as our records have on most lines."""
 
 READ = {float: _number, int: _whole, str: _name}
-"""How a column of a kind is read; objects and lists are looked into one by one."""
+"""How a column of a kind is read; objects and lists are kept as text."""
 
 
 def _status(rows: pl.DataFrame) -> pl.Expr:

@@ -6,17 +6,17 @@ as it is, and once more with other numbers: where these come out tells what each
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any, final
 
 import polars as pl
 
+from gradclip.analysis.reading.names import Fields
 from gradclip.analysis.reading.pieces import Piece, pieces
 from gradclip.analysis.reading.printed import entry_of
-from gradclip.analysis.reading.rows import Chunk, written
+from gradclip.analysis.reading.rows import written
 from gradclip.analysis.reading.source import Source
 
 FIRST = 2
@@ -36,7 +36,7 @@ NUMBERS = pl.col("text").str.extract_all(NUMBER.pattern).alias("numbers")
 NO_NUMBER, NO_STEP = "that name the norm but no number", "with a norm but no step"
 
 
-def read_printed(source: Source) -> Iterator[Chunk]:
+def read_printed(source: Source) -> Iterator[pl.DataFrame]:
     """Return what a trainer printed, a piece of the file at a time; remark on what lacks a number or a step.
 
     Raises:
@@ -46,17 +46,16 @@ def read_printed(source: Source) -> Iterator[Chunk]:
     source.choose(entry for text in texts if (entry := entry_of(text)))
     norm = source.fields["norms"]
     source.choose(entry for text in texts if norm in (entry := entry_of(text)))  # what is told beside it
-    lines = Lines(source)
     left_out: dict[str, list[int]] = {NO_NUMBER: [], NO_STEP: []}
     first = math.inf
     for piece in pieces(source):
-        rows = lines.read(_texts(piece))
+        rows = told_in(_texts(piece), source.fields)
         for what, at in left_out.items():
             at.extend(rows.filter(pl.col("lacks") == what)["line"])
-        told = rows.filter(pl.col("lacks") == "")
-        if len(told):
-            first = min(first, told["line"][0])
-            yield Chunk(told["line"], told.select(*source.fields), partial(_value, told["text"]))
+        rows = rows.filter(pl.col("lacks") == "")
+        if len(rows):
+            first = min(first, rows["line"][0])
+            yield rows.select("line", *source.fields)
     for what, at in left_out.items():
         # Above the first norm its name may be that of a setting.
         if some := [line for line in at if what == NO_STEP or line > first]:
@@ -70,71 +69,48 @@ def _texts(piece: Piece) -> pl.DataFrame:
     return texts.explode("text").filter(pl.col("text").str.strip_chars() != "").with_row_index("row")
 
 
-def _value(texts: pl.Series, row: int, name: str) -> Any:
-    return entry_of(texts[row]).get(name)
+def _told(fields: Fields, text: str) -> dict[str, str | None]:
+    """Return what each field is on a line, as text, and what it `lacks`: nothing, a number, a step, or all (None)."""
+    entry = entry_of(text)
+    given = {role: entry.get(name) for role, name in fields.items()}
+    told = {role: None if value is None else written(value) for role, value in given.items()}
+    norm = fields["norms"]
+    if norm in entry:
+        return told | {"lacks": "" if fields.get("steps", norm) in entry else NO_STEP}
+    is_named = re.search(rf"(?<!\w){re.escape(norm)}['\"]?\s*[:=]\s*[^\s,;|]", text, re.IGNORECASE)
+    return told | {"lacks": NO_NUMBER if is_named else None}
 
 
-@final
-class Lines:
-    """How the fields of a source are read of lines: what has no norm, and does not name it, is left out."""
+def told_in(texts: pl.DataFrame, fields: Fields) -> pl.DataFrame:
+    """Return what each field is on lines, as text, and what these lack; of a line that lacks all, nothing."""
+    read = partial(_told, fields)
+    shape = pl.col("text").str.replace_all(THOUSANDS, "\0").str.replace_all(REAL, "0.0").str.replace_all(WHOLE, "0")
+    texts = texts.with_columns(shape=shape).with_columns(often=pl.len().over("shape") >= OFTEN)
+    found = list[pl.DataFrame]()
+    rest = [texts.filter(~pl.col("often"))]
+    for alike in texts.filter("often").partition_by("shape"):
+        rows = _by_places(alike, read)
+        (rest if rows is None else found).append(alike if rows is None else rows)
+    one_by_one = pl.concat(rest)
+    columns = dict.fromkeys(read(""), pl.String)
+    told = pl.DataFrame([[*read(text).values()] for text in one_by_one["text"]], columns, orient="row")
+    rows = pl.concat([*found, one_by_one.select("row", "line").hstack(told)])
+    return rows.filter(pl.col("lacks").is_not_null()).sort("row")
 
-    def __init__(self, source: Source) -> None:
-        self._fields = source.fields
-        self._norm = source.fields["norms"]
-        self._step = source.fields.get("steps", self._norm)
-        self._named = re.compile(rf"(?<!\w){re.escape(self._norm)}['\"]?\s*[:=]\s*[^\s,;|]", re.IGNORECASE)
 
-    def read(self, texts: pl.DataFrame) -> pl.DataFrame:
-        """Add to lines what each field is, as text, and what they lack: nothing, a number, or a step."""
-        shape = pl.col("text").str.replace_all(THOUSANDS, "\0").str.replace_all(REAL, "0.0").str.replace_all(WHOLE, "0")
-        texts = texts.with_columns(shape=shape).with_columns(often=pl.len().over("shape") >= OFTEN)
-        found = list[pl.DataFrame]()
-        rest = [texts.filter(~pl.col("often"))]
-        for alike in texts.filter("often").partition_by("shape"):
-            rows = self._by_places(alike)
-            (rest if rows is None else found).append(alike if rows is None else rows)
-        return pl.concat([*found, self._one_by_one(pl.concat(rest))]).sort("row")
-
-    def _one_by_one(self, texts: pl.DataFrame) -> pl.DataFrame:
-        entries = [entry_of(text) for text in texts["text"]]
-        lacks = [self._lacks(entry, text) for entry, text in zip(entries, texts["text"], strict=True)]
-        fields = [self._written(entry) for entry in entries]
-        return self._rows(
-            texts,
-            pl.Series(lacks, dtype=pl.String),
-            {role: pl.Series([own[role] for own in fields], dtype=pl.String) for role in self._fields},
-        )
-
-    def _by_places(self, alike: pl.DataFrame) -> pl.DataFrame | None:
-        """Read lines of one shape; None where not the same numbers of each are its fields."""
-        first = alike["text"][0]
-        entry = entry_of(first)
-        lacks = self._lacks(entry, first)
-        if lacks is None:
-            return self._one_by_one(alike.clear())
-        text, marks = _marked(first)
-        others = self._written(entry_of(text))
-        places = {role: _place(own, others[role], marks) for role, own in self._written(entry).items()}
-        known = {role: place for role, place in places.items() if place is not None}
-        rows = self._rows(alike.with_columns(NUMBERS), pl.lit(lacks), known) if len(known) == len(places) else None
-        ends = () if rows is None else (rows.row(0, named=True), rows.row(-1, named=True))
-        is_right = all(
-            _is_same(row[role], own) for row in ends for role, own in self._written(entry_of(row["text"])).items()
-        )
-        return rows if is_right else None
-
-    def _rows(self, texts: pl.DataFrame, lacks: Any, fields: Mapping[str, Any]) -> pl.DataFrame:
-        rows = texts.with_columns(lacks=lacks, **fields).filter(pl.col("lacks").is_not_null())
-        return rows.select("row", "line", "text", "lacks", *self._fields)
-
-    def _written(self, entry: Mapping[str, Any]) -> dict[str, str | None]:
-        given = {role: entry.get(name) for role, name in self._fields.items()}
-        return {role: None if value is None else written(value) for role, value in given.items()}
-
-    def _lacks(self, entry: Mapping[str, Any], text: str) -> str | None:
-        if self._norm in entry:
-            return "" if self._step in entry else NO_STEP
-        return NO_NUMBER if self._named.search(text) else None
+def _by_places(alike: pl.DataFrame, read: Callable[[str], Mapping[str, str | None]]) -> pl.DataFrame | None:
+    """Read lines of one shape; None where not the same numbers of each are its fields."""
+    first, last = alike["text"][0], alike["text"][-1]
+    marked, marks = _marked(first)
+    others = read(marked)
+    places = {role: _place(own, others[role], marks) for role, own in read(first).items()}
+    if any(place is None for place in places.values()):
+        return None
+    rows = alike.with_columns(NUMBERS).select("row", "line", **places)
+    is_right = all(
+        _is_same(rows[place, role], own) for place, text in ((0, first), (-1, last)) for role, own in read(text).items()
+    )
+    return rows if is_right else None
 
 
 def _marked(text: str) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ import polars as pl
 from gradclip.analysis.reading.names import norms_among
 from gradclip.analysis.reading.pieces import PROLOGUE, Piece, pieces
 from gradclip.analysis.reading.printed import is_number
-from gradclip.analysis.reading.rows import UNREADABLE, Chunk, chunks_of
+from gradclip.analysis.reading.rows import UNREADABLE, found_in
 from gradclip.analysis.reading.source import Source
 
 SEPARATORS = ",;\t|"
@@ -40,7 +40,7 @@ KEPT_BY_MLFLOW = re.compile(rb"\d{13} \S+ \d+\r?\n")
 """How a file begins that holds one metric: by a time in milliseconds."""
 
 
-def read_table(source: Source) -> Iterator[Chunk]:
+def read_table(source: Source) -> Iterator[pl.DataFrame]:
     """Return the rows of a table, piece by piece.
 
     Raises:
@@ -64,11 +64,11 @@ def read_table(source: Source) -> Iterator[Chunk]:
     source.choose([dict.fromkeys(names)])
     first = first.since(line + 1 + sum(cell.count("\n") for cell in cells))
     for piece in chain([first], rest):
-        if chunk := _by_polars(piece, separator, names, source):
-            yield chunk
+        if (found := _by_polars(piece, separator, names, source)) is not None:
+            yield found
         else:  # a cell over several lines may go on in the next piece
             some = chain([piece], rest) if b'"' in piece.data else [piece]
-            yield from chunks_of(_entries(_rows(some, separator, source), names, source), source)
+            yield from found_in(_entries(_rows(some, separator, source), names, source), source)
 
 
 def _heading(first: Piece, source: Source) -> tuple[int, bool]:
@@ -91,7 +91,7 @@ def _tabbed(piece: Piece) -> Piece:
     return Piece(piece.line, BLANKS.sub(b"\t", AHEAD.sub(b"", piece.data)), piece.open)
 
 
-def _by_polars(piece: Piece, separator: str, names: list[str], source: Source) -> Chunk | None:
+def _by_polars(piece: Piece, separator: str, names: list[str], source: Source) -> pl.DataFrame | None:
     """Return the rows of a piece as polars reads them; None where they are not its lines, or the last may be torn."""
     places = {role: str(names.index(name)) for role, name in source.fields.items()}
     numbered = separator.join(map(str, range(len(names)))).encode() + b"\n"
@@ -109,11 +109,9 @@ def _by_polars(piece: Piece, separator: str, names: list[str], source: Source) -
     if piece.open or cells.height != piece.height:
         return None
     frame = cells.select(pl.col(place).alias(role) for role, place in places.items())
-    lines = pl.Series(range(piece.line, piece.line + piece.height))
-    if frame.select(pl.all_horizontal(pl.all().is_null()).any()).item():  # as on a blank line, which is no row
-        full = pl.Series([bool(line.strip()) for line in piece.lines])
-        lines, frame = lines.filter(full), frame.filter(full)
-    return Chunk(lines, frame)
+    blank = frame.select(pl.all_horizontal(pl.all().is_null()).any()).item()
+    frame = frame.with_row_index("line", piece.line)
+    return frame.filter(pl.Series([bool(line.strip()) for line in piece.lines])) if blank else frame
 
 
 def _entries(

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
+import polars as pl
+
 from gradclip.analysis.reading.error import ReadError
 from gradclip.analysis.reading.names import ONE_TAG
-from gradclip.analysis.reading.rows import Chunk, chunks_of
+from gradclip.analysis.reading.rows import found_in
 from gradclip.analysis.reading.source import Source
 
 LARGEST = 2**29
@@ -28,7 +30,7 @@ ASKED = (
 )
 
 
-def read_trainer_state(source: Source) -> Iterator[Chunk]:
+def read_trainer_state(source: Source) -> Iterator[pl.DataFrame]:
     """Return the log of a trainer.
 
     Raises:
@@ -51,7 +53,7 @@ def read_trainer_state(source: Source) -> Iterator[Chunk]:
     source.choose(history or [{}])  # a history without entries has no names
     if "thresholds" not in source.fields:
         source.remarks += asked
-    yield from chunks_of(enumerate(history, 1), source)
+    yield from found_in(enumerate(history, 1), source)
 
 
 def _is_point(point: Any) -> bool:
