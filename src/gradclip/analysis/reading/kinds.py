@@ -39,10 +39,17 @@ COLUMNS = re.compile(r'\{(?:\s*"[^"\n]*"\s*:\s*\[[^\]\n]*(?:\]\s*,?|$))+\s*(?:\}
 OBJECT = re.compile(r"\{\s*[\"}]")
 """How an object of JSON begins; what Python prints has other quotes."""
 
-LFS = b"version https://git-lfs"
-
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
-COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")
+UNREADABLE: dict[bytes, str] = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file. Run `git lfs pull`, and name it again.",
+    b":W&B": "it is a run as Weights & Biases keeps it. Upload it by `wandb sync`, and export its history as CSV.",
+    b"SQLite": "it is a database, as MLflow keeps runs in. Export the metrics of the run as CSV.",
+    b"PAR1": "it is a Parquet file. Save it as CSV.",
+    **dict.fromkeys(
+        (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"), "the file is compressed. Unpack it first."
+    ),
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "the file is UTF-16. Save it as UTF-8."),
+}
+"""How files begin that are read by nothing here, and what to do with each."""
 
 
 def files_of(path: Path, column: str | None = None) -> tuple[Kind, list[Path], list[str]]:
@@ -103,14 +110,11 @@ def _named(name: str) -> Kind | None:
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:
     head = data[:HEAD]
-    if head.startswith(LFS):
-        raise ReadError(path, "it is a pointer of Git LFS, not the file. Run `git lfs pull`, and name it again.")
+    for beginning, problem in UNREADABLE.items():
+        if head.startswith(beginning):
+            raise ReadError(path, problem)
     if EVENTS in path.name or b"brain.Event:" in head:
         return "events"
-    if head.startswith(COMPRESSED):
-        raise ReadError(path, "the file is compressed. Unpack it first.")
-    if head.startswith(UTF16):
-        raise ReadError(path, "the file is UTF-16. Save it as UTF-8.", line=1)
     text = data.decode("utf-8-sig", errors="replace").lstrip()
     if not text and len(head) < HEAD:
         raise ReadError(path, "the file is empty. Wait for the first record, or name another file.")
