@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
 import gradclip
@@ -106,6 +107,21 @@ def clip_by_the_method(
         after = [p.grad.clone() for _, p in wrapped.named if p.grad is not None]
         optimizer.step()
     return ByMethod(before, after, (float(norm), norm.dtype), [x.total_norm for x in memory.records])
+
+
+def clip_experts_by_the_method() -> list[float]:
+    """The norms of a model whose experts, others on each two ranks, are sharded over these: by torch, and patched."""
+    rank, cpu = distributed.get_rank(), torch.device("cpu")
+    groups: list[Any] = [distributed.new_group(ranks) for ranks in ([0, 1], [2, 3])]
+    torch.manual_seed(rank // 2)
+    expert = FullyShardedDataParallel(nn.Linear(4, 4), process_group=groups[rank // 2], device_id=cpu)
+    torch.manual_seed(0)
+    model = FullyShardedDataParallel(nn.Sequential(nn.Linear(4, 4), expert), device_id=cpu)
+    model(torch.ones(2, 4)).square().sum().backward()
+    norms = [float(model.clip_grad_norm_(1e9))]
+    with gradclip.patch():
+        norms.append(float(model.clip_grad_norm_(1e9)))
+    return norms
 
 
 def misuse_the_method(wrap: Callable[[Net], Wrapped]) -> list[str]:

@@ -207,6 +207,11 @@ def flat_handle(x: object) -> FlatHandle | None:
     return FlatHandle(flat, pieces, sum(counts), handle.process_group, is_sharded, any(extensions))
 
 
+def handles_of(model: Any) -> list[FlatHandle]:
+    """Return what all handles of an FSDP1 model know. Without it, none, and its own `clip_grad_norm_` answers."""
+    return [known for x in getattr(model, "_all_handles", ()) if (known := flat_handle(x)) is not None]
+
+
 def is_idle(model: Any) -> bool:
     """Tell whether a model of FSDP1 is between two passes, as its `clip_grad_norm_` wants it. Without it, no."""
     return getattr(getattr(model, "training_state", None), "name", None) == "IDLE"

@@ -99,6 +99,12 @@ def test_the_method_of_fsdp1_says_where_it_cannot_be_called(pool_of: Callable[[i
         assert "SUMMON_FULL_PARAMS" in gathered
 
 
+def test_the_method_of_fsdp1_knows_of_experts(pool_of: Callable[[int], RankPool]) -> None:
+    """Which other ranks hold, and nobody has declared: it adds up over all ranks of the root, and is left to that."""
+    answers = pool_of(4).run(workers.clip_experts_by_the_method)
+    assert len({norm for norms in answers for norm in norms}) == 1
+
+
 def test_the_method_of_fsdp1_is_replaced_once_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all patches that hold then, each of which gives back what it found, whichever ends first."""
     package = importlib.import_module("torch.distributed.fsdp")

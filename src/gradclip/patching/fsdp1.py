@@ -1,6 +1,7 @@
 """The method by which FSDP1 clips, which calls no function for it: found once a script has it, and what replaces it."""
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
+from gradclip.distributed.span import ranks_of
 from gradclip.patching.places import Function, fsdp1
-from gradclip.torch_private import is_idle
+from gradclip.torch_private import handles_of, is_idle
 
 OWN = {"torch.utils._contextlib", __name__}
 """The modules of the method as torch decorates it, and of what replaces it: what others have put there stays."""
@@ -46,10 +48,18 @@ def in_place_of(
         clip: The function: (parameters, max_norm, norm_type) -> norm.
         is_active: Whether it still is in place: somebody may have kept it.
     """
+    known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+    def takes(model: Any) -> bool:
+        if not (is_active() and model.check_is_root() and is_idle(model)):
+            return False
+        if model not in known:
+            known[model] = _is_of_one_group(model)
+        return known[model]
 
     @functools.wraps(original())
     def clip_grad_norm_(self: Any, max_norm: float, norm_type: float = 2.0) -> Tensor:
-        if not (is_active() and self.check_is_root() and is_idle(self)):
+        if not takes(self):
             return original()(self, max_norm, norm_type)
         parameters = list(self.parameters())
         dtypes = [p.grad.dtype for p in parameters if p.grad is not None] or [torch.float32]
@@ -57,3 +67,15 @@ def in_place_of(
 
     del clip_grad_norm_.__wrapped__  # which holds the method for as long as somebody has this
     return clip_grad_norm_
+
+
+def _is_of_one_group(model: Any) -> bool:
+    """Whether all is sharded over the ranks of the root, which the method adds up over.
+
+    The ranks of other groups may hold other parameters, such as experts, or more of the same under tensor parallelism.
+    """
+    handles = handles_of(model)
+    if not handles or any(x.is_of_dtensors for x in handles):
+        return False
+    own = ranks_of(model.process_group)
+    return all(ranks_of(x.group) == own for x in handles if x.is_sharded)
