@@ -114,9 +114,10 @@ def fsdp1(
     units: tuple[str, ...] = (),
     sizes: tuple[int, ...] | None = None,
     mesh: Any = None,
+    precision: dict[str, Any] | None = None,
 ) -> Wrapped:
     """Shard a model; sub-modules that are named get a flat parameter of their own."""
-    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+    from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
 
     wrap = partial(
         FullyShardedDataParallel,
@@ -124,6 +125,7 @@ def fsdp1(
         device_mesh=mesh or mesh_of(*(sizes or (dist.get_world_size(),))),
         use_orig_params=orig,
         sharding_strategy=ShardingStrategy[strategy],
+        mixed_precision=MixedPrecision(**(precision or {})),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `NO_SHARD` sharding strategy is deprecated", FutureWarning)

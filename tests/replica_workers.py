@@ -1,17 +1,23 @@
 """What ranks do in tests of copies that should be alike."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from gradclip import GradClipper
 from gradclip.distributed import Ownership, declare
-from gradclip.policies import FixedNorm
+from gradclip.policies import FixedNorm, SpikeSkip
+from gradclip.records import Memory
 from gradclip.testing import assert_same_gradients
+from layouts import need_fsdp2
 from traffic_workers import traffic_of
 
 
@@ -149,3 +155,39 @@ def clip_other_names(name: str) -> list[str]:
         warnings.simplefilter("always")
         GradClipper([(f"{name}{rank}", parameter)], check_replicas_every=1).clip()
     return [str(warning.message) for warning in caught]
+
+
+def skipped_by_losses(layout: str, *, told: bool) -> tuple[list[int], float | None]:
+    """The steps that are skipped where one rank has an odd loss at one, and the loss that this one recorded of it.
+
+    Args:
+        layout: `"DDP"`, `"FSDP2"` over all four ranks, `"HSDP"`, or `"TP"` of two, with copies.
+        told: Whether the mean of all losses is told; else the closure returns that of the rank.
+    """
+    mesh: Any = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    model: nn.Module = network()
+    if layout == "DDP":
+        model = DistributedDataParallel(model)
+    elif layout == "TP":
+        parallelize_module(model, mesh["model"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    else:
+        need_fsdp2()
+        fully_shard(model, mesh=mesh if layout == "HSDP" else init_device_mesh("cpu", (4,)))
+    optimizer, memory = torch.optim.SGD(model.parameters(), lr=0.01), Memory()
+    clipper = GradClipper(model, SpikeSkip(math.inf, warmup=4, window=8), sinks=[memory]).attach(optimizer)
+    rank = mesh["data"].get_local_rank() if layout == "TP" else distributed.get_rank()
+
+    for step in range(8):
+
+        def closure(step: int = step) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 4)).square().mean()
+            loss.backward()
+            return loss + 99.0 * (rank == step - 5 == 1)
+
+        if told:
+            loss = closure().detach()
+            distributed.all_reduce(loss)
+            clipper.observe_loss(loss / 4)
+        optimizer.step(*([] if told else [closure]))
+    return [x.step for x in memory.records if x.status == "skipped_spike"], memory.records[6].loss

@@ -233,6 +233,8 @@ def test_fsdp1_knows_its_pieces() -> None:
     with forked(RankPool(2)) as pool:
         for found in pool.run(torch_private_workers.handles):
             assert found["numels"] == [(4, True, False)]
+            assert found["of model"] == ([4], True, False)
+            assert found["of another"] == ([], False)
             assert found["flat"] == [True]
             assert found["gathered"] == [True, False]
             assert found["marked"]

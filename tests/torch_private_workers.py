@@ -62,7 +62,13 @@ def handles() -> dict[str, Any]:
     model = FullyShardedDataParallel(nn.Linear(3, 1), device_id=cpu)
     found = [known for x in gc.get_objects() if (known := private.flat_handle(x)) is not None]
     flat = next(iter(model.parameters()))
+    assert model.check_is_root()
+    of_model = private.handles_of(model), private.is_idle(model)
+    with FullyShardedDataParallel.summon_full_params(model):
+        busy = private.is_idle(model)
     return {
+        "of model": ([x.numel for x in of_model[0]], of_model[1], busy),
+        "of another": (private.handles_of(flat), private.is_idle(flat)),
         "numels": [(x.numel, x.is_sharded, x.is_of_dtensors) for x in found],
         "flat": [x.flat is flat for x in found],
         "gathered": gathered + [hasattr(x.flat, private.GATHERED) for x in found],

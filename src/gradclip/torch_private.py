@@ -207,6 +207,16 @@ def flat_handle(x: object) -> FlatHandle | None:
     return FlatHandle(flat, pieces, sum(counts), handle.process_group, is_sharded, any(extensions))
 
 
+def handles_of(model: Any) -> list[FlatHandle]:
+    """Return what all handles of an FSDP1 model know. Without it, none, and its own `clip_grad_norm_` answers."""
+    return [known for x in getattr(model, "_all_handles", ()) if (known := flat_handle(x)) is not None]
+
+
+def is_idle(model: Any) -> bool:
+    """Tell whether a model of FSDP1 is between two passes, as its `clip_grad_norm_` wants it. Without it, no."""
+    return getattr(getattr(model, "training_state", None), "name", None) == "IDLE"
+
+
 def padding_of(parameter: Tensor) -> int:
     """Return how many zeros at the end make all shards of a flat parameter of one size. Without it, 0: they add 0."""
     return getattr(parameter, "_shard_numel_padded", 0)

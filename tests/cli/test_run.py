@@ -232,6 +232,13 @@ def test_two_ranks(tmp_path: Path) -> None:
     [
         ([], "gradclip run needs a script: gradclip run SCRIPT ARGS, or"),
         (["nowhere.py"], "nowhere.py: there is no such script. Write -m where it is a module."),
+        (
+            ["torchrun", "--nproc-per-node", "2", "SCRIPT"],
+            "Have it start gradclip: torchrun ... -m gradclip run SCRIPT",
+        ),
+        (["bin/torchrun", "SCRIPT"], "bin/torchrun starts other programs, which gradclip run does not reach."),
+        (["-m", "torch.distributed.run", "SCRIPT"], "torchrun ... -m gradclip run SCRIPT ARGS."),
+        (["accelerate", "launch", "SCRIPT"], "accelerate launch ... -m gradclip run SCRIPT ARGS."),
         (["--policy", "zclip", "--max-norm", "1", "x.py"], "--policy and --max-norm are two rules. Give one."),
         (["--policy", "nonsense", "SCRIPT"], "--policy nonsense must be one of"),
         (["--max-norm", "-1", "SCRIPT"], "gradclip: --max-norm must be >= 0, got -1. To record alone, leave it out."),

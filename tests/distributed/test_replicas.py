@@ -11,7 +11,7 @@ import replica_workers as workers
 from gradclip import GradClipper
 from gradclip.distributed.replicas import is_same
 from gradclip.testing import RankPool, assert_same_gradients
-from replica_workers import asserted, clip_and_compare, fail_on_one, names_of_stages, train_ddp
+from replica_workers import asserted, clip_and_compare, fail_on_one, names_of_stages, skipped_by_losses, train_ddp
 
 on_two = pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
 on_four = pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
@@ -121,3 +121,13 @@ def test_stages_that_nobody_declared(pool: RankPool) -> None:
     for warned in pool.run(workers.clip_other_names, "stage"):
         (said,) = warned
         assert "The total norm differs between ranks, and no parameter that several of them have does" in said
+
+
+@on_four
+@pytest.mark.parametrize("layout", ["DDP", "FSDP2", "HSDP", "TP"])
+def test_copies_stay_alike_where_each_rank_has_a_loss_of_its_own(pool: RankPool, layout: str) -> None:
+    """All skip a step, or none does: by the mean where all hear it, else by no loss; one that is told is taken."""
+    answers = pool.run(skipped_by_losses, layout, told=False)
+    assert [steps for steps, _ in answers] == [[7] if layout in {"FSDP2", "HSDP"} else []] * 4
+    assert max(loss or 0.0 for _, loss in answers) > 99.0  # which is recorded all the same
+    assert [steps for steps, _ in pool.run(skipped_by_losses, layout, told=True)] == [[7]] * 4

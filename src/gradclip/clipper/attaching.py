@@ -65,7 +65,14 @@ class Attaching(ABC):
         return None if self._last is None else self._last.result
 
     @abstractmethod
-    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
+    def _clip(
+        self,
+        stepping: Optimizer | None = None,
+        *,
+        overflow: Condition = False,
+        reads: bool = True,
+        of_closure: bool = False,
+    ) -> Clip:
         """Clip, for the step of an optimizer or by hand, or not where a scaler found an overflow.
 
         Where it `reads` nothing, whether the step happens is left on the device where the norm is.
@@ -164,8 +171,9 @@ class Attaching(ABC):
 
     def _clip_attached(self, optimizer: Optimizer, loss: Any, *, reads: bool) -> Tensor | None:
         self._trust.before_attached_clip(optimizer, scaled=self._is_loss_scaled(optimizer))
+        of_closure = self._loss is None  # as none was told
         try:
-            if self._loss is None and is_loss(loss):  # and none was told
+            if of_closure and is_loss(loss):
                 self._loss = check_loss("GradClipper.observe_loss", loss)
             overflow = self._unscale(optimizer, reads=reads)
         except Exception as error:
@@ -173,7 +181,7 @@ class Attaching(ABC):
                 raise
             self._fail(error)
         if (clip := self._last) is None or not self._trust.is_clipped_for(optimizer):
-            clip = self._clip(optimizer, overflow=overflow, reads=reads)
+            clip = self._clip(optimizer, overflow=overflow, reads=reads, of_closure=of_closure)
             if not clip.found and self._trust.is_of_others(optimizer):
                 raise RuntimeError(
                     f"`GradClipper` found no gradient of its own parameters, and {type(optimizer).__name__} updates "

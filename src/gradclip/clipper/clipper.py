@@ -173,12 +173,25 @@ class GradClipper(Attaching):
         return clip.result
 
     def observe_loss(self, loss: float | Tensor) -> None:
-        """Tell the policy the loss of the step that comes, where `clip` is not called by hand."""
+        """Tell the policy the loss of the step that comes, where `clip` is not called by hand.
+
+        That of a closure need not be told. On several ranks, the policy hears of that only where the norm is made of
+        what all of them have, and then of its mean: tell one that is the same on all ranks elsewhere, as under DDP.
+        """
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
-    def _clip(self, stepping: Optimizer | None = None, *, overflow: Condition = False, reads: bool = True) -> Clip:
+    def _clip(
+        self,
+        stepping: Optimizer | None = None,
+        *,
+        overflow: Condition = False,
+        reads: bool = True,
+        of_closure: bool = False,
+    ) -> Clip:
         loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
         asked, skips = self._asked(), self._skips
+        if of_closure and loss is not None:
+            asked = asked._replace(of_closure=True)
         late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
         if not reads and not late:
             clip = self._pipeline.run_unread(asked, loss, overflow)

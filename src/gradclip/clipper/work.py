@@ -39,6 +39,7 @@ class Asked(NamedTuple):
         count: Whether to count the elements that are not finite, where a norm is not.
         compare: Whether to ask all ranks of the program for their norms.
         total: The 2-norm of all gradients, where a caller knows that of more than are here.
+        of_closure: Whether the loss is what a closure has returned, which is that of this rank.
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class Asked(NamedTuple):
     count: bool = False
     compare: bool = False
     total: Scalar | None = None
+    of_closure: bool = False
 
 
 @final
@@ -184,7 +186,10 @@ class ClipWork(Work):
                 raise self.failure
             return failed
         names = self.selection.names
-        return collect(FUNCTION, owners, order, names=names, group=group, loss=self.loss, agreement=agreement)
+        found = collect(FUNCTION, owners, order, names=names, group=group, loss=self.loss, agreement=agreement)
+        if self.asked.of_closure and (span := everyone()) is not None:
+            found.forget_loss(unless_all_of=span)  # or ranks would decide by different ones
+        return found
 
     def _compared(self, stage: Stage) -> tuple[GradientSet, Norms]:
         """Measure, and find out whether all ranks have the same norm: whatever happens on this one."""

@@ -1,6 +1,8 @@
 """A set of ranks that reduce numbers together, in one collective."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
@@ -63,6 +65,15 @@ class Span:
             for theirs in known:
                 found |= theirs
         return [found[rank] for rank in self.ranks]
+
+    def is_covered_by(self, spans: Collection["Span"]) -> bool:
+        """Whether what goes through other spans in turn comes from all ranks of this one: one is as large, or all are.
+
+        Those along the axes of a mesh have this rank in common alone; of others that do not, it is not known.
+        """
+        sizes = [len(span.ranks) for span in spans]
+        crossing = all(len({*a.ranks} & {*b.ranks}) == 1 for a, b in combinations(spans, 2))
+        return len(self.ranks) in sizes or (crossing and math.prod(sizes) == len(self.ranks))
 
     def __repr__(self) -> str:
         return f"ranks {', '.join(map(str, self.ranks))}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradclip.distributed.span import Span
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_bad, is_one
@@ -133,6 +134,10 @@ class GradientSet(ABC):
             TypeError: If a gradient is sparse.
             ValueError: If an owner is a piece that does not say which rows it holds.
         """
+
+    def forget_loss(self, unless_all_of: Span) -> None:  # noqa: ARG002 -- none is told here
+        """Forget the loss of this rank, unless all ranks of a span are told each other's with the norms."""
+        self.loss = None
 
     def check_dense(self) -> None:
         """Check that every gradient has units.

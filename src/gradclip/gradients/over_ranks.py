@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.dtensor import local_of
+from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet, Parts
 from gradclip.gradients.held import Held
 from gradclip.gradients.norms import extremum, needs_units, unit_partials_of
@@ -61,6 +62,11 @@ class OverRanks(GradientSet):
 
     def _is_apart(self, place: int) -> bool:
         return self._layout.shares[place].apart
+
+    def forget_loss(self, unless_all_of: Span) -> None:
+        if not unless_all_of.is_covered_by(self._layout.tails):
+            super().forget_loss(unless_all_of)
+            self._passage.forget_loss()
 
     # Norms.
 

@@ -50,6 +50,10 @@ class Passage:
         elements = self.flags.elements
         return not is_known(elements) or on_host(elements) > 0.0
 
+    def forget_loss(self) -> None:
+        """Forget the loss of this rank, before it is sent."""
+        self.loss = self._own_loss = None
+
     def said(self, own: str) -> str:
         """Return what all ranks have to say about numbers that are not finite, where this rank says `own`."""
         return say_all(

@@ -21,17 +21,22 @@ Function: TypeAlias = Callable[..., Any]
 
 
 class Place(NamedTuple):
-    """A name in a module."""
+    """A name in a module, or in a class."""
 
-    module: ModuleType
+    owner: ModuleType | type
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module.__name__}.{self.name}"
+        return f"{self.owner.__name__}.{self.name}"
 
 
 OWN = {clip_grad.__name__, "typing_extensions", "warnings", "_py_warnings", "gradclip.patching.replacement"}
 """The modules of torch's functions: their own, what marks one as deprecated, and that of a patch which holds."""
+
+
+def fsdp1() -> type | None:
+    """Return the class of FSDP1's models, of which `clip_grad_norm_` is a method, if a script has imported it."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
 
 
 def originals() -> dict[str, Function]:
@@ -49,14 +54,18 @@ def ours() -> dict[str, Function]:
 
 
 def places_of(functions: Iterable[Function]) -> list[tuple[Place, Function]]:
-    """Return the names by which modules have functions: torch's own first, then those of whoever imported them."""
+    """Return the names by which modules have functions: torch's own first, then those of whoever imported them.
+
+    And the class of FSDP1, where it is imported, whose method is among them.
+    """
     wanted = {id(function) for function in functions}
-    modules = {id(module): module for module in (*HOME, *sys.modules.values())}
+    modules = {id(module): module for module in (*HOME, *sys.modules.values()) if isinstance(module, ModuleType)}
+    classes = [kind] if (kind := fsdp1()) is not None else []
     return [
-        (Place(module, name), value)
-        for module in modules.values()
-        if isinstance(module, ModuleType) and not module.__name__.startswith("gradclip.")
-        for name, value in list(vars(module).items())
+        (Place(owner, name), value)
+        for owner in (*modules.values(), *classes)
+        if not owner.__name__.startswith("gradclip.")
+        for name, value in list(vars(owner).items())
         if id(value) in wanted
     ]
 

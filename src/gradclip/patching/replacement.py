@@ -20,6 +20,7 @@ from gradclip.functional.arguments import check_max_norm, check_total_norm
 from gradclip.numbers import WIDE
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
+from gradclip.patching.fsdp1 import in_place_of, when_imported
 from gradclip.patching.places import CLIPPING, Function, Place, holders_of, originals, ours, places_of
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
@@ -55,6 +56,7 @@ class Patch:
             self._originals |= {(name, False): function for name, function in ours().items()}
         self._owns = {key: self._in_place_of(*key) for key in self._originals}
         self._replaced = _exchange({original: self._owns[key] for key, original in self._originals.items()})
+        self._fsdp1 = when_imported(self._replace_method)
 
     @property
     def places(self) -> list[str]:
@@ -63,6 +65,7 @@ class Patch:
 
     def undo(self) -> None:
         """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
+        self._fsdp1.remove()
         back = {own: self._originals[key] for key, own in self._owns.items()}
         _exchange(back)
         for other in _CURRENT:  # which may stand in place of what this one had put there
@@ -85,6 +88,13 @@ class Patch:
     def _holds(self) -> bool:
         """Whether no other patch within holds for now."""
         return not _CURRENT or _CURRENT[-1] is self
+
+    def _replace_method(self, method: Function) -> None:
+        """Replace the method of FSDP1 too."""
+        key = "FullyShardedDataParallel.clip_grad_norm_", True
+        self._originals[key], clip = method, partial(self._clip_grad_norm_, "clip_grad_norm_")
+        self._owns[key] = in_place_of(lambda: self._originals[key], clip, lambda: self._is_active)
+        self._replaced += _exchange({method: self._owns[key]})
 
     def _in_place_of(self, name: str, is_torchs: bool) -> Function:  # noqa: FBT001 -- the key of the function
         """Return what is called in place of a function, of torch or of ours."""
@@ -175,8 +185,8 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
     """Replace torch's functions for clipping by those of the same name here, wherever they are called from.
 
     `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_`, `clip_grads_with_norm_` and `get_total_norm` are replaced in
-    `torch.nn.utils`, in `torch.nn.utils.clip_grad`, and in every module that has imported them from there. Put it at
-    the top of a script, or wherever a framework clips by itself.
+    `torch.nn.utils`, in `torch.nn.utils.clip_grad`, and in every module that has imported them from there; so is the
+    method `clip_grad_norm_` of FSDP1. Put it at the top of a script, or wherever a framework clips by itself.
 
     Args:
         policy: A rule in place of the bound that callers give; then optimizers whose gradients nobody clips are clipped
@@ -248,7 +258,7 @@ def _exchange(others: dict[Function, Function]) -> list[Place]:
     """Put a function in place of another wherever modules have that; return where."""
     found = places_of(others)
     for place, function in found:
-        setattr(place.module, place.name, others[function])
+        setattr(place.owner, place.name, others[function])
     return [place for place, _ in found]
 
 

@@ -46,7 +46,12 @@ class SpikeSkip(Policy):
 
     Note:
         The loss is judged where it is given: `clipper.clip(loss=loss)`, or `clipper.observe_loss(loss)` before the step
-        of an attached optimizer. *Host sync:* as `GradClipper` says of policies that skip.
+        of an attached optimizer, whose closure may return it too. *Host sync:* as `GradClipper` says of policies that
+        skip.
+
+        *Distributed:* the mean of the losses decides where the norm is made of what all ranks have, as with a `group`.
+        Elsewhere, as under DDP, that of a closure is recorded alone, and one that is told has to be the same on all
+        ranks, or they decide differently.
 
         *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps teach nothing, where a spike in the
         window hides the ones after it; what is not finite teaches nothing, where one NaN skips as many steps as the

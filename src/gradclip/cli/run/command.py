@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 SETTINGS = {"allow_interspersed_args": False}
 """What follows the script is its own."""
 
+LAUNCHERS = {
+    **dict.fromkeys(("torchrun", "torch.distributed.run", "torch.distributed.launch"), "torchrun"),
+    **dict.fromkeys(("accelerate", "accelerate-launch", "accelerate.commands.launch"), "accelerate launch"),
+}
+"""Commands, and modules, that start scripts as other programs, by what a user calls them."""
+
 
 def run(
     command: Annotated[list[str] | None, typer.Argument(metavar="SCRIPT [ARGS]...", show_default=False)] = None,
@@ -55,8 +61,7 @@ def run(
         raise UserError("--policy and --max-norm are two rules. Give one.")
     if not command:
         raise UserError("gradclip run needs a script: gradclip run SCRIPT ARGS, or gradclip run -m MODULE ARGS.")
-    if not module:
-        _check_script(Path(command[0]))
+    _check_script(command[0], is_module=module)
     rule = None if policy is None else parse(policy).policy
     if max_norm is not None:
         rule = _bound(max_norm)
@@ -65,8 +70,19 @@ def run(
     return Script(command, module, sink, rule, watch, is_temporary).run
 
 
-def _check_script(path: Path) -> None:
-    """Check that there is a script, and one that can be read twice: `runpy` looks first whether it is compiled."""
+def _check_script(name: str, *, is_module: bool) -> None:
+    """Check that there is a script, and one that can be read twice: `runpy` looks first whether it is compiled.
+
+    What starts it as another program would run, with nothing recorded or clipped there.
+    """
+    path = Path(name)
+    if (launcher := LAUNCHERS.get(name if is_module else path.name)) is not None and not path.is_dir():
+        raise UserError(
+            f"{name} starts other programs, which gradclip run does not reach. Have it start gradclip: "
+            f"{launcher} ... -m gradclip run SCRIPT ARGS."
+        )
+    if is_module:
+        return
     if not path.exists():
         raise UserError(f"{path}: there is no such script. Write -m where it is a module.")
     if not (path.is_file() or path.is_dir()):
