@@ -726,6 +726,43 @@ def test_a_dry_run_goes_on_by_itself(mode: Any, policy: ZClip | None) -> None:
     assert not memory.records
 
 
+@pytest.mark.parametrize("policy", [None, FixedNorm(1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_parts_of_a_model_without_numbers_are_no_dry_run(policy: FixedNorm | None, is_first: bool) -> None:
+    """As where the whole is made on the meta device, and what is trained alone gets memory."""
+    memory, trained = Memory(), nn.Linear(3, 2)
+    parts = [trained, nn.Linear(3, 2, device="meta")]
+    model = nn.ModuleList(parts[::-1] if is_first else parts)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradclip.patch(policy, sinks=[memory]):
+        for calls in (True, False):
+            for p in trained.parameters():
+                p.grad = torch.ones_like(p)
+            if calls:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    assert [record.total_norm for record in memory.records] == pytest.approx([math.sqrt(8.0)] * 2)
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.filterwarnings("default")  # compilers warn of much
+def test_calls_compile_into_one_graph(policy: FixedNorm | None) -> None:
+    """As torch's functions do, whatever else there is in the process that clips."""
+
+    def clipped(gradient: Tensor) -> tuple[Tensor, ...]:
+        by_value, by_norm = torch.zeros(3), torch.zeros(3)
+        by_value.grad, by_norm.grad = gradient * 2.0, gradient * 3.0
+        nn.utils.clip_grad_value_([by_value], 0.5)
+        norm = nn.utils.clip_grad_norm_([by_norm], 1.0)
+        return by_value.grad, by_norm.grad, norm
+
+    expected = clipped(torch.ones(3))
+    torch.compiler.reset()
+    with gradclip.patch(policy, sinks=[Memory()]):
+        found = torch.compile(clipped, fullgraph=True, backend="aot_eager")(torch.ones(3))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["names twice", "no parameter", "plain tensors"])
 def test_what_no_clipper_takes_goes_on_by_itself(kind: str) -> None:
     """A script that runs without records runs with them."""
