@@ -160,7 +160,7 @@ class Patch:
         clip_value: float | Tensor,
         foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
     ) -> None:
-        owners = [] if self._clippers is None else _owners("clip_grad_value_", parameters)
+        owners = _owners("clip_grad_value_", parameters)
         about = self._clippers.families_about(owners) if self._clippers is not None and owners else ()
         clipped = [family for family in about if family.is_as_called()]
         functional.clip_grad_value_(parameters, clip_value)
