@@ -24,7 +24,7 @@ from gradclip.patching.places import CLIPPING, Function, Place, holders_of, orig
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_graph_made
 from gradclip.validation import check_norm_type
 
 if TYPE_CHECKING:
@@ -262,12 +262,12 @@ def _walkable(given: Any, depth: int = 1) -> Any:
 
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
-    """Return the parameters of a call that a clipper may take; none where it is traced, or some are no tensors."""
+    """Return the parameters of a call that a clipper may take; none in a graph, or where some are no tensors."""
     if isinstance(parameters, Iterator):  # an exhausted one, of which the function tells
         return []
     tensors, _ = flatten(function, parameters)
     owners = [x for x in tensors if isinstance(x, Tensor)]
-    return owners if len(owners) == len(tensors) and not is_traced() else []
+    return owners if len(owners) == len(tensors) and not is_graph_made() else []
 
 
 def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
