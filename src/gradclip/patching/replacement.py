@@ -282,5 +282,5 @@ def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str,
 def _as_torch_returns(norm: Any, parameters: Any) -> Any:
     """Return a norm of DTensors as one itself."""
     listed = parameters if isinstance(parameters, (list, tuple)) else [parameters]
-    owner = next((x for x in listed if is_dtensor(x)), None)
-    return norm if owner is None else replicated(norm, owner)
+    owners = [x for x in listed if is_dtensor(x)]  # `next` with a default would break a graph of torch 2.6
+    return replicated(norm, owners[0]) if owners else norm
