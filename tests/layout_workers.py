@@ -231,6 +231,20 @@ def on_other_ranks() -> tuple[float, float, float]:
     return alone, together, gradclip.clip_grad_norm_(parameters, 100.0, group=torch.distributed.group.WORLD).item()
 
 
+def without_numbers(*, first: bool) -> tuple[float, float]:
+    """Clip a parameter beside one that is on the meta device and has no gradient; return the norms."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh = mesh_of("all")
+    own, other = (
+        nn.Parameter(DTensor.from_local(torch.zeros(2, device=device), mesh, [Shard(0)])) for device in ("cpu", "meta")
+    )
+    parameters = [other, own] if first else [own, other]
+    own.grad = DTensor.from_local(torch.ones(2), mesh, [Shard(0)])
+    norm = gradclip.clip_grad_norm_(parameters, 10.0)
+    return norm.item(), gradclip.GradClipper(parameters, norms_every=1).clip().total_norm
+
+
 def distribute(x: Tensor, mesh: Any) -> Tensor:
     """Shard a tensor over a mesh that this rank may be none of."""
     from torch.distributed.tensor import Shard

@@ -264,6 +264,25 @@ def test_no_gradient_at_all(norm_type: float) -> None:
     assert compiled([nn.Parameter(torch.zeros(2))]).item() == 0.0
 
 
+FORMS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": lambda model: model,
+    "parameters": nn.Module.parameters,
+    "pairs": nn.Module.named_parameters,
+    "a list of modules": lambda model: [model],
+    "filtered": lambda model: filter(lambda p: p.requires_grad, model.parameters()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_in_any_form(form: str) -> None:
+    """A compiler follows how they are listed, that of the oldest torch too."""
+    model = nn.Linear(3, 2)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    clip = torch.compile(lambda: gradclip.clip_grad_norm_(FORMS[form](model), 2.0), fullgraph=True, backend="aot_eager")
+    assert clip().item() == pytest.approx(math.sqrt(8.0))
+
+
 def test_gradients_with_a_history() -> None:
     """Those of `create_graph=True` are written like others."""
     here, there = owners(), owners()

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils import clip_grad
+from torch.utils.flop_counter import FlopCounterMode
 
 import gradclip
 import rank_functions
 from gradclip.patching.clippers import IDLE
 from gradclip.patching.places import originals
-from gradclip.policies import FixedNorm, MedianClip, ZClip, by_group
+from gradclip.policies import FixedNorm, MedianClip, Policy, ZClip, by_group
 from gradclip.records import Memory
 from gradclip.testing import RankPool
 from processes import forked, printed
@@ -724,6 +725,62 @@ def test_a_dry_run_goes_on_by_itself(mode: Any, policy: ZClip | None) -> None:
                 assert nn.utils.clip_grad_norm_(model.parameters(), 1.0).shape == ()
             optimizer.step()
     assert not memory.records
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_parts_of_a_model_without_numbers_are_no_dry_run(policy: FixedNorm | None, is_first: bool) -> None:
+    """As where the whole is made on the meta device, and what is trained alone gets memory."""
+    memory, trained = Memory(), nn.Linear(3, 2)
+    parts = [trained, nn.Linear(3, 2, device="meta")]
+    model = nn.ModuleList(parts[::-1] if is_first else parts)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradclip.patch(policy, sinks=[memory]):
+        for calls in (True, False):
+            for p in trained.parameters():
+                p.grad = torch.ones_like(p)
+            if calls:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    assert [record.total_norm for record in memory.records] == pytest.approx([math.sqrt(8.0)] * 2)
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(2.0), ZClip(max_norm=20.0, warmup=2)], ids=repr)
+def test_who_counts_operations_gets_the_same_records(policy: Policy | None) -> None:
+    """In a dispatch mode that looks on, numbers are there, and a call is a clip as ever."""
+    found, sizes = [], (3.0, 5.0, 4.0, 9.0)
+    for mode in (contextlib.nullcontext(), FlopCounterMode(display=False)):
+        memory, p = Memory(), nn.Parameter(torch.zeros(3))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        with gradclip.patch(policy, sinks=[memory]), mode:
+            for size in sizes:
+                p.grad = torch.full((3,), size)
+                nn.utils.clip_grad_norm_([p], 1.0)
+                optimizer.step()
+        found.append(([(x.status, x.total_norm, x.total_norm_after) for x in memory.records], p.tolist()))
+    assert found[0] == found[1]
+    assert [norm for _, norm, _ in found[0][0]] == pytest.approx(
+        [size * math.sqrt(3.0) for size in (3.0, 5.0, 4.0, 9.0)]
+    )
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(1.0)], ids=["recorded", "by a policy"])
+@pytest.mark.filterwarnings("default")  # compilers warn of much
+def test_calls_compile_into_one_graph(policy: FixedNorm | None) -> None:
+    """As torch's functions do, whatever else there is in the process that clips."""
+
+    def clipped(by_value: Tensor, by_norm: Tensor) -> Tensor:
+        nn.utils.clip_grad_value_([by_value], 0.5)
+        return nn.utils.clip_grad_norm_([by_norm], 1.0)
+
+    torch.compiler.reset()
+    owners = [torch.zeros(3) for _ in range(2)]
+    for owner in owners:
+        owner.grad = torch.full((3,), 2.0)
+    with gradclip.patch(policy, sinks=[Memory()]):
+        norm = torch.compile(clipped, fullgraph=True, backend="aot_eager")(*owners)
+    assert norm.item() == pytest.approx(2.0 * math.sqrt(3.0))
+    assert [x.grad.norm().item() for x in owners if x.grad is not None] == pytest.approx([0.5 * math.sqrt(3.0), 1.0])
 
 
 @pytest.mark.parametrize("kind", ["names twice", "no parameter", "plain tensors"])

@@ -30,6 +30,25 @@ def test_dispatch_modes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert private._dispatch_modes()() == 0
 
 
+def test_tracers_are_told_from_other_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs alone are noticed; without the names, any mode is."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    seen = [private.has_tracing_mode()]
+    with Watching():
+        seen.append(private.has_tracing_mode())
+    with FakeTensorMode():
+        seen.append(private.has_tracing_mode())
+    make_fx(lambda x: seen.append(private.has_tracing_mode()) or x)(torch.ones(2))
+    assert seen == [False, False, True, True]
+    monkeypatch.delattr(torch._C, "_get_dispatch_mode")
+    without = private._tracing_modes()
+    assert not without()
+    with Watching():
+        assert without()
+
+
 def test_tracing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside `torch.jit.trace`; without the name, never."""
     seen: list[bool] = []

@@ -1,6 +1,9 @@
-"""What devices lack."""
+"""What devices lack, numbers at all on the meta device."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from gradclip.tracing import is_traced
 
@@ -9,6 +12,14 @@ KNOWN = {"cpu": False, "cuda": False, "meta": False, "mps": True}
 
 TRIED: dict[torch.device, bool] = {}
 """Whether others refused it when they were first met."""
+
+
+def first_with_numbers(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the first of tensors that is not on the meta device, as parts of a model may be that nobody trains.
+
+    Where all are, it is the first.
+    """
+    return next((x for x in tensors if not x.is_meta), tensors[0])
 
 
 def lacks_float64(device: torch.device) -> bool:

@@ -151,38 +151,40 @@ def _pairs_in(elements: list[Any], argument: str) -> Iterator[object]:
     """Yield what a list holds as named pairs, where each element has one meaning, or as it is."""
     for i, element in enumerate(elements):
         name = f"{argument}[{i}]"
-        match element:
-            case (str(), _) | str() | bytes():
-                yield element
-            case Tensor():
-                yield name, element
-            case Module() | Optimizer():
-                pairs = parameters_of(element) if isinstance(element, Module) else named_parameters(element)
-                yield from ((f"{name}.{own}", tensor) for own, tensor in pairs)
-            case Mapping() if _is_group(element):
-                yield from _named_in(element, f"param_groups[{i}]")
-            case Iterable() if not isinstance(element, Mapping):
-                inner = list(element)
-                if not inner:
-                    _warn_if_exhausted(name, element)
-                for j, x in enumerate(inner):
-                    is_pair = isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)  # noqa: PLR2004
-                    yield x if is_pair or not isinstance(x, Tensor) else (f"{name}[{j}]", x)
-            case _:
-                yield element
+        # Asked one by one, as the compiler of torch 2.6 follows no `match`.
+        if isinstance(element, Tensor):
+            yield name, element
+        elif isinstance(element, (Module, Optimizer)):
+            pairs = parameters_of(element) if isinstance(element, Module) else named_parameters(element)
+            for own, tensor in pairs:
+                yield f"{name}.{own}", tensor
+        elif _is_group(element):
+            yield from _named_in(element, f"param_groups[{i}]")
+        elif _is_named(element) or isinstance(element, (str, bytes, Mapping)) or not isinstance(element, Iterable):
+            yield element
+        else:
+            inner = list(element)
+            if not inner:
+                _warn_if_exhausted(name, element)
+            for j, x in enumerate(inner):
+                yield (f"{name}[{j}]", x) if isinstance(x, Tensor) else x
 
 
 def _from_pairs(function: str, pairs: Iterable[object], argument: str) -> Owners:
     tensors: list[Tensor] = []
     names: list[str] = []
     for i, pair in enumerate(pairs):
-        match pair:
-            case (str() as name, Tensor() as tensor):
-                tensors.append(tensor)
-                names.append(name)
-            case _:
-                refuse_element(function, argument, f"{argument}[{i}]", pair)
+        given: Any = pair
+        if not _is_named(given) or not isinstance(given[1], Tensor):
+            refuse_element(function, argument, f"{argument}[{i}]", pair)
+        names.append(given[0])
+        tensors.append(given[1])
     return tensors, bare(names)
+
+
+def _is_named(given: Any) -> bool:
+    """Whether something is a pair that begins with a name."""
+    return isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], str)  # noqa: PLR2004
 
 
 def _warn_if_exhausted(argument: str, given: object) -> None:

@@ -29,6 +29,18 @@ def _dispatch_modes() -> Callable[[], int]:
     return getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
 
+def _tracing_modes() -> Callable[[], bool]:
+    """Tell whether a dispatch mode of torch's own tracers is at work, in which tensors may have no numbers to read.
+
+    Without it, as if all modes were theirs: in those of users, `patch()` records what a call leaves.
+    """
+    get, keys = getattr(torch._C, "_get_dispatch_mode", None), getattr(torch._C, "_TorchDispatchModeKey", None)
+    if get is None or keys is None:
+        return lambda: count_dispatch_modes() > 0
+    known = tuple(keys.__members__.values())
+    return lambda: any(get(key) is not None for key in known)
+
+
 def _jit_tracing() -> Callable[[], bool]:
     """Tell whether `torch.jit.trace` is at work. Without it, no: what is traced has the numbers of its first call."""
     return getattr(torch._C, "_is_tracing", lambda: False)
@@ -43,6 +55,7 @@ def _transform() -> Callable[[], object]:
 
 
 count_dispatch_modes = _dispatch_modes()
+has_tracing_mode = _tracing_modes()
 is_jit_tracing = _jit_tracing()
 transform = _transform()
 

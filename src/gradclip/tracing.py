@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from gradclip.torch_private import count_dispatch_modes, is_jit_tracing, transform
+from gradclip.torch_private import count_dispatch_modes, has_tracing_mode, is_jit_tracing, transform
 
 WITH_GRAPHS: dict[str, Any] = {
     name: module
@@ -26,6 +26,14 @@ def is_traced() -> bool:
     Values are not there to be read, either: a number on the host would become a constant of the trace.
     """
     return is_dynamo_compiling() or count_dispatch_modes() > 0 or is_jit_tracing()
+
+
+def is_graph_made() -> bool:
+    """Whether a graph is made of what is called, or shapes are followed alone: then no number can be read at all.
+
+    In a dispatch mode that looks on, such as one that counts operations, numbers are there.
+    """
+    return is_dynamo_compiling() or is_jit_tracing() or has_tracing_mode()
 
 
 def is_transformed() -> bool:

@@ -75,6 +75,22 @@ def test_a_conversion_that_swaps_tensors_finds_nobody_who_minds() -> None:
 
 
 @pytest.mark.parametrize("policy", LEARNING, ids=repr)
+def test_parts_of_a_model_without_numbers_may_come_first(policy: Policy) -> None:
+    """As where the whole is made on the meta device, and what is trained alone gets memory."""
+    found = []
+    for order in (slice(None), slice(None, None, -1)):
+        torch.manual_seed(0)
+        parts = [("part", nn.Linear(3, 4)), ("0", nn.Linear(4, 2, device="meta"))]
+        named = [(f"{name}.{key}", p) for name, part in parts[order] for key, p in part.named_parameters()]
+        clipper = GradClipper(named, policy, norms_every=1, counted_only=["*.bias"])
+        for _ in range(4):
+            for p in parts[0][1].parameters():
+                p.grad = torch.randn(p.shape)
+            found.append(clipper.clip().total_norm_after)
+    assert found[:4] == found[4:]
+
+
+@pytest.mark.parametrize("policy", LEARNING, ids=repr)
 def test_a_clipper_follows_its_model_to_a_gpu(policy: Policy) -> None:
     """And back."""
     if not torch.cuda.is_available():

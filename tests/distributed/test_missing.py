@@ -127,3 +127,10 @@ def test_gradients_on_one_rank(pool: RankPool, p: float) -> None:
     answers = pool.run(layout_workers.clip_with_missing, parts, [both, one], p)
     for number, wholes in enumerate(expected):
         check([of_rank[number] for of_rank in answers], wholes, p)
+
+
+@pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("first", [False, True])
+def test_parameters_without_numbers(pool: RankPool, first: bool) -> None:
+    """What is left on the meta device, and not trained, is passed over wherever it stands."""
+    assert pool.run(layout_workers.without_numbers, first=first) == [(2.0, 2.0)] * 2

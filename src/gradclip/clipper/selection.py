@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gradclip.devices import first_with_numbers
 from gradclip.distributed.layout import numel_of, shape_of
 from gradclip.numbers import CPU, as_float64, home
 from gradclip.parameters import (
@@ -56,8 +57,8 @@ class Selection:
 
     @property
     def placed(self) -> torch.device:
-        """Where the first parameter is now."""
-        return self.owners[0].device if self.owners else CPU
+        """Where the first parameter with numbers is now."""
+        return first_with_numbers(self.owners).device if self.owners else CPU
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +139,7 @@ def select(
     counted = tuple(name for name, _, _ in kept)
     only = _matched("counted_only", counted_only, counted)
     owners = [tensor for _, tensor, _ in kept]
-    device = home(owners[0].device) if owners else CPU
+    device = home(first_with_numbers(owners).device) if owners else CPU
     layout = Layout(
         names=counted,
         **_sizes(counted, owners),

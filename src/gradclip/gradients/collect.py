@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradclip.devices import first_with_numbers
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import layout_of, sharded_and_marks
@@ -153,5 +154,5 @@ def _opened(
         for i in new:
             rule.check(places[i], gradients[i])
         is_shared = rule.layout is not None and len(rule.owners) > 0
-        opened = registry.open_(rest, local_of(rule.owners[0]).device if is_shared else CPU)
+        opened = registry.open_(rest, local_of(first_with_numbers(rule.owners)).device if is_shared else CPU)
     return opened if batch is None or not old else registry.joined(gradients, [(batch, old), (opened, new)])

@@ -6,6 +6,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from gradclip.devices import first_with_numbers
 from gradclip.distributed.agreement import Agreement, Placements, agreement_of_calls
 from gradclip.distributed.dtensor import copies_of, is_unsummed, local_of, local_rows
 from gradclip.distributed.layout import RankLayout, Scope, scopes_of
@@ -52,7 +53,7 @@ class Held:
         self._unsummed: dict[int, Placements] = {i: tuple(x.placements) for i, x in placed.items() if is_unsummed(x)}
         self._summed: dict[Span, dict[int, Tensor]] = {}
         self.unsummed_place = next(iter(self._unsummed), None)
-        self._home = home(local_of(owners[0]).device) if owners else CPU
+        self._home = home(local_of(first_with_numbers(owners)).device) if owners else CPU
         if not owners and layout.group is not None:
             self._home = layout.group.serves(CPU)
 

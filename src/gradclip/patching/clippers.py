@@ -26,12 +26,11 @@ from gradclip.distributed.layout import may_have_gradient
 from gradclip.functional import clip_grad_norm_
 from gradclip.numbers import Scalar, as_float64
 from gradclip.parameters import may_be_swapped
-from gradclip.patching.families import Asleep, Family, Given, Settings
+from gradclip.patching.families import Asleep, Family, Given, Settings, is_dry_run
 from gradclip.policies import Policy
 from gradclip.policies.fixed import measures
 from gradclip.records import ClipRecord, Sink, Sinks, flush
 from gradclip.records.sinks import LISTENERS, Listener
-from gradclip.torch_private import is_fake
 from gradclip.tracing import untraced
 
 IDLE = 1000
@@ -290,7 +289,7 @@ class Clippers:
             if says:
                 callers.warn_once(f"Some gradients are neither recorded nor clipped by a policy. {error}")
             return None
-        if any(p.is_meta or is_fake(p) for p in clipper._selection.owners):  # of a dry run, which has no numbers
+        if is_dry_run(clipper._selection.owners):
             return None
         clipper._trust.quiet = True  # the script is not to be told of a `clip()` that it does not call
         clipper._turn = Turn(waits=True)  # nor whose threads share parameters, as those of A3C, of a clipper

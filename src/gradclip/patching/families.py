@@ -19,6 +19,15 @@ from gradclip.numbers import Scalar, as_float64, coefficient, from_device, is_kn
 from gradclip.policies import Policy
 from gradclip.policies.measured import Layout, Norms
 from gradclip.policies.policy import Decision
+from gradclip.torch_private import is_fake
+
+
+def is_dry_run(parameters: list[Tensor]) -> bool:
+    """Whether there are no numbers: those of gradients count, as parts of a model may be left without any.
+
+    Where there is no gradient yet, those of the parameters do.
+    """
+    return any(p.is_meta or is_fake(p) for p in [p for p in parameters if p.grad is not None] or parameters)
 
 
 @final

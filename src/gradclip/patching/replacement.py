@@ -25,7 +25,7 @@ from gradclip.patching.places import CLIPPING, Function, Place, holders_of, orig
 from gradclip.policies import Policy
 from gradclip.policies.policy import check_policies
 from gradclip.records import Sink
-from gradclip.tracing import is_traced
+from gradclip.tracing import is_graph_made
 from gradclip.validation import check_norm_type
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class Patch:
         clip_value: float | Tensor,
         foreach: bool | None = None,  # noqa: ARG002, FBT001 -- torch's signature
     ) -> None:
-        about = () if self._clippers is None else self._clippers.families_about(_owners("clip_grad_value_", parameters))
+        owners = _owners("clip_grad_value_", parameters)
+        about = self._clippers.families_about(owners) if self._clippers is not None and owners else ()
         clipped = [family for family in about if family.is_as_called()]
         functional.clip_grad_value_(parameters, clip_value)
         for family in clipped:
@@ -271,12 +272,12 @@ def _walkable(given: Any, depth: int = 1) -> Any:
 
 
 def _owners(function: str, parameters: Parameters) -> list[Tensor]:
-    """Return the parameters of a call that a clipper may take; none where it is traced, or some are no tensors."""
+    """Return the parameters of a call that a clipper may take; none in a graph, or where some are no tensors."""
     if isinstance(parameters, Iterator):  # an exhausted one, of which the function tells
         return []
     tensors, _ = flatten(function, parameters)
     owners = [x for x in tensors if isinstance(x, Tensor)]
-    return owners if len(owners) == len(tensors) and not is_traced() else []
+    return owners if len(owners) == len(tensors) and not is_graph_made() else []
 
 
 def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -291,5 +292,5 @@ def _fits(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str,
 def _as_torch_returns(norm: Any, parameters: Any) -> Any:
     """Return a norm of DTensors as one itself."""
     listed = parameters if isinstance(parameters, (list, tuple)) else [parameters]
-    owner = next((x for x in listed if is_dtensor(x)), None)
-    return norm if owner is None else replicated(norm, owner)
+    owners = [x for x in listed if is_dtensor(x)]  # `next` with a default would break a graph of torch 2.6
+    return replicated(norm, owners[0]) if owners else norm

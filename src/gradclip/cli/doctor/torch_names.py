@@ -5,7 +5,7 @@ from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
     "torch": ("_foreach_copy_", "_foreach_norm"),
-    "torch._C": ("_is_tracing", "_len_torch_dispatch_stack"),
+    "torch._C": ("_TorchDispatchModeKey", "_get_dispatch_mode", "_is_tracing", "_len_torch_dispatch_stack"),
     "torch._C._functorch": ("peek_interpreter_stack",),
     "torch.utils._python_dispatch": ("TorchDispatchMode",),
     "torch.Tensor": ("__dlpack_c_exchange_api__", "_is_zerotensor", "_values", "_version"),
