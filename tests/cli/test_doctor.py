@@ -158,6 +158,7 @@ def test_private_names_are_found_or_missing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 OF_OBJECTS = {
+    "_all_handles",
     "_fsdp_flattened",
     "_per_optimizer_states",
     "_scale",
