@@ -39,7 +39,7 @@ COLUMNS = re.compile(r'\{(?:\s*"[^"\n]*"\s*:\s*\[[^\]\n]*(?:\]\s*,?|$))+\s*(?:\}
 OBJECT = re.compile(r"\{\s*[\"}]")
 """How an object of JSON begins; what Python prints has other quotes."""
 
-UNREADABLE: dict[bytes, str] = {
+FOREIGN: dict[bytes, str] = {
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file. Run `git lfs pull`, and name it again.",
     b":W&B": "it is a run as Weights & Biases keeps it. Upload it by `wandb sync`, and export its history as CSV.",
     b"SQLite": "it is a database, as MLflow keeps runs in. Export the metrics of the run as CSV.",
@@ -110,7 +110,7 @@ def _named(name: str) -> Kind | None:
 
 def _kind(path: Path, data: bytes, column: str | None) -> Kind:
     head = data[:HEAD]
-    for beginning, problem in UNREADABLE.items():
+    for beginning, problem in FOREIGN.items():
         if head.startswith(beginning):
             raise ReadError(path, problem)
     if EVENTS in path.name or b"brain.Event:" in head:
