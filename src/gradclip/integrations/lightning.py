@@ -115,7 +115,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from saved states, once training begins."""
-        self._loaded = state_dict["clippers"]
+        self._loaded = state_dict["clippers"] or None  # of before a training, as a finder of learning rates saves them
 
     def _policies(self, count: int) -> list[Policy]:
         listed = list(self._policy) if isinstance(self._policy, Sequence) else [self._policy] * count
