@@ -116,8 +116,8 @@ class StateWhenSaved:
     def __init__(self, clipper: GradClipper) -> None:
         self._clipper = clipper
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return self._clipper.state_dict()
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:  # copied or pickled, it is plain data
+        return dict, (self._clipper.state_dict(),)
 
 
 def install(
