@@ -1,6 +1,7 @@
 """Under `patch()` every step leaves a record: of a line search, and of an own clipper."""
 
 import gc
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -333,3 +334,45 @@ def test_nothing_is_held_of_a_step_in_which_the_patch_ends() -> None:
     optimizer.step(closure)
     gc.collect()
     assert WATCHERS.of(p) == []
+
+
+# Gradients that nobody can clip, which is no matter where nobody does.
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(math.inf)])
+@pytest.mark.parametrize("make", [lambda: torch.full((1,), 3.0).expand(4), lambda: torch._efficientzerotensor(4)])
+def test_gradients_that_cannot_be_written_are_recorded(make: Callable[[], Tensor], policy: FixedNorm | None) -> None:
+    """Such as `autograd.grad` makes of a sum: to be measured they need not be."""
+    p = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([p], lr=0.25)
+    memory = Memory()
+    with gradclip.patch(policy, sinks=[memory]):
+        p.grad = make()
+        optimizer.step()
+    assert torch.equal(p, 1.0 - 0.25 * make().clone())
+    assert [(record.status, record.total_norm) for record in memory.records] == [("ok", 2 * make()[0].item())]
+
+
+@pytest.mark.parametrize("policy", [None, FixedNorm(1.0)])
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.jagged])
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+def test_parameters_whose_gradients_have_no_norm_are_let_be(
+    layout: torch.layout, policy: FixedNorm | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that trains them trains on, and hears once that they are left alone."""
+    monkeypatch.setattr("gradclip.callers._said", set())
+    if layout is torch.jagged:
+        p: Any = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout, requires_grad=True)
+    else:
+        p = nn.Parameter(torch.eye(3).to_sparse_csr())
+    optimizer = torch.optim.SGD([p], lr=0.25, foreach=False)
+    memory = Memory()
+    said = r"neither recorded nor clipped by a policy. `GradClipper\(parameters=...\)` must be strided or sparse COO"
+    with gradclip.patch(policy, sinks=[memory]):
+        p.grad = p.detach().clone()
+        with pytest.warns(UserWarning, match=said):
+            optimizer.step()
+        p.grad = p.detach().clone()
+        optimizer.step()
+    assert p.detach().values().unique().tolist() == [0.5625]
+    assert not memory.records

@@ -165,6 +165,18 @@ def test_parameters_without_a_shape() -> None:
         GradClipper(nn.LazyLinear(3))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+def test_a_clipper_of_parameters_whose_gradients_have_no_norm() -> None:
+    """Is refused as it is made, unless they are frozen, or left out."""
+    pairs = [("graph", nn.Parameter(torch.eye(3).to_sparse_csr())), ("weight", nn.Parameter(torch.ones(3)))]
+    words = r"must be strided or sparse COO tensors, got Parameter \(torch.sparse_csr\) at graph. Leave it out by"
+    with pytest.raises(TypeError, match=words):
+        GradClipper(pairs)
+    GradClipper(pairs, ignored=["graph"])
+    pairs[0][1].requires_grad_(False)
+    GradClipper(pairs)
+
+
 def test_a_bound_of_zero_compiles() -> None:
     """In one graph, without the warning."""
     p = nn.Parameter(torch.zeros(2))

@@ -104,11 +104,23 @@ def test_it_clips_alone() -> None:
     run.fabric.backward(loss_of(net, batches()[0]))
     with pytest.raises(RuntimeError, match=r"`fabric.clip_gradients` was called, and gradclip clips"):
         run.fabric.clip_gradients(net, optimizer, max_norm=1.0)
-    other = run.fabric.setup(network())
-    run.fabric.backward(loss_of(other, batches()[0]))
-    assert run.fabric.clip_gradients(other, optimizer, max_norm=1e-3).item() > 1e-3
     run.clippers[0].detach()
     run.fabric.clip_gradients(net, optimizer, max_norm=1.0)
+
+
+def test_fabric_clips_for_the_other_optimizer() -> None:
+    """Of one module, such as a GAN: its clip is about the parameters of the optimizer, whichever module it is given."""
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    nets = torch.nn.ModuleList([network(), network()])
+    both, *optimizers = fabric.setup(nets, *(torch.optim.SGD(net.parameters(), lr=RATE) for net in nets))
+    setup(fabric, both, optimizers[0], 0.5)
+    sum(loss_of(net, batches()[0]) for net in nets).backward()
+    with pytest.raises(RuntimeError, match=r"`fabric.clip_gradients` was called, and gradclip clips"):
+        fabric.clip_gradients(nets[1], optimizer=optimizers[0], max_norm=1.0)
+    before = nets[0][0].weight.grad.clone()
+    assert fabric.clip_gradients(both, optimizers[1], max_norm=1e-3).item() > 1e-3
+    assert torch.nn.utils.get_total_norm([p.grad for p in nets[1].parameters()]) < 1.001e-3
+    assert torch.equal(nets[0][0].weight.grad, before)
 
 
 def test_its_loggers_hear_of_every_step(tmp_path: Path) -> None:

@@ -191,6 +191,19 @@ def test_a_checkpoint_that_was_validated_is_not_gone_on_from(pl: Any, tmp_path: 
     assert callback.clippers[0].last is not None and callback.clippers[0].last.step == STEPS
 
 
+def test_a_checkpoint_of_before_a_training(pl: Any, tmp_path: Path) -> None:
+    """Such as a finder of learning rates saves, and restores: it has no clippers, and a training begins anew."""
+    module = module_of(pl)
+    first = trainer_of(pl, tmp_path, GradClipCallback(0.5))
+    first.strategy.connect(module)
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    finder = pl.callbacks.LearningRateFinder(num_training_steps=3, update_attr=False)
+    for others, options in (((finder,), {}), ((), {"ckpt_path": tmp_path / "first.ckpt"})):
+        callback = GradClipCallback(0.5)
+        trainer_of(pl, tmp_path, callback, *others).fit(module, **options)
+        assert callback.clippers[0].last is not None  # that of 20 steps; with 2.2.5, the finder takes some of them
+
+
 def test_a_bad_step_does_not_happen(pl: Any, tmp_path: Path) -> None:
     module = module_of(pl)
     module.poison = 3

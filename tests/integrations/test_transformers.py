@@ -17,6 +17,7 @@ from integrations.loops import RATE, STEPS, late, needed, same, trained
 transformers, _ = needed("transformers", "accelerate")
 
 from gradclip.integrations.transformers import GradClipCallback, install  # noqa: E402 -- where it is installed
+from integrations.engines import nobody_else_clips  # noqa: E402
 from integrations.trainers import Model, trainer_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -210,6 +211,41 @@ def test_the_best_checkpoint_has_the_state(tmp_path: Path) -> None:
     saved = [json.loads(path.read_text()) for path in tmp_path.glob("checkpoint-*/trainer_state.json")]
     assert saved
     assert all(state["stateful_callbacks"]["gradclip"]["step"] == state["global_step"] for state in saved)
+
+
+@pytest.mark.parametrize("way", ["callback", "install"])
+@pytest.mark.parametrize("who", ["callback", "jit", "save_state"])
+def test_whoever_saves_saves_the_state(tmp_path: Path, way: str, who: str) -> None:
+    """As it is then: another callback that comes later may ask for it, and a signal at any time."""
+
+    class Saver(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_save |= who == "callback" and state.global_step == 7
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 7 and who == "jit":
+                trainer._save_checkpoint(trainer.model, trial=None)  # as transformers does on SIGTERM
+            if state.global_step == 7 and who == "save_state":
+                trainer.save_state()
+
+    callbacks = [GradClipCallback(0.5)] if way == "callback" else []
+    trainer = trainer_of(tmp_path, callbacks=[*callbacks, Saver()], save_strategy="steps", save_steps=5, max_steps=8)
+    if way == "install":
+        install(trainer, 0.5)
+    trainer.train()
+    folder = tmp_path if who == "save_state" else tmp_path / "checkpoint-7"
+    saved = json.loads((folder / "trainer_state.json").read_text())
+    assert saved["global_step"] == saved["stateful_callbacks"]["gradclip"]["step"] == 7
+
+
+def test_another_accelerator(tmp_path: Path) -> None:
+    """As each trial of a search for hyper-parameters makes one: the trainer's own pass is saved there too."""
+    trainer = trainer_of(tmp_path, max_steps=3)
+    install(trainer, 0.5)
+    trainer.create_accelerator_and_postprocess()
+    with nobody_else_clips():
+        trainer.train()
+    assert "clip_grad_norm_" not in vars(trainer.accelerator)
 
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Attaching(ABC):
         """Begin to hear of steps, with nothing clipped yet."""
         self._loss: Scalar | None = None
         self._total: Scalar | None = None  # of more gradients than these, where whoever calls knows it
+        self._writes = not measures(self.policy) or self._pipeline.sanitizes  # gradients, unless whoever calls knows
         self._sinks = Sinks(sinks, self.policy)
         self._last: Clip | None = None
         self._attachments: weakref.WeakKeyDictionary[Optimizer, Attachment] = weakref.WeakKeyDictionary()

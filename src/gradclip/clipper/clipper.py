@@ -217,7 +217,7 @@ class GradClipper(Attaching):
         each = every > 0 and step % every == 0
         compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
         count = self._sinks.wanted and not is_captured(self._selection.device)
-        return Asked(step, each, count, compare, self._total)
+        return Asked(step, each, count, compare, self._writes, self._total)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""

@@ -86,6 +86,11 @@ class Pipeline:
         """Whether a step can be clipped for that the host does not know whether it happens."""
         return len(self._stages) == 1 and self._nonfinite in {"skip", "propagate"} and self._group is None
 
+    @property
+    def sanitizes(self) -> bool:
+        """Whether gradients are written that are not finite, whatever the policy does."""
+        return self._nonfinite == "sanitize"
+
     def run_unread(self, asked: Asked, loss: Scalar | None, overflow: Condition) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(asked, loss, reads=False)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gradclip.devices import first_with_numbers
 from gradclip.distributed.layout import numel_of, shape_of
+from gradclip.gradients.local import LAYOUTS
 from gradclip.numbers import CPU, as_float64, home
 from gradclip.parameters import (
     Parameters,
@@ -136,6 +137,12 @@ def select(
             msg = f"`{FUNCTION}(ignored=...)` must leave a parameter to clip, got {list(ignored)!r}. Name fewer."
             raise ValueError(msg)
         refuse_no_parameters(FUNCTION, parameters)
+    for name, tensor, _ in kept:
+        if tensor.requires_grad and (tensor.is_nested or tensor.layout not in LAYOUTS):  # and so is its gradient
+            raise TypeError(
+                f"`{FUNCTION}(parameters=...)` must be strided or sparse COO tensors, got {type(tensor).__name__} "
+                f"({tensor.layout}) at {name}. Leave it out by `ignored`."
+            )
     counted = tuple(name for name, _, _ in kept)
     only = _matched("counted_only", counted_only, counted)
     owners = [tensor for _, tensor, _ in kept]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Asked(NamedTuple):
         each: Whether to measure the norm of each parameter whatever the policy asks for.
         count: Whether to count the elements that are not finite, where a norm is not.
         compare: Whether to ask all ranks of the program for their norms.
+        writes: Whether gradients may have to be written, which those that are measured alone need not bear.
         total: The 2-norm of all gradients, where a caller knows that of more than are here.
         of_closure: Whether the loss is what a closure has returned, which is that of this rank.
     """
@@ -46,6 +47,7 @@ class Asked(NamedTuple):
     each: bool = False
     count: bool = False
     compare: bool = False
+    writes: bool = False
     total: Scalar | None = None
     of_closure: bool = False
 
@@ -186,7 +188,8 @@ class ClipWork(Work):
                 raise self.failure
             return failed
         names = self.selection.names
-        found = collect(FUNCTION, owners, order, names=names, group=group, loss=self.loss, agreement=agreement)
+        how: Any = {"names": names, "group": group, "loss": self.loss, "agreement": agreement}
+        found = collect(FUNCTION, owners, order, writes=self.asked.writes, **how)
         if self.asked.of_closure and (span := everyone()) is not None:
             found.forget_loss(unless_all_of=span)  # or ranks would decide by different ones
         return found

@@ -18,6 +18,9 @@ from gradclip.parameters import name_at
 from gradclip.torch_private import arrived, is_fake, is_lazy_zero, local_of_dtensor, spec_of_dtensor
 from gradclip.tracing import is_traced
 
+LAYOUTS = {torch.strided, torch.sparse_coo}
+"""Layouts of tensors that have a norm here."""
+
 PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2",) if hasattr(torch, name)}
 """Dtypes with several numbers in an element."""
 
@@ -74,7 +77,7 @@ class Rule(NamedTuple):
             reason = "Only these have a norm."
         elif local.is_nested:
             reason = "Take its parts: `x.unbind()`."
-        elif local.layout not in {torch.strided, torch.sparse_coo}:
+        elif local.layout not in LAYOUTS:
             reason = "Convert it to a strided or a sparse COO tensor."
         elif is_dtensor(local):
             reason = (

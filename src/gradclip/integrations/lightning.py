@@ -10,6 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from gradclip.clipper import GradClipper
+from gradclip.clipper.arguments import unwrapped
 from gradclip.clipper.selection import parameters_in
 from gradclip.integrations.shared import Logging, clipper_of, metrics_of, policy_of, refuse_twice
 from gradclip.policies import Policy
@@ -115,7 +116,7 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from saved states, once training begins."""
-        self._loaded = state_dict["clippers"]
+        self._loaded = state_dict["clippers"] or None  # of before a training, as a finder of learning rates saves them
 
     def _policies(self, count: int) -> list[Policy]:
         listed = list(self._policy) if isinstance(self._policy, Sequence) else [self._policy] * count
@@ -176,9 +177,9 @@ def setup(
     original = fabric.clip_gradients
 
     @functools.wraps(original)
-    def clip_gradients(module: Module, *args: Any, **kwargs: Any) -> Any:
-        refuse_twice("fabric.clip_gradients", [clipper], module.parameters())
-        return original(module, *args, **kwargs)
+    def clip_gradients(module: Module, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        refuse_twice("fabric.clip_gradients", [clipper], parameters_in(unwrapped(optimizer)))  # which Fabric clips
+        return original(module, optimizer, *args, **kwargs)
 
     fabric.clip_gradients = clip_gradients
     return clipper.attach(optimizer, getattr(fabric._precision, "scaler", None))

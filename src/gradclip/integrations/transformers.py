@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ class GradClipCallback(TrainerCallback):
         self._latest = Memory(maxlen=1)
         self._sinks = [*sinks, self._latest]
         self._bound: float | None = None
+        self._is_installed = False
+        self._trainer: Any = None  # while it trains, where this is installed
         self._accelerator: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
@@ -68,25 +70,16 @@ class GradClipCallback(TrainerCallback):
         if state.global_step > 0 and (saved := state.stateful_callbacks.get(STATE)) is not None:
             clipper.load_state_dict(saved)
         self.clipper = clipper.attach(optimizer)
+        state.stateful_callbacks[STATE] = StateWhenSaved(clipper)
         self._bound, args.max_grad_norm = args.max_grad_norm, 0.0
-        if self._accelerator is not None:
+        if self._trainer is not None:
+            self._accelerator = self._trainer.accelerator  # another one in each trial of a search
             self._accelerator.clip_grad_norm_ = _unmeasured
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Tell the trainer whether the step has happened: of overflows a scaler would, of other skips nobody."""
         if self.clipper is not None and self.clipper.last is not None:
             given["optimizer"]._is_overflow = self.clipper.last.skipped is not None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
-        """Put the state where the checkpoint that comes takes it from."""
-        if control.should_save:
-            self._keep_state(state)
-
-    on_epoch_end = on_step_end
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
-        """Do the same: whether it was the best so far, and is to be saved, is known after this."""
-        self._keep_state(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
@@ -103,10 +96,6 @@ class GradClipCallback(TrainerCallback):
         """Leave the trainer as it was."""
         self._end(args)
 
-    def _keep_state(self, state: Any) -> None:
-        if self.clipper is not None:
-            state.stateful_callbacks[STATE] = self.clipper.state_dict()
-
     def _end(self, args: Any) -> None:
         if self.clipper is not None:
             self.clipper.detach()
@@ -114,6 +103,21 @@ class GradClipCallback(TrainerCallback):
             args.max_grad_norm, self._bound = self._bound, None
         if self._accelerator is not None:
             vars(self._accelerator).pop("clip_grad_norm_", None)
+            self._accelerator = None
+
+
+@final
+class StateWhenSaved:
+    """The state of a clipper, taken when the trainer copies its own to write it.
+
+    What asks for a checkpoint may be another callback that comes after this one, or a signal.
+    """
+
+    def __init__(self, clipper: GradClipper) -> None:
+        self._clipper = clipper
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return self._clipper.state_dict()
 
 
 def install(
@@ -134,22 +138,25 @@ def install(
         `install(trainer, ZClip(max_norm=1.0)); trainer.train()`
     """
     callback = GradClipCallback(policy, sinks=sinks, **options)
-    trainer.callback_handler.callbacks.insert(1, callback)  # after the one that decides when to save
-    callback._accelerator = trainer.accelerator
+    trainer.callback_handler.callbacks.insert(1, callback)  # after the one that decides when to log
+    callback._is_installed = True
     return callback
 
 
 def _ending(train: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `Trainer.train`, but that it leaves the trainer as it was where it raises: no event tells callbacks."""
+    """Return `Trainer.train`, of whose errors no event tells callbacks: however it ends, the trainer is as it was."""
 
     @functools.wraps(train)
     def train_and_end(self: Any, *args: Any, **kwargs: Any) -> Any:
+        callbacks = [x for x in self.callback_handler.callbacks if isinstance(x, GradClipCallback)]
+        for callback in callbacks:
+            callback._trainer = self if callback._is_installed else None
         try:
             return train(self, *args, **kwargs)
         finally:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, GradClipCallback):
-                    callback._end(self.args)
+            for callback in callbacks:
+                callback._end(self.args)
+                callback._trainer = None  # which keeps the callback
 
     return train_and_end
 
