@@ -98,7 +98,8 @@ class Family:
             total_norm = from_device(as_float64(total_norm, self.clipper._selection.device))
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
-            self.clipper._writes = max_norm < math.inf  # or it records a step that nobody clips for
+            # Or it records a step that nobody clips for.
+            self.clipper._writes = not is_known(max_norm) or max_norm < math.inf
         self.clipper._total = total_norm
         return self.clipper
 
