@@ -427,8 +427,8 @@ def clip_copies_under_fsdp1() -> float:
     return float(gradclip.clip_grad_norm_(wrapped.module, math.inf, group=dist.group.WORLD))
 
 
-def clip_fsdp1_over_tensor_parallel() -> None:
-    """Clip where FSDP1 holds what tensor parallelism has split."""
+def clip_fsdp1_over_tensor_parallel(*, another: bool = False) -> float:
+    """Clip where FSDP1 holds what tensor parallelism has split; or another model, which it shards beside that one."""
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
@@ -438,7 +438,11 @@ def clip_fsdp1_over_tensor_parallel() -> None:
         module, device_mesh=mesh["data"], device_id=torch.device("cpu"), use_orig_params=True
     )
     wrapped(torch.ones(2, 4)).sum().backward()
-    gradclip.clip_grad_norm_(wrapped, 1.0)
+    if not another:
+        return float(gradclip.clip_grad_norm_(wrapped, 1.0))
+    beside = fsdp1(net(), orig=True, sizes=(4,))
+    beside.backward(torch.float32)
+    return float(gradclip.clip_grad_norm_(beside.module, math.inf))
 
 
 def bare(name: str) -> str:

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 import gradclip
+from gradclip.distributed import Ownership, declare, forget
 from gradclip.ops import registry
 from gradclip.ops.operators import NAMESPACE
 from gradclip.tracing import is_captured
@@ -281,6 +282,21 @@ def test_parameters_in_any_form(form: str) -> None:
         p.grad = torch.ones_like(p)
     clip = torch.compile(lambda: gradclip.clip_grad_norm_(FORMS[form](model), 2.0), fullgraph=True, backend="aot_eager")
     assert clip().item() == pytest.approx(math.sqrt(8.0))
+
+
+def test_what_is_declared_of_another_model_is_none_of_it() -> None:
+    """A clip of this one compiles all the same, until it is declared itself."""
+    own, other = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    own.grad = torch.full((3,), 2.0)
+    compiled = torch.compile(lambda: gradclip.clip_grad_norm_([own], math.inf), backend="eager", fullgraph=True)
+    try:
+        declare(other, Ownership(counted=False))
+        assert compiled().item() == pytest.approx(12.0**0.5)
+        declare(own, Ownership(counted=False))
+        with pytest.raises(Exception, match=r"outside of `torch.compile`|Observed exception|re-raise"):
+            compiled()
+    finally:
+        forget([own, other])
 
 
 def test_gradients_with_a_history() -> None:

@@ -71,6 +71,27 @@ def test_functions(name: str, dtype: torch.dtype, missing: bool) -> None:
         (CALLS | MORE)[name](parameters)
 
 
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grads_with_norm_"])
+@pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])
+def test_patched_functions(name: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are recorded: neither their bound is read, nor the norm that is held against it."""
+    monkeypatch.setattr("gradclip.records.draft.Transfer", Copy)
+    records: list[gradclip.ClipRecord] = []
+    parameters = owners(missing)
+    gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+    before = [x.held.clone() for x in gradients]
+    given = [There(torch.full((), x)) for x in (0.5, 2.0)][: 1 + (name == "clip_grads_with_norm_")]
+    with gradclip.patch(sinks=[records.append]):
+        with no_waits():
+            getattr(torch.nn.utils, name)(parameters, *given)
+        gradclip.records.flush()
+    norm = reference.norm(before, 2.0)
+    coef = reference.coefficient(norm if len(given) == 1 else 2.0, 0.5)
+    for x, own in zip(gradients, before, strict=True):
+        torch.testing.assert_close(x.held, own * coef)
+    assert [(x.total_norm, x.threshold) for x in records] == [(pytest.approx(norm, rel=1e-6), 0.5)]
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, 9.0, -9.0, math.inf, 0.0])
 def test_two_devices(p: float) -> None:
     """Norms of powers that leave float64 are taken in units of the extremum of all, wherever that is."""

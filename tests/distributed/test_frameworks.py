@@ -178,6 +178,13 @@ def test_fsdp1_over_tensor_parallel_is_refused(pool_of: Callable[[int], RankPool
         pool_of(4).run(workers.clip_fsdp1_over_tensor_parallel)
 
 
+def test_a_model_that_is_refused_is_none_of_another(pool_of: Callable[[int], RankPool]) -> None:
+    """Wherever it lives, or waits for the collector: some ranks would clip, and others not."""
+    whole = reference.norm([*alone(1).values()], 2.0)
+    found = pool_of(4).run(partial(workers.clip_fsdp1_over_tensor_parallel, another=True))
+    assert found == pytest.approx([whole] * 4, rel=2e-6)
+
+
 def check_against_one_process(layout: Layout, found: Gradients, dtype: torch.dtype) -> None:
     expected = {name: x for name, x in alone(layout.batches).items() if name not in layout.without}
     assert found.keys() == expected.keys()

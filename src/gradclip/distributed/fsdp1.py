@@ -50,7 +50,7 @@ def ownership_of_flat(parameter: Tensor, whole: frozenset[int] = frozenset()) ->
         ValueError: If FSDP1 has made plain tensors of the local parts of DTensors, which leave no trace of the rest.
     """
     if id(parameter) not in _known:
-        _find_out()
+        _find_out(parameter)
     said, beyond = _known.get(id(parameter), Ownership()), declared(parameter)
     if id(parameter) in whole:
         said = replace(said, sharded=(), replicated=said.sharded)
@@ -65,17 +65,20 @@ def _together(some: Groups, others: Groups) -> tuple[Group, ...]:
     return tuple({ranks_of(group): group for group in (*listed(others), *listed(some))}.values())
 
 
-def _find_out() -> None:
+def _find_out(parameter: Tensor) -> None:
     handles = [known for x in gc.get_objects() if (known := flat_handle(x)) is not None]
     _units[:] = [Unit(weakref.ref(x.flat), frozenset(id(piece) for piece, _ in x.pieces)) for x in handles]
     for handle in handles:
-        if handle.is_of_dtensors:
-            raise ValueError(
-                "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, got "
-                "DTensors that it has flattened. Shard with `fully_shard` instead."
-            )
+        own = [(handle.flat, handle.numel), *handle.pieces]
+        if handle.is_of_dtensors:  # of another model perhaps, which may be gone but for the collector
+            if any(tensor is parameter for tensor, _ in own):
+                raise ValueError(
+                    "`parameters` must not be sharded by FSDP1 (`FullyShardedDataParallel`) over tensor parallelism, "
+                    "got DTensors that it has flattened. Shard with `fully_shard` instead."
+                )
+            continue
         sharded, replicated = (handle.group, ()) if handle.is_sharded else ((), handle.group)
-        for tensor, numel in [(handle.flat, handle.numel), *handle.pieces]:
+        for tensor, numel in own:
             if id(tensor) not in _known:
                 _known[id(tensor)] = Ownership(sharded=sharded, replicated=replicated, numel=numel)
                 weakref.finalize(tensor, _known.pop, id(tensor), None)

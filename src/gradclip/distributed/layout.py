@@ -208,7 +208,8 @@ def layout_of(
             specs[place] = spec_of_dtensor(x) if isinstance(x, kind) else localized_spec(x) if may_be_former else None
     specs = None if specs is None or all(spec is None for spec in specs) else specs
     if is_dynamo_compiling():
-        if group is not None or DECLARED or specs is not None or (may_be_flat() and any(map(is_flat, owners))):
+        known = DECLARED and (are_gradients or any(declared(x) is not None for x in owners))
+        if group is not None or known or specs is not None or (may_be_flat() and any(map(is_flat, owners))):
             raise RuntimeError(  # the plan is made by Python code that cannot be traced
                 "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."
             )

@@ -1,7 +1,7 @@
 """What a tensor cannot say of itself: which ranks hold pieces of it, tensors of their own in its place, or copies."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -144,6 +144,11 @@ def declared_of_gradients() -> dict[int, Ownership]:
             if gradient is not None:
                 found[id(gradient)] = DECLARED[identity]
     return found
+
+
+def is_any_declared(tensors: Iterable[Tensor]) -> bool:
+    """Whether anything was declared about any of some tensors."""
+    return not DECLARED.keys().isdisjoint(map(id, tensors))
 
 
 def declared(tensor: Tensor) -> Ownership | None:

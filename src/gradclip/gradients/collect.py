@@ -9,7 +9,7 @@ from gradclip.devices import first_with_numbers
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.dtensor import local_of
 from gradclip.distributed.layout import layout_of, sharded_and_marks
-from gradclip.distributed.ownership import DECLARED
+from gradclip.distributed.ownership import DECLARED, is_any_declared
 from gradclip.distributed.span import Span
 from gradclip.gradients.gradient_set import GradientSet
 from gradclip.gradients.held import Held
@@ -71,7 +71,8 @@ def collect(
             found = None if walk is None else walk(owners, order, sharded, marks)
         if found is not None:
             batch, places, specs, left = found
-            if specs is None and not left and batch.tensors and group is None and not DECLARED:
+            is_declared = DECLARED and is_any_declared(owners)  # not of another model alone
+            if specs is None and not left and batch.tensors and group is None and not is_declared:
                 return Here("parameters", owners, names, batch.tensors, batch, places, loss)
             taken = range(len(owners)) if places is None else places
         else:

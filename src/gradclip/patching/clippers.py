@@ -76,7 +76,7 @@ class Clippers:
     def clip(
         self,
         parameters: list[Tensor],
-        max_norm: float,
+        max_norm: Scalar,
         norm_type: float,
         *,
         raises: bool = False,

@@ -44,7 +44,7 @@ class Given(Policy):
     """
 
     norm_type: float = 2.0
-    max_norm: float = field(default=math.inf, init=False)
+    max_norm: Scalar = field(default=math.inf, init=False)
     total_norm: Scalar | None = field(default=None, init=False)
 
     def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- as its base says; it learns nothing
@@ -92,13 +92,14 @@ class Family:
         """All that it has been about."""
         return self.clipper._selection.owners
 
-    def told(self, max_norm: float = math.inf, total_norm: Scalar | None = None) -> GradClipper:
+    def told(self, max_norm: Scalar = math.inf, total_norm: Scalar | None = None) -> GradClipper:
         """Return the clipper, which knows what to hold norms against: a norm too, be it of gradients elsewhere."""
         if total_norm is not None and not is_known(total_norm):
             total_norm = from_device(as_float64(total_norm, self.clipper._selection.device))
         if isinstance(policy := self.clipper.policy, Given):
             policy.max_norm, policy.total_norm = max_norm, total_norm
-            self.clipper._writes = max_norm < math.inf  # or it records a step that nobody clips for
+            # Or it records a step that nobody clips for.
+            self.clipper._writes = not is_known(max_norm) or max_norm < math.inf
         self.clipper._total = total_norm
         return self.clipper
 

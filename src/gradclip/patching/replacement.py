@@ -17,7 +17,7 @@ from gradclip.distributed.dtensor import is_dtensor, replicated
 from gradclip.distributed.layout import may_have_gradient
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.functional.arguments import check_max_norm, check_total_norm
-from gradclip.numbers import WIDE
+from gradclip.numbers import WIDE, is_known
 from gradclip.parameters import Parameters, flatten
 from gradclip.patching.clippers import Clippers
 from gradclip.patching.fsdp1 import in_place_of, when_imported
@@ -139,8 +139,8 @@ class Patch:
         gradients = [x if x.grad is None else x.grad for x in owners if may_have_gradient(x)]  # here, or elsewhere
         order, total = check_norm_type(function, norm_type), None
         if self._clippers is not None and order > 0.0 and gradients:
-            bound = float(check_max_norm(function, max_norm))
-            if bound < math.inf:  # or it is measured alone, and clipped by another call, or before the step
+            bound = check_max_norm(function, max_norm)
+            if not is_known(bound) or bound < math.inf:  # or it is measured, and clipped by a call, or before the step
                 with suppress(NonFiniteGradientError):  # which the function raises, in torch's words
                     total = self._clippers.clip(owners, bound, order, raises=bool(error_if_nonfinite))
         if total is None:
@@ -159,7 +159,7 @@ class Patch:
         owners = _owners(function, parameters)
         total = None
         if self._clippers is not None and any(map(may_have_gradient, owners)):
-            bound, norm = float(check_max_norm(function, max_norm)), check_total_norm(function, total_norm)
+            bound, norm = check_max_norm(function, max_norm), check_total_norm(function, total_norm)
             total = self._clippers.clip(owners, bound, 2.0, total_norm=norm)
         if total is None:
             functional.clip_grads_with_norm_(parameters, max_norm, total_norm)

@@ -195,7 +195,7 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
         headline=headline,
         reasons=(*reasons, *([settling] if late else [])),
         suggestions=suggestions,
-        max_norm=float(digits(suggestions[1].max_norm)) if suggestions else verdicts.kept(verdict, bound),
+        max_norm=suggestions[1].max_norm if suggestions else verdicts.kept(verdict, bound),
         dominating=shares,
         median=found.median,
         largest=found.largest,

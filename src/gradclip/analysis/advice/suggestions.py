@@ -10,6 +10,7 @@ from torch import Tensor
 from gradclip.analysis.advice.bootstrap import intervals
 from gradclip.analysis.advice.spells import without_spells
 from gradclip.analysis.advice.thresholds import NAMES, landmarks, share_clipped, share_removed
+from gradclip.analysis.amounts import digits
 
 BOTH = math.sqrt(2.0)
 """How much further two recordings are from each other than one is from the truth, in logarithms."""
@@ -26,7 +27,7 @@ class Suggestion:
 
     Attributes:
         name: `"tight"`, `"balanced"` or `"conservative"`.
-        max_norm: The threshold, in the units of the recorded norms.
+        max_norm: The threshold, in the units of the recorded norms, as it is to be written: with three digits.
         low: The lower end of its 95 % interval: how far it would move in another recording of the same training.
         high: The upper end.
         share_clipped: The share of the judged steps above it, in [0, 1].
@@ -56,8 +57,9 @@ def suggest(norms: Tensor, seed: int, *, drifting: bool) -> tuple[Suggestion, ..
     low, high = (factor**BOTH for factor in intervals(usual, seed))
     few = (usual > values[:, None]).sum(dim=1) < EDGE
     high = torch.where(few, torch.maximum(high, 1.0 / low), high)
-    rows = zip(NAMES, values.tolist(), (values * low).tolist(), (values * high).tolist(), strict=True)
+    written = [float(digits(value)) for value in values.tolist()]
+    rows = zip(NAMES, written, (values * low).tolist(), (values * high).tolist(), strict=True)
     return tuple(
-        Suggestion(name, value, least, most, share_clipped(norms, value), share_removed(norms, value))
-        for name, value, least, most in rows
+        Suggestion(name, bound, least, most, share_clipped(norms, bound), share_removed(norms, bound))
+        for name, bound, least, most in rows
     )

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradclip.analysis import Advice, Replay, advise
-from gradclip.analysis.amounts import digits
 from gradclip.analysis.as_clips import clips_of
 from gradclip.analysis.series import Event, Series
 from gradclip.analysis.series_replay import replay_series
@@ -118,8 +117,8 @@ class Run:
 
     @cached_property
     def suggested(self) -> dict[str, float]:
-        """The thresholds that are advised, by name, as they are written down: with three digits."""
-        return {each.name: float(digits(each.max_norm)) for each in self.advice.suggestions}
+        """The thresholds that are advised, by name."""
+        return {each.name: each.max_norm for each in self.advice.suggestions}
 
     @cached_property
     def tensors(self) -> Tensors | None:
