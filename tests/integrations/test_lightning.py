@@ -119,12 +119,15 @@ def test_micro_batches(pl: Any, tmp_path: Path) -> None:
 def test_an_optimizer_each(pl: Any, tmp_path: Path) -> None:
     """Two adversaries have two clippers, and a policy each where that is asked for."""
     module = module_of(pl, manual=True, count=2)
-    trainer = trainer_of(pl, tmp_path, callback := GradClipCallback([0.5, AdaGC(1.0, warmup=3)]))
+    records = Memory()
+    trainer = trainer_of(pl, tmp_path, callback := GradClipCallback([0.5, AdaGC(1.0, warmup=3)], sinks=[records]))
     trainer.fit(module)
     same(module.nets[0], trained(FixedNorm(0.5))[0])
     same(module.nets[1], trained(AdaGC(1.0, warmup=3))[0])
     assert {"optimizer0/gradclip/total_norm", "optimizer1/gradclip/total_norm"} <= set(trainer.callback_metrics)
     assert len(callback.clippers) == 2
+    told = [(record.group, record.step) for record in records.records]  # or the one's would take the other's place
+    assert told == [(f"optimizer{i}", step) for step in range(1, STEPS + 1) for i in (0, 1)]
     with pytest.raises(ValueError, match="must be one policy, or one for each of 2 optimizers"):
         trainer_of(pl, tmp_path, GradClipCallback([0.5])).fit(module_of(pl, manual=True, count=2))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,7 @@ def test_whoever_saves_saves_the_state(tmp_path: Path, way: str, who: str) -> No
     folder = tmp_path if who == "save_state" else tmp_path / "checkpoint-7"
     saved = json.loads((folder / "trainer_state.json").read_text())
     assert saved["global_step"] == saved["stateful_callbacks"]["gradclip"]["step"] == 7
+    assert type(pickle.loads(pickle.dumps(trainer.state)).stateful_callbacks["gradclip"]) is dict  # noqa: S301 -- our own
 
 
 def test_another_accelerator(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_metrics_are_the_numbers_there_are() -> None:
     }
     bad = record(status="skipped_nonfinite", total_norm=math.nan, total_norm_after=math.inf, threshold=None)
     assert bad.metrics() == {"gradclip/coefficient": 0.25, "gradclip/clipped": 0.0, "gradclip/skipped": 1.0}
+    assert {*record(group="critic").metrics()} == {f"critic/{tag}" for tag in record().metrics()}
 
 
 def test_recording_changes_no_gradient() -> None:

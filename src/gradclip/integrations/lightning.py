@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gradclip.clipper import GradClipper
 from gradclip.clipper.arguments import unwrapped
 from gradclip.clipper.selection import parameters_in
-from gradclip.integrations.shared import Logging, clipper_of, metrics_of, policy_of, refuse_twice
+from gradclip.integrations.shared import Logging, OfOptimizer, clipper_of, metrics_of, policy_of, refuse_twice
 from gradclip.policies import Policy
 from gradclip.records import Memory, Sink
 
@@ -32,7 +32,8 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
 
     Args:
         policy: A policy, or a bound, for each optimizer, or a list of one for each of several.
-        sinks: What takes a record of every clip, of whichever optimizer.
+        sinks: What takes a record of every clip, of whichever optimizer: `group` says which, as "optimizer1", where
+            there are several.
         options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
 
     Attributes:
@@ -79,9 +80,13 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
         trainer.precision_plugin.clip_gradients = self._refusing(trainer.precision_plugin.clip_gradients)
         self._plugin = trainer.precision_plugin
         self._latest = [Memory(maxlen=1) for _ in policies]
+        sinks = [
+            [*(self._sinks if len(policies) == 1 else [OfOptimizer(f"optimizer{i}", x) for x in self._sinks]), latest]
+            for i, latest in enumerate(self._latest)
+        ]
         self.clippers = [
-            clipper_of(pl_module, optimizer, policy, [*self._sinks, latest], self._options).attach(optimizer, scaler)
-            for optimizer, policy, latest in zip(trainer.optimizers, policies, self._latest, strict=True)
+            clipper_of(pl_module, optimizer, policy, own, self._options).attach(optimizer, scaler)
+            for optimizer, policy, own in zip(trainer.optimizers, policies, sinks, strict=True)
         ]
         loaded, self._loaded = self._loaded, None
         if loaded is not None and len(loaded) != len(self.clippers):

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from torch import Tensor
@@ -84,6 +85,27 @@ class Logging:
     def __call__(self, record: ClipRecord) -> None:
         """Log a record."""
         self._log({f"{self._prefix}{name}": number for name, number in record.metrics().items()}, record.step)
+
+
+@final
+class OfOptimizer:
+    """A sink whose records say which of several optimizers they are of, as their steps are counted alike.
+
+    Args:
+        name: What their `group` is.
+        sink: What takes them then.
+    """
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self._name = name
+        self._sink = sink
+
+    def __call__(self, record: ClipRecord) -> None:
+        """Take a record."""
+        self._sink(replace(record, group=self._name))
+
+    def __repr__(self) -> str:
+        return repr(self._sink)
 
 
 def metrics_of(clipper: GradClipper, memory: Memory) -> dict[str, float]:

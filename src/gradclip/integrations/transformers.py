@@ -70,7 +70,7 @@ class GradClipCallback(TrainerCallback):
         if state.global_step > 0 and (saved := state.stateful_callbacks.get(STATE)) is not None:
             clipper.load_state_dict(saved)
         self.clipper = clipper.attach(optimizer)
-        state.stateful_callbacks[STATE] = StateWhenSaved(clipper)
+        state.stateful_callbacks[STATE] = _StateWhenSaved(clipper)
         self._bound, args.max_grad_norm = args.max_grad_norm, 0.0
         if self._trainer is not None:
             self._accelerator = self._trainer.accelerator  # another one in each trial of a search
@@ -107,7 +107,7 @@ class GradClipCallback(TrainerCallback):
 
 
 @final
-class StateWhenSaved:
+class _StateWhenSaved:
     """The state of a clipper, taken when the trainer copies its own to write it.
 
     What asks for a checkpoint may be another callback that comes after this one, or a signal.
@@ -116,8 +116,8 @@ class StateWhenSaved:
     def __init__(self, clipper: GradClipper) -> None:
         self._clipper = clipper
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return self._clipper.state_dict()
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:  # copied or pickled, it is plain data
+        return dict, (self._clipper.state_dict(),)
 
 
 def install(

@@ -75,6 +75,8 @@ class ClipRecord:
     def metrics(self) -> dict[str, float]:
         """Return what a logger plots, by tags that stay: numbers that are neither unknown nor NaN or infinite.
 
+        The `group` of a record, where it has one, comes before its tags, so that each group has its own curves.
+
         Example:
             >>> from gradclip import ClipRecord
             >>> record = ClipRecord(7, 0.0, "clipped", 5.0, 1.0, 1.0, 0.2, "FixedNorm()", lr=0.1)
@@ -97,7 +99,8 @@ class ClipRecord:
             "gradclip/skipped": float(self.skipped),
             "gradclip/lr": self.lr,
         }
-        return {tag: number for tag, number in numbers.items() if number is not None and math.isfinite(number)}
+        prefix = "" if self.group is None else f"{self.group}/"
+        return {f"{prefix}{tag}": x for tag, x in numbers.items() if x is not None and math.isfinite(x)}
 
 
 FIELDS = tuple(each.name for each in fields(ClipRecord))
