@@ -47,7 +47,7 @@ MORE: dict[str, Callable[[list[Parameter]], object]] = {
 
 def test_the_stand_in_refuses_to_be_read() -> None:
     """A number, a copy to the host, and one from it; not what is done there."""
-    x = There(torch.ones(2))
+    x, last = There(torch.ones(2)), torch.tensor([1]).to(PLACE)
     with no_waits():
         for read in (
             lambda: x.sum().item(),
@@ -55,9 +55,12 @@ def test_the_stand_in_refuses_to_be_read() -> None:
             lambda: x.to("cpu"),
             lambda: torch.tensor([1.0], device=PLACE),
             lambda: torch.ones(2).to(PLACE),
+            lambda: x.__setitem__(last, 0.0),
+            lambda: x.__setitem__(0, 0.0),
         ):
             with pytest.raises(AssertionError, match="waits"):
                 read()
+        x[:1] = 0.0
         torch.full((2,), 3.0, device=PLACE).mul_(x)
 
 
