@@ -352,10 +352,10 @@ def lane_on(stream: int) -> lane.Lane:
     """What is kept for a stream, with pinned memory that is not used again; its copies are noted in that stream."""
     own = lane.Lane(torch.device("cpu"), SimpleNamespace(cuda_stream=stream))
 
-    def give_back(slot: Slot) -> None:
+    def give_back(slot: Slot, _: int) -> None:
         assert slot.stream is own.stream
 
-    own.slots = SimpleNamespace(take=Slot, give_back=give_back)  # type: ignore[assignment]
+    own.slots = SimpleNamespace(take=lambda words, _: Slot(words), give_back=give_back)  # type: ignore[assignment]
     return own
 
 
@@ -554,7 +554,7 @@ def test_memory_of_a_copy_outlives_a_launch_that_fails() -> None:
     failing, kept = StandIn(error=700), []
     failing.get((measuring.combine, None, 2, False, False, 128))
     own, host = lane_on(77), table.tabled([torch.ones(3)])
-    own.slots.give_back = kept.append  # type: ignore[method-assign]
+    own.slots.give_back = lambda slot, _: kept.append(slot)  # type: ignore[method-assign]
     to = table.on_device(host, torch.device("cpu"))
     memory = to.words.data_ptr()
     launches = [(1, 0, 32, 0, [memory, 0, 0, 0, *[memory] * 5, 0, 0])]
@@ -585,15 +585,15 @@ def test_the_driver_lets_other_threads_run(starts: bool) -> None:
 
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once its copy is made, in turn; while it is not, there is more of it; a small one is replaced."""
+    """Once its copy is made, in turn; while it is not, its stream gets more of it; a small one is replaced."""
     monkeypatch.setattr(lane, "Slot", Slot)
     monkeypatch.setattr(lane, "pinned", torch.zeros)
     slots = lane.Slots()
 
-    def used(words: int, *, free: bool = True) -> Slot:
-        slot = slots.take(words)
+    def used(words: int, *, free: bool = True, stream: int = 1) -> Slot:
+        slot = slots.take(words, stream)
         slot.free = free
-        slots.give_back(slot)
+        slots.give_back(slot, stream)
         return slot
 
     first = used(4)
@@ -602,6 +602,8 @@ def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second is not first
     third = used(4)  # the oldest still waits
     assert third not in {first, second}
+    elsewhere = used(4, stream=2)
+    assert [used(4, stream=2) for _ in range(3)] == [elsewhere] * 3
     first.free = True
     assert [used(4) for _ in range(4)] == [first, second, third, first]
     larger = used(9)

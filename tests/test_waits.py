@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
 
 import gradclip
 import reference
 from calls import BOUND, CALLS
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, no_waits
+from waits import READS
 
 
 def owners(missing: bool = False, dtype: torch.dtype = torch.float32) -> list[Parameter]:
@@ -47,7 +49,7 @@ MORE: dict[str, Callable[[list[Parameter]], object]] = {
 
 def test_the_stand_in_refuses_to_be_read() -> None:
     """A number, a copy to the host, and one from it; not what is done there."""
-    x = There(torch.ones(2))
+    x, last = There(torch.ones(2)), torch.tensor([1]).to(PLACE)
     with no_waits():
         for read in (
             lambda: x.sum().item(),
@@ -55,9 +57,12 @@ def test_the_stand_in_refuses_to_be_read() -> None:
             lambda: x.to("cpu"),
             lambda: torch.tensor([1.0], device=PLACE),
             lambda: torch.ones(2).to(PLACE),
+            lambda: x.__setitem__(last, 0.0),
+            lambda: x.__setitem__(0, 0.0),
         ):
             with pytest.raises(AssertionError, match="waits"):
                 read()
+        x[:1] = 0.0
         torch.full((2,), 3.0, device=PLACE).mul_(x)
 
 
@@ -107,6 +112,29 @@ def test_two_devices(p: float) -> None:
         assert found.held.item() == pytest.approx(norm, rel=1e-6)
         for parameter, x in zip(parameters, parts, strict=True):
             torch.testing.assert_close(parameter.grad.held, x * reference.coefficient(norm, 0.5))
+
+
+class Reads(TorchFunctionMode):
+    """Count the numbers of a device that are read back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in READS and args[0].device == PLACE
+        return func(*args, **(kwargs or {}))
+
+
+def test_gradients_of_the_cpu_beside_others() -> None:
+    """They are multiplied by a number of the device, which is read once."""
+    parameters: list[Any] = [Parameter(There(torch.zeros(2))), Parameter(torch.zeros(2))]
+    parameters[0].grad, parameters[1].grad = There(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0])
+    with Reads() as reads:
+        gradclip.clip_grad_norm_(parameters, 0.5)
+    assert reads.count == 1
+    assert parameters[1].grad.tolist() == pytest.approx([0.2, 0.4], rel=1e-6)
+    assert parameters[0].grad.held.tolist() == pytest.approx([0.1, 0.2], rel=1e-6)
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["", "one is missing"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves
 
@@ -161,12 +162,24 @@ def without_float64() -> Iterator[None]:
         yield
 
 
+class NoNumbersPut(TorchFunctionMode):
+    """Fail where a number of the host is put at indices: on CUDA, torch copies it there first, and waits."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__setitem__ and args[0].device.type == PLACE.type and not isinstance(args[2], Tensor):
+            indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(x, int) or (isinstance(x, Tensor) and x.dtype != torch.bool) for x in indices):
+                raise AssertionError("the host waits for the copy of a number")
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def no_waits() -> Iterator[None]:
     """Fail where the host waits for the device."""
     There.refuses_waits = True
     try:
-        yield
+        with NoNumbersPut():
+            yield
     finally:
         There.refuses_waits = False
 

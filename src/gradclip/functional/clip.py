@@ -82,7 +82,8 @@ def clip_grad_norm_(
         call this, and the norm is that of the whole model, the same bits on each: one collective for each mesh.
 
         *Host sync:* on another device than the CPU that has float64, nothing is read back, unless `"raise"` or
-        `"sanitize"` asks, or this rank lacks a gradient that may be a `Partial` DTensor on others.
+        `"sanitize"` asks, some of the gradients are on the CPU, or this rank lacks a gradient that may be a `Partial`
+        DTensor on others.
 
         *Differs from torch:* the norm of float16, bfloat16 and float32 gradients neither overflows nor underflows nor
         drifts, and never rounds to half precision; `norm_type=0` counts elements, where torch counts tensors; the norm

@@ -91,7 +91,7 @@ class OverRanks(GradientSet):
             norms = finish_each(partials, order)
         if order < 0.0:  # that of no element is 0
             empty = [place for place in range(count) if self._layout.is_empty(place, self.owners[place])]
-            norms[indices(empty, norms.device)] = 0.0
+            norms.index_fill_(0, indices(empty, norms.device), 0.0)  # to assign it would wait for a copy of it
         return Parts(norms if present is None else torch.where(present, norms, math.nan), _positions(present), total)
 
     def unit_norms(self, units: Units, columns: list[Tensor]) -> Parts:

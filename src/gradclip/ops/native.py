@@ -104,9 +104,9 @@ class NativeBatch(Batch):
 
     def scale_(self, coef: Scalar) -> None:
         if not isinstance(coef, Tensor) or coef.ndim == 0:
-            if coef != 1.0:  # on the CPU, so nothing waits
+            if (number := on_host(coef)) != 1.0:
                 self._known = None
-                _native.scale_(self.tensors, float(coef))
+                _native.scale_(self.tensors, number)
                 increment_version(self.tensors)
             return
         self._known = None

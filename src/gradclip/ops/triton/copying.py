@@ -46,9 +46,9 @@ def start(
 ) -> None:
     """Write a table, copy it and launch what goes by it, in one call of the extension, which has made the table."""
     with on(lane.device):
-        slot = lane.slots.take(to.words.numel())
+        slot = lane.slots.take(to.words.numel(), lane.handle)
         try:
             by.start(lane.handle, table.words, bounds, slot.address, to.words.data_ptr(), launches)
         finally:  # the copy may be under way where a launch has failed, or Ctrl-C comes
             slot.copied.record(lane.stream)
-            lane.slots.give_back(slot)
+            lane.slots.give_back(slot, lane.handle)

@@ -48,26 +48,30 @@ class Slot:
 
 @final
 class Slots:
-    """The pinned memory of a device, which outlives threads: a copy may be under way when one ends."""
+    """The pinned memory of a device, which outlives threads: a copy may be under way when one ends.
+
+    Each stream has its own: in one, the oldest is free first, while another may be held up for long.
+    """
 
     def __init__(self) -> None:
-        self._free: deque[Slot] = deque()
+        self._free: dict[int, deque[Slot]] = {}
         self._spare: Tensor | None = None
 
-    def take(self, words: int) -> Slot:
-        """Return memory that no copy reads any more: the oldest, or where that is not free, new memory."""
+    def take(self, words: int, stream: int) -> Slot:
+        """Return memory that no copy reads any more: the oldest of a stream, or where that is not free, new memory."""
+        free = self._free.setdefault(stream, deque())
         try:
-            slot = self._free.popleft()
+            slot = free.popleft()
         except IndexError:
             return self._new(words)
         if not slot.copied.query():
-            self._free.appendleft(slot)
+            free.appendleft(slot)
             return self._new(words)
         return slot if slot.host.numel() >= words else self._new(words)
 
-    def give_back(self, slot: Slot) -> None:
-        """Take memory back whose copy is under way, and its event recorded."""
-        self._free.append(slot)
+    def give_back(self, slot: Slot, stream: int) -> None:
+        """Take memory back whose copy is under way in a stream, and its event recorded."""
+        self._free[stream].append(slot)
 
     def take_spare(self, words: int) -> Tensor | None:
         """Return memory for a graph that is captured: older torch can pin none then. Nobody gives it back."""
