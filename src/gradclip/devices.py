@@ -19,7 +19,8 @@ def first_with_numbers(tensors: Sequence[Tensor]) -> Tensor:
 
     Where all are, it is the first.
     """
-    return next((x for x in tensors if not x.is_meta), tensors[0])
+    first = tensors[0]
+    return next((x for x in tensors if not x.is_meta), first) if first.is_meta else first
 
 
 def lacks_float64(device: torch.device) -> bool:
