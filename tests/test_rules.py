@@ -496,6 +496,24 @@ def test_a_rule_that_fails() -> None:
             stage.decide(norms_of(1.0))
 
 
+def test_memory_that_is_short_for_a_moment(launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of a rule, whose kernels are made the next time, and not left to torch for good."""
+    stage, series = Stage(ZClip(1.0), LAYOUT), given(4)
+    stage.decide(series[0])
+    stage.decide(series[1])
+    launched.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(fusing.Kernels, "prepared", short_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            stage.decide(series[2])
+    stage.decide(series[3])
+    assert launched == ["rule"]
+
+
+def short_of_memory(*_: Any) -> None:
+    raise torch.OutOfMemoryError
+
+
 @pytest.mark.parametrize("name", ["GRADCLIP_BACKEND", "a dispatch mode", "a capture", "no dispatch modes"])
 def test_where_no_kernel_is_made(name: str, launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch decides where it is asked to, where somebody traces it, and while a graph is captured."""

@@ -303,6 +303,40 @@ def test_what_cannot_be_replayed_is_refused(policy: Policy, steps: int, why: str
             act()
 
 
+@pytest.mark.parametrize("nonfinite", ["raise", "sanitize", "skip"])
+def test_what_reads_the_norm_is_refused(nonfinite: Any) -> None:
+    """By name, before anything waits; outside of a graph it goes on as if nothing had been."""
+    run, other = (Run(ZClip(1.0, warmup=3), nonfinite=nonfinite) for _ in range(2))
+    for step in range(8):
+        for one in (run, other):
+            one.draw(step)
+        if step == 5:
+            with captured(), no_waits(), pytest.raises(RuntimeError, match=f"{nonfinite}.* reads the norm, .* Use"):
+                run.clipper.clip()
+        for one in (run, other):
+            one.clipper.clip()
+        assert all(map(torch.equal, run.left(), other.left()))
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_clip_that_fails_in_a_graph_leaves_nothing_there(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps after it are those of no graph."""
+    run, other = (Run(ZClip(1.0, warmup=3)) for _ in range(2))
+    for step in range(steps + 3):
+        for one in (run, other):
+            one.draw(step)
+        if step == steps:
+            with monkeypatch.context() as patch:
+                patch.setattr(ZClip, "decide", fails)
+                with captured(), pytest.raises(ValueError, match="it fails"):
+                    run.clipper.clip()
+        for one in (run, other):
+            one.clipper.clip()
+        assert all(map(torch.equal, run.left(), other.left()))
+    assert run.clipper.state_dict()["stages"] == other.clipper.state_dict()["stages"]
+    assert run.clipper._pipeline._captured is None
+
+
 @dataclass(frozen=True)
 class LastTwo(Policy):
     """Bound the norm by twice the larger of the last two."""

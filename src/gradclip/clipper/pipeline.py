@@ -71,15 +71,24 @@ class Pipeline:
     def run(self, asked: Asked, loss: Scalar | None) -> Clip:
         """Clip."""
         work = self._work(asked, loss, undone=self._undone, total=asked.total)
+        in_graph, known = self._in_graph()
+        if in_graph and self._nonfinite != "propagate":
+            raise RuntimeError(
+                f"`GradClipper(nonfinite={self._nonfinite!r})` reads the norm, which nothing can in a captured graph. "
+                "Use 'propagate', or 'skip' where the step of a fused optimizer is captured too."
+            )
         if self._nonfinite == "skip" and (self._is_elsewhere or self._captured is not None):
             self._stages[0].state = recalled(self._stages[0].state)  # as the host reads the norm, it decides
             self._is_elsewhere = False
-        in_graph, known = self._in_graph()
         try:
-            return _clip(asked.step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
-        finally:
+            clip = _clip(asked.step, work, run(self._stages, work, self._nonfinite), is_replayed=in_graph)
+        except BaseException:
             if known is not None:
-                self._keep(known)
+                (self._know if in_graph else self._keep)(known)  # of a clip that fails, a graph replays nothing
+            raise
+        if known is not None:
+            self._keep(known)
+        return clip
 
     @property
     def can_run_unread(self) -> bool:

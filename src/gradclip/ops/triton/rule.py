@@ -65,5 +65,7 @@ class Rule:
                 return Known(asked), None
             kernels = Kernels(graph, len(leaves))
             return Known(asked, kernels, graph.template), (kernels(leaves, self.device), graph.template)
+        except torch.OutOfMemoryError:
+            raise  # which says nothing of the rule
         except Exception:  # noqa: BLE001 -- a rule of a user may do anything, and torch can do it
             return Known(asked), None
