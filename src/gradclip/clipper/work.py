@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -187,9 +187,16 @@ class ClipWork(Work):
             if (failed := told(self.failure, group, owners, agreement)) is None:
                 raise self.failure
             return failed
-        names = self.selection.names
-        how: Any = {"names": names, "group": group, "loss": self.loss, "agreement": agreement}
-        found = collect(FUNCTION, owners, order, writes=self.asked.writes, **how)
+        found = collect(
+            FUNCTION,
+            owners,
+            order,
+            names=self.selection.names,
+            writes=self.asked.writes,
+            group=group,
+            loss=self.loss,
+            agreement=agreement,
+        )
         if self.asked.of_closure and (span := everyone()) is not None:
             found.forget_loss(unless_all_of=span)  # or ranks would decide by different ones
         return found

@@ -26,7 +26,7 @@ from gradclip.distributed.dtensor import (
     spec_of,
 )
 from gradclip.distributed.fsdp1 import gathered, is_flat, may_be_flat, ownership_of_flat
-from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients
+from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients, is_any_declared
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
 from gradclip.numbers import WIDE
@@ -208,7 +208,7 @@ def layout_of(
             specs[place] = spec_of_dtensor(x) if isinstance(x, kind) else localized_spec(x) if may_be_former else None
     specs = None if specs is None or all(spec is None for spec in specs) else specs
     if is_dynamo_compiling():
-        known = DECLARED and (are_gradients or any(declared(x) is not None for x in owners))
+        known = DECLARED and (are_gradients or is_any_declared(owners))
         if group is not None or known or specs is not None or (may_be_flat() and any(map(is_flat, owners))):
             raise RuntimeError(  # the plan is made by Python code that cannot be traced
                 "Gradients that several ranks hold must be clipped outside of `torch.compile`. Compile the rest."

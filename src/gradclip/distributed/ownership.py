@@ -148,7 +148,7 @@ def declared_of_gradients() -> dict[int, Ownership]:
 
 def is_any_declared(tensors: Iterable[Tensor]) -> bool:
     """Whether anything was declared about any of some tensors."""
-    return not DECLARED.keys().isdisjoint(map(id, tensors))
+    return any(id(x) in DECLARED for x in tensors)
 
 
 def declared(tensor: Tensor) -> Ownership | None:

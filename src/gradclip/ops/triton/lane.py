@@ -4,7 +4,7 @@ To ask for new memory takes longer than a launch.
 """
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
@@ -54,12 +54,12 @@ class Slots:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, deque[Slot]] = {}
+        self._free: defaultdict[int, deque[Slot]] = defaultdict(deque)
         self._spare: Tensor | None = None
 
     def take(self, words: int, stream: int) -> Slot:
         """Return memory that no copy reads any more: the oldest of a stream, or where that is not free, new memory."""
-        free = self._free.setdefault(stream, deque())
+        free = self._free[stream]
         try:
             slot = free.popleft()
         except IndexError:
