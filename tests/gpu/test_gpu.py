@@ -22,7 +22,7 @@ from gradclip.ops import registry
 from gradclip.policies import AGC, FixedNorm, Layout, MedianClip, Norms, Policy, ZClip
 from gradclip.records import Memory
 from gradclip.stages import Stage
-from policies.cases import CASES, LAYOUT, SHAPES, clipper_of, model
+from policies.cases import CASES, LAYOUT, SHAPES, clipper_of, gradients, model
 
 NARROW = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -220,10 +220,10 @@ def test_models_and_streams_in_turns() -> None:
     streams = [torch.cuda.current_stream(), torch.cuda.Stream()]
     models = [[torch.randn(n % 50 + 1) for n in range(count)] for count in (300, 7)]
     for step in range(6):
-        for gradients in models:
-            truth = math.sqrt(sum(x.double().square().sum().item() for x in gradients))
+        for drawn_once in models:
+            truth = math.sqrt(sum(x.double().square().sum().item() for x in drawn_once))
             with torch.cuda.stream(streams[step % 2]):
-                parameters = owners([x.cuda() for x in gradients])
+                parameters = owners([x.cuda() for x in drawn_once])
                 norm = gradclip.clip_grad_norm_(parameters, 0.5)
                 after = gradclip.get_total_norm([p.grad for p in parameters])
                 assert norm.item() == pytest.approx(truth, rel=1e-6)
@@ -508,6 +508,41 @@ def test_fused_steps_are_skipped_without_a_wait(make: Any) -> None:
     found = [record.nonfinite for record in memory.records]
     assert found[:3] == [None, {"weight": (64, 0), "bias": (8, 0)}, None]
     assert found[3:] == [{"weight": (0, 64), "bias": (0, 8)}] * (3 + LATE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_device_decides_is_what_the_host_would(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters, the state of the optimizer and what was learned, over steps that happen and steps that do not."""
+    ours, decided_there = trained(CASES[name].policy)
+    assert any(decided_there) is (name not in HOST_DECIDES)
+    monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
+    expected, decided_there = trained(CASES[name].policy)
+    assert not any(decided_there)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-15, equal_nan=True)
+
+
+HOST_DECIDES = {"chain of two stages"}
+"""Policies that measure twice."""
+
+
+def trained(policy: Policy) -> tuple[list[Any], list[bool]]:
+    """Train for some steps; return all that there is after each, and of which the host knew only later."""
+    parameters = {name: Parameter(p.detach().cuda()) for name, p in model().items()}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.01, fused=True)
+    clipper = clipper_of(policy, parameters).attach(optimizer)
+    found: list[Any] = []
+    decided_there: list[bool] = []
+    for step in range(12):
+        for name, x in gradients(step, scale={8: 1e6}.get(step, 1.0)).items():
+            parameters[name].grad = (x * {4: math.inf, 9: math.nan}.get(step, 1.0)).cuda()
+        optimizer.step()
+        last = clipper._last
+        assert last is not None
+        decided_there.append(isinstance(last.withheld, Tensor))
+        state = [x.clone() for p in parameters.values() for x in optimizer.state[p].values()]
+        result = last.result
+        found.append([*(p.detach().clone() for p in parameters.values()), *state, result.threshold, result.total_norm])
+    return found, decided_there
 
 
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
