@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 import gradclip
+from conftest import skip_without
 from gradclip.distributed import Ownership, declare, forget
 from gradclip.ops import registry
 from gradclip.ops.operators import NAMESPACE
@@ -64,6 +65,25 @@ def test_torch_finds_nothing_wrong(name: str, dtype: torch.dtype) -> None:
     """Schema, shapes without numbers, and what a compiler relies on; of either answer in turn."""
     with registry.forced(ANSWERS[(dtype.itemsize // 4 + list(CASES).index(name)) % 2]):
         opcheck(getattr(OPERATORS, name).default, (some(dtype), *CASES[name]))
+
+
+@pytest.mark.parametrize("answer", [*ANSWERS, "triton"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_returned_is_as_a_compiler_takes_it(name: str, answer: str) -> None:
+    """In order, at a multiple of 16 bytes, and in memory of its own; of kernels, also beside what they do not take."""
+    if answer == "triton" and (why := registry.why_no_triton()):
+        skip_without("triton", f"the kernels for GPUs do not run: {why}")
+    gapped = torch.randn(6, 4)[:, ::2]
+    more = (torch.linspace(0.1, 1.0, UNITS + len(gapped), dtype=torch.float64),)
+    for tensors, numbers in (
+        (some(), CASES[name]),
+        ([*some(), gapped], more if name == "scale_units_" else CASES[name]),
+    ):
+        with registry.forced(answer):
+            found = getattr(OPERATORS, name)(tensors, *numbers)
+        returned = [found] if isinstance(found, Tensor) else found or []
+        assert all(x.is_contiguous() and x.storage_offset() * x.itemsize % 16 == 0 for x in returned)
+        assert len({x.untyped_storage().data_ptr() for x in returned}) == len(returned)
 
 
 def test_every_operator_is_checked() -> None:

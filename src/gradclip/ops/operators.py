@@ -150,7 +150,7 @@ def define_all(
         return as_float64(total, device), as_float64(coef, device), norm.clone() if norm is total else norm
 
     def count_nonfinite(xs: list[Tensor], unless_finite: Tensor) -> Tensor:
-        return open_(xs).count_nonfinite(from_device(unless_finite))
+        return open_(xs).count_nonfinite(from_device(unless_finite)).contiguous()  # as is promised below
 
     def scale_(xs: list[Tensor], coef: Tensor) -> None:
         to_write("scale_", xs).scale_(from_device(coef))

@@ -103,8 +103,11 @@ class Plan:
         """Return the norm in float64, the coefficient, and the norm as it is returned."""
         self.turn += 1
         dtype = torch.float64 if host.is_wide else torch.float32
-        length, coef = torch.empty(2, dtype=torch.float64, device=self._device).unbind()
-        numbers = length, coef, torch.empty((), dtype=dtype, device=self._device)
+        # Each in memory of its own, as compilers want of what an operator returns.
+        length, coef, norm = (
+            torch.empty((), dtype=x, device=self._device) for x in (torch.float64, torch.float64, dtype)
+        )
+        numbers = length, coef, norm
         if self._measuring is not None:
             self._measuring.start(host, bounds, self.table, *numbers)
         else:
