@@ -1,5 +1,7 @@
 """What the ranks do in tests of gradients on another device: some have none, or cannot clip."""
 
+import math
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -7,9 +9,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 import gradclip
+from gradclip.clipper import withhold
 from gradclip.distributed import Ownership, declare, span
 from gradclip.distributed.span import Span
+from gradclip.policies import SpikeSkip
 from there import PLACE, There
+from withhold_workers import Late
 
 
 def stage(*, here: bool = False, **ownership: Any) -> nn.Parameter:
@@ -90,6 +95,23 @@ def kinds_of_vectors(what: str) -> tuple[set[str], int, list[float]]:
     ):
         norms = [norm_or_error(parameters) for _ in range(2)]
     return kinds, len(agreed), norms
+
+
+def judge_the_loss(*, attached: bool) -> list[str]:
+    """Return what became of steps where the last rank alone knows the loss, which is far off at one of them."""
+    parameter, knows = stage(), distributed.get_rank() == distributed.get_world_size() - 1
+    clipper = gradclip.GradClipper([parameter], SpikeSkip(math.inf, window=8, warmup=2))
+    optimizer = torch.optim.AdamW([parameter], lr=0.0, fused=True)
+    found = []
+    with patch.object(withhold, "Transfer", Late), clipper.attach(optimizer) if attached else nullcontext():
+        for loss in (1.0, 1.1, 0.9, 1.0, 9.0, 1.0):
+            parameter.grad = There(torch.ones(4))
+            if knows:
+                clipper.observe_loss(loss)
+            optimizer.step() if attached else clipper.clip()
+            assert clipper.last is not None
+            found.append(clipper.last.status.value)
+    return found
 
 
 def norm_or_error(parameters: list[nn.Parameter]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, is_bad, is_known, isfinite, on_host, where
+from gradclip.numbers import Condition, both_on_host, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.partition import Part
@@ -180,7 +180,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             is_measured = False
             norms, decides = work.measure(stage)
             if decides and nonfinite not in UNREAD:
-                norms = _read(norms)
+                norms = _read(norms, stage)
             if before is None:
                 before = norms
             if not decides:
@@ -193,7 +193,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                 if nonfinite == "raise":
                     raise NonFiniteGradientError(work.complain(stage))
                 if nonfinite == "sanitize":
-                    norms, sanitized = _read(work.sanitize(stage)), True
+                    norms, sanitized = _read(work.sanitize(stage), stage), True
                     before = norms if not steps else before
             learned.append(stage.state)
             is_measured = True
@@ -219,9 +219,17 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     return Done(before, steps, asked, None, None, sanitized)
 
 
-def _read(norms: Norms) -> Norms:
-    """Return norms whose total the host knows: a rule decides with floats then, many times faster, and at each step."""
-    return norms if is_known(norms.total) else norms._replace(total=on_host(norms.total))
+def _read(norms: Norms, stage: Any) -> Norms:
+    """Return norms whose total the host knows: a rule decides with floats then, many times faster, and at each step.
+
+    The loss is read with it for a rule that skips, as whether it does would be read next.
+    """
+    if is_known(norms.total):
+        return norms
+    if norms.loss is None or not stage.policy.skips:
+        return norms._replace(total=on_host(norms.total))
+    total, loss = both_on_host(norms.total, norms.loss)
+    return norms._replace(total=total, loss=loss)
 
 
 def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: bool) -> Done:

@@ -19,6 +19,13 @@ def test_one_that_fails(pool: RankPool, what: str) -> None:
     assert [after for *_, after in said] == [4.0] * 4
 
 
+@pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("attached", [False, True], ids=["the host decides", "the device decides"])
+def test_one_rank_alone_knows_the_loss(pool: RankPool, attached: bool) -> None:
+    """As the last stage of a pipeline does: all ranks go by it, though no host knows whether another was told one."""
+    assert pool.run(workers.judge_the_loss, attached=attached) == [["ok"] * 4 + ["skipped_spike", "ok"]] * 4
+
+
 @pytest.mark.parametrize("pool", [2], indirect=True, ids="{}ranks".format)
 @pytest.mark.parametrize(
     ("what", "norms"),

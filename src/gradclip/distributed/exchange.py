@@ -62,14 +62,14 @@ class Flags(NamedTuple):
         judged = where(is_bad, math.nan, norm)
         return where(self.elements == 0.0, 0.0, judged) if norm_type < 0.0 else judged
 
-    def common_loss(self, norm_type: float, *, own: Scalar | None) -> Scalar | None:
-        """Return the mean loss of the ranks that know one; the largest, where maxima were taken; None if none does.
+    def common_loss(self, norm_type: float) -> Scalar | None:
+        """Return the mean loss of the ranks that know one; the largest, where maxima were taken.
 
-        Where only a device knows how many these are, it is taken for granted that all do if this one does.
+        If none does, it is None; NaN where only a device knows that, and whether another rank does.
         """
-        if own is None if not is_known(self.losses) else not self.losses:
+        if is_known(self.losses) and self.losses == 0.0:
             return None
-        return self.loss if is_extremum(norm_type) else self.loss / self.losses
+        return where(self.losses > 0.0, self.loss, math.nan) if is_extremum(norm_type) else self.loss / self.losses
 
 
 def exchange(span: Span, partials: list[Scalar], flags: Flags, norm_type: float) -> tuple[list[Scalar], Flags]:

@@ -87,7 +87,7 @@ class Passage:
                 arrived.setdefault(tail, []).append(value)
         norm = finish(combine([*own.get((), ()), *arrived.get((), ())], order), order)
         self._raise_failure()
-        self.loss = self.flags.common_loss(order, own=self._own_loss)
+        self.loss = self.flags.common_loss(order)
         return self.flags.judged(norm, order)
 
     def whole(

@@ -148,7 +148,7 @@ class Norms(NamedTuple):
         units: The norm of each unit, of shape (U,), where the scope asks for it.
         weights: With `units`, the norm of the same unit of the parameter itself.
         present: The places of the parameters that have a gradient, in order; None where all have one.
-        loss: The loss of the step, where it was given.
+        loss: The loss of the step, where it was given; NaN where it was to no rank, and only a device knows that.
         complete: Whether `total` is the norm of `each`; not so where other ranks have parameters of their own.
     """
 
