@@ -1,6 +1,7 @@
 """What the ranks do in tests of gradients on another device: some have none, or cannot clip."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -12,8 +13,9 @@ import gradclip
 from gradclip.clipper import withhold
 from gradclip.distributed import Ownership, declare, span
 from gradclip.distributed.span import Span
-from gradclip.policies import SpikeSkip
+from gradclip.policies import AdaGC, FixedNorm, Policy, SpikeSkip, chain
 from there import PLACE, There
+from told_workers import FailsOnTheSecond
 from withhold_workers import Late
 
 
@@ -53,6 +55,69 @@ def fail_on_one(what: str) -> tuple[str, float, float]:
         error = type(caught).__name__
     parameter.grad = torch.ones_like(parameter)
     return error, norm, measured(parameter)
+
+
+def _by_a_function(call: Callable[[list[nn.Parameter]], Tensor]) -> Callable[[list[nn.Parameter]], object]:
+    return lambda parameters: call(parameters).cpu().item()
+
+
+def _by_a_clipper(policy: Policy, mode: Any, **arguments: Any) -> Callable[[list[nn.Parameter]], object]:
+    return lambda parameters: gradclip.GradClipper(parameters, policy, nonfinite=mode, **arguments).clip().total_norm
+
+
+def _told_a_loss(parameters: list[nn.Parameter]) -> object:
+    clipper = gradclip.GradClipper(parameters, TWO_STAGES, nonfinite="propagate")
+    return clipper.clip(loss="no loss" if distributed.get_rank() == 1 else 1.0).total_norm  # type: ignore[arg-type]
+
+
+TWO_STAGES = chain(AdaGC(100.0), FixedNorm(100.0, math.inf))
+"""A norm of another order is measured anew."""
+
+UNREAD = ("propagate", "keep")
+
+CLIPS: dict[str, Callable[[list[nn.Parameter]], object]] = {
+    **{
+        f"a function, {mode}": _by_a_function(
+            lambda parameters, mode=mode: gradclip.clip_grad_norm_(parameters, 100.0, 8.0, nonfinite=mode)
+        )
+        for mode in (*UNREAD, "raise", "sanitize")
+    },
+    "a total norm, raise": _by_a_function(
+        lambda parameters: gradclip.get_total_norm(
+            [*(p.grad for p in parameters), *["no tensor"] * (distributed.get_rank() == 1)],
+            8.0,
+            error_if_nonfinite=True,
+            group=distributed.group.WORLD,
+        )
+    ),
+    "a loss that fails, propagate": _told_a_loss,
+    "two stages, compared": _by_a_clipper(TWO_STAGES, "propagate", check_replicas_every=1),
+    **{
+        f"{name}, {mode}": _by_a_clipper(policy, mode)
+        for mode in ("propagate", "skip", "raise", "sanitize")
+        for name, policy in {
+            "a high order": FixedNorm(100.0, norm_type=8.0),
+            "each": AdaGC(100.0),
+            "two stages": TWO_STAGES,
+            "two stages of which one fails": chain(FailsOnTheSecond(), AdaGC(100.0)),
+            "four of which one fails": chain(AdaGC(100.0), FailsOnTheSecond(), FixedNorm(100.0), FixedNorm(100.0, 8.0)),
+        }.items()
+    },
+}
+"""Clips of a few collectives, some of which read the norm. A rule fails on the second rank, or its gradient is bad."""
+
+
+def fail_amid(what: str) -> tuple[str, bool, float]:
+    """Return the error of this rank, whether its norm was NaN, and the norm of a clip after it."""
+    parameter, error, was_nan = stage(), "", False
+    if distributed.get_rank() == 1 and "fails" not in what:
+        parameter.grad = There(torch.ones(1)).expand(4)
+    try:
+        was_nan = math.isnan(CLIPS[what]([parameter]))  # type: ignore[arg-type]
+    except Exception as caught:  # noqa: BLE001 -- which one it is, the test says
+        error = type(caught).__name__
+    parameter.grad = There(torch.ones(4))
+    return error, was_nan, float(gradclip.clip_grad_norm_([parameter], 1e9).cpu())
 
 
 def kinds_of_vectors(what: str) -> tuple[set[str], int, list[float]]:

@@ -129,8 +129,16 @@ class Work(ABC):
     def complain(self, stage: Any) -> str:
         """Return why a norm that is not finite is an error."""
 
+    def check_others(self) -> None:  # noqa: B027
+        """Check that a total norm which is known not to be finite does not come of another rank that cannot clip."""
+
     def tell(self, stage: Any, error: BaseException) -> None:  # noqa: B027 -- most are of one process
         """Let all hear of an error in one stage that wait for the norms of the next."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether all have heard of one with the norms that were measured last."""
+        return True
 
     def undo(self) -> None:  # noqa: B027 -- what has one stage does nothing before its last act
         """Leave everything as it was before the first stage."""
@@ -181,6 +189,8 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             norms, decides = work.measure(stage)
             if decides and nonfinite not in UNREAD:
                 norms = _read(norms, stage)
+                if is_bad(norms.total):
+                    work.check_others()
             if before is None:
                 before = norms
             if not decides:
@@ -211,8 +221,13 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             steps.append((norms, work.apply(stage, norms, decision)))
     except BaseException as error:
         _take_back(work, stages, learned)
-        if is_measured and len(learned) < len(stages):
-            work.tell(stages[len(learned)], error)
+        reads = nonfinite not in UNREAD  # or the others go on with NaN to the last stage, unless they hear of it
+        told = not is_measured and (reads or work.is_heard)
+        for stage in stages[len(learned) + (not is_measured) :]:
+            if told:
+                break
+            work.tell(stage, error)
+            told = reads or work.is_heard
         raise
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")

@@ -20,6 +20,18 @@ def test_one_that_fails(pool: RankPool, what: str) -> None:
 
 
 @pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
+@pytest.mark.parametrize("what", workers.CLIPS)
+def test_one_that_fails_amid_collectives(pool: RankPool, what: str) -> None:
+    """Nobody is left waiting; where the others read the norm, they hear that it is another rank that cannot clip."""
+    said = pool.run(workers.fail_amid, what)
+    reads = not what.endswith(workers.UNREAD)
+    assert [error for error, *_ in said[:1] + said[2:]] == ["RemoteError" if reads else ""] * 3
+    assert said[1][0] in {"OverlappingGradientError", "ArithmeticError", "TypeError"}
+    assert all(was_nan or reads or "fails" in what for rank, (_, was_nan, _) in enumerate(said) if rank != 1)
+    assert [after for *_, after in said] == [4.0] * 4
+
+
+@pytest.mark.parametrize("pool", [4], indirect=True, ids="{}ranks".format)
 @pytest.mark.parametrize("attached", [False, True], ids=["the host decides", "the device decides"])
 def test_one_rank_alone_knows_the_loss(pool: RankPool, attached: bool) -> None:
     """As the last stage of a pipeline does: all ranks go by it, though no host knows whether another was told one."""

@@ -125,7 +125,7 @@ class Pipeline:
 
     def fail(self, asked: Asked, error: Exception) -> NoReturn:
         """Raise an error, once all ranks know of it that wait for this one in the same clip."""
-        self._work(asked, None, failure=error).measure(self._stages[0])
+        run(self._stages, self._work(asked, None, failure=error), self._nonfinite)
         raise error
 
     def total_norm(self) -> float:

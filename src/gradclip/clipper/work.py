@@ -109,7 +109,8 @@ class ClipWork(Work):
             return norms, False
         if self.asked.count and not (self.reads or is_known(norms.total)) and has_kernels(stage.layout.device):
             self.see_nonfinite(norms)  # which nobody knows in time
-        if self._waits and not math.isfinite(on_host(norms.total)):  # what waits may bring it in range
+        # What waits may bring it in range.
+        if self._waits and not math.isfinite(on_host(norms.total)) and not gradients.any_failed:
             self._make(is_last=False)
             gradients, norms = self._measured(stage)
         return norms.scaled(self._coef) if self._waits else norms, True
@@ -148,9 +149,20 @@ class ClipWork(Work):
         """Say which gradients are not finite, once they are measured; all ranks have to that hold them."""
         return self._gradients.describe_nonfinite()
 
+    def check_others(self) -> None:
+        self._gradients.check_others()
+
     def tell(self, stage: Stage, error: BaseException) -> None:
         self.failure = error
-        self._measured(stage)
+        try:
+            self._measured(stage)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+    @property
+    def is_heard(self) -> bool:
+        return not self.is_shared or self._gradients.is_heard
 
     def undo(self) -> None:
         with torch.no_grad():

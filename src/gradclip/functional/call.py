@@ -49,6 +49,9 @@ class Call(Work):
         self._coef = coefficient(self.total, self.max_norm, self.eps)
         return Norms(NO_LAYOUT, self.order, self.total)
 
+    def check_others(self) -> None:
+        self.gradients.check_others()
+
     def complain(self, stage: object) -> str:
         return complaint(self.gradients, self.order)
 

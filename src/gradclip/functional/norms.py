@@ -59,6 +59,7 @@ def get_total_norm(
     gradients = gather(function, tensors, group=span)
     total_norm = gradients.total_norm(norm_type)
     if error_if_nonfinite and not math.isfinite(on_host(total_norm)):
+        gradients.check_others()
         raise NonFiniteGradientError(complaint(gradients, norm_type))
     return gradients.as_tensor(total_norm)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradclip.distributed.span import Span
+from gradclip.exceptions import RemoteError
 from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.norms import scale_units_
 from gradclip.numbers import Scalar, as_float64, coefficient, is_bad, is_one
@@ -96,6 +97,25 @@ class GradientSet(ABC):
     @abstractmethod
     def any_found(self) -> bool:
         """Whether there is any gradient, on any rank."""
+
+    @property
+    def any_failed(self) -> bool:
+        """Whether any rank could not measure its gradients: a read that waits, where only a device knows."""
+        return False
+
+    def check_others(self) -> None:
+        """Check the same.
+
+        Raises:
+            RemoteError: If one could not.
+        """
+        if self.any_failed:
+            raise RemoteError("Another rank could not clip, and says itself why. No gradient was changed on this one.")
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether all ranks know that without a read."""
+        return True
 
     is_wide: bool | None = None
     """Whether their norm is float64 instead of float32; None for: where any gradient here has this precision."""

@@ -60,6 +60,14 @@ class OverRanks(GradientSet):
         """Whether any rank has any element of a gradient; taken for granted where only a device knows."""
         return self._passage.any_found
 
+    @property
+    def is_heard(self) -> bool:
+        return self._passage.is_heard
+
+    @property
+    def any_failed(self) -> bool:
+        return self._passage.any_failed
+
     def _is_apart(self, place: int) -> bool:
         return self._layout.shares[place].apart
 
@@ -71,10 +79,13 @@ class OverRanks(GradientSet):
     # Norms.
 
     def total_norm(self, order: float, *, in_units: bool = False) -> Scalar:
-        if not needs_units(order) and not (in_units and is_power(order)):
-            return self._total(order, 1.0)
-        scale = unit(self._total(extremum(order), 1.0))
-        return scale * self._total(order, 1.0 / scale)
+        if needs_units(order) or (in_units and is_power(order)):
+            scale = unit(self._total(extremum(order), 1.0))
+            total = scale * self._total(order, 1.0 / scale)
+        else:
+            total = self._total(order, 1.0)
+        self._passage.raise_failure()
+        return total
 
     def norms(self, order: float) -> Parts:
         count = len(self.owners)
@@ -89,6 +100,7 @@ class OverRanks(GradientSet):
             partials, present = self._each(order, None)
             total = self._total_of_each(partials, present, order)
             norms = finish_each(partials, order)
+        self._passage.raise_failure()
         if order < 0.0:  # that of no element is 0
             empty = [place for place in range(count) if self._layout.is_empty(place, self.owners[place])]
             norms.index_fill_(0, indices(empty, norms.device), 0.0)  # to assign it would wait for a copy of it
@@ -117,6 +129,7 @@ class OverRanks(GradientSet):
         together = [values[0, own] for own in columns]
         each = [own.amax() if is_extremum(order) and len(own) else own.sum() for own in together]
         total = self._total_of_each(torch.stack(each) if each else values[0], present, order)
+        self._passage.raise_failure()
         norms = finish_each(values, order)
         if present is not None:
             has = [present[place].expand(len(own)) for place, own in enumerate(columns)]
