@@ -257,3 +257,12 @@ def test_deepspeed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot clip in DeepSpeed, whose optimizer clips by its configuration"):
         trainer.train()
     assert callback.clipper is None and trainer.args.max_grad_norm == 1.0
+
+
+def test_a_second_one_is_refused(tmp_path: Path) -> None:
+    """Each would clip, and take the bound that the first has switched off for that of the trainer."""
+    trainer = trainer_of(tmp_path, callbacks=[GradClipCallback(1.0)])
+    install(trainer, 0.5)
+    with pytest.raises(ValueError, match="must have one `GradClipCallback`, got 2"):
+        trainer.train()
+    assert trainer.args.max_grad_norm == 1.0

@@ -36,7 +36,8 @@ class GradClipCallback(TrainerCallback):
         clipper: The clipper, while it trains and after it.
 
     Raises:
-        ValueError: When training begins, if there is neither a policy nor a bound, or DeepSpeed steps.
+        ValueError: When training begins, if there is neither a policy nor a bound, another such callback, or DeepSpeed
+            steps.
 
     Example:
         `Trainer(model, args, train_dataset=data, callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
@@ -149,6 +150,11 @@ def _ending(train: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(train)
     def train_and_end(self: Any, *args: Any, **kwargs: Any) -> Any:
         callbacks = [x for x in self.callback_handler.callbacks if isinstance(x, GradClipCallback)]
+        if len(callbacks) > 1:
+            raise ValueError(
+                f"A trainer must have one `GradClipCallback`, got {len(callbacks)}, of which each would clip. Remove the "
+                "others; two policies are one as `gradclip.policies.chain(first, second)`."
+            )
         for callback in callbacks:
             callback._trainer = self if callback._is_installed else None
         try:
