@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 import gradclip
 import reference
 from calls import BOUND, CALLS
+from gradclip.numbers import as_float64
+from gradclip.sending import vector_of
 from policies.cases import CASES, SHAPES, clipper_of, model
 from there import PLACE, There, no_waits
 from waits import READS
@@ -95,6 +98,14 @@ def test_patched_functions(name: str, missing: bool, monkeypatch: pytest.MonkeyP
     for x, own in zip(gradients, before, strict=True):
         torch.testing.assert_close(x.held, own * coef)
     assert [(x.total_norm, x.threshold) for x in records] == [(pytest.approx(norm, rel=1e-6), 0.5)]
+
+
+def test_equal_numbers_of_the_host_are_made_once() -> None:
+    """Among those that go to other ranks with one of a device, each of which would be a launch."""
+    with mock.patch("gradclip.sending.as_float64", wraps=as_float64) as makes:
+        vector: Any = vector_of([There(torch.tensor(2.0)), 1.0, 0.0, 0.0, math.inf, 1.0, 0.0], lambda device: device)
+    assert vector.held.tolist() == [2.0, 1.0, 0.0, 0.0, math.inf, 1.0, 0.0]
+    assert makes.call_count == 4
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 9.0, -9.0, math.inf, 0.0])

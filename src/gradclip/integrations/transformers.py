@@ -152,8 +152,8 @@ def _ending(train: Callable[..., Any]) -> Callable[..., Any]:
         callbacks = [x for x in self.callback_handler.callbacks if isinstance(x, GradClipCallback)]
         if len(callbacks) > 1:
             raise ValueError(
-                f"A trainer must have one `GradClipCallback`, got {len(callbacks)}, of which each would clip. Remove the "
-                "others; two policies are one as `gradclip.policies.chain(first, second)`."
+                f"A trainer must have one `GradClipCallback`, got {len(callbacks)}, of which each would clip. "
+                "Remove the others; two policies are one as `gradclip.policies.chain(first, second)`."
             )
         for callback in callbacks:
             callback._trainer = self if callback._is_installed else None
