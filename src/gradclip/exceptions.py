@@ -42,7 +42,7 @@ class ConsecutiveSkipsError(GradClipError, RuntimeError):
 
 
 class RemoteError(GradClipError, RuntimeError):
-    """Another rank could not collect or measure its gradients; the message says which, and why. Nothing was changed."""
+    """Another rank could not collect or measure its gradients: the message says why, or its own. Nothing is changed."""
 
 
 class MisuseWarning(UserWarning):

@@ -129,8 +129,8 @@ class Work(ABC):
     def complain(self, stage: Any) -> str:
         """Return why a norm that is not finite is an error."""
 
-    def check_others(self) -> None:  # noqa: B027
-        """Check that a total norm which is known not to be finite does not come of another rank that cannot clip."""
+    def check_others(self) -> None:  # noqa: B027 -- most are of one process
+        """Check that a total norm which the host knows not to be finite does not come of a rank that cannot clip."""
 
     def tell(self, stage: Any, error: BaseException) -> None:  # noqa: B027 -- most are of one process
         """Let all hear of an error in one stage that wait for the norms of the next."""
@@ -188,9 +188,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             is_measured = False
             norms, decides = work.measure(stage)
             if decides and nonfinite not in UNREAD:
-                norms = _read(norms, stage)
-                if is_bad(norms.total):
-                    work.check_others()
+                norms = _read(norms, stage, work)
             if before is None:
                 before = norms
             if not decides:
@@ -203,7 +201,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                 if nonfinite == "raise":
                     raise NonFiniteGradientError(work.complain(stage))
                 if nonfinite == "sanitize":
-                    norms, sanitized = _read(work.sanitize(stage), stage), True
+                    norms, sanitized = _read(work.sanitize(stage), stage, work), True
                     before = norms if not steps else before
             learned.append(stage.state)
             is_measured = True
@@ -234,17 +232,23 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
     return Done(before, steps, asked, None, None, sanitized)
 
 
-def _read(norms: Norms, stage: Any) -> Norms:
+def _read(norms: Norms, stage: Any, work: Work) -> Norms:
     """Return norms whose total the host knows: a rule decides with floats then, many times faster, and at each step.
 
     The loss is read with it for a rule that skips, as whether it does would be read next.
+
+    Raises:
+        RemoteError: If another rank cannot clip.
     """
-    if is_known(norms.total):
-        return norms
-    if norms.loss is None or not stage.policy.skips:
-        return norms._replace(total=on_host(norms.total))
-    total, loss = both_on_host(norms.total, norms.loss)
-    return norms._replace(total=total, loss=loss)
+    if not is_known(norms.total):
+        if norms.loss is None or not stage.policy.skips:
+            norms = norms._replace(total=on_host(norms.total))
+        else:
+            total, loss = both_on_host(norms.total, norms.loss)
+            norms = norms._replace(total=total, loss=loss)
+    if is_bad(norms.total):
+        work.check_others()
+    return norms
 
 
 def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: bool) -> Done:

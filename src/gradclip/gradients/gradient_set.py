@@ -104,17 +104,17 @@ class GradientSet(ABC):
         return False
 
     def check_others(self) -> None:
-        """Check the same.
+        """Check that all could.
 
         Raises:
-            RemoteError: If one could not.
+            RemoteError: If another rank could not.
         """
         if self.any_failed:
             raise RemoteError("Another rank could not clip, and says itself why. No gradient was changed on this one.")
 
     @property
     def is_heard(self) -> bool:
-        """Whether all ranks know that without a read."""
+        """Whether all ranks know without a read if any could not."""
         return True
 
     is_wide: bool | None = None
