@@ -108,14 +108,6 @@ def on_host(value: Scalar | bool) -> float:  # noqa: FBT001 -- a condition is a 
     return value.item()
 
 
-def both_on_host(a: Scalar, b: Scalar) -> tuple[float, float]:
-    """Return two numbers as floats, in one read where both are on a device."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.is_meta:
-        return on_host(a), on_host(b)
-    first, second = torch.stack([as_float64(a), as_float64(b, a.device)]).tolist()
-    return first, second
-
-
 def is_host(x: Tensor) -> bool:
     """Whether the numbers of a tensor can be read and nothing waits: it is on the CPU, and nobody traces it."""
     return x.device.type == "cpu" and not is_transformed()

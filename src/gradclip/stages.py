@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, both_on_host, is_bad, is_known, isfinite, on_host, where
+from gradclip.numbers import Condition, as_float64, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.partition import Part
@@ -240,12 +240,13 @@ def _read(norms: Norms, stage: Any, work: Work) -> Norms:
     Raises:
         RemoteError: If another rank cannot clip.
     """
-    if not is_known(norms.total):
-        if norms.loss is None or not stage.policy.skips:
-            norms = norms._replace(total=on_host(norms.total))
+    total, loss = norms.total, norms.loss
+    if not is_known(total):
+        if loss is None or is_known(loss) or not stage.policy.skips:
+            total = on_host(total)
         else:
-            total, loss = both_on_host(norms.total, norms.loss)
-            norms = norms._replace(total=total, loss=loss)
+            total, loss = torch.stack([total, as_float64(loss, total.device)]).tolist()
+        norms = norms._replace(total=total, loss=loss)
     if is_bad(norms.total):
         work.check_others()
     return norms
