@@ -64,8 +64,7 @@ def vector_of(numbers: Sequence[Scalar], place: Callable[[torch.device], torch.d
     device = next((x.device for x in numbers if not is_known(x)), None)
     if device is not None:
         where = place(device)
-        known = dict.fromkeys(x for x in numbers if is_known(x))  # equal ones are made in one launch
-        made = {x: as_float64(x, where).reshape(-1) for x in known}
+        made = {x: as_float64(x, where).reshape(-1) for x in {*filter(is_known, numbers)}}  # equal ones in one launch
         return torch.cat([made[x] if is_known(x) else as_float64(x, where).reshape(-1) for x in numbers])
     # Half the cost of reading a list.
     vector = torch.frombuffer(array("d", cast("Sequence[float]", numbers)), dtype=torch.float64)

@@ -219,17 +219,31 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
             steps.append((norms, work.apply(stage, norms, decision)))
     except BaseException as error:
         _take_back(work, stages, learned)
-        reads = nonfinite not in UNREAD  # or the others go on with NaN to the last stage, unless they hear of it
-        told = not is_measured and (reads or work.is_heard)
-        for stage in stages[len(learned) + (not is_measured) :]:
-            if told:
-                break
-            work.tell(stage, error)
-            told = reads or work.is_heard
+        to_come = stages[len(learned) + (not is_measured) :]
+        _tell(to_come, work, error, is_new=is_measured, reads=nonfinite not in UNREAD)
         raise
     if before is None:
         raise RuntimeError("the first stage of a policy can always be measured")
     return Done(before, steps, asked, None, None, sanitized)
+
+
+def _tell(stages: Sequence[Any], work: Work, error: BaseException, *, is_new: bool, reads: bool) -> None:
+    """Let all ranks hear of an error that may wait in any of the stages to come.
+
+    Those that hear of it with a norm stop there, and so do those that read the norm. Others go on to the last stage.
+
+    Args:
+        stages: The stages.
+        work: What they work on.
+        error: The error.
+        is_new: Whether it has come after the last norm, of which nobody has heard with that.
+        reads: Whether norms are read.
+    """
+    for stage in stages:
+        if not is_new and (reads or work.is_heard):
+            return
+        work.tell(stage, error)
+        is_new = False
 
 
 def _read(norms: Norms, stage: Any, work: Work) -> Norms:

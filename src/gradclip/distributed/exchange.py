@@ -62,6 +62,11 @@ class Flags(NamedTuple):
         judged = where(is_bad, math.nan, norm)
         return where(self.elements == 0.0, 0.0, judged) if norm_type < 0.0 else judged
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether all ranks know if any has failed; not so where a device alone knows."""
+        return is_known(self.failed) and not self.unread
+
     def common_loss(self, norm_type: float) -> Scalar | None:
         """Return the mean loss of the ranks that know one; the largest, where maxima were taken.
 

@@ -21,6 +21,7 @@ from gradclip.numbers import (
     identity,
     is_extremum,
     is_power,
+    on_host,
     unit,
 )
 from gradclip.ops.registry import open_
@@ -62,11 +63,11 @@ class OverRanks(GradientSet):
 
     @property
     def is_heard(self) -> bool:
-        return self._passage.is_heard
+        return self._passage.flags.is_heard
 
     @property
     def any_failed(self) -> bool:
-        return self._passage.any_failed
+        return on_host(self._passage.flags.failed) > 0.0
 
     def _is_apart(self, place: int) -> bool:
         return self._layout.shares[place].apart

@@ -86,7 +86,7 @@ class Passage:
             for tail, value in zip(tails, summed, strict=True):
                 arrived.setdefault(tail, []).append(value)
         norm = finish(combine([*own.get((), ()), *arrived.get((), ())], order), order)
-        if self.is_heard:
+        if self.flags.is_heard:
             self.raise_failure()
         self.loss = self.flags.common_loss(order)
         return self.flags.judged(norm, order)
@@ -170,22 +170,12 @@ class Passage:
                 self._failure = error
         return otherwise
 
-    @property
-    def is_heard(self) -> bool:
-        """Whether all ranks know if any has failed; not so where a device alone knows."""
-        return is_known(self.flags.failed) and not self.flags.unread
-
-    @property
-    def any_failed(self) -> bool:
-        """Whether any rank has failed: a read that waits, where a device alone knows."""
-        return on_host(self.flags.failed) > 0.0
-
     def raise_failure(self) -> None:
         """Raise on every rank what any rank has failed with; where a device alone knows on any, only its own.
 
         That is for the end of all that is measured then, as the others, who do not know, go on to it.
         """
-        spans = [span for span, flags in self._passed if is_known(flags.failed) and flags.failed and not flags.unread]
+        spans = [span for span, flags in self._passed if flags.is_heard and flags.failed]
         if spans or self._failure is not None:
             said = say_all(spans, "" if self._failure is None else f"{type(self._failure).__name__}: {self._failure}")
             failure, self._failure = self._failure, None
