@@ -1,6 +1,9 @@
 """Compile every kernel for GPUs, which takes none: run by `test_triton.py` in a process without the interpreter."""
 
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +13,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gradclip.ops.triton import measuring, writing
+from gradclip.ops.triton.calls import BLOCK, WARPS
+from gradclip.ops.triton.launch import PER_PROCESSOR
 
 TARGETS = {"cuda 90": GPUTarget("cuda", 90, 32), "hip gfx942": GPUTarget("hip", "gfx942", 64)}
-BLOCK = 1024
+WARP, REGISTERS = 32, 2**16
+"""Threads of a warp, and registers of a multiprocessor of NVIDIA's."""
+
 POINTERS = {"table": "*i64", "norm": "*fp32"} | dict.fromkeys(
     ("partials", "numbers", "out", "length", "coef", "coefs", "limits"), "*fp64"
 )
@@ -38,7 +45,7 @@ def variants() -> Iterator[Variant]:
         yield writing.sanitize, 4, run
     for dtype in (tl.float32, tl.float64):  # of complex elements
         run = {"DTYPE": dtype, "WIDTH": 2, "ALIGNED": True}
-        for kind in (2, 3):
+        for kind in (1, 2, 3):
             yield measuring.measure_powers, 4, {**run, "KIND": kind, "SCALED": 2}
         yield measuring.measure_extrema, 4, {**run, "KIND": 5}
         yield writing.scale, 4, {**run, "EACH": False}
@@ -61,6 +68,21 @@ def compiled(target: GPUTarget, kernel: Any, warps: int, constants: dict[str, An
     return triton.compile(source, target=target, options={"num_warps": warps})
 
 
+def check_speed(found: Any, kernel: Any, constants: dict[str, Any]) -> None:
+    """Check that a kernel reads 16 bytes at once, and that as many programs fit on a multiprocessor as are launched."""
+    what = f"{kernel.__name__} {constants}"
+    if constants["ALIGNED"] and constants["WIDTH"] == 1 and constants.get("KIND") != measuring.POWER:
+        wide = "ld.global.v2.b64" if constants["DTYPE"] == tl.float64 else "ld.global.v4.b32"
+        assert wide in found.asm["ptx"], f"{what} reads less than 16 bytes at once"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(found.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    taken = int(re.search(r"REG:(\d+)", said).group(1))
+    assert taken * WARP * WARPS * PER_PROCESSOR <= REGISTERS, f"{what} takes {taken} registers"
+
+
 def main() -> None:
     """Compile all for all targets, and look at what reads gradients."""
     for name, target in TARGETS.items():
@@ -68,9 +90,8 @@ def main() -> None:
         for kernel, warps, constants in variants():
             found = compiled(target, kernel, warps, constants)
             count += 1
-            if target.backend == "cuda" and constants.get("ALIGNED") and constants["WIDTH"] == 1:
-                wide = "ld.global.v2.b64" if constants["DTYPE"] == tl.float64 else "ld.global.v4.b32"
-                assert wide in found.asm["ptx"], f"{kernel.__name__} {constants} reads less than 16 bytes at once"
+            if target.backend == "cuda" and "ALIGNED" in constants:
+                check_speed(found, kernel, constants)
         sys.stdout.write(f"{name}: {count} kernels\n")
 
 

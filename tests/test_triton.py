@@ -665,12 +665,12 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_compile_for_cards() -> None:
-    """Every kernel, for cards of NVIDIA and AMD; where chunks are aligned, it reads 16 bytes at once."""
+    """Every kernel, for cards of NVIDIA and AMD: it reads 16 bytes at once, and leaves registers to the others."""
     script = Path(__file__).with_name("compile_kernels.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["cuda 90: 64 kernels", "hip gfx942: 64 kernels"]
+    assert done.stdout.splitlines() == ["cuda 90: 66 kernels", "hip gfx942: 66 kernels"]
 
 
 def test_functions_where_a_gradient_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,12 +51,22 @@ def wide(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _modulus(re, im):
-    """Return the magnitudes of complex numbers, whose squares may leave the range: infinite where one part is."""
+def parts(base, at, inside):
+    """Return both parts of complex elements as float64, which are read at once; 0 outside."""
+    both = tl.load(base + 2 * at[:, None] + tl.arange(0, 2)[None, :], mask=inside[:, None], other=0.0)
+    return tl.split(both.to(tl.float64))
+
+
+@triton.jit
+def _modulus(re, im, DTYPE: tl.constexpr):
+    """Return the magnitudes of complex numbers: infinite where one part is."""
     a, b = tl.abs(re), tl.abs(im)
-    larger, smaller = tl.where(a > b, a, b), tl.where(a > b, b, a)
-    ratio = smaller / tl.where(larger == 0.0, 1.0, larger)
-    modulus = tl.where(larger == 0.0, 0.0, larger * tl.sqrt(1.0 + ratio * ratio))
+    if DTYPE == tl.float32:
+        modulus = tl.sqrt(re * re + im * im)
+    else:  # whose squares may leave the range
+        larger, smaller = tl.where(a > b, a, b), tl.where(a > b, b, a)
+        ratio = smaller / tl.where(larger == 0.0, 1.0, larger)
+        modulus = tl.where(larger == 0.0, 0.0, larger * tl.sqrt(1.0 + ratio * ratio))
     modulus = tl.where((re != re) | (im != im), re + im, modulus)
     return tl.where((a == INF) | (b == INF), INF, modulus)
 
@@ -65,9 +75,8 @@ def _modulus(re, im):
 def _values(base, at, inside, DTYPE: tl.constexpr, PAIRS: tl.constexpr, MASKED: tl.constexpr):
     """Return elements as float64, complex ones by their moduli; 0 outside."""
     if PAIRS:
-        re = tl.load(base + 2 * at, mask=inside, other=0.0).to(tl.float64)
-        im = tl.load(base + 2 * at + 1, mask=inside, other=0.0).to(tl.float64)
-        return _modulus(re, im)
+        re, im = parts(base, at, inside)
+        return _modulus(re, im, DTYPE)
     elif MASKED:
         return wide(tl.load(base + at, mask=inside, other=0.0), DTYPE)
     else:
@@ -97,20 +106,22 @@ def measure_powers(
 ):  # fmt: skip
     """partials[c] = the sum of |factor x|^order over chunk c. `numbers`: the order, then a factor, or one a segment.
 
-    `SCALED`: 0 for no factor, 1 for one, 2 for one a segment.
+    `SCALED`: 0 for no factor, 1 for one, 2 for one a segment. What takes many registers works on `FEW` elements at a time,
+    or fewer programs than are launched would fit on a multiprocessor.
     """
     PAIRS: tl.constexpr = WIDTH == 2 and KIND != SQUARE
     PARTS: tl.constexpr = 1 if WIDTH == 2 and KIND != SQUARE else WIDTH
-    lanes = tl.arange(0, BLOCK)
+    FEW: tl.constexpr = BLOCK // 4 if WIDTH == 2 and KIND != SQUARE else BLOCK // 2 if KIND == POWER else BLOCK
+    lanes = tl.arange(0, FEW)
     order = tl.load(numbers) if KIND == POWER else 0.0
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         base = begin_of(table, c, DTYPE, ALIGNED)
         count = (tl.load(table + n + c) * PARTS).to(tl.int32)
         if SCALED:
             factor = tl.load(numbers + 1 + (tl.load(table + 2 * n + c) if SCALED == 2 else 0))
-        whole = (count // BLOCK) * BLOCK
-        acc = tl.zeros((BLOCK,), tl.float64)
-        for o in range(0, whole, BLOCK):  # without a mask, or there are no 16-byte loads
+        whole = (count // FEW) * FEW
+        acc = tl.zeros((FEW,), tl.float64)
+        for o in range(0, whole, FEW):  # without a mask, or there are no 16-byte loads
             v = _values(base, o + lanes, o + lanes < count, DTYPE, PAIRS, False)
             if SCALED:
                 v = v * factor
@@ -166,11 +177,13 @@ def measure_extrema(
         count = tl.load(table + n + c).to(tl.int32)
         whole = (count // BLOCK) * BLOCK
         if WIDTH == 2:
+            FEW: tl.constexpr = BLOCK // 4  # as above
+            few = tl.arange(0, FEW)
             identity = INF if KIND == SMALLEST else 0.0
-            extremum = tl.full((BLOCK,), identity, tl.float64)
-            for o in range(0, count, BLOCK):
-                inside = o + lanes < count
-                v = tl.where(inside, _values(base, o + lanes, inside, DTYPE, True, True), identity)
+            extremum = tl.full((FEW,), identity, tl.float64)
+            for o in range(0, count, FEW):
+                inside = o + few < count
+                v = tl.where(inside, _values(base, o + few, inside, DTYPE, True, True), identity)
                 extremum = _smaller(extremum, v) if KIND == SMALLEST else _larger(extremum, v)
             if KIND == SMALLEST:
                 tl.store(partials + c, tl.reduce(extremum, 0, _smaller))
@@ -247,20 +260,20 @@ def count_nonfinite(
 
     `ASKED`: where a number is finite, none counts, and none is read.
     """
-    lanes = tl.arange(0, BLOCK)
+    FEW: tl.constexpr = BLOCK // WIDTH
+    lanes = tl.arange(0, FEW)
     number = tl.load(numbers) if ASKED else INF
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
         base = begin_of(table, c, DTYPE, ALIGNED)
         count = tl.load(table + n + c).to(tl.int32)
         if ASKED:
             count = tl.where(number - number == 0.0, 0, count)
-        nans = tl.zeros((BLOCK,), tl.float64)
-        infinite = tl.zeros((BLOCK,), tl.float64)
-        for o in range(0, count, BLOCK):
+        nans = tl.zeros((FEW,), tl.float64)
+        infinite = tl.zeros((FEW,), tl.float64)
+        for o in range(0, count, FEW):
             inside = o + lanes < count
             if WIDTH == 2:
-                re = tl.load(base + 2 * (o + lanes), mask=inside, other=0.0).to(tl.float64)
-                im = tl.load(base + 2 * (o + lanes) + 1, mask=inside, other=0.0).to(tl.float64)
+                re, im = parts(base, o + lanes, inside)
                 is_nan, is_infinite = (re != re) | (im != im), (tl.abs(re) == INF) | (tl.abs(im) == INF)
             else:
                 x = wide(tl.load(base + o + lanes, mask=inside, other=0.0), DTYPE)

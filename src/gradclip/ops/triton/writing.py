@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from gradclip.ops.triton.measuring import ARGUMENTS, INF, begin_of, wide
+from gradclip.ops.triton.measuring import ARGUMENTS, INF, begin_of, parts, wide
 
 
 @triton.jit
@@ -90,8 +90,7 @@ def sanitize(
             inside = o + lanes < count
             if WIDTH == 2:
                 p = base + 2 * (o + lanes)
-                re = tl.load(p, mask=inside, other=0.0).to(tl.float64)
-                im = tl.load(p + 1, mask=inside, other=0.0).to(tl.float64)
+                re, im = parts(base, o + lanes, inside)
                 bad = inside & (_is_bad(re) | _is_bad(im))
                 tl.store(p, tl.zeros((BLOCK,), DTYPE), mask=bad)
                 tl.store(p + 1, tl.zeros((BLOCK,), DTYPE), mask=bad)
