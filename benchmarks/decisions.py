@@ -130,10 +130,10 @@ def stand_in() -> Iterator[None]:
     with (
         registry.forced("triton"),
         patch.object(launch, "_compiled", compiled),
-        patch.object(driver, "found", lambda: driver.Driver(nothing, nothing)),
+        patch.object(driver, "found", lambda: driver.Driver(*[nothing] * 6)),
         patch.object(numbers, "is_host", lambda _: False),
         patch.object(history, "is_ready", lambda x: not isinstance(x, torch.Tensor)),
-        patch.object(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0)),
+        patch.object(launch, "current_cuda_stream", lambda _: 0),
     ):
         yield
 

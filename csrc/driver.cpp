@@ -4,12 +4,27 @@
 namespace gradclip::python {
 namespace {
 
-// `cuLaunchKernel` and `cuMemcpyHtoDAsync`, or what stands for them.
+// `cuLaunchKernel`, `cuMemcpyHtoDAsync`, `cuEventQuery`, `cuEventRecord`, `cuCtxGetCurrent` and `cuCtxSetCurrent`, or
+// what stands for them.
 using Launcher = int (*)(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                          unsigned block_y, unsigned block_z, unsigned shared, void* stream, void** arguments,
                          void** extra);
 using Copier = int (*)(std::uint64_t to, const void* from, std::size_t bytes, void* stream);
+using Asker = int (*)(void* event);
+using Recorder = int (*)(void* event, void* stream);
+using Getter = int (*)(void** context);
+using Setter = int (*)(void* context);
 
+struct Driver {
+  Launcher launch;
+  Copier copy;
+  Asker ask;
+  Recorder record;
+  Getter get;
+  Setter set;
+};
+
+constexpr int kNotReady = 600;  // what an event says before it has happened
 constexpr Py_ssize_t kMost = 24;
 
 // A kernel, how many programs, threads of one and bytes of shared memory; and the words of its arguments.
@@ -21,6 +36,53 @@ bool failed(int error, const char* what) {
   if (error) PyErr_Format(PyExc_RuntimeError, "the driver could not %s: error %d", what, error);
   return error != 0;
 }
+
+// False with a Python error set for what is no tuple of so many numbers.
+bool read_numbers(const char* name, PyObject* tuple, std::uint64_t* out, Py_ssize_t count) {
+  if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
+    PyErr_Format(PyExc_TypeError, "%s must be a tuple of %zd numbers", name, count);
+    return false;
+  }
+  for (Py_ssize_t i = 0; i < count; ++i)
+    if (!read_number(PyTuple_GetItem(tuple, i), &out[i])) return false;
+  return true;
+}
+
+template <class Function>
+Function function_at(std::uint64_t address) {
+  return reinterpret_cast<Function>(address);
+}
+
+bool read_driver(PyObject* tuple, Driver* out) {
+  std::uint64_t at[6];
+  if (!read_numbers("functions", tuple, at, 6)) return false;
+  *out = {function_at<Launcher>(at[0]), function_at<Copier>(at[1]), function_at<Asker>(at[2]),
+          function_at<Recorder>(at[3]), function_at<Getter>(at[4]), function_at<Setter>(at[5])};
+  return true;
+}
+
+// Makes a context the current one of this thread for the length of a block; none, where that is to stay.
+class Inside {
+ public:
+  Inside(const Driver& driver, void* context) : driver_(driver) {
+    if (!context) return;
+    error = driver_.get(&before_);
+    left_ = !error && before_ != context;
+    if (left_) error = driver_.set(context);
+  }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  ~Inside() {
+    if (left_) driver_.set(before_);
+  }
+
+  int error = 0;
+
+ private:
+  const Driver& driver_;
+  void* before_ = nullptr;
+  bool left_ = false;
+};
 
 bool read_launch(PyObject* entry, Launch* out) {
   PyObject* listed = PyTuple_Check(entry) && PyTuple_Size(entry) == 5 ? PyTuple_GetItem(entry, 4) : nullptr;
@@ -48,14 +110,14 @@ bool read_launches(PyObject* list, std::vector<Launch>* out) {
 }
 
 // Returns the error of the first that fails, or 0.
-int launch_all(std::uint64_t driver, std::uint64_t stream, std::vector<Launch>& launches) {
+int launch_all(const Driver& driver, void* stream, std::vector<Launch>& launches) {
   for (Launch& launch : launches) {
     void* arguments[kMost];
     for (Py_ssize_t i = 0; i < kMost; ++i) arguments[i] = &launch.words[i];  // of a narrower argument, the low bytes
     const auto [function, programs, threads, shared] = launch.numbers;
-    const int error = reinterpret_cast<Launcher>(driver)(
-        reinterpret_cast<void*>(function), static_cast<unsigned>(programs), 1, 1, static_cast<unsigned>(threads), 1, 1,
-        static_cast<unsigned>(shared), reinterpret_cast<void*>(stream), arguments, nullptr);
+    const int error = driver.launch(reinterpret_cast<void*>(function), static_cast<unsigned>(programs), 1, 1,
+                                    static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared), stream, arguments,
+                                    nullptr);
     if (error) return error;
   }
   return 0;
@@ -66,33 +128,46 @@ int launch_all(std::uint64_t driver, std::uint64_t stream, std::vector<Launch>& 
 // The driver waits where much is queued, and what it waits for may take other threads: both functions let them run.
 
 PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::uint64_t driver, stream;
+  Driver driver;
+  std::uint64_t where[2];
   std::vector<Launch> launches;
   int error = 0;
-  if (!has_arguments("launch", n, 3, 3) || !read_number(args[0], &driver) || !read_number(args[1], &stream) ||
+  if (!has_arguments("launch", n, 3, 3) || !read_driver(args[0], &driver) || !read_numbers("where", args[1], where, 2) ||
       !read_launches(args[2], &launches))
     return nullptr;
+  void *const context = reinterpret_cast<void*>(where[0]), *const stream = reinterpret_cast<void*>(where[1]);
+  const Inside inside(driver, context);
+  if (failed(inside.error, "change contexts")) return nullptr;
   without_gil([&] { error = launch_all(driver, stream, launches); });
   if (failed(error, "launch a kernel")) return nullptr;
   Py_RETURN_NONE;
 }
 
 PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  std::uint64_t driver, copier, stream, host, device;
+  Driver driver;
+  std::uint64_t where[2], slot[3], device;
   std::vector<Launch> launches;
   std::size_t bytes;
-  int copying = 0, launching = 0;
-  if (!has_arguments("start", n, 9, 9) || !read_number(args[0], &driver) || !read_number(args[1], &copier) ||
-      !read_number(args[2], &stream) || !read_number(args[6], &host) || !read_number(args[7], &device) ||
-      !read_launches(args[8], &launches) || !write_table(args[3], args[4], args[5], host, &bytes))
+  int copying = 0, recording = 0, launching = 0;
+  if (!has_arguments("start", n, 8, 8) || !read_driver(args[0], &driver) || !read_numbers("where", args[1], where, 2) ||
+      !read_numbers("slot", args[5], slot, 3) || !read_number(args[6], &device) || !read_launches(args[7], &launches))
     return nullptr;
+  void *const context = reinterpret_cast<void*>(where[0]), *const stream = reinterpret_cast<void*>(where[1]);
+  void *const host = reinterpret_cast<void*>(slot[0]), *const event = reinterpret_cast<void*>(slot[1]);
+  const bool is_new = slot[2] != 0;
+  const Inside inside(driver, context);
+  if (failed(inside.error, "change contexts")) return nullptr;
+  const int asking = is_new ? 0 : driver.ask(event);
+  if (asking == kNotReady) Py_RETURN_FALSE;
+  if (failed(asking, "look at an event") || !write_table(args[2], args[3], args[4], slot[0], &bytes)) return nullptr;
   without_gil([&] {
-    copying = reinterpret_cast<Copier>(copier)(device, reinterpret_cast<void*>(host), bytes,
-                                               reinterpret_cast<void*>(stream));
-    if (!copying) launching = launch_all(driver, stream, launches);
+    copying = driver.copy(device, host, bytes, stream);
+    recording = driver.record(event, stream);
+    if (!copying && !recording) launching = launch_all(driver, stream, launches);
   });
-  if (failed(copying, "copy a table") || failed(launching, "launch a kernel")) return nullptr;
-  Py_RETURN_NONE;
+  if (failed(copying, "copy a table") || failed(recording, "record an event") || failed(launching, "launch a kernel"))
+    return nullptr;
+  Py_RETURN_TRUE;
 }
 
 }  // namespace gradclip::python

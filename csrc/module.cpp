@@ -165,16 +165,20 @@ PyMethodDef methods[] = {
     {"table", fast<table>(), METH_FASTCALL,
      "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the table, yet to be written; the "
      "runs of each dtype with their begin, end and whether they are aligned; how many chunks; how many segments; and "
-     "the bits of the widest real dtype. None if they are something else. `sizes`: elements of a chunk, of one where "
-     "there are many, and how many that is."},
+     "whether any dtype has the precision of float64. None if they are something else. `sizes`: elements of a chunk, of "
+     "one where there are many, and how many that is."},
     {"fill", fast<fill>(), METH_FASTCALL,
      "fill(table, max_norm, eps, host)\n\nWrite a table with its bounds to memory of the host, by its address."},
     {"launch", fast<launch>(), METH_FASTCALL,
-     "launch(driver, stream, launches)\n\nLaunch kernels by the address of the driver's function: each a tuple of its "
-     "handle, how many programs, threads of one, bytes of shared memory, and a list of arguments of 8 bytes each."},
+     "launch(functions, where, launches)\n\nLaunch kernels: each a tuple of its handle, how many programs, threads of one, "
+     "bytes of shared memory, and a list of arguments of 8 bytes each. `functions`: the addresses of the driver's that "
+     "launch, copy, look at an event, record one, and get and set the current context. `where`: the context, 0 for the "
+     "current one, and the stream."},
     {"start", fast<start>(), METH_FASTCALL,
-     "start(driver, copier, stream, table, max_norm, eps, host, device, launches)\n\nWrite a table with its bounds to "
-     "pinned memory, copy it to the device by the address of the driver's function, and launch kernels."},
+     "start(functions, where, table, max_norm, eps, slot, device, launches)\n\nWrite a table with its bounds to pinned "
+     "memory, copy it to the device, record the event after the copy, and launch kernels; False, with nothing done, where "
+     "that of the last copy has not happened. `slot`: the address of the memory, the event, and whether there was no copy "
+     "yet."},
     {"measure", fast<measure>(), METH_FASTCALL,
      "measure(tensors, norm_type, factor=1.0)\n\nThe partial of a norm over all elements times the factor, as a float."},
     {"measure_each", fast<measure_each>(), METH_FASTCALL,

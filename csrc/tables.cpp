@@ -30,8 +30,8 @@ bool read_sizes(PyObject* tuple, ChunkSizes* out) {
 }
 
 PyObject* as_table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& sizes) {
-  long bits = 16;
-  for (const Dense& tensor : tensors) bits = std::max(bits, real_bits(tensor.dtype));
+  const bool wide =
+      std::any_of(tensors.begin(), tensors.end(), [](const Dense& tensor) { return real_bits(tensor.dtype) == 64; });
   auto table = std::make_unique<Table>(std::move(tensors), by_unit, sizes);
   const Owned runs{PyTuple_New(static_cast<Py_ssize_t>(table->runs.size()))};
   for (std::size_t i = 0; runs.object && i < table->runs.size(); ++i) {
@@ -43,8 +43,8 @@ PyObject* as_table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& s
   const Owned capsule{runs.object ? PyCapsule_New(table.get(), kName, destroy) : nullptr};
   if (!capsule.object) return nullptr;
   const Table* known = table.release();  // the capsule's from now on
-  return Py_BuildValue("OOLLl", capsule.object, runs.object, static_cast<long long>(known->chunks),
-                       static_cast<long long>(known->segments), bits);
+  return Py_BuildValue("OOLLO", capsule.object, runs.object, static_cast<long long>(known->chunks),
+                       static_cast<long long>(known->segments), wide ? Py_True : Py_False);
 }
 
 bool write_table(PyObject* capsule, PyObject* max_norm, PyObject* eps, std::uint64_t address, std::size_t* bytes) {

@@ -631,6 +631,6 @@ def test_a_decision_by_the_driver(monkeypatch: pytest.MonkeyPatch, launched: lis
     by = StandIn()
     monkeypatch.setattr(driver, "found", lambda: driver.Driver(*by.addresses))
     monkeypatch.setattr(launch, "_compiled", by)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
     assert compared(ZClip(1.0, warmup=5), given(30), launched)[2:] == [1] * 28
     assert by.launched == [("rule", 1, 77)] * 28

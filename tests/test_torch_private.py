@@ -49,6 +49,16 @@ def test_tracers_are_told_from_other_modes(monkeypatch: pytest.MonkeyPatch) -> N
         assert without()
 
 
+def test_the_current_gpu_and_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the names, torch's published functions say them; `tests/gpu` has the names."""
+    monkeypatch.delattr(torch._C, "_cuda_getDevice", raising=False)
+    monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream", raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=100 + device))
+    assert private._current_cuda_device()() == 3
+    assert private._current_cuda_stream()(2) == 102
+
+
 def test_tracing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside `torch.jit.trace`; without the name, never."""
     seen: list[bool] = []

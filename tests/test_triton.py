@@ -86,9 +86,9 @@ def some_tensors() -> list[Tensor]:
 # The table.
 
 
-def words_of(found: table.HostTable) -> Tensor:
+def words_of(found: table.HostTable, bounds: tuple[float, float] = (0.1, 1e-6)) -> Tensor:
     out = table.on_device(found, torch.device("cpu")).words
-    table.write(found, (0.1, 1e-6), out)
+    table.write(found, bounds, out)
     return out
 
 
@@ -279,11 +279,22 @@ class StandIn:
         u, p = ctypes.c_uint, ctypes.c_void_p
         launch_type = ctypes.CFUNCTYPE(ctypes.c_int, p, *[u] * 7, p, ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)), p)
         copy_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, p, ctypes.c_size_t, p)
+        of_one, of_two = (ctypes.CFUNCTYPE(ctypes.c_int, *[p] * count) for count in (1, 2))
         self._error = error
-        self._functions = launch_type(self._launch), copy_type(self._copy)
+        self._functions = (
+            launch_type(self._launch),
+            copy_type(self._copy),
+            of_one(lambda event: BUSY if event in self.busy else 0),
+            of_two(lambda event, stream: self.recorded.append((event, stream)) or 0),
+            of_one(self._get),
+            of_one(lambda context: self.contexts.append(context) or 0),
+        )
         self._kernels: dict[tuple[Any, ...], driver.Ready] = {}
         self.launched: list[tuple[str, int, Any]] = []
         self.copied: list[tuple[int, int]] = []
+        self.recorded: list[tuple[int, int]] = []
+        self.busy: set[int] = set()
+        self.contexts: list[int | None] = [HERE]
 
     @property
     def addresses(self) -> list[int]:
@@ -320,19 +331,23 @@ class StandIn:
         self.copied.append((count, stream))
         return 0
 
+    def _get(self, to: int) -> int:
+        ctypes.c_uint64.from_address(to).value = self.contexts[-1] or 0
+        return 0
+
+
+HERE, BUSY = 5, 600
+"""The context that is current, and what an event says before it has happened."""
+
 
 class Slot:
-    """Pinned memory, on a machine that pins none."""
+    """Pinned memory, on a machine that pins none; its event is called by its number."""
 
-    def __init__(self, words: int) -> None:
+    def __init__(self, words: int, device: torch.device | None = None, event: int = 0) -> None:
         self.host = torch.zeros(words, dtype=torch.int64)
-        self.address = self.host.data_ptr()
-        self.copied = SimpleNamespace(query=lambda: self.free, record=self.record)
-        self.free = True
-        self.stream: Any = None
-
-    def record(self, stream: Any) -> None:
-        self.stream = stream
+        self.event = event or id(self)
+        self.known = self.host.data_ptr(), self.event, True
+        self.used = *self.known[:2], False
 
 
 @pytest.fixture
@@ -341,7 +356,7 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in_for_it = StandIn()
     monkeypatch.setattr(driver, "found", lambda: driver.Driver(*stand_in_for_it.addresses))
     monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
     own = lane_on(77)
     for module in (triton_backend, trial):
         monkeypatch.setattr(module, "lane_of", lambda _: own)
@@ -349,13 +364,9 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 def lane_on(stream: int) -> lane.Lane:
-    """What is kept for a stream, with pinned memory that is not used again; its copies are noted in that stream."""
-    own = lane.Lane(torch.device("cpu"), SimpleNamespace(cuda_stream=stream))
-
-    def give_back(slot: Slot, _: int) -> None:
-        assert slot.stream is own.stream
-
-    own.slots = SimpleNamespace(take=lambda words, _: Slot(words), give_back=give_back)  # type: ignore[assignment]
+    """What is kept for a stream, with pinned memory that is not used again."""
+    own = lane.Lane(torch.device("cpu"), (HERE, stream))
+    own.slots = SimpleNamespace(take=lambda words, _: Slot(words), give_back=lambda *_: None)  # type: ignore[assignment]
     return own
 
 
@@ -483,13 +494,13 @@ def test_a_kernel_is_triton_s_until_it_is_compiled(monkeypatch: pytest.MonkeyPat
     by = SimpleNamespace(launch=lambda stream, launches: handed.append((stream, launches)))
     monkeypatch.setattr(driver, "found", lambda: by)
     monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
     kernel, memory = Kernel(), torch.zeros(3)
     for programs in (4, 5):
         call = launch.Call(kernel, programs, (memory, 1, 2**31 - 1), 4, {"BLOCK": 1024})
         launch.launch([call], torch.device("cpu"))
     assert runs == [((4,), (memory, 1, 2**31 - 1), {"BLOCK": 1024, "enable_fp_fusion": True, "num_warps": 4})]
-    assert handed == [(77, [(123, 5, 128, 64, [memory.data_ptr(), 1, 2**31 - 1, 0, 0])])]
+    assert handed == [((0, 77), [(123, 5, 128, 64, [memory.data_ptr(), 1, 2**31 - 1, 0, 0])])]
 
 
 def compiled(**changes: Any) -> SimpleNamespace:
@@ -534,16 +545,20 @@ def test_an_error_of_the_driver() -> None:
     native = pytest.importorskip("gradclip.ops._native")
     failing = StandIn(error=700)
     failing.get((measuring.combine, None, 2, False, False, 128))
+    functions = tuple(failing.addresses)
     memory = torch.zeros(64, dtype=torch.int64).data_ptr()
     arguments = [memory, 0, 0, 0, *[memory] * 5, 0, 0]
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
-        native.launch(failing.addresses[0], 0, [(1, 0, 32, 0, arguments)])
+        native.launch(functions, (0, 0), [(1, 0, 32, 0, arguments)])
     for wrong in ([(1, 1, 32, 0, [0] * 25)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):
         with pytest.raises(TypeError, match="a launch must be a tuple"):
-            native.launch(failing.addresses[0], 0, wrong)
+            native.launch(functions, (0, 0), wrong)
+    for wrong in (functions[1:], list(functions)):
+        with pytest.raises(TypeError, match="functions must be a tuple of 6 numbers"):
+            native.launch(wrong, (0, 0), [])
     for wrong in (b"", SimpleNamespace()):
         with pytest.raises(ValueError, match="invalid PyCapsule"):
-            native.start(*failing.addresses, 0, wrong, 1.0, 1e-6, memory, memory, [])
+            native.start(functions, (0, 0), wrong, 1.0, 1e-6, (memory, 1, True), memory, [])
         with pytest.raises(ValueError, match="invalid PyCapsule"):
             native.fill(wrong, 1.0, 1e-6, memory)
 
@@ -554,14 +569,15 @@ def test_memory_of_a_copy_outlives_a_launch_that_fails() -> None:
     failing, kept = StandIn(error=700), []
     failing.get((measuring.combine, None, 2, False, False, 128))
     own, host = lane_on(77), table.tabled([torch.ones(3)])
-    own.slots.give_back = lambda slot, _: kept.append(slot)  # type: ignore[method-assign]
+    own.slots.give_back = lambda slot, _: kept.append(slot.event)  # type: ignore[method-assign]
     to = table.on_device(host, torch.device("cpu"))
     memory = to.words.data_ptr()
     launches = [(1, 0, 32, 0, [memory, 0, 0, 0, *[memory] * 5, 0, 0])]
     with pytest.raises(RuntimeError, match="error 700"):
         copying.start(driver.Driver(*failing.addresses), host, (1.0, 0.0), to, launches, own)
     assert len(failing.copied) == 1
-    assert [slot.stream for slot in kept] == [own.stream]
+    assert failing.recorded == [(event, 77) for event in kept]
+    assert len(kept) == 1
 
 
 @pytest.mark.parametrize("starts", [False, True])
@@ -574,11 +590,12 @@ def test_the_driver_lets_other_threads_run(starts: bool) -> None:
     poll = ctypes.cast(ctypes.CDLL(None).poll, ctypes.c_void_p).value
     launches = [(ctypes.addressof(asked), 1, 32, 0, [])] * 5000
     by, words, memory = StandIn(), table.tabled([torch.ones(2)]).words, torch.zeros(16, dtype=torch.int64)
-    given = (poll, by.addresses[1], 0, words, 1.0, 0.0, *[memory.data_ptr()] * 2) if starts else (poll, 0)
+    slot = memory.data_ptr(), 1, True
+    given = (words, 1.0, 0.0, slot, memory.data_ptr()) if starts else ()
     writer = threading.Timer(0.05, os.write, (writing, b"x"))
     writer.start()
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 1"):
-        (native.start if starts else native.launch)(*given, launches)
+        (native.start if starts else native.launch)((poll, *by.addresses[1:]), (0, 0), *given, launches)
     writer.join()
     os.close(reading)
     os.close(writing)
@@ -586,29 +603,29 @@ def test_the_driver_lets_other_threads_run(starts: bool) -> None:
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once its copy is made, in turn; while it is not, its stream gets more of it; a small one is replaced."""
-    monkeypatch.setattr(lane, "Slot", Slot)
+    pytest.importorskip("gradclip.ops._native")
+    by, slots = StandIn(), lane.Slots(torch.device("cpu"))
+    events = iter(range(1, 9))
+    monkeypatch.setattr(lane, "Slot", lambda *given: Slot(*given, event=next(events)))
     monkeypatch.setattr(lane, "pinned", torch.zeros)
-    slots = lane.Slots()
 
-    def used(words: int, *, free: bool = True, stream: int = 1) -> Slot:
-        slot = slots.take(words, stream)
-        slot.free = free
-        slots.give_back(slot, stream)
-        return slot
+    def used(count: int, *, stream: int = 1) -> int:
+        own = lane.Lane(torch.device("cpu"), (HERE, stream))
+        own.slots = slots
+        host = table.tabled([torch.ones(3)] * count)
+        to = table.on_device(host, torch.device("cpu"))
+        copying.start(driver.Driver(*by.addresses), host, (1.0, 0.0), to, [], own)
+        assert torch.equal(to.words, words_of(host, (1.0, 0.0)))
+        assert by.recorded[-1][1] == stream
+        return by.recorded[-1][0]
 
-    first = used(4)
-    assert used(3, free=False) is first
-    second = used(4)
-    assert second is not first
-    third = used(4)  # the oldest still waits
-    assert third not in {first, second}
-    elsewhere = used(4, stream=2)
-    assert [used(4, stream=2) for _ in range(3)] == [elsewhere] * 3
-    first.free = True
-    assert [used(4) for _ in range(4)] == [first, second, third, first]
-    larger = used(9)
-    assert larger not in {first, second, third}
-    assert len(larger.host) == 9
+    assert used(4) == used(3) == 1
+    by.busy.add(1)
+    assert [used(4), used(4)] == [2, 3]  # the oldest still waits, and so do those after it
+    assert [used(4, stream=2) for _ in range(3)] == [4] * 3
+    by.busy.clear()
+    assert [used(4) for _ in range(4)] == [1, 2, 3, 1]
+    assert used(9) == 5
     spare = slots.take_spare(9)
     assert spare is not None
     assert len(spare) >= 9
@@ -618,26 +635,51 @@ def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lane_for_each_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver gets a context there first; where a graph is captured, and on other devices, there is none."""
     asked: list[Any] = []
-    now = SimpleNamespace(cuda_stream=1)
+    now, by = 0, StandIn()
     monkeypatch.setattr(lane, "_LANES", lane._Lanes())
-    monkeypatch.setattr(lane, "is_captured", lambda _: now.cuda_stream == 3)
+    monkeypatch.setattr(lane, "is_captured", lambda _: now == 3)
     monkeypatch.setattr(lane, "on", contextlib.nullcontext)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: asked.append(device) or now)
+    monkeypatch.setattr(driver, "found", lambda: driver.Driver(*by.addresses))
+    monkeypatch.setattr(lane, "current_cuda_stream", lambda device: asked.append(device) or now)
     monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: asked.append("context")))
     device = torch.device("cuda", 1)
     first = lane.lane_of(device)
     assert first is not None
-    assert (first.device, first.stream, first.handle) == (device, now, 1)
+    assert (first.device, first.where) == (device, (HERE, 0))
     assert first.slots is lane.slots_of(device)
     assert lane.lane_of(device) is first
     assert asked == [1, "context", 1]
-    now = SimpleNamespace(cuda_stream=2)
+    now = 2
     second = lane.lane_of(device)
     assert second is not None
-    assert (second.handle, second.slots) == (2, first.slots)
-    now = SimpleNamespace(cuda_stream=3)
+    assert (second.where, second.slots) == ((HERE, 2), first.slots)
+    now = 3
     assert lane.lane_of(device) is None
     assert lane.lane_of(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("kept", [0, HERE, HERE + 1])
+def test_launches_in_the_context_of_a_lane(kept: int) -> None:
+    """Which is made the current one of the thread for that long, where it is another."""
+    native = pytest.importorskip("gradclip.ops._native")
+    by, words, memory = StandIn(), table.tabled([torch.ones(2)]).words, torch.zeros(32, dtype=torch.int64)
+    functions, slot = tuple(by.addresses), (memory.data_ptr(), 1, True)
+    assert driver.Driver(*functions).context() == HERE
+    native.launch(functions, (kept, 77), [])
+    assert native.start(functions, (kept, 77), words, 1.0, 0.0, slot, memory[16:].data_ptr(), [])
+    assert by.contexts[1:] == ([] if kept in {0, HERE} else [kept, HERE] * 2)
+
+
+def test_a_lane_keeps_numbers_for_later() -> None:
+    """Nobody gets the same memory twice, and they are no numbers of inference mode."""
+    own = lane_on(0)
+    with torch.inference_mode():
+        found = [own.numbers(wide=bool(i % 2)) for i in range(3 * lane.AT_ONCE)]
+    assert [x.norm.dtype for x in found[:2]] == [torch.float32, torch.float64]
+    addresses = {x.data_ptr() for numbers in found for x in numbers[:3]}
+    assert addresses == {address for numbers in found for address in numbers.addresses}
+    assert len(addresses) == 9 * lane.AT_ONCE
+    assert not any(x.is_inference() for numbers in found for x in numbers[:3])
 
 
 def test_a_lane_keeps_its_partials() -> None:

@@ -230,6 +230,16 @@ def test_models_and_streams_in_turns() -> None:
                 assert after.item() == pytest.approx(0.5, rel=1e-5)
 
 
+def test_what_is_current() -> None:
+    """The names of torch that are not published say what the published ones do."""
+    from gradclip import torch_private as private
+
+    assert private.current_cuda_device() == torch.cuda.current_device()
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        with torch.cuda.stream(stream):
+            assert private.current_cuda_stream(torch.cuda.current_device()) == stream.cuda_stream
+
+
 def test_by_the_launcher_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other way to launch has the same bits."""
     import triton

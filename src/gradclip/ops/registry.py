@@ -72,8 +72,9 @@ def forced(name: str) -> Generator[None, None, None]:
 
 def check_forced() -> None:
     """Raise if the backend that was asked for by name does not exist or cannot run here."""
-    name = FORCED.get()
-    if name not in {"", *NAMES}:
+    if not (name := FORCED.get()):
+        return
+    if name not in NAMES:
         listed = ", ".join(map(repr, NAMES[:-1]))
         msg = f"`GRADCLIP_BACKEND` must be {listed} or {NAMES[-1]!r}, got {name!r}. Unset it to let gradclip choose."
         raise BackendUnavailableError(msg)

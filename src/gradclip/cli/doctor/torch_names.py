@@ -26,7 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "torch.optim.Optimizer": ("_optimizer_step_pre_hooks", "profile_hook_step"),
 }
 """Names by what has them. Those that torch gives to objects as it goes, such as the `found_inf` of an optimizer or all
-that a `GradScaler` holds, are not here: that they are missing now says nothing."""
+that a `GradScaler` holds, or has in builds for GPUs alone, are not here: that they are missing now says nothing."""
 
 
 def missing_names() -> list[str]:

@@ -18,7 +18,7 @@ from gradclip.ops.triton.copying import copy
 from gradclip.ops.triton.lane import lane_of, partials_of
 from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
-from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read, read_by_extension, tabled
+from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read_by_extension, tabled
 from gradclip.ops.triton.trial import try_out
 
 try:
@@ -69,11 +69,12 @@ class TritonBatch(Batch):
             return super().norm_and_coefficient(max_norm, eps)
         host = self._host_table()
         plan = plan_of(host, self._device, lane_of(self._device))
-        length, coef, norm = plan.norm_and_coefficient(host, (max_norm, eps))
+        total, coef, norm, _ = plan.norm_and_coefficient(host, (max_norm, eps))
         self._plan, self._turn = plan, plan.turn
-        total = from_device(length)
+        if self._device.type == "cpu":  # of Triton's interpreter
+            total, coef = from_device(total), from_device(coef)
         self._norm = (total, norm)
-        return total, from_device(coef) if max_norm < math.inf else 1.0
+        return total, coef if max_norm < math.inf else 1.0
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:
@@ -229,7 +230,7 @@ class Triton(Backend):
         return device is not None and all(x.device == device and _is_taken(x) for x in tensors)
 
     def open(self, tensors: list[Tensor], chunks: Any = None) -> TritonBatch | None:
-        found = read_by_extension(tensors) if chunks is None else read(*chunks)
+        found = read_by_extension(tensors) if chunks is None else HostTable(*chunks)
         return TritonBatch(tensors, found) if found is not None or self.takes(tensors) else None
 
     def rule(self, device: torch.device) -> Any:

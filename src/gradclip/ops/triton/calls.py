@@ -10,7 +10,7 @@ from torch import Tensor
 from gradclip.numbers import as_float64
 from gradclip.ops.triton import measuring
 from gradclip.ops.triton.launch import Call, programs_on
-from gradclip.ops.triton.table import Table
+from gradclip.ops.triton.table import DTYPES, Table
 
 BLOCK, WARPS = 1024, 4
 """Elements that a program works on at a time, and its warps."""
@@ -47,13 +47,13 @@ def over_runs(kernel: Any, table: Table, *memory: Tensor, **constants: Any) -> l
     return [
         Call(
             kernel,
-            min(run.end - run.begin, most),
-            (table.words, table.chunks, run.begin, run.end, *memory),
+            min(end - begin, most),
+            (table.words, table.chunks, begin, end, *memory),
             WARPS,
-            {"DTYPE": dtype, "WIDTH": width, "ALIGNED": run.aligned, "BLOCK": BLOCK, **constants},
+            {"DTYPE": dtype, "WIDTH": width, "ALIGNED": aligned, "BLOCK": BLOCK, **constants},
         )
-        for run in table.runs
-        for dtype, width in (REAL[run.dtype],)
+        for place, begin, end, aligned in table.runs
+        for dtype, width in (REAL[DTYPES[place]],)
     ]
 
 

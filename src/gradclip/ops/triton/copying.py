@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU
 from gradclip.ops.triton import driver
-from gradclip.ops.triton.lane import Lane, on, pinned, slots_of
+from gradclip.ops.triton.lane import Lane, pinned, slots_of
 from gradclip.ops.triton.table import HostTable, Table, write
 from gradclip.sending import for_replays
 from gradclip.tracing import is_captured
@@ -45,10 +45,11 @@ def start(
     by: driver.Driver, table: HostTable, bounds: Bounds, to: Table, launches: list[driver.Launch], lane: Lane
 ) -> None:
     """Write a table, copy it and launch what goes by it, in one call of the extension, which has made the table."""
-    with on(lane.device):
-        slot = lane.slots.take(to.words.numel(), lane.handle)
-        try:
-            by.start(lane.handle, table.words, bounds, slot.address, to.words.data_ptr(), launches)
-        finally:  # the copy may be under way where a launch has failed, or Ctrl-C comes
-            slot.copied.record(lane.stream)
-            lane.slots.give_back(slot, lane.handle)
+    slots, where = lane.slots, lane.where
+    slot = slots.take(to.size, where)
+    try:
+        while not by.start(where, table.words, bounds, slot.known, to.address, launches):
+            busy, slot = slot, slots.new(to.size)
+            slots.leave(busy, where)
+    finally:  # the copy may be under way where a launch has failed, or Ctrl-C comes
+        slots.give_back(slot, where)

@@ -27,32 +27,56 @@ Launch: TypeAlias = tuple[int, int, int, int, list[int]]
 """A kernel, how many programs, threads of one, bytes of shared memory, and arguments."""
 
 
+Where: TypeAlias = tuple[int, int]
+"""A context of the driver, 0 for the current one of the thread, and a stream of it."""
+
+NAMES = (
+    "cuLaunchKernel", "cuMemcpyHtoDAsync_v2", "cuEventQuery", "cuEventRecord", "cuCtxGetCurrent", "cuCtxSetCurrent",
+)  # fmt: skip
+"""The functions of the driver that are called."""
+
+
 @final
 class Driver:
-    """The functions of the driver that launch and copy."""
+    """Functions of the driver, by their addresses: those of `NAMES`, in that order."""
 
-    def __init__(self, launcher: int, copier: int) -> None:
-        self._launcher = launcher
-        self._copier = copier
+    def __init__(self, *functions: int) -> None:
+        self._functions: Any = functions
 
-    def launch(self, stream: int, launches: list[Launch]) -> None:
-        """Launch kernels in a stream of the current device."""
-        _native.launch(self._launcher, stream, launches)  # type: ignore[union-attr] -- there is a driver
+    def context(self) -> int:
+        """Return the context that is current in this thread."""
+        found = ctypes.c_void_p()
+        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._functions[4])(ctypes.byref(found))
+        return found.value or 0
+
+    def launch(self, where: Where, launches: list[Launch]) -> None:
+        """Launch kernels in a stream."""
+        _native.launch(self._functions, where, launches)  # type: ignore[union-attr] -- there is a driver
 
     def start(
-        self, stream: int, table: object, bounds: tuple[float, float], host: int, device: int, launches: list[Launch]
-    ) -> None:
-        """Write a table with its bounds to pinned memory, copy it, and launch kernels.
+        self,
+        where: Where,
+        table: object,
+        bounds: tuple[float, float],
+        slot: tuple[int, int, bool],
+        device: int,
+        launches: list[Launch],
+    ) -> bool:
+        """Write a table with its bounds to pinned memory, copy it, record the event after the copy, and launch kernels.
 
         Args:
-            stream: The stream, of the current device.
+            where: The stream.
             table: What the extension has made of tensors.
             bounds: `max_norm` and `eps`.
-            host: The address of pinned memory for both, which is not written before the copy is made.
+            slot: The address of pinned memory for both; what the driver calls the event after the last copy from it;
+                and whether there was none yet.
             device: The address of memory for both on the device.
             launches: The kernels.
+
+        Returns:
+            Whether it was done: nothing is where that event has not happened.
         """
-        _native.start(self._launcher, self._copier, stream, table, *bounds, host, device, launches)  # type: ignore[union-attr]
+        return _native.start(self._functions, where, table, *bounds, slot, device, launches)  # type: ignore[union-attr]
 
 
 _left_out = threading.Event()
@@ -74,11 +98,11 @@ def _loaded() -> Driver | None:
         return None
     try:
         library = ctypes.CDLL("libcuda.so.1")
-        functions = library.cuLaunchKernel, library.cuMemcpyHtoDAsync_v2
+        functions = [getattr(library, name) for name in NAMES]
     except (AttributeError, OSError):
         return None
-    launcher, copier = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
-    return None if launcher is None or copier is None else Driver(launcher, copier)
+    addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
+    return Driver(*addresses) if all(addresses) else None
 
 
 @final

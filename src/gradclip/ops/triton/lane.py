@@ -6,21 +6,27 @@ To ask for new memory takes longer than a launch.
 import threading
 from collections import defaultdict, deque
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU
+from gradclip.ops.triton import driver
+from gradclip.torch_private import current_cuda_device, current_cuda_stream
 from gradclip.tracing import is_captured
+
+AT_ONCE = 16
+"""Clips whose numbers are asked for at once: what is asked for the first time after a step takes ten times as long."""
+
+HERE: AbstractContextManager[object] = nullcontext()
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
     """Make a device the current one, where it is not."""
-    if device.type == "cpu":
-        return nullcontext()
-    module: Any = torch.get_device_module(device)
-    return nullcontext() if module.current_device() == device.index else module.device(device)
+    if device.type == "cpu" or (device.type == "cuda" and current_cuda_device() == device.index):
+        return HERE
+    return torch.get_device_module(device).device(device)
 
 
 def pinned(words: int) -> Tensor:
@@ -34,16 +40,19 @@ class Slot:
 
     Attributes:
         host: The memory: int64 words.
-        address: Where it is.
-        copied: What happens once it may be written again.
+        known: Its address, what the driver calls the event, and whether nothing was copied from it yet.
+        used: The same once something was.
     """
 
-    __slots__ = ("address", "copied", "host")
+    __slots__ = ("_event", "host", "known", "used")
 
-    def __init__(self, words: int) -> None:
+    def __init__(self, words: int, device: torch.device) -> None:
         self.host = pinned(words)
-        self.address = self.host.data_ptr()
-        self.copied = torch.cuda.Event()
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(device))  # or it is no event of the device yet
+        address, event = self.host.data_ptr(), self._event.cuda_event
+        self.known: tuple[int, int, bool] = address, event, True
+        self.used = address, event, False
 
 
 @final
@@ -53,35 +62,38 @@ class Slots:
     Each stream has its own: in one, the oldest is free first, while another may be held up for long.
     """
 
-    def __init__(self) -> None:
-        self._free: defaultdict[int, deque[Slot]] = defaultdict(deque)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: defaultdict[driver.Where, deque[Slot]] = defaultdict(deque)
         self._spare: Tensor | None = None
 
-    def take(self, words: int, stream: int) -> Slot:
-        """Return memory that no copy reads any more: the oldest of a stream, or where that is not free, new memory."""
-        free = self._free[stream]
+    def take(self, words: int, stream: driver.Where) -> Slot:
+        """Return the memory of a stream that is free first, or where there is none of that size, new memory."""
         try:
-            slot = free.popleft()
+            slot = self._free[stream].popleft()
         except IndexError:
-            return self._new(words)
-        if not slot.copied.query():
-            free.appendleft(slot)
-            return self._new(words)
-        return slot if slot.host.numel() >= words else self._new(words)
+            return self.new(words)
+        return slot if slot.host.numel() >= words else self.new(words)
 
-    def give_back(self, slot: Slot, stream: int) -> None:
+    def give_back(self, slot: Slot, stream: driver.Where) -> None:
         """Take memory back whose copy is under way in a stream, and its event recorded."""
+        slot.known = slot.used
         self._free[stream].append(slot)
+
+    def leave(self, slot: Slot, stream: driver.Where) -> None:
+        """Take memory back that is not free yet, though it is the first of a stream that will be."""
+        self._free[stream].appendleft(slot)
 
     def take_spare(self, words: int) -> Tensor | None:
         """Return memory for a graph that is captured: older torch can pin none then. Nobody gives it back."""
         spare, self._spare = self._spare, None
         return spare if spare is not None and len(spare) >= words else None
 
-    def _new(self, words: int) -> Slot:
+    def new(self, words: int) -> Slot:
+        """Return new memory; some more is kept for a graph."""
         if self._spare is None or len(self._spare) < words:
             self._spare = pinned(words)
-        return Slot(words)
+        return Slot(words, self._device)
 
 
 _SLOTS: dict[torch.device, Slots] = {}
@@ -89,7 +101,7 @@ _SLOTS: dict[torch.device, Slots] = {}
 
 def slots_of(device: torch.device) -> Slots:
     """Return the pinned memory of a device."""
-    return _SLOTS.setdefault(device, Slots())
+    return _SLOTS.setdefault(device, Slots(device))
 
 
 @final
@@ -98,25 +110,57 @@ class Lane:
 
     Attributes:
         device: The device.
-        stream: The stream.
-        handle: What the driver calls it.
+        where: The context of the device and the stream, as the driver calls them.
         slots: The pinned memory of the device.
         plans: The clips that it has made there, by the form of their tables.
     """
 
-    def __init__(self, device: torch.device, stream: Any) -> None:
+    def __init__(self, device: torch.device, where: driver.Where) -> None:
         self.device = device
-        self.stream = stream
-        self.handle: int = stream.cuda_stream
+        self.where = where
         self.slots = slots_of(device)
         self.plans: dict[Any, Any] = {}
         self._partials: Tensor | None = None
+        self._numbers: dict[bool, list[Numbers]] = {False: [], True: []}
 
     def partials(self, count: int) -> Tensor:
         """Return float64 memory for so many numbers or more, until the next call."""
         if self._partials is None or len(self._partials) < count:
             self._partials = torch.empty(count, dtype=torch.float64, device=self.device)
         return self._partials
+
+    def numbers(self, *, wide: bool) -> "Numbers":
+        """Return memory for the numbers of a clip, which nobody else gets."""
+        found = self._numbers[wide]
+        if not found:
+            with torch.inference_mode(mode=False):  # or they were of that mode outside too
+                found += [Numbers.on(self.device, wide=wide) for _ in range(AT_ONCE)]
+        return found.pop()
+
+
+@final
+class Numbers(NamedTuple):
+    """What a clip has of its gradients: the norm in float64, the coefficient, and the norm as it is returned.
+
+    Each is in memory of its own, as compilers want of what an operator returns; and where that is.
+    """
+
+    length: Tensor
+    coef: Tensor
+    norm: Tensor
+    addresses: tuple[int, ...]
+
+    @classmethod
+    def on(cls, device: torch.device, *, wide: bool) -> "Numbers":
+        """Return memory for them on a device."""
+        dtypes = torch.float64, torch.float64, torch.float64 if wide else torch.float32
+        length, coef, norm = (torch.empty((), dtype=dtype, device=device) for dtype in dtypes)
+        return cls(length, coef, norm, (length.data_ptr(), coef.data_ptr(), norm.data_ptr()))
+
+
+def numbers_of(device: torch.device, lane: Lane | None, *, wide: bool) -> Numbers:
+    """Return memory for the numbers of a clip."""
+    return Numbers.on(device, wide=wide) if lane is None else lane.numbers(wide=wide)
 
 
 def partials_of(chunks: int, device: torch.device, lane: Lane | None) -> Tensor:
@@ -139,12 +183,15 @@ def lane_of(device: torch.device) -> Lane | None:
 
     None inside a graph that is being captured, whose replays may run beside other work, and for devices without CUDA.
     """
-    if device.type != "cuda" or is_captured(device):
+    if device.type != "cuda":
         return None
-    stream = torch.cuda.current_stream(device.index)  # torch takes twice as long to look at a device
-    lane = _LANES.known.get((device, stream.cuda_stream))
+    handle = current_cuda_stream(device.index)
+    if handle and is_captured(device):  # the default stream captures nothing
+        return None
+    lane = _LANES.known.get((device, handle))
     if lane is None:
         with on(device):
-            torch.cuda.Event().record()  # the driver launches nothing in a thread that has no context yet
-        lane = _LANES.known[device, stream.cuda_stream] = Lane(device, stream)
+            torch.cuda.Event().record()  # a thread has no context yet
+            context = 0 if (by := driver.found()) is None else by.context()
+        lane = _LANES.known[device, handle] = Lane(device, (context, handle))
     return lane

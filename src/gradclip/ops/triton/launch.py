@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradclip.ops.triton import driver
 from gradclip.ops.triton.lane import on
+from gradclip.torch_private import current_cuda_stream
 
 PER_PROCESSOR = 8
 """Programs for each multiprocessor."""
@@ -52,7 +53,7 @@ def launch(calls: list[Call], device: torch.device) -> None:
     by = driver.found()
     with on(device):
         if by is not None and (launches := launches_of(calls, device)) is not None:
-            by.launch(torch.cuda.current_stream(device.index).cuda_stream, launches)
+            by.launch((0, current_cuda_stream(device.index)), launches)
             return
         for call in calls:
             options = {"enable_fp_fusion": call.fused, "num_warps": call.warps}

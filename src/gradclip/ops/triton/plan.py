@@ -12,7 +12,7 @@ from torch import Tensor
 from gradclip.ops.triton import driver, writing
 from gradclip.ops.triton.calls import measuring_each, norming, over_runs
 from gradclip.ops.triton.copying import Bounds, copy, start
-from gradclip.ops.triton.lane import Lane, on, partials_of
+from gradclip.ops.triton.lane import Lane, Numbers, numbers_of, partials_of
 from gradclip.ops.triton.launch import Call, launch, launches_of
 from gradclip.ops.triton.table import HostTable, Run, Table, on_device
 
@@ -56,17 +56,15 @@ class Sheet:
             if argument is number
         ]
 
-    def launch(self, *numbers: Tensor) -> None:
-        """Launch, on these numbers."""
-        with on(self._lane.device):
-            self._by.launch(self._lane.handle, self._on(numbers))
+    def launch(self, addresses: tuple[int, ...]) -> None:
+        """Launch, on numbers that are there."""
+        self._by.launch(self._lane.where, self._on(addresses))
 
-    def start(self, host: HostTable, bounds: Bounds, to: Table, *numbers: Tensor) -> None:
+    def start(self, host: HostTable, bounds: Bounds, to: Table, addresses: tuple[int, ...]) -> None:
         """Copy a table, and launch."""
-        start(self._by, host, bounds, to, self._on(numbers), self._lane)
+        start(self._by, host, bounds, to, self._on(addresses), self._lane)
 
-    def _on(self, numbers: tuple[Tensor, ...]) -> list[driver.Launch]:
-        addresses = [number.data_ptr() for number in numbers]
+    def _on(self, addresses: tuple[int, ...]) -> list[driver.Launch]:
         for arguments, place, which in self._blanks:
             arguments[place] = addresses[which]
         return self._launches
@@ -99,28 +97,24 @@ class Plan:
         self._measuring: Sheet | None = None
         self._scaling: Sheet | None = None
 
-    def norm_and_coefficient(self, host: HostTable, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the norm in float64, the coefficient, and the norm as it is returned."""
+    def norm_and_coefficient(self, host: HostTable, bounds: Bounds) -> Numbers:
+        """Return what a clip has of the gradients of a table."""
         self.turn += 1
-        dtype = torch.float64 if host.is_wide else torch.float32
-        # Each in memory of its own, as compilers want of what an operator returns.
-        length, coef, norm = (
-            torch.empty((), dtype=x, device=self._device) for x in (torch.float64, torch.float64, dtype)
-        )
-        numbers = length, coef, norm
+        numbers = numbers_of(self._device, self.lane, wide=host.is_wide)
         if self._measuring is not None:
-            self._measuring.start(host, bounds, self.table, *numbers)
+            self._measuring.start(host, bounds, self.table, numbers.addresses)
         else:
-            calls = [*measuring_each(self.table, 2.0, self._partials), norming(self.table, self._partials, *numbers)]
+            last = norming(self.table, self._partials, *numbers[:3])
+            calls = [*measuring_each(self.table, 2.0, self._partials), last]
             copy(host, self.table, self.lane, bounds)
             launch(calls, self._device)
-            self._measuring = self._sheet(calls, numbers)
+            self._measuring = self._sheet(calls, numbers[:3])
         return numbers
 
     def scale_(self, coef: Tensor) -> None:
         """Multiply by one number."""
         if self._scaling is not None:
-            self._scaling.launch(coef)
+            self._scaling.launch((coef.data_ptr(),))
         else:
             calls = over_runs(writing.scale, self.table, coef, EACH=False)
             launch(calls, self._device)

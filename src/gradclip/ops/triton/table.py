@@ -16,7 +16,8 @@ S, S                   the first chunk of each segment, and the one after its la
 Chunks of one dtype lie together, whatever the order of the tensors.
 """
 
-from typing import Any, NamedTuple, final
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -36,19 +37,12 @@ SIZES = 2**14, 2**16, 2**28
 """Elements of a chunk; of one where there are many elements; and how many that is. Fewer chunks starve a GPU, and more
 partials take time to combine."""
 
-FLOAT64_BITS = 64
-
 ALIGNMENT = 16
 """Bytes that are read at once, where all chunks begin at a multiple of them."""
 
 
-class Run(NamedTuple):
-    """The chunks of one dtype: from `begin` to `end`, and whether all of them are aligned."""
-
-    dtype: torch.dtype
-    begin: int
-    end: int
-    aligned: bool
+Run: TypeAlias = tuple[int, int, int, bool]
+"""The chunks of one dtype: its place in `DTYPES`, the first, the one after the last, and whether all are aligned."""
 
 
 @final
@@ -73,13 +67,21 @@ class HostTable(NamedTuple):
 
 @final
 class Table(NamedTuple):
-    """The same on the device."""
+    """The same on the device.
+
+    Attributes:
+        words: Its words.
+        address: Where they are.
+        size: How many.
+    """
 
     words: Tensor
     runs: tuple[Run, ...]
     chunks: int
     segments: int
     is_wide: bool
+    address: int
+    size: int
 
     @property
     def each(self) -> int:
@@ -99,8 +101,9 @@ class Table(NamedTuple):
 
 def on_device(table: HostTable, device: torch.device) -> Table:
     """Return a table on a device, where nothing is written yet."""
-    words = 3 * table.chunks + 2 * table.segments + 4
-    return Table(torch.empty(words, dtype=torch.int64, device=device), *table[1:])
+    size = 3 * table.chunks + 2 * table.segments + 4
+    words = torch.empty(size, dtype=torch.int64, device=device)
+    return Table(words, *table[1:], words.data_ptr(), size)
 
 
 def write(table: HostTable, bounds: tuple[float, float], out: Tensor) -> None:
@@ -126,13 +129,7 @@ def tabled(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
 def read_by_extension(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable | None:
     """Return the table of tensors, if there is the extension, and it takes them: dense ones of one device."""
     found = _native.table(tensors, by_unit, SIZES) if _native is not None and tensors else None
-    return None if found is None else read(*found)
-
-
-def read(words: Any, runs: tuple[tuple[int, int, int, bool], ...], chunks: int, segments: int, bits: int) -> HostTable:
-    """Return the table that the extension has made."""
-    named = tuple([Run(DTYPES[dtype], begin, end, aligned) for dtype, begin, end, aligned in runs])
-    return HostTable(words, named, chunks, segments, bits == FLOAT64_BITS)
+    return None if found is None else HostTable(*found)
 
 
 def written(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
@@ -183,12 +180,10 @@ def _counted(counts: Tensor) -> Tensor:
 
 
 def _runs(tensors: list[Tensor], chunks: Tensor, where: Tensor) -> tuple[Run, ...]:
-    runs: list[Run] = []
-    begin = 0
+    counts: dict[int, int] = {}
     for x, count in zip(tensors, chunks.tolist(), strict=True):
-        if runs and runs[-1].dtype == x.dtype:
-            runs[-1] = runs[-1]._replace(end=begin + count)
-        elif count:
-            runs.append(Run(x.dtype, begin, begin + count, aligned=True))
-        begin += count
-    return tuple(run._replace(aligned=not bool((where[run.begin : run.end] % ALIGNMENT).any())) for run in runs)
+        if count:
+            counts[DTYPES.index(x.dtype)] = counts.get(DTYPES.index(x.dtype), 0) + count
+    ends = list(accumulate(counts.values()))
+    bounds = zip(counts, [0, *ends], ends, strict=False)
+    return tuple((place, begin, end, not (where[begin:end] % ALIGNMENT).any()) for place, begin, end in bounds)
