@@ -676,10 +676,10 @@ def test_a_lane_keeps_numbers_for_later() -> None:
     with torch.inference_mode():
         found = [own.numbers(wide=bool(i % 2)) for i in range(3 * lane.AT_ONCE)]
     assert [x.norm.dtype for x in found[:2]] == [torch.float32, torch.float64]
-    addresses = {x.data_ptr() for numbers in found for x in numbers[:3]}
+    addresses = {x.data_ptr() for numbers in found for x in numbers[:4]}
     assert addresses == {address for numbers in found for address in numbers.addresses}
-    assert len(addresses) == 9 * lane.AT_ONCE
-    assert not any(x.is_inference() for numbers in found for x in numbers[:3])
+    assert len(addresses) == 12 * lane.AT_ONCE
+    assert not any(x.is_inference() for numbers in found for x in numbers[:4])
 
 
 def test_a_lane_keeps_its_partials() -> None:

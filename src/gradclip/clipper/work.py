@@ -120,7 +120,8 @@ class ClipWork(Work):
             decision = self.selection.restricted(decision, norms)
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
-            self._coef = self._coef * decision.coef
+            is_first = not (self._waits or is_known(decision.coef))  # then it is the product as it is, without a launch
+            self._coef = decision.coef if is_first else self._coef * decision.coef
             self._waits = not (is_known(self._coef) and self._coef == 1.0)
         is_last = stage is self.stages[-1]
         if self._waits and (is_last or not waits or not (self.reads or is_known(self._coef))):

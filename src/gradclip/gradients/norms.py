@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gradclip.numbers import LARGEST_PLAIN_ORDER, Scalar, as_float64, finish, finish_each, is_power, sqrt, unit
+from gradclip.numbers import LARGEST_PLAIN_ORDER, Scalar, as_float64, finish, finish_each, is_power, unit
 from gradclip.ops.backend import Batch
 from gradclip.ops.registry import open_
 from gradclip.sending import sent
@@ -28,7 +28,7 @@ def norm_of(batch: Batch, order: float, *, in_units: bool = False) -> Scalar:
     In units of its extremum, the norm of float64 elements cannot overflow either; that takes a second pass.
     """
     if order == 2.0 and not in_units:  # noqa: PLR2004 -- as a rule
-        return sqrt(batch.partial(order))
+        return batch.norm()
     if order < 0.0 and not any(batch.numels()):
         return 0.0
     if needs_units(order) or (in_units and is_power(order)):

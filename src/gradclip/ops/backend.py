@@ -48,9 +48,13 @@ class Batch(ABC):
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         """Return the partial of each tensor, times a factor each if there are any: of shape (tensors,)."""
 
+    def norm(self) -> Scalar:
+        """Return the 2-norm of all elements."""
+        return sqrt(self.partial(2.0))
+
     def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
-        """Return the 2-norm of all elements, and what brings it down to a bound; see `numbers.coefficient`."""
-        norm = sqrt(self.partial(2.0))
+        """Return the same, and what brings it down to a bound; see `numbers.coefficient`."""
+        norm = self.norm()
         return norm, coefficient(norm, max_norm, eps)
 
     @abstractmethod

@@ -15,7 +15,7 @@ from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
 from gradclip.ops.triton.copying import copy
-from gradclip.ops.triton.lane import lane_of, partials_of
+from gradclip.ops.triton.lane import Numbers, lane_of, partials_of
 from gradclip.ops.triton.launch import launch
 from gradclip.ops.triton.plan import Plan, plan_of
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read_by_extension, tabled
@@ -56,6 +56,8 @@ class TritonBatch(Batch):
 
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         factors = None if isinstance(factor, float) and factor == 1.0 else as_float64(factor, self._device).view(1)
+        if order == 2.0 and factors is None and self._table is None:  # noqa: PLR2004 -- as a rule
+            return self._on_its_way(self._planned(math.inf, 0.0).partial)
         table, out = self._tabled(), self._empty(1)
         partials = self._partials(table)
         launch([*measuring_each(table, order, partials, factors), combining(table, order, partials, out)], self._device)
@@ -64,17 +66,28 @@ class TritonBatch(Batch):
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         return self._each(self._tabled(), order, None if factors is None else factors.to(self._device))
 
+    def norm(self) -> Scalar:
+        return super().norm() if self._table is not None else self.norm_and_coefficient(math.inf, 0.0)[0]
+
     def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
         if self._table is not None or isinstance(max_norm, Tensor):
             return super().norm_and_coefficient(max_norm, eps)
+        numbers = self._planned(max_norm, eps)
+        total = self._on_its_way(numbers.length)
+        self._norm = (total, numbers.norm)
+        return total, self._on_its_way(numbers.coef) if max_norm < math.inf else 1.0
+
+    def _planned(self, max_norm: float, eps: float) -> Numbers:
+        """Return what the plan for these tensors has of them, before they have a table of their own."""
         host = self._host_table()
-        plan = plan_of(host, self._device, lane_of(self._device))
-        total, coef, norm, _ = plan.norm_and_coefficient(host, (max_norm, eps))
-        self._plan, self._turn = plan, plan.turn
-        if self._device.type == "cpu":  # of Triton's interpreter
-            total, coef = from_device(total), from_device(coef)
-        self._norm = (total, norm)
-        return total, coef if max_norm < math.inf else 1.0
+        self._plan = plan = plan_of(host, self._device, lane_of(self._device))
+        numbers = plan.measure(host, (max_norm, eps))
+        self._turn = plan.turn
+        return numbers
+
+    def _on_its_way(self, number: Tensor) -> Scalar:
+        """Return a number as it is on a device, and in Triton's interpreter as a float."""
+        return from_device(number) if self._device.type == "cpu" else number
 
     def as_tensor(self, number: Scalar, *, wide: bool | None = None) -> Tensor:
         if self._norm is not None and number is self._norm[0] and wide in {None, self.is_wide}:
@@ -156,7 +169,8 @@ class TritonBatch(Batch):
         """Return a number, or one a tensor, as kernels read it, and which of both; None where it changes nothing."""
         if isinstance(number, Tensor) and number.ndim:
             return number.to(self._device, torch.float64).contiguous(), True
-        number = from_device(number)
+        if isinstance(number, Tensor):
+            number = self._on_its_way(number)
         is_idle = isinstance(number, float) and number == no_change
         return None if is_idle else as_float64(number, self._device), False
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradclip.numbers import as_float64
 from gradclip.ops.triton import measuring
+from gradclip.ops.triton.lane import Numbers
 from gradclip.ops.triton.launch import Call, programs_on
 from gradclip.ops.triton.table import DTYPES, Table
 
@@ -86,8 +87,8 @@ def combining(table: Table, order: float, partials: Tensor, out: Tensor) -> Call
     return Call(measuring.combine, 1, arguments, TOTAL_WARPS, constants)
 
 
-def norming(table: Table, partials: Tensor, length: Tensor, coef: Tensor, norm: Tensor) -> Call:
+def norming(table: Table, partials: Tensor, numbers: Numbers) -> Call:
     """Return what combines the partials of squares, and makes a norm and a coefficient of them."""
-    arguments = (table.words, 1, table.whole, table.bounds, partials, partials, length, coef, norm)
+    arguments = (table.words, 1, table.whole, table.bounds, partials, *numbers[:4])
     constants = {"KIND": KINDS[2.0], "COEF": True, "WIDE": table.is_wide, "BLOCK": TOTAL}
     return Call(measuring.combine, 1, arguments, TOTAL_WARPS, constants)

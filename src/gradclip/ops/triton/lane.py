@@ -140,11 +140,12 @@ class Lane:
 
 @final
 class Numbers(NamedTuple):
-    """What a clip has of its gradients: the norm in float64, the coefficient, and the norm as it is returned.
+    """What a clip has of its gradients: the sum of squares, the norm, the coefficient, and the norm as it is returned.
 
     Each is in memory of its own, as compilers want of what an operator returns; and where that is.
     """
 
+    partial: Tensor
     length: Tensor
     coef: Tensor
     norm: Tensor
@@ -153,9 +154,9 @@ class Numbers(NamedTuple):
     @classmethod
     def on(cls, device: torch.device, *, wide: bool) -> "Numbers":
         """Return memory for them on a device."""
-        dtypes = torch.float64, torch.float64, torch.float64 if wide else torch.float32
-        length, coef, norm = (torch.empty((), dtype=dtype, device=device) for dtype in dtypes)
-        return cls(length, coef, norm, (length.data_ptr(), coef.data_ptr(), norm.data_ptr()))
+        dtypes = *[torch.float64] * 3, torch.float64 if wide else torch.float32
+        partial, length, coef, norm = numbers = [torch.empty((), dtype=dtype, device=device) for dtype in dtypes]
+        return cls(partial, length, coef, norm, tuple(x.data_ptr() for x in numbers))
 
 
 def numbers_of(device: torch.device, lane: Lane | None, *, wide: bool) -> Numbers:

@@ -97,18 +97,18 @@ class Plan:
         self._measuring: Sheet | None = None
         self._scaling: Sheet | None = None
 
-    def norm_and_coefficient(self, host: HostTable, bounds: Bounds) -> Numbers:
+    def measure(self, host: HostTable, bounds: Bounds) -> Numbers:
         """Return what a clip has of the gradients of a table."""
         self.turn += 1
         numbers = numbers_of(self._device, self.lane, wide=host.is_wide)
         if self._measuring is not None:
             self._measuring.start(host, bounds, self.table, numbers.addresses)
         else:
-            last = norming(self.table, self._partials, *numbers[:3])
+            last = norming(self.table, self._partials, numbers)
             calls = [*measuring_each(self.table, 2.0, self._partials), last]
             copy(host, self.table, self.lane, bounds)
             launch(calls, self._device)
-            self._measuring = self._sheet(calls, numbers[:3])
+            self._measuring = self._sheet(calls, numbers[:4])
         return numbers
 
     def scale_(self, coef: Tensor) -> None:
