@@ -1,6 +1,7 @@
 """Collect: any accepted input becomes one `GradientSet`, and nothing below it sees a parameter."""
 
 from collections.abc import Iterable, Sequence
+from types import GeneratorType
 from typing import Any
 
 from torch import Tensor
@@ -57,8 +58,10 @@ def collect(
     given: Any = parameters
     owners: Any = given
     try:
+        if type(given) is GeneratorType:  # as `model.parameters()`
+            given = list(given) or given  # of nothing, an exhausted one is warned of
         is_list = type(given) is list  # which is taken at its word until its elements are read, and may change then
-        owners, names = (given[:], names) if is_list else flatten(function, parameters)
+        owners, names = (given[:], names) if is_list else flatten(function, given)
         is_plain = norm_type is not None and -LARGEST_PLAIN_ORDER <= norm_type <= LARGEST_PLAIN_ORDER
         order = norm_type if is_plain else None
         walk = registry.walk()
