@@ -20,7 +20,12 @@ class Late:
     """A copy to the host that is under way until it is waited for."""
 
     def __init__(self, vector: Any) -> None:
+        self.again(vector)
+
+    def again(self, vector: Any) -> "Late":
+        """Be under way once more."""
         self._copy = vector.held.clone()
+        return self
 
     @staticmethod
     def is_waited_for(_: object) -> bool:

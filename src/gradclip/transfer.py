@@ -32,14 +32,19 @@ class Transfer:
 
     def __init__(self, vector: Tensor) -> None:
         self._event: Any = None
-        if not self.is_waited_for(vector.device):
-            module: Any = torch.get_device_module(vector.device)
-            self.host = torch.empty(vector.shape, dtype=vector.dtype, device=CPU, pin_memory=True)
-            self.host.copy_(vector, non_blocking=True)
-            self._event = module.Event()
-            self._event.record(module.current_stream(vector.device))
-        else:
+        if self.is_waited_for(vector.device):
             self.host = vector.to(CPU)
+            return
+        self.host = torch.empty(vector.shape, dtype=vector.dtype, device=CPU, pin_memory=True)
+        self._event = torch.get_device_module(vector.device).Event()
+        self.again(vector)
+
+    def again(self, vector: Tensor) -> "Transfer":
+        """Copy such a vector to the same memory, once the copy before it was waited for."""
+        self.host.copy_(vector, non_blocking=True)
+        if self._event is not None:
+            self._event.record(torch.get_device_module(vector.device).current_stream(vector.device))
+        return self
 
     @staticmethod
     def is_waited_for(device: torch.device) -> bool:

@@ -126,6 +126,7 @@ class Skips:
         self.most = most
         self._count: Scalar = 0.0
         self._under_way: deque[Transfer] = deque()
+        self._done: list[Transfer] = []
         self._heard = 0  # the most in a row that the host has heard of and not complained about
 
     def can_hear_later(self, device: torch.device) -> bool:
@@ -142,6 +143,7 @@ class Skips:
             transfer = self._under_way.popleft()
             transfer.wait()
             self._heard = max(self._heard, int(transfer.host))
+            self._done.append(transfer)
         return self._heard if self._heard > self.most else 0
 
     def complaint(self, last: Status | None, reason: str, late: int) -> str:
@@ -195,10 +197,13 @@ class Skips:
                     "which the count begins, or moves to another device. Take a step outside of the graph before."
                 )
             count = self._count = as_float64(count, withheld.device)
-        counted = (count + 1.0) * withheld
-        count.copy_(torch.where(overflow, count, counted) if not is_known(overflow) else counted)  # in graphs too
+            self._done.clear()
+        if is_known(overflow):
+            count.add_(1.0).mul_(withheld)  # where it is, in graphs too
+        else:
+            count.copy_(torch.where(overflow, count, (count + 1.0) * withheld))
         if self.most < math.inf and can_transfer(count):
-            self._under_way.append(Transfer(count))
+            self._under_way.append(self._done.pop().again(count) if self._done else Transfer(count))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_count": float(self.read()), "_under_way": deque()}
+        return {**vars(self), "_count": float(self.read()), "_under_way": deque(), "_done": []}
