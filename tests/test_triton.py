@@ -384,6 +384,7 @@ def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatc
     assert by_driver.launched == [("measure_powers", 2, 77), ("combine", 1, 77), ("scale", 2, 77)]
     chunks, segments = 4, 3
     assert by_driver.copied == [(8 * (3 * chunks + 2 * segments + 4), 77)]
+    assert [stream for _, stream in by_driver.recorded] == [77]
     calls: list[str] = []
     for name in ("launch", "start"):
         act = getattr(driver.Driver, name)
