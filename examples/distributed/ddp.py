@@ -6,6 +6,8 @@ any communication, and all do the same.
 Run: torchrun --nproc-per-node 2 examples/distributed/ddp.py
 """
 
+import gc
+
 import task
 import torch
 import torch.distributed as dist
@@ -39,4 +41,5 @@ def main() -> None:
 if __name__ == "__main__":
     dist.init_process_group("gloo")  # "nccl" on GPUs
     main()
-    dist.destroy_process_group()  # after the model: DDP's may wait for ever if it goes with the last of its group
+    gc.collect()  # the model first, whose parts hold each other: torch may wait for ever, or abort, if it is gone last
+    dist.destroy_process_group()

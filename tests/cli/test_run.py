@@ -80,6 +80,8 @@ sys.exit(3)
 '''
 
 RANKS = """
+import gc
+
 import torch
 from torch import distributed
 
@@ -92,6 +94,7 @@ for _ in range(3):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
     optimizer.step()
 del model
+gc.collect()  # or torch may abort where it ends: parts of a model of DDP hold each other
 distributed.destroy_process_group()
 """
 

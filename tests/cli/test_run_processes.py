@@ -8,6 +8,7 @@ from cli.test_run import launched, records_in
 
 RANKS = '''
 """Ranks that the script starts by itself, each of which learns which it is in its own process."""
+import gc
 import os
 import sys
 
@@ -19,7 +20,8 @@ from torch.nn.utils import clip_grad_norm_
 def join(rank, norms):
     distributed.init_process_group("gloo", init_method=f"file://{os.path.abspath('meet')}", rank=rank, world_size=2)
     train(rank, norms)
-    distributed.destroy_process_group()  # with a model of DDP still there, torch may wait for itself
+    gc.collect()  # or with a model of DDP still there, torch may wait for itself, or abort: its parts hold each other
+    distributed.destroy_process_group()
 
 
 def train(rank, norms):
