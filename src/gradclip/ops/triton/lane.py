@@ -134,7 +134,8 @@ class Lane:
         found = self._numbers[wide]
         if not found:
             with torch.inference_mode(mode=False):  # or they were of that mode outside too
-                found += [Numbers.on(self.device, wide=wide) for _ in range(AT_ONCE)]
+                first = Numbers.on(self.device, wide=wide)
+                found += [first, *(first.more() for _ in range(AT_ONCE - 1))]
         return found.pop()
 
 
@@ -155,7 +156,15 @@ class Numbers(NamedTuple):
     def on(cls, device: torch.device, *, wide: bool) -> "Numbers":
         """Return memory for them on a device."""
         dtypes = *[torch.float64] * 3, torch.float64 if wide else torch.float32
-        partial, length, coef, norm = numbers = [torch.empty((), dtype=dtype, device=device) for dtype in dtypes]
+        return cls._of([torch.empty((), dtype=dtype, device=device) for dtype in dtypes])
+
+    def more(self) -> "Numbers":
+        """Return more of the same, in a third of the time."""
+        return self._of([torch.empty_like(x) for x in self[:4]])
+
+    @classmethod
+    def _of(cls, numbers: list[Tensor]) -> "Numbers":
+        partial, length, coef, norm = numbers
         return cls(partial, length, coef, norm, tuple(x.data_ptr() for x in numbers))
 
 
