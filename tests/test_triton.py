@@ -324,7 +324,8 @@ class StandIn:
         if name in {"n", "begin", "end", "segments", "starts", "bounds"}:
             return word & 0xFFFFFFFF
         dtype = torch.int64 if name == "table" else torch.float32 if name == "norm" and not wide else torch.float64
-        return torch.frombuffer((ctypes.c_char * 2**16).from_address(word), dtype=dtype)
+        # All of it is copied to and fro by the interpreter, so it is to be enough and not far more.
+        return torch.frombuffer((ctypes.c_char * 2**12).from_address(word), dtype=dtype)
 
     def _copy(self, to: int, host: int, count: int, stream: int) -> int:
         ctypes.memmove(to, host, count)
