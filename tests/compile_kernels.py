@@ -71,7 +71,7 @@ def compiled(target: GPUTarget, kernel: Any, warps: int, constants: dict[str, An
 def check_speed(found: Any, kernel: Any, constants: dict[str, Any]) -> None:
     """Check that a kernel reads 16 bytes at once, and that as many programs fit on a multiprocessor as are launched."""
     what = f"{kernel.__name__} {constants}"
-    if constants["ALIGNED"] and constants["WIDTH"] == 1 and constants.get("KIND") != measuring.POWER:
+    if constants["ALIGNED"] and constants["WIDTH"] == 1:
         wide = "ld.global.v2.b64" if constants["DTYPE"] == tl.float64 else "ld.global.v4.b32"
         assert wide in found.asm["ptx"], f"{what} reads less than 16 bytes at once"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -346,9 +346,9 @@ class Slot:
 
     def __init__(self, words: int, device: torch.device | None = None, event: int = 0) -> None:
         self.host = torch.zeros(words, dtype=torch.int64)
-        self.event = event or id(self)
-        self.known = self.host.data_ptr(), self.event, True
-        self.used = *self.known[:2], False
+        self.address = self.host.data_ptr()
+        self.copied = event or id(self)
+        self.is_new = True
 
 
 @pytest.fixture
@@ -571,7 +571,7 @@ def test_memory_of_a_copy_outlives_a_launch_that_fails() -> None:
     failing, kept = StandIn(error=700), []
     failing.get((measuring.combine, None, 2, False, False, 128))
     own, host = lane_on(77), table.tabled([torch.ones(3)])
-    own.slots.give_back = lambda slot, _: kept.append(slot.event)  # type: ignore[method-assign]
+    own.slots.give_back = lambda slot, _: kept.append(slot.copied)  # type: ignore[method-assign]
     to = table.on_device(host, torch.device("cpu"))
     memory = to.words.data_ptr()
     launches = [(1, 0, 32, 0, [memory, 0, 0, 0, *[memory] * 5, 0, 0])]

@@ -48,7 +48,7 @@ def start(
     slots, where = lane.slots, lane.where
     slot = slots.take(to.size, where)
     try:
-        while not by.start(where, table.words, bounds, slot.known, to.address, launches):
+        while not by.start(where, table.words, bounds, (slot.address, slot.copied, slot.is_new), to.address, launches):
             busy, slot = slot, slots.new(to.size)
             slots.leave(busy, where)
     finally:  # the copy may be under way where a launch has failed, or Ctrl-C comes

@@ -46,7 +46,9 @@ class Driver:
     def context(self) -> int:
         """Return the context that is current in this thread."""
         found = ctypes.c_void_p()
-        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._functions[4])(ctypes.byref(found))
+        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._functions[NAMES.index("cuCtxGetCurrent")])(
+            ctypes.byref(found)
+        )
         return found.value or 0
 
     def launch(self, where: Where, launches: list[Launch]) -> None:

@@ -40,19 +40,20 @@ class Slot:
 
     Attributes:
         host: The memory: int64 words.
-        known: Its address, what the driver calls the event, and whether nothing was copied from it yet.
-        used: The same once something was.
+        address: Where it is.
+        copied: What the driver calls the event.
+        is_new: Whether nothing was copied from it yet.
     """
 
-    __slots__ = ("_event", "host", "known", "used")
+    __slots__ = ("_event", "address", "copied", "host", "is_new")
 
     def __init__(self, words: int, device: torch.device) -> None:
         self.host = pinned(words)
         self._event = torch.cuda.Event()
         self._event.record(torch.cuda.current_stream(device))  # or it is no event of the device yet
-        address, event = self.host.data_ptr(), self._event.cuda_event
-        self.known: tuple[int, int, bool] = address, event, True
-        self.used = address, event, False
+        self.address = self.host.data_ptr()
+        self.copied: int = self._event.cuda_event
+        self.is_new = True
 
 
 @final
@@ -67,22 +68,22 @@ class Slots:
         self._free: defaultdict[driver.Where, deque[Slot]] = defaultdict(deque)
         self._spare: Tensor | None = None
 
-    def take(self, words: int, stream: driver.Where) -> Slot:
+    def take(self, words: int, where: driver.Where) -> Slot:
         """Return the memory of a stream that is free first, or where there is none of that size, new memory."""
         try:
-            slot = self._free[stream].popleft()
+            slot = self._free[where].popleft()
         except IndexError:
             return self.new(words)
         return slot if slot.host.numel() >= words else self.new(words)
 
-    def give_back(self, slot: Slot, stream: driver.Where) -> None:
+    def give_back(self, slot: Slot, where: driver.Where) -> None:
         """Take memory back whose copy is under way in a stream, and its event recorded."""
-        slot.known = slot.used
-        self._free[stream].append(slot)
+        slot.is_new = False
+        self._free[where].append(slot)
 
-    def leave(self, slot: Slot, stream: driver.Where) -> None:
+    def leave(self, slot: Slot, where: driver.Where) -> None:
         """Take memory back that is not free yet, though it is the first of a stream that will be."""
-        self._free[stream].appendleft(slot)
+        self._free[where].appendleft(slot)
 
     def take_spare(self, words: int) -> Tensor | None:
         """Return memory for a graph that is captured: older torch can pin none then. Nobody gives it back."""
@@ -201,7 +202,7 @@ def lane_of(device: torch.device) -> Lane | None:
     lane = _LANES.known.get((device, handle))
     if lane is None:
         with on(device):
-            torch.cuda.Event().record()  # a thread has no context yet
+            torch.cuda.Event().record()  # a new thread has no context yet
             context = 0 if (by := driver.found()) is None else by.context()
         lane = _LANES.known[device, handle] = Lane(device, (context, handle))
     return lane

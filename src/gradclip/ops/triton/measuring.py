@@ -111,7 +111,8 @@ def measure_powers(
     """
     PAIRS: tl.constexpr = WIDTH == 2 and KIND != SQUARE
     PARTS: tl.constexpr = 1 if WIDTH == 2 and KIND != SQUARE else WIDTH
-    FEW: tl.constexpr = BLOCK // 4 if WIDTH == 2 and KIND != SQUARE else BLOCK // 2 if KIND == POWER else BLOCK
+    AT_ONCE: tl.constexpr = BLOCK * 16 // DTYPE.primitive_bitwidth  # of 8 a thread: as many as 16 bytes have
+    FEW: tl.constexpr = BLOCK // 4 if WIDTH == 2 and KIND != SQUARE else AT_ONCE if KIND == POWER else BLOCK
     lanes = tl.arange(0, FEW)
     order = tl.load(numbers) if KIND == POWER else 0.0
     for c in range(begin + tl.program_id(0), end, tl.num_programs(0)):
