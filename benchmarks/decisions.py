@@ -110,7 +110,7 @@ def driven(policy: Policy, layout: Layout, way: str) -> tuple[Callable[[], Decis
     def decide(norms: Norms) -> Decision:
         with registry.forced("reference") if way == "torch" else nullcontext():
             return (
-                stage.decide_unread(norms, withheld=False, skips_nonfinite=True)
+                stage.decide_unread(norms, False, norms.total, skips_nonfinite=True)[0]  # noqa: FBT003 -- no overflow
                 if way == "unread"
                 else stage.decide(norms)
             )

@@ -255,18 +255,22 @@ def test_a_step_that_only_the_device_knows_of(name: str, is_scaled: bool, launch
     """One that does not happen multiplies by 1 and teaches nothing, unless the rule itself asks for no step."""
     policy, chance = EVERY[name], random.Random(1)
     stage, state, counts = Stage(policy, LAYOUT), policy.init(LAYOUT), []
-    rtol = 1e-14 if has_sums(policy) else 0.0
+    rtol, in_a_row = 1e-14 if has_sums(policy) else 0.0, 0.0
     for norms in given(min(12, steps_of(policy))):
         overflow = is_scaled and chance.random() < 0.2
         launched.clear()
         with NoReads():
-            ours = stage.decide_unread(norms, tensor(overflow) > 0.0 if is_scaled else False, skips_nonfinite=True)
+            by_scaler = tensor(overflow) > 0.0 if is_scaled else False
+            ours, withheld = stage.decide_unread(norms, by_scaler, tensor(in_a_row), skips_nonfinite=True)
         counts.append(len(launched))
         happens = math.isfinite(norms.total.item()) and not overflow
         theirs, learned = policy.decide(norms, state) if happens else (Decision(), state)
         state = learned
         skips = not happens or bool(theirs.skip)
+        in_a_row = in_a_row if overflow else in_a_row + 1.0 if skips else 0.0
         assert bool(ours.skip) is skips
+        assert withheld.flag.dtype == torch.float32  # type: ignore[union-attr] -- on the device
+        assert (float(withheld.flag), float(withheld.in_a_row)) == (float(skips), in_a_row)
         for own, expected, if_skipped in zip(
             ours[:2] + ours[4:], theirs[:2] + theirs[4:], (1.0, None, math.inf), strict=True
         ):
@@ -462,7 +466,7 @@ RULES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "a constant that is written": (written_later, False),
     "a view of what is written": (written_under_a_view, False),
     "several of a column": (lambda n: (n * numbers(4)).sort(0).values.gather(0, torch.tensor([1, 2])).sum(), False),
-    "another dtype": (lambda n: n.to(torch.float32).to(torch.float64), False),
+    "another dtype": (lambda n: n.to(torch.float32).to(torch.float64), True),
     "columns": (lambda n: (n * torch.ones(3, 4, dtype=torch.float64)).sum(0).sum(), True),
     "a row and a column": (lambda n: ((n * numbers(4, 1)) + (n * numbers(4, 4))).sum(), False),
     "a row for each": (lambda n: ((n * numbers(1, 4)) + (n * numbers(3, 4))).sum(), True),
@@ -503,7 +507,7 @@ def test_memory_that_is_short_for_a_moment(launched: list[str], monkeypatch: pyt
     stage.decide(series[1])
     launched.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(fusing.Kernels, "prepared", short_of_memory)
+        patch.setattr(fusing.Kernels, "_memory", short_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
             stage.decide(series[2])
     stage.decide(series[3])
@@ -618,7 +622,8 @@ def test_memory_of_other_dtypes() -> None:
     def key(dtype: torch.dtype) -> tuple[Any, ...]:
         sizes, norms = torch.tensor([3, 4], dtype=dtype), [torch.ones(2, dtype=torch.float64)]
         graph = recording.recorded(lambda given: ([given[0] * sizes], None), norms, CPU, [])
-        (call,), _ = fusing.Kernels(graph, 1).prepared(norms, CPU)
+        kernels = fusing.Kernels(graph, 1)
+        (call,) = kernels._calls(kernels._memory(norms, CPU))
         return call.key(CPU)
 
     assert key(torch.int64) == key(torch.int64) != key(torch.int32)

@@ -32,7 +32,7 @@ from waits import NoReads, stand_in
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from gradclip.ops.triton import backend as triton_backend
-from gradclip.ops.triton import measuring, plan
+from gradclip.ops.triton import measuring, plan, sheet
 from interpreted import in_less_time, in_small_blocks
 
 
@@ -411,7 +411,7 @@ def test_a_plan_is_used_again(by_driver: StandIn, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(plan, "MOST", 3)
     written: list[int] = []
     launches_of = launch.launches_of
-    monkeypatch.setattr("gradclip.ops.triton.plan.launches_of", lambda *given: written.append(1) or launches_of(*given))
+    monkeypatch.setattr(sheet, "launches_of", lambda *given: written.append(1) or launches_of(*given))
     norms = [clipped(torch.randn(20_000), torch.randn(7)) for _ in range(3)]
     assert len(written) == 2  # what measures, and what scales
     values = [norm.item() for norm in norms]

@@ -197,7 +197,6 @@ def captured() -> Iterator[Callable[[], None]]:
         for module in (
             "clipper.clipper",
             "clipper.pipeline",
-            "clipper.withhold",
             "policies.history",
             "transfer",
             "sending",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, as_float64, is_bad, is_known, isfinite, on_host, where
-from gradclip.policies.fused import Fused
+from gradclip.numbers import Condition, Scalar, as_float64, is_bad, is_known, isfinite, on_host, where
+from gradclip.policies.fused import Fused, Withheld, withheld_of
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.partition import Part
 from gradclip.policies.policy import Decision, Policy
@@ -64,10 +64,14 @@ class Stage:
         decision, self.state = self.fused.decide(norms, self.state)
         return decision
 
-    def decide_unread(self, norms: Norms, withheld: Condition, *, skips_nonfinite: bool) -> Decision:
+    def decide_unread(
+        self, norms: Norms, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
+    ) -> tuple[Decision, Withheld]:
         """Do so where the host does not know whether the step happens; see `Fused.decide_unread`."""
-        decision, self.state = self.fused.decide_unread(norms, self.state, withheld, skips_nonfinite=skips_nonfinite)
-        return decision
+        decision, self.state, withheld = self.fused.decide_unread(
+            norms, self.state, overflow, in_a_row, skips_nonfinite=skips_nonfinite
+        )
+        return decision, withheld
 
     def follow(self, device: torch.device) -> bool:
         """Go on where the norms are now, as after `model.to(device)`: what was learned moves there, if it has to."""
@@ -154,7 +158,7 @@ class Done(NamedTuple):
         skipped: Why nothing was done and the step should not happen, or None.
         refusing: What the stage decided that asked for no step, or may have.
         sanitized: Whether elements that are not finite were set to 0.
-        withheld: Whether the step should not happen, where a device knows.
+        withheld: Whether the step should not happen, where it may be that a device alone knows.
     """
 
     before: Norms
@@ -163,7 +167,7 @@ class Done(NamedTuple):
     skipped: Status | None = None
     refusing: Decision | None = None
     sanitized: bool = False
-    withheld: Condition = False
+    withheld: Withheld = Withheld()
 
 
 def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
@@ -266,26 +270,27 @@ def _read(norms: Norms, stage: Any, work: Work) -> Norms:
     return norms
 
 
-def run_unread(stage: Any, work: Work, withheld: Condition, *, skips_nonfinite: bool) -> Done:
+def run_unread(stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool) -> Done:
     """Clip by one stage, which multiplies by 1 where the step does not happen.
 
     Args:
         stage: The only one of a policy.
         work: What it works on.
-        withheld: Whether the step does not happen whatever the norm is.
+        overflow: Whether a scaler keeps the step from happening, whatever the norm is.
+        in_a_row: How many steps before it did not happen.
         skips_nonfinite: Whether it does not happen where that is NaN or infinite.
     """
     norms, decides = work.measure(stage)
     if not decides:
-        return Done(norms, (), None, withheld=withheld)
+        return Done(norms, (), None, withheld=withheld_of(overflow, overflow, in_a_row))
     learned = stage.state
     try:
-        decision = stage.decide_unread(norms, withheld, skips_nonfinite=skips_nonfinite)
+        decision, withheld = stage.decide_unread(norms, overflow, in_a_row, skips_nonfinite=skips_nonfinite)
         applied = work.apply(stage, norms, decision)
     except BaseException:
         _take_back(work, [stage], [learned])
         raise
-    return Done(norms, [(norms, applied)], decision, refusing=decision, withheld=decision.skip)
+    return Done(norms, [(norms, applied)], decision, refusing=decision, withheld=withheld)
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

@@ -7,7 +7,13 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from gradclip.torch_private import count_dispatch_modes, has_tracing_mode, is_jit_tracing, transform
+from gradclip.torch_private import (
+    count_dispatch_modes,
+    current_cuda_stream,
+    has_tracing_mode,
+    is_jit_tracing,
+    transform,
+)
 
 WITH_GRAPHS: dict[str, Any] = {
     name: module
@@ -63,5 +69,7 @@ def is_captured(device: torch.device) -> bool:
     """Whether the current stream captures a graph on a device, whose replays read and write the same memory."""
     if (module := WITH_GRAPHS.get(device.type)) is None or is_dynamo_compiling():
         return False
+    if device.type == "cuda" and device.index is not None and current_cuda_stream(device.index) == 0:
+        return False  # the default stream captures nothing
     with module.device(device.index):  # torch takes twice as long to look at a device
         return module.is_current_stream_capturing()

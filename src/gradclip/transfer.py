@@ -1,11 +1,13 @@
 """Copies of numbers from a device to the host that nothing waits for."""
 
+from functools import lru_cache
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, is_known
+from gradclip.torch_private import current_cuda_stream
 from gradclip.tracing import is_captured
 
 WITH_STREAMS = {"cuda", "xpu"}
@@ -15,6 +17,18 @@ WITH_STREAMS = {"cuda", "xpu"}
 def can_transfer(x: Scalar) -> bool:
     """Whether a copy can be made now: not in a graph that is captured, whose replays nobody would hear of."""
     return is_known(x) or not is_captured(x.device)
+
+
+def _stream_on(device: torch.device) -> Any:
+    """Return the current stream of a device: torch makes an object of it each time, which takes as long as a copy."""
+    if device.type != "cuda":
+        return torch.get_device_module(device).current_stream(device)
+    return _current_stream(device, current_cuda_stream(device.index))
+
+
+@lru_cache
+def _current_stream(device: torch.device, handle: int) -> Any:  # noqa: ARG001 -- by which it is known
+    return torch.cuda.current_stream(device)
 
 
 @final
@@ -43,7 +57,7 @@ class Transfer:
         """Copy such a vector to the same memory, once the copy before it was waited for."""
         self.host.copy_(vector, non_blocking=True)
         if self._event is not None:
-            self._event.record(torch.get_device_module(vector.device).current_stream(vector.device))
+            self._event.record(_stream_on(vector.device))
         return self
 
     @staticmethod

@@ -66,7 +66,7 @@ class Run:
 @pytest.fixture(autouse=True)
 def late_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """What captures graphs has copies that nothing waits for."""
-    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", Late)
+    monkeypatch.setattr("gradclip.clipper.skips.Transfer", Late)
 
 
 @pytest.fixture
@@ -451,8 +451,10 @@ def test_each_accelerator_is_asked(kind: str, monkeypatch: pytest.MonkeyPatch) -
         current.pop()
 
     monkeypatch.setattr(module, "device", on)
-    monkeypatch.setattr(module, "is_current_stream_capturing", lambda: current[-1] == 1)
-    assert [tracing.is_captured(torch.device(kind, i)) for i in (0, 1)] == [False, True]
+    monkeypatch.setattr(module, "is_current_stream_capturing", lambda: current[-1] >= 1)
+    monkeypatch.setattr(tracing, "current_cuda_stream", lambda device: 7 if device < 2 else 0)
+    captured = [tracing.is_captured(torch.device(kind, i)) for i in range(3)]
+    assert captured == [False, True, kind != "cuda"]  # the default stream captures nothing
 
 
 def test_on_the_host_nothing_is_captured() -> None:

@@ -40,7 +40,7 @@ class Copy:
 @pytest.fixture(autouse=True)
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels on the device: what stands in for it counts in plain torch."""
-    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", workers.Late)
+    monkeypatch.setattr("gradclip.clipper.skips.Transfer", workers.Late)
     monkeypatch.setattr("gradclip.records.draft.Transfer", Copy)
     for module in ("attaching", "work"):
         monkeypatch.setattr(f"gradclip.clipper.{module}.has_kernels", lambda device: device == PLACE)

@@ -21,7 +21,8 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 import gradclip
 import withhold_workers as workers
 from gradclip import torch_private as private
-from gradclip.clipper.withhold import LATE, SHARDED, Ground, Skips, told
+from gradclip.clipper.skips import LATE, Skips
+from gradclip.clipper.withhold import SHARDED, Ground, told
 from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import as_float64, where
 from gradclip.policies import (
@@ -41,11 +42,12 @@ from gradclip.policies import (
     chain,
     schedule,
 )
+from gradclip.policies.fused import withheld_of
 from gradclip.result import Status
 from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
 from processes import forked
-from there import There, no_waits
+from there import PLACE, There, captured, no_waits
 
 Make = Callable[[list[Parameter]], Optimizer]
 
@@ -69,7 +71,7 @@ SPIKE = 8
 
 @pytest.fixture(autouse=True)
 def late_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", workers.Late)
+    monkeypatch.setattr("gradclip.clipper.skips.Transfer", workers.Late)
 
 
 def held(x: Any) -> Any:
@@ -529,27 +531,34 @@ def test_a_rule_that_skips_undeclared(form: Callable[[Any], Any], nonfinite: Any
 def test_a_count_in_a_graph_goes_on() -> None:
     """It is where the graph has it, whoever has asked or counted meanwhile."""
     skips = Skips(math.inf)
-    bad: Any = There(torch.tensor(True))
-    skips.count_withheld(bad, overflow=False)
+    withhold(skips, PLACE)
     assert skips.read() == 1
     place = skips._count
-    skips.count_withheld(bad, overflow=False)
+    with captured():
+        withhold(skips, PLACE)
+    withhold(skips, PLACE)
     skips.count(skipped=True)
-    assert skips.read() == 3
+    assert skips.read() == 4
     assert skips._count is place
     copied = pickle.loads(pickle.dumps(skips))  # noqa: S301 -- our own
-    assert copied.read() == 3
+    assert copied.read() == 4
     assert type(copied._count) is float
 
 
 def test_a_count_follows_the_gradients() -> None:
     """As after `model.to(device)`."""
     skips = Skips(math.inf)
-    for bad in (There(torch.tensor(True)), torch.tensor(True)):
-        skips.count_withheld(bad, overflow=False)
+    for device in (PLACE, torch.device("cpu")):
+        withhold(skips, device)
         assert isinstance(skips._count, Tensor)
-        assert skips._count.device == bad.device
+        assert skips._count.device == device
     assert skips.read() == 2
+
+
+def withhold(skips: Skips, device: torch.device) -> None:
+    """Count a step that does not happen, as a device alone knows."""
+    bad = torch.full((), True, device=device)
+    skips.take(withheld_of(bad, False, skips.on(device)))
 
 
 def test_what_is_known_of_one_kind_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,7 +583,7 @@ def test_shards_obey() -> None:
 
 def test_any_number_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(max_consecutive_skips=math.inf)
-    monkeypatch.setattr("gradclip.clipper.withhold.Transfer", None)
+    monkeypatch.setattr("gradclip.clipper.skips.Transfer", None)
     for _ in range(40):
         training.step(math.nan)
     assert training.clipper.state_dict()["skips"] == 40
@@ -703,7 +712,7 @@ def test_a_step_leaves_no_garbage() -> None:
 
 def test_the_stand_in_shares_all_but_the_flag() -> None:
     training = Training()
-    stand_in: Any = told(training.optimizer, torch.tensor(True))
+    stand_in: Any = told(training.optimizer, torch.tensor(1.0))
     stand_in.written = 1
     assert training.optimizer.written == 1
     assert isinstance(stand_in, SGD)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import gradclip
 import withhold_workers
-from gradclip.clipper import withhold
+from gradclip.clipper import skips
 from gradclip.distributed.span import Span
 from gradclip.gradients import over_ranks
 from gradclip.policies import FixedNorm
@@ -216,7 +216,7 @@ def reduced(span: Span, vector: torch.Tensor, *, maximum: bool) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    withhold.Transfer = withhold_workers.Late  # type: ignore[assignment,misc]
+    skips.Transfer = withhold_workers.Late  # type: ignore[assignment,misc]
     Span.serves = lambda self, device: device  # type: ignore[method-assign]
     Span.reduce_ = reduced  # type: ignore[method-assign]
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)

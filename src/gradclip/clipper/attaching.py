@@ -16,11 +16,12 @@ from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection, Source
+from gradclip.clipper.skips import Skips
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS, Unclipped
-from gradclip.clipper.withhold import Ground, Skips
+from gradclip.clipper.withhold import Ground
 from gradclip.distributed.replicas import describe
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
@@ -189,8 +190,8 @@ class Attaching(ABC):
                     "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
                     "and attach it, after that."
                 )
-        if not reads and not is_known(clip.withheld):
-            return clip.withheld
+        if not is_known(flag := clip.withheld.flag):
+            return flag
         self._obey(clip)
         return None
 
@@ -203,8 +204,12 @@ class Attaching(ABC):
     def _unscale(self, stepping: Optimizer, *, reads: bool) -> Condition:
         """Unscale what is clipped together; return whether a scaler found an overflow in it."""
         overflow: Condition = False
-        scalers = {optimizer: attachment.scaler for optimizer, attachment in list(self._attachments.items())}
-        for optimizer, scaler in {stepping: None, **scalers}.items():
+        scalers: dict[Optimizer, GradScaler | None] = {stepping: None}
+        if (own := self._attachments.get(stepping)) is not None:
+            scalers[stepping] = own.scaler
+        if len(self._attachments) > 1 or own is None:
+            scalers |= {optimizer: attachment.scaler for optimizer, attachment in list(self._attachments.items())}
+        for optimizer, scaler in scalers.items():
             if optimizer is stepping or self._trust.has_fresh_gradients(optimizer):
                 unscale_(optimizer, scaler)
                 found = overflow_in(optimizer, scaler)

@@ -17,7 +17,7 @@ from gradclip.clipper.arguments import (
 from gradclip.clipper.attaching import Attaching
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.selection import Source, select
-from gradclip.clipper.withhold import LATE, Skips
+from gradclip.clipper.skips import LATE, Skips
 from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
 from gradclip.exceptions import ConsecutiveSkipsError
@@ -194,8 +194,8 @@ class GradClipper(Attaching):
             asked = asked._replace(of_closure=True)
         late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
         if not reads and not late:
-            clip = self._pipeline.run_unread(asked, loss, overflow)
-            skips.count_withheld(clip.withheld, overflow)
+            clip = self._pipeline.run_unread(asked, loss, overflow, skips)
+            skips.take(clip.withheld)
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(asked)
         else:

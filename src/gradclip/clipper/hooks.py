@@ -119,8 +119,11 @@ def _tell_begin(optimizer: Optimizer) -> None:
 def _ends(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     if only_makes_state():
         return
-    unclipped = cache(partial(_unclipped, optimizer))  # found out once for all that ask
-    for clipper in WATCHERS.of_step(optimizer):
+    clippers = WATCHERS.of_step(optimizer)
+    unclipped = partial(_unclipped, optimizer)
+    if len(clippers) > 1:
+        unclipped = cache(unclipped)  # found out once for all that ask
+    for clipper in clippers:
         clipper._step_ends(optimizer, unclipped)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn, final
 
 from gradclip.clipper.arguments import NonFiniteStep
 from gradclip.clipper.selection import Selection
+from gradclip.clipper.skips import Skips
 from gradclip.clipper.work import Asked, ClipWork
 from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
@@ -15,6 +16,7 @@ from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
+from gradclip.policies.fused import Withheld
 from gradclip.policies.measured import Norms
 from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, recalled, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
@@ -28,7 +30,7 @@ class Clip(NamedTuple):
 
     Attributes:
         result: What was done, for the user.
-        withheld: Whether the step does not happen, where a device knows.
+        withheld: Whether the step does not happen, where it may be that a device alone knows.
 
         The others are those of `ClipWork`, which outlive the gradients.
     """
@@ -38,7 +40,7 @@ class Clip(NamedTuple):
     is_shared: bool
     nonfinite: Counts | None
     differing: Differing | None
-    withheld: Condition
+    withheld: Withheld
 
 
 @final
@@ -100,16 +102,18 @@ class Pipeline:
         """Whether gradients are written that are not finite, whatever the policy does."""
         return self._nonfinite == "sanitize"
 
-    def run_unread(self, asked: Asked, loss: Scalar | None, overflow: Condition) -> Clip:
+    def run_unread(self, asked: Asked, loss: Scalar | None, overflow: Condition, before: Skips) -> Clip:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(asked, loss, reads=False)
         in_graph, known = self._in_graph()
-        skips = self._nonfinite == "skip"
-        done = run_unread(self._stages[0], work, overflow, skips_nonfinite=skips)
+        stage, skips = self._stages[0], self._nonfinite == "skip"
+        may_be = skips or stage.policy.skips or overflow is not False
+        in_a_row = before.on(stage.layout.device) if may_be else 0.0
+        done = run_unread(stage, work, overflow, in_a_row, skips_nonfinite=skips)
         if known is not None:
             self._keep(known)
         self._is_elsewhere = True
-        unread = Unread(done.withheld, overflow, skips_nonfinite=skips)
+        unread = Unread(done.withheld.flag, overflow, skips_nonfinite=skips)
         return _clip(asked.step, work, done, unread, is_replayed=in_graph)
 
     def overflow(self, asked: Asked) -> Clip:

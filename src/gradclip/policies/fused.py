@@ -1,13 +1,13 @@
 """A decision on a device in a few launches, where there are kernels for that: the rule itself stays written once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import partial
 from itertools import islice
 from types import FunctionType
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -19,11 +19,29 @@ from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import filled, leaves, unless
 
-Ruling: TypeAlias = Callable[..., tuple[Decision, Any]]
-"""What decides about norms and a state, and whatever else it is told."""
+Ruling: TypeAlias = Callable[..., tuple[Decision, Any, tuple[Scalar, ...]]]
+"""What decides about norms and a state, and whatever else it is told; it may find out more than that."""
 
 MEASURED = ("total", "each", "units", "weights", "loss")
 """The numbers among norms."""
+
+
+class Withheld(NamedTuple):
+    """Whether a step does not happen, where the host need not know.
+
+    Attributes:
+        flag: Whether it does not; of a device, as a fused optimizer reads it: 1 or 0 in float32.
+        in_a_row: How many did not, this one included; an overflow that a scaler found changes nothing in that.
+    """
+
+    flag: Condition = False
+    in_a_row: Scalar = 0.0
+
+
+def withheld_of(skip: Condition, overflow: Condition, in_a_row: Scalar) -> Withheld:
+    """Return whether a step happens that may be skipped, of its own or for an overflow, after so many that were."""
+    flag = skip if is_known(skip) else skip.to(torch.float32)
+    return Withheld(flag, where(overflow, in_a_row, where(skip, in_a_row + 1.0, 0.0)))
 
 
 @final
@@ -60,28 +78,31 @@ class Fused:
 
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what the policy decides about these norms, and the state after it."""
-        return self._decided(self._policy.decide, norms, state)
+        decision, new, _ = self._decided(partial(_read, self._policy), norms, state)
+        return decision, new
 
     def decide_unread(
-        self, norms: Norms, state: Any, withheld: Condition, *, skips_nonfinite: bool
-    ) -> tuple[Decision, Any]:
+        self, norms: Norms, state: Any, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
+    ) -> tuple[Decision, Any, Withheld]:
         """Do so where the host does not know whether the step happens; `stages.run_unread` has the same arguments.
 
         Returns:
-            What it decides, and to multiply by 1 where it says to skip; and what it has learned, which of a step that
-            does not happen is nothing, unless the policy itself asks for no step.
+            What it decides, and to multiply by 1 where it says to skip; what it has learned, which of a step that does
+            not happen is nothing, unless the policy itself asks for no step; and whether the step happens.
         """
-        number = float(withheld) if is_known(withheld) else as_float64(withheld)
-        return self._decided(partial(_unread, self._policy), norms, state, number, float(skips_nonfinite))
+        number = float(overflow) if is_known(overflow) else as_float64(overflow)
+        rule, skips = partial(_unread, self._policy), float(skips_nonfinite)
+        decision, new, withheld = self._decided(rule, norms, state, number, in_a_row, skips)
+        return decision, new, Withheld(*withheld)
 
-    def _decided(self, rule: Ruling, norms: Norms, state: Any, *more: Scalar) -> tuple[Decision, Any]:
+    def _decided(self, rule: Ruling, norms: Norms, state: Any, *more: Scalar) -> tuple[Decision, Any, Any]:
         may_have = self._is_fixed and not is_known(norms.total)
         decided = self._by_kernels(rule, norms, state, more) if may_have else None
         return rule(norms, state, *more) if decided is None else decided
 
     def _by_kernels(
         self, rule: Ruling, norms: Norms, state: Any, more: tuple[Scalar, ...]
-    ) -> tuple[Decision, Any] | None:
+    ) -> tuple[Decision, Any, Any] | None:
         device = norms.total.device  # pyrefly: ignore[missing-attribute] -- a tensor
         kernels, learned = registry.kernels_for_rules(device), list(map(_numbers_of, leaves(state)))
         if kernels is None or any(x is None or (isinstance(x, Tensor) and x.dtype != torch.float64) for x in learned):
@@ -97,8 +118,8 @@ class Fused:
             left = iter(given)
             own_more = list(islice(left, len(more)))
             own = norms._replace(present=present, **dict(zip(names, left, strict=False)))
-            decision, new = rule(own, _with_numbers(state, list(left)), *own_more)
-            return [*decision, *map(_numbers_of, leaves(new))], new
+            decision, new, found = rule(own, _with_numbers(state, list(left)), *own_more)
+            return [*decision, *map(_numbers_of, leaves(new)), *found], new
 
         present: Sequence[int] | None = None
         if norms.present is not None:  # a total norm is seldom asked of which parameters, others at each step, it is
@@ -108,12 +129,18 @@ class Fused:
         if found is None:
             return None
         returned, template = found
-        count = len(Decision._fields)
-        return Decision(*returned[:count]), _with_numbers(template, returned[count:])
+        rest = iter(returned[len(Decision._fields) :])
+        return Decision(*returned[: len(Decision._fields)]), _with_numbers(template, rest), tuple(rest)
 
 
-def _unread(policy: Policy, norms: Norms, state: Any, number: Scalar, skips_nonfinite: float) -> tuple[Decision, Any]:
-    withheld = number != 0.0
+def _read(policy: Policy, norms: Norms, state: Any) -> tuple[Decision, Any, tuple[Scalar, ...]]:
+    return *policy.decide(norms, state), ()
+
+
+def _unread(
+    policy: Policy, norms: Norms, state: Any, number: Scalar, in_a_row: Scalar, skips_nonfinite: float
+) -> tuple[Decision, Any, Withheld]:
+    overflow = withheld = number != 0.0
     if skips_nonfinite:
         withheld = (norms.total - norms.total != 0.0) | withheld  # in fewer launches than `isfinite` takes
     asked, new = policy.decide(norms, state)
@@ -121,7 +148,8 @@ def _unread(policy: Policy, norms: Norms, state: Any, number: Scalar, skips_nonf
     skip = withheld | (bool(own) if is_known(own) else own.to(torch.bool))
     coef = asked.coef if is_known(asked.coef) and asked.coef == 1.0 else where(skip, 1.0, asked.coef)
     clamp = None if asked.clamp is None else where(skip, math.inf, asked.clamp)
-    return asked._replace(coef=coef, clamp=clamp, skip=skip), unless(withheld, state, new)
+    decision = asked._replace(coef=coef, clamp=clamp, skip=skip)
+    return decision, unless(withheld, state, new), withheld_of(skip, overflow, in_a_row)
 
 
 def _is_fixed(part: object) -> bool:
@@ -145,9 +173,9 @@ def _numbers_of(x: Any) -> Any:
     return x
 
 
-def _with_numbers(template: Any, numbers: Sequence[Any]) -> Any:
-    """Return a state with other numbers."""
-    pairs = zip(leaves(template), numbers, strict=True)
+def _with_numbers(template: Any, numbers: Iterable[Any]) -> Any:
+    """Return a state with other numbers, the first of these."""
+    pairs = zip(leaves(template), numbers, strict=False)
     return filled(template, (own.with_rows(new) if isinstance(own, History) else new for own, new in pairs))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 
-from gradclip.ops.triton.formulas import ARITHMETIC, COMPARISONS, DTYPES, FILLED, LOGIC, PLAIN, literal, widest
+from gradclip.ops.triton.formulas import ARITHMETIC, COMPARISONS, DTYPES, FILLED, LOGIC, PLAIN, WRITTEN, literal, widest
 from gradclip.ops.triton.recording import VIEWS, Node, NoKernelError
 
 MOST_ROWS = 4096
@@ -92,7 +92,7 @@ class Body:
 
     def _computed(self, node: Node, at: At | None) -> str:
         name, given = node.name, node.given
-        if node.dtype not in DTYPES:
+        if node.dtype not in (WRITTEN if name == "_to_copy" else DTYPES):
             raise NoKernelError(f"numbers of {node.dtype}")
         if name in VIEWS and node.dtype == given[0].dtype:
             return self.value(given[0], at)
@@ -121,7 +121,7 @@ class Body:
         found = self.value(x, at)
         if dtype == torch.bool and x.numel < of.numel and at is not None:  # of which the interpreter makes no block
             return f"({found}.to(tl.int32) > {at.index} * 0)"
-        return found if x.dtype == dtype else f"{found}.to({DTYPES[dtype]})"
+        return found if x.dtype == dtype else f"{found}.to({WRITTEN[dtype]})"
 
     # Choices.
 

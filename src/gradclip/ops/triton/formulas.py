@@ -9,6 +9,10 @@ import torch
 from gradclip.ops.triton.recording import Node
 
 DTYPES = {torch.float64: "tl.float64", torch.int64: "tl.int64", torch.bool: "tl.int1"}
+"""Those that are computed in."""
+
+WRITTEN = DTYPES | {torch.float32: "tl.float32"}
+"""Those that a number may be turned into, for others to read."""
 
 ARITHMETIC = {
     "add": "{0} + {1}",

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from gradclip.ops.triton import ordering
 from gradclip.ops.triton.emitting import At, Body, is_of_columns, sources_of
+from gradclip.ops.triton.lane import AT_ONCE, Lane, lane_of
 from gradclip.ops.triton.launch import Call, launch
 from gradclip.ops.triton.recording import Count, Graph, Leaf, Node
+from gradclip.ops.triton.sheet import Sheet, sheet_of
 
 BLOCK, WARPS = 256, 4
 
@@ -38,8 +40,16 @@ class Step(NamedTuple):
 
 
 @final
+class Room(NamedTuple):
+    """Memory for what a run makes one of: a row for each dtype, and the numbers in these."""
+
+    rows: tuple[Tensor, ...]
+    numbers: list[Tensor]
+
+
+@final
 class Kernels:
-    """What a graph comes to. A run has memory: leaves, constants, what it makes, and a row of all single numbers.
+    """What a graph comes to. A run has memory: leaves, constants, what it makes, and rows of what there is one of.
 
     Args:
         graph: The graph.
@@ -52,48 +62,80 @@ class Kernels:
         columns = [x for x in sources_of(ends, lambda x: is_of_columns(x) or _is_given(x)) if is_of_columns(x)]
         given = [x for x in sources_of([*outputs, *columns], _is_given) if _is_given(x)]
         constants = [x for x in given if x.name == "constant"]
-        single = [x for x in ends if x.shape == () and x.dtype == torch.float64 and x not in columns]
+        single = [x for x in ends if x.shape == () and x not in columns]
         made = [*columns, *(x for x in ends if x not in single and x not in columns)]
+        rows = {dtype: [x for x in single if x.dtype == dtype] for dtype in dict.fromkeys(x.dtype for x in single)}
 
         self._constants: list[Tensor] = [x.given[0] for x in constants]
         self._made = [(x.shape, x.dtype) for x in made]
+        self._rows = [(len(own), dtype) for dtype, own in rows.items()]
         places = {x: x.given[0] for x in given if x.name == "input"}
         places |= {x: leaves + i for i, x in enumerate([*constants, *made])}
-        self._numbers = {x: i for i, x in enumerate(single)}
-        row = leaves + len(constants) + len(made)
-        self._places = places | dict.fromkeys(single, row)
-        returned = places | {x: row + 1 + i for i, x in enumerate(single)}
-        self._returned = [returned[x] if isinstance(x, Node) else row for x in graph.outputs]
+        self._numbers = {x: i for own in rows.values() for i, x in enumerate(own)}
+        first = leaves + len(constants) + len(made)
+        self._places = places | {x: first + i for i, own in enumerate(rows.values()) for x in own}
+        numbers = (x for own in rows.values() for x in own)
+        returned = places | {x: first + len(rows) + i for i, x in enumerate(numbers)}
+        self._returned = [returned[x] if isinstance(x, Node) else 0 for x in graph.outputs]
         self._others = [(i, x) for i, x in enumerate(graph.outputs) if not isinstance(x, Node)]
         self._steps = [self._step(columns, given, of_columns=True)] if columns else []
         if rest := [x for x in ends if x not in columns]:
             self._steps.append(self._step(rest, [*given, *columns], of_columns=False))
 
+        passed = sorted({place for step in self._steps for place in step.places})
+        self._passed = passed
+        self._blanks = [
+            (launch, argument, passed.index(place))
+            for launch, step in enumerate(self._steps)
+            for argument, place in enumerate(step.places)
+        ]
+        self._lane: Lane | None = None
+        self._sheet: Sheet | None = None
+        self._rooms: list[Room] = []
+
     def __call__(self, leaves: Sequence[Leaf], device: torch.device) -> list[Any]:
         """Return what the rule returns for these leaves, in new memory."""
-        calls, returned = self.prepared(leaves, device)
-        launch(calls, device)
-        return returned
-
-    def prepared(self, leaves: Sequence[Leaf], device: torch.device) -> tuple[list[Call], list[Any]]:
-        """Return the launches, and what will have been returned after them."""
-        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._made]
-        row = torch.empty(len(self._numbers), dtype=torch.float64, device=device)
-        memory: list[Any] = [
-            *(x.contiguous() if isinstance(x, Tensor) else x for x in leaves),
-            *self._constants,
-            *made,
-            row,
-            *row.unbind(),
-        ]
-        calls = [
-            Call(kernel, programs, tuple([memory[i] for i in places]), WARPS, {"BLOCK": BLOCK}, fused=False)
-            for kernel, programs, places in self._steps
-        ]
+        lane = lane_of(device)
+        if lane is None or lane is not self._lane:  # what is kept is of one stream
+            self._lane, self._sheet = lane, None
+            self._rooms.clear()
+        memory = self._memory(leaves, device)
+        if self._sheet is not None:
+            self._sheet.launch([memory[place].data_ptr() for place in self._passed])
+        else:
+            calls = self._calls(memory)
+            launch(calls, device)
+            self._sheet = sheet_of(calls, lane, self._blanks)
         returned = [memory[i] for i in self._returned]
         for i, x in self._others:
             returned[i] = leaves[x.place] + x.more if isinstance(x, Count) else x
-        return calls, returned
+        return returned
+
+    def _memory(self, leaves: Sequence[Leaf], device: torch.device) -> list[Any]:
+        if not self._rooms:
+            self._rooms = self._more_rooms(device, 1 if self._lane is None else AT_ONCE)
+        rows, numbers = self._rooms.pop()
+        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._made]
+        return [
+            *(x.contiguous() if isinstance(x, Tensor) else x for x in leaves),
+            *self._constants,
+            *made,
+            *rows,
+            *numbers,
+        ]
+
+    def _more_rooms(self, device: torch.device, count: int) -> list[Room]:
+        with torch.inference_mode(mode=False):  # or they were of that mode outside too
+            rows = [torch.empty((count, width), dtype=dtype, device=device).unbind() for width, dtype in self._rows]
+            return [Room(own, [x for row in own for x in row.unbind()]) for own in zip(*rows, strict=True)] or [
+                Room((), [])
+            ]
+
+    def _calls(self, memory: Sequence[Any]) -> list[Call]:
+        return [
+            Call(kernel, programs, tuple([memory[i] for i in places]), WARPS, {"BLOCK": BLOCK}, fused=False)
+            for kernel, programs, places in self._steps
+        ]
 
     def _step(self, wanted: list[Node], known: list[Node], *, of_columns: bool) -> Step:
         """Return the kernel that computes some nodes from others that are in memory."""

@@ -1,7 +1,7 @@
 """A clip by the 2-norm, whose launches are kept from step to step.
 
 Gradients are at other addresses at every step, but a model has as many chunks as before: only the table and the few
-numbers that come of it are new. To write launches down takes longer than to make them.
+numbers that come of it are new.
 """
 
 from typing import TypeAlias, final
@@ -9,65 +9,19 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.ops.triton import driver, writing
+from gradclip.ops.triton import writing
 from gradclip.ops.triton.calls import measuring_each, norming, over_runs
-from gradclip.ops.triton.copying import Bounds, copy, start
+from gradclip.ops.triton.copying import Bounds, copy
 from gradclip.ops.triton.lane import Lane, Numbers, numbers_of, partials_of
-from gradclip.ops.triton.launch import Call, launch, launches_of
-from gradclip.ops.triton.table import HostTable, Run, Table, on_device
+from gradclip.ops.triton.launch import Call, launch
+from gradclip.ops.triton.sheet import Sheet, sheet_of
+from gradclip.ops.triton.table import HostTable, Run, on_device
 
 Form: TypeAlias = tuple[tuple[Run, ...], int, int, bool]
 """What the tables of one model have in common: runs, chunks, segments, and whether any tensor is wide."""
 
 MOST = 8
 """Plans that are kept for a stream."""
-
-
-@final
-class Sheet:
-    """Launches by the driver, with blanks for the addresses of some numbers.
-
-    Args:
-        by: The driver.
-        lane: What the thread keeps for the stream.
-        launches: The launches.
-        calls: What they are.
-        numbers: The numbers that are others each time.
-    """
-
-    __slots__ = ("_blanks", "_by", "_lane", "_launches")
-
-    def __init__(
-        self,
-        by: driver.Driver,
-        lane: Lane,
-        launches: list[driver.Launch],
-        calls: list[Call],
-        numbers: tuple[Tensor, ...],
-    ) -> None:
-        self._by = by
-        self._lane = lane
-        self._launches = launches
-        self._blanks = [
-            (arguments, place, which)
-            for (*_, arguments), call in zip(launches, calls, strict=True)
-            for place, argument in enumerate(call.arguments)
-            for which, number in enumerate(numbers)
-            if argument is number
-        ]
-
-    def launch(self, addresses: tuple[int, ...]) -> None:
-        """Launch, on numbers that are there."""
-        self._by.launch(self._lane.where, self._on(addresses))
-
-    def start(self, host: HostTable, bounds: Bounds, to: Table, addresses: tuple[int, ...]) -> None:
-        """Copy a table, and launch."""
-        start(self._by, host, bounds, to, self._on(addresses), self._lane)
-
-    def _on(self, addresses: tuple[int, ...]) -> list[driver.Launch]:
-        for arguments, place, which in self._blanks:
-            arguments[place] = addresses[which]
-        return self._launches
 
 
 @final
@@ -108,7 +62,7 @@ class Plan:
             calls = [*measuring_each(self.table, 2.0, self._partials), last]
             copy(host, self.table, self.lane, bounds)
             launch(calls, self._device)
-            self._measuring = self._sheet(calls, numbers[:4])
+            self._measuring = self._written_down(calls, numbers[:4])
         return numbers
 
     def scale_(self, coef: Tensor) -> None:
@@ -118,14 +72,17 @@ class Plan:
         else:
             calls = over_runs(writing.scale, self.table, coef, EACH=False)
             launch(calls, self._device)
-            self._scaling = self._sheet(calls, (coef,))
+            self._scaling = self._written_down(calls, (coef,))
 
-    def _sheet(self, calls: list[Call], numbers: tuple[Tensor, ...]) -> Sheet | None:
-        """Write calls down, if the driver launches them."""
-        by = driver.found()
-        if by is None or self.lane is None or (found := launches_of(calls, self._device)) is None:
-            return None
-        return Sheet(by, self.lane, found, calls, numbers)
+    def _written_down(self, calls: list[Call], numbers: tuple[Tensor, ...]) -> Sheet | None:
+        blanks = [
+            (launch, place, which)
+            for launch, call in enumerate(calls)
+            for place, argument in enumerate(call.arguments)
+            for which, number in enumerate(numbers)
+            if argument is number
+        ]
+        return sheet_of(calls, self.lane, blanks)
 
 
 def plan_of(host: HostTable, device: torch.device, lane: Lane | None) -> Plan:
