@@ -26,6 +26,7 @@ struct Driver {
 
 constexpr int kNotReady = 600;  // what an event says before it has happened
 constexpr Py_ssize_t kMost = 24;
+constexpr Py_ssize_t kStart = 8;  // arguments of `start`
 
 // A kernel, how many programs, threads of one and bytes of shared memory; and the words of its arguments.
 struct Launch {
@@ -123,9 +124,37 @@ int launch_all(const Driver& driver, void* stream, std::vector<Launch>& launches
   return 0;
 }
 
+// Does what `start` says with its arguments, but for the table: 1 if it was done, 0 if not, -1 with a Python error set.
+int start_with(PyObject* const* args, PyObject* table) {
+  Driver driver;
+  std::uint64_t where[2], slot[3], device;
+  std::vector<Launch> launches;
+  std::size_t bytes;
+  int copying = 0, recording = 0, launching = 0;
+  if (!read_driver(args[0], &driver) || !read_numbers("where", args[1], where, 2) ||
+      !read_numbers("slot", args[5], slot, 3) || !read_number(args[6], &device) || !read_launches(args[7], &launches))
+    return -1;
+  void *const context = reinterpret_cast<void*>(where[0]), *const stream = reinterpret_cast<void*>(where[1]);
+  void *const host = reinterpret_cast<void*>(slot[0]), *const event = reinterpret_cast<void*>(slot[1]);
+  const bool is_new = slot[2] != 0;
+  const Inside inside(driver, context);
+  if (failed(inside.error, "change contexts")) return -1;
+  const int asking = is_new ? 0 : driver.ask(event);
+  if (asking == kNotReady) return 0;
+  if (failed(asking, "look at an event") || !write_table(table, args[3], args[4], slot[0], &bytes)) return -1;
+  without_gil([&] {
+    copying = driver.copy(device, host, bytes, stream);
+    recording = driver.record(event, stream);
+    if (!copying && !recording) launching = launch_all(driver, stream, launches);
+  });
+  const bool any = failed(copying, "copy a table") || failed(recording, "record an event") ||
+                   failed(launching, "launch a kernel");
+  return any ? -1 : 1;
+}
+
 }  // namespace
 
-// The driver waits where much is queued, and what it waits for may take other threads: both functions let them run.
+// The driver waits where much is queued, and what it waits for may take other threads: all that launches lets them run.
 
 PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Driver driver;
@@ -144,30 +173,23 @@ PyObject* launch(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* start(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Driver driver;
-  std::uint64_t where[2], slot[3], device;
-  std::vector<Launch> launches;
-  std::size_t bytes;
-  int copying = 0, recording = 0, launching = 0;
-  if (!has_arguments("start", n, 8, 8) || !read_driver(args[0], &driver) || !read_numbers("where", args[1], where, 2) ||
-      !read_numbers("slot", args[5], slot, 3) || !read_number(args[6], &device) || !read_launches(args[7], &launches))
-    return nullptr;
-  void *const context = reinterpret_cast<void*>(where[0]), *const stream = reinterpret_cast<void*>(where[1]);
-  void *const host = reinterpret_cast<void*>(slot[0]), *const event = reinterpret_cast<void*>(slot[1]);
-  const bool is_new = slot[2] != 0;
-  const Inside inside(driver, context);
-  if (failed(inside.error, "change contexts")) return nullptr;
-  const int asking = is_new ? 0 : driver.ask(event);
-  if (asking == kNotReady) Py_RETURN_FALSE;
-  if (failed(asking, "look at an event") || !write_table(args[2], args[3], args[4], slot[0], &bytes)) return nullptr;
-  without_gil([&] {
-    copying = driver.copy(device, host, bytes, stream);
-    recording = driver.record(event, stream);
-    if (!copying && !recording) launching = launch_all(driver, stream, launches);
-  });
-  if (failed(copying, "copy a table") || failed(recording, "record an event") || failed(launching, "launch a kernel"))
-    return nullptr;
-  Py_RETURN_TRUE;
+  if (!has_arguments("start", n, kStart, kStart)) return nullptr;
+  const int started = start_with(args, args[2]);
+  return started < 0 ? nullptr : PyBool_FromLong(started);
+}
+
+int start_ahead(PyObject* ahead, PyObject* table, std::int32_t device) {
+  if (!PyTuple_Check(ahead) || PyTuple_Size(ahead) != kStart) {
+    PyErr_Format(PyExc_TypeError, "ahead must be a tuple of %zd things", kStart);
+    return -1;
+  }
+  PyObject* args[kStart];
+  for (Py_ssize_t i = 0; i < kStart; ++i) args[i] = PyTuple_GetItem(ahead, i);
+  PyObject* of[5];
+  for (Py_ssize_t i = 0; i < 5; ++i) of[i] = PyTuple_GetItem(table, i);
+  const Owned form{Py_BuildValue("OOOOi", of[1], of[2], of[3], of[4], static_cast<int>(device))};
+  const int same = form.object ? PyObject_RichCompareBool(form.object, args[2], Py_EQ) : -1;
+  return same == 1 ? start_with(args, of[0]) : same;
 }
 
 }  // namespace gradclip::python

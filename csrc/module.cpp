@@ -156,12 +156,14 @@ PyMethodDef methods[] = {
     {"widest", one<widest>(), METH_O,
      "widest(tensors)\n\nBits of the widest real dtype (16, 32, 64), or 0 if the kernels do not take all tensors."},
     {"walk", fast<walk>(), METH_FASTCALL,
-     "walk(owners, norm_type, sharded, marks, sizes, tabled)\n\nThe gradients of a list of tensors that the kernels take, "
+     "walk(owners, norm_type, sharded, marks, sizes, tabled, ahead)\n\nThe gradients of a list of tensors that the kernels take, "
      "each once, those of the class `sharded` by their local parts; the places of their owners, None for all; the bits of their widest real "
      "dtype; the partial of their norm unless `norm_type` is None; the specs of all owners if any is sharded, else None; "
      "and the places of owners whose gradient is left: of another kind or class, placed otherwise than its owner, or of "
      "an owner with any of the attributes `marks`, or on another device; and the table of those of a GPU, or if `tabled` of "
-     "any device, which are not measured, else None. None alone if something in the list is no tensor."},
+     "any device, which are not measured, else None; and whether these were started on: `ahead` has the arguments of "
+     "`start`, with what the tables have to be in place of one, or is None. None alone if something in the list is no "
+     "tensor."},
     {"table", fast<table>(), METH_FASTCALL,
      "table(tensors, by_unit, sizes)\n\nThe chunks of dense tensors of one device: the table, yet to be written; the "
      "runs of each dtype with their begin, end and whether they are aligned; how many chunks; how many segments; and "

@@ -65,6 +65,10 @@ bool read_sizes(PyObject* tuple, ChunkSizes* out);
 // The table of tensors of one device; a new reference, or null with a Python error set.
 PyObject* as_table(std::vector<Dense> tensors, bool by_unit, const ChunkSizes& sizes);
 
+// Starts what was prepared, where the table of tensors on a device of that index has the form that was expected: 1 if
+// it did, 0 if not, -1 with a Python error set.
+int start_ahead(PyObject* ahead, PyObject* table, std::int32_t device);
+
 // Writes a table with its bounds to memory of the host, and says how many bytes. False with a Python error set.
 bool write_table(PyObject* table, PyObject* max_norm, PyObject* eps, std::uint64_t address, std::size_t* bytes);
 

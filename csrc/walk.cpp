@@ -218,7 +218,7 @@ bool name_attributes() {
 
 PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n) {
   double norm_type = 0, partial = 0;
-  if (!has_arguments("walk", n, 6, 6)) return nullptr;
+  if (!has_arguments("walk", n, 7, 7)) return nullptr;
   const bool known = args[1] != Py_None;
   if (known && !read_double(args[1], &norm_type)) return nullptr;
   if (!PyList_Check(args[0])) return PyErr_Format(PyExc_TypeError, "owners must be a list");
@@ -256,10 +256,14 @@ PyObject* walk(PyObject*, PyObject* const* args, Py_ssize_t n) {
   }
   const bool everywhere = static_cast<Py_ssize_t>(found.places.size()) == PyList_Size(owners.object);
   const Owned places{everywhere ? Py_NewRef(Py_None) : as_list(found.places)}, left{as_list(found.left)};
+  const std::int32_t device = is_tabled ? tensors[0].device.index : 0;
   const Owned table{is_tabled ? as_table(std::move(tensors), false, sizes) : Py_NewRef(Py_None)};
   if (!places.object || !left.object || !table.object) return nullptr;
+  const int started = is_tabled && args[6] != Py_None ? start_ahead(args[6], table.object, device) : 0;
+  if (started < 0) return nullptr;
   PyObject* specs = found.any_sharded ? found.specs.object : Py_None;
-  return Py_BuildValue("OOldOOO", found.gradients.object, places.object, bits, partial, specs, left.object, table.object);
+  return Py_BuildValue("OOldOOOO", found.gradients.object, places.object, bits, partial, specs, left.object, table.object,
+                       started ? Py_True : Py_False);
 }
 
 }  // namespace gradclip::python

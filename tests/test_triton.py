@@ -22,6 +22,8 @@ from torch import Tensor
 import gradclip
 import reference
 from conftest import skip_without
+from gradclip.gradients import collect
+from gradclip.numbers import CPU
 from gradclip.ops import registry
 from gradclip.ops.triton import copying, driver, lane, launch, table, trial
 from gradclip.policies import FixedNorm, Policy
@@ -359,8 +361,9 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(launch, "_compiled", stand_in_for_it)
     monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
     own = lane_on(77)
-    for module in (triton_backend, trial):
+    for module in (triton_backend, plan, trial):
         monkeypatch.setattr(module, "lane_of", lambda _: own)
+    monkeypatch.setattr(plan, "_LAST", plan._Last())
     return stand_in_for_it
 
 
@@ -372,7 +375,7 @@ def lane_on(stream: int) -> lane.Lane:
 
 
 def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second on, the table is copied and measured in one call of the extension; the scaling is another."""
+    """From the second on, what is walked over is measured in one call of the extension; the scaling is another."""
     stand_in(monkeypatch)
     gradients = [torch.randn(20_000), torch.randn(7), torch.randn(300)]
     before = [x.clone() for x in gradients]
@@ -391,7 +394,97 @@ def test_a_clip_by_the_driver(by_driver: StandIn, monkeypatch: pytest.MonkeyPatc
         act = getattr(driver.Driver, name)
         monkeypatch.setattr(driver.Driver, name, lambda *given, _act=act, _n=name: calls.append(_n) or _act(*given))
     clipped(*before)
-    assert calls == ["start", "launch"]
+    assert calls == ["launch"]
+    assert by_driver.launched[3:] == by_driver.launched[:3]
+
+
+def started(max_norm: Any = 0.5, *gradients: Tensor) -> triton_backend.TritonBatch:
+    """Walk over gradients of 50 elements, or others."""
+    listed = owners(*(gradients or (torch.full((50,), 2.0),)))
+    return collect("f", listed, 2.0, (max_norm, 1e-6)).batch  # type: ignore[return-value]
+
+
+def test_what_the_walk_starts(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clip like the last one of the thread, by whatever bounds; once it is written, gradients are measured anew."""
+    stand_in(monkeypatch)
+    clipped(torch.full((50,), 3.0))
+    norm = math.sqrt(200.0)
+    for bound in (0.5, 2.0, torch.tensor(0.5, dtype=torch.float64)):
+        by_driver.launched.clear()
+        batch = started(bound)
+        assert [name for name, *_ in by_driver.launched] == ["measure_powers", "combine"]
+        with NoReads():
+            total, coef = batch.norm_and_coefficient(bound, 1e-6)
+        assert len(by_driver.launched) == 2
+        assert total.item() == pytest.approx(norm)
+        assert coef.item() == pytest.approx(float(bound) / norm)
+    batch = started(0.5)
+    assert batch.norm_and_coefficient(7.0, 0.0)[1].item() == pytest.approx(7.0 / norm)  # another than was said
+    for write in (lambda x: x.scale_(0.5), lambda x: x.clamp_(1.0)):
+        batch = started()
+        write(batch)
+        assert batch.norm().item() == pytest.approx(0.5 * norm)
+    batch = started()
+    batch.tensors[0].mul_(0.5)
+    batch.forget()
+    assert batch.partial(2.0).item() == pytest.approx(50.0)
+    first, second = started(), started(0.5, torch.full((50,), 1.0))  # on one table, one after the other
+    for batch in (first, second):
+        batch.scale_(batch.norm_and_coefficient(0.5, 1e-6)[1])
+        assert batch.tensors[0].norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("why", ["others", "another dtype", "another order", "busy", "another stream", "no driver"])
+def test_what_the_walk_leaves(why: str, by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Python: another clip, or memory whose last copy is under way; no memory is lost, and the norm is right."""
+    stand_in(monkeypatch)
+    clipped(torch.full((50,), 3.0))
+    own = triton_backend.lane_of(CPU)
+    slots: list[Slot] = []
+
+    def take(words: int, _: Any) -> Slot:
+        slots.append(Slot(words))
+        if why == "busy" and len(slots) == 1:
+            slots[0].is_new = False
+            by_driver.busy.add(slots[0].copied)
+        return slots[-1]
+
+    given_back: list[Slot] = []
+    own.slots = SimpleNamespace(take=take, give_back=lambda slot, _: given_back.append(slot))
+    kept = [*own._numbers[False]]
+    by_driver.launched.clear()
+    if why == "another stream":
+        monkeypatch.setattr(plan, "lane_of", lambda _: lane_on(78))
+    if why == "no driver":
+        monkeypatch.setattr(driver, "found", lambda: None)
+    of = {"others": [torch.ones(50)] * 2, "another dtype": [torch.ones(50).double()]}.get(why, [torch.ones(50)])
+    found = collect("f", owners(*(x.clone() for x in of)), math.inf if why == "another order" else 2.0)
+    assert by_driver.launched == []
+    assert own._numbers[False] == kept
+    assert found.total_norm(2.0).item() == pytest.approx(math.sqrt(50.0 * len(of)))
+    assert set(map(id, given_back)) == set(map(id, slots))
+
+
+def test_a_start_that_fails(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error of the walk; memory and gradients are as they were, and the next clip is right."""
+    stand_in(monkeypatch)
+    clipped(torch.full((50,), 3.0))
+    own, gradient = triton_backend.lane_of(CPU), torch.full((50,), 2.0)
+    kept = len(own._numbers[False])
+    by_driver._error = 700
+    with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
+        gradclip.clip_grad_norm_(owners(gradient), 0.5)
+    assert torch.equal(gradient, torch.full((50,), 2.0))
+    assert len(own._numbers[False]) == kept
+    by_driver._error = 0
+    clipped(gradient)
+
+
+def test_what_the_extension_is_given_ahead() -> None:
+    native = pytest.importorskip("gradclip.ops._native")
+    for wrong in ((1, 2), [0] * 8):
+        with pytest.raises(TypeError, match="ahead must be a tuple of 8 things"):
+            native.walk(owners(torch.ones(2)), 2.0, None, None, table.SIZES, True, wrong)
 
 
 def clipped(*gradients: Tensor, max_norm: float = 0.5) -> Tensor:
@@ -824,8 +917,8 @@ def test_a_driver_that_is_wrong_is_left_out(
 ) -> None:
     """Triton launches then, also what the driver had been prepared to launch."""
     real = driver.Driver(*by_driver.addresses)
-    monkeypatch.setattr(driver, "found", lambda: None if driver._left_out.is_set() else real)
-    monkeypatch.setattr(driver, "_left_out", threading.Event())
+    monkeypatch.setattr(driver, "found", lambda: None if driver._is_left_out else real)
+    monkeypatch.setattr(driver, "_is_left_out", False)
     if wrong == "an error":
         by_driver._error = 700
     else:

@@ -112,7 +112,7 @@ def clip_grad_norm_(
         raise
     if nonfinite == "sanitize" and max_norm == math.inf:  # which only measures
         nonfinite = "keep"
-    call = Call(collect(function, parameters, norm_type, group=span), norm_type, max_norm, eps)
+    call = Call(collect(function, parameters, norm_type, (max_norm, eps), group=span), norm_type, max_norm, eps)
     run((call,), call, nonfinite)
     return call.gradients.as_tensor(call.total)
 

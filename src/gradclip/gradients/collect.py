@@ -28,6 +28,7 @@ def collect(
     function: str,
     parameters: Parameters,
     norm_type: float | None = None,
+    bounds: tuple[Scalar, float] | None = None,
     *,
     names: list[str] | None = None,
     writes: bool = True,
@@ -42,6 +43,7 @@ def collect(
         function: The public function that was called, for messages.
         parameters: Any accepted input.
         norm_type: The order of the norm that will be asked for: it may be measured on the way.
+        bounds: The `max_norm` and `eps` of a coefficient that will be asked for with it.
         names: The names of a list of parameters.
         writes: Whether the gradients will be written.
         group: The ranks that hold the whole model together, where one collective is to do.
@@ -66,12 +68,12 @@ def collect(
         order = norm_type if is_plain else None
         walk = registry.walk()
         sharded, marks = (None, None) if walk is None else sharded_and_marks()
-        found = None if walk is None else walk(owners, order, sharded, marks)
+        found = None if walk is None else walk(owners, order, sharded, marks, bounds)
         if found is None:
             if is_list and names is None:  # of pairs perhaps
                 owners, names = flatten(function, owners)
             check_tensors(function, owners, names)
-            found = None if walk is None else walk(owners, order, sharded, marks)
+            found = None if walk is None else walk(owners, order, sharded, marks, bounds)
         if found is not None:
             batch, places, specs, left = found
             is_declared = DECLARED and is_any_declared(owners)  # not of another model alone

@@ -8,7 +8,10 @@ HAS_EXCHANGE: int
 
 Launch: TypeAlias = tuple[int, int, int, int, list[int]]
 Functions: TypeAlias = tuple[int, int, int, int, int, int]
-Chunks: TypeAlias = tuple[object, tuple[tuple[int, int, int, bool], ...], int, int, bool]
+Runs: TypeAlias = tuple[tuple[int, int, int, bool], ...]
+Chunks: TypeAlias = tuple[object, Runs, int, int, bool]
+Form: TypeAlias = tuple[Runs, int, int, bool, int]
+Ahead: TypeAlias = tuple[Functions, tuple[int, int], Form, float, float, tuple[int, int, bool], int, list[Launch]]
 
 def widest(tensors: list[Tensor], /) -> int: ...
 def walk(
@@ -18,8 +21,11 @@ def walk(
     marks: tuple[str, ...] | None,
     sizes: tuple[int, int, int],
     tabled: bool,
+    ahead: Ahead | None,
     /,
-) -> tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int], Chunks | None] | None: ...
+) -> (
+    tuple[list[Tensor], Sequence[int] | None, int, float, list[Any] | None, Sequence[int], Chunks | None, bool] | None
+): ...
 def table(tensors: list[Tensor], by_unit: bool, sizes: tuple[int, int, int], /) -> Chunks | None: ...
 def fill(table: object, max_norm: float, eps: float, host: int, /) -> None: ...
 def launch(functions: Functions, where: tuple[int, int], launches: list[Launch], /) -> None: ...

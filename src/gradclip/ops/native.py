@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -32,27 +32,56 @@ local parts; the places of their owners, None where all owners have one of these
 where none is; and the places of owners whose gradient is left, in order."""
 
 
-def walker(opened: Callable[[list[Tensor], Any], Batch], *, tabled: bool = False) -> Callable[..., Walked | None]:
+class OnGPU(Protocol):
+    """Whoever has the backend for GPUs, once it was tried."""
+
+    @property
+    def found(self) -> Any: ...
+
+
+def walker(
+    opened: Callable[[list[Tensor], Any], Batch], gpu: OnGPU, *, tabled: bool = False
+) -> Callable[..., Walked | None]:
     """Return what collects gradients, and measures or tables them on the way, as a first look costs more than the rest.
 
     It takes the owners; the order of the norm, if one is known to be asked for; the class whose gradients are taken by
-    their local parts, or None; and the attributes that mark plain owners which are to be left, or None. What kernels do
-    not take is left, owner by owner: gradients of other kinds or placed otherwise than their owner, those of owners of
-    other classes, and those on another device than the first. An element that is no tensor gives None.
+    their local parts, or None; the attributes that mark plain owners which are to be left, or None; and `max_norm` and
+    `eps`, where a coefficient will be asked for. What kernels do not take is left, owner by owner: gradients of other
+    kinds or placed otherwise than their owner, those of owners of other classes, and those on another device than the
+    first. An element that is no tensor gives None.
 
     Args:
         opened: Opens gradients with their table of chunks: those of a GPU.
+        gpu: Has the backend for GPUs, or None.
         tabled: Whether those of the CPU are opened so too.
     """
 
     # Closed over, and by position: each call of a small model feels a keyword.
     def walk(
-        owners: list[Tensor], order: float | None, sharded: type | None, marks: tuple[str, ...] | None
+        owners: list[Tensor],
+        order: float | None,
+        sharded: type | None,
+        marks: tuple[str, ...] | None,
+        bounds: tuple[Scalar, float] | None,
     ) -> Walked | None:
-        if (found := _native.walk(owners, order, sharded, marks, SIZES, tabled)) is None:
+        kernels = gpu.found
+        ahead = None if kernels is None else kernels.ahead(order, bounds)
+        found = measured = None
+        try:
+            given = None if ahead is None else ahead.arguments
+            found = _native.walk(owners, order, sharded, marks, SIZES, tabled, given)
+        finally:
+            if ahead is not None:
+                measured = ahead.over(is_started=found is not None and found[-1])
+        if found is None:
             return None
-        gradients, places, bits, partial, specs, left, chunks = found
-        batch = NativeBatch(gradients, bits, order, partial) if chunks is None else opened(gradients, chunks)
+        gradients, places, bits, partial, specs, left, chunks, _ = found
+        if chunks is None:
+            batch: Batch = NativeBatch(gradients, bits, order, partial)
+        elif kernels is None or measured is None:
+            batch = opened(gradients, chunks)
+        else:
+            batch = kernels.open(gradients, chunks, measured)
         return batch, places, specs, left
 
     return walk

@@ -210,8 +210,9 @@ _WALKS: "dict[str, Callable[..., Walked | None]]" = {}
 """How the extension walks over owners, by the backend that is forced."""
 
 if walker is not None:
-    _plain = walker(_opened)
-    _WALKS.update({"": _plain, "native": _plain, "triton": walker(_opened, tabled=True)})
+    _WALKS[""] = walker(_opened, _tried)
+    _WALKS["native"] = walker(_opened, _Tried())
+    _WALKS["triton"] = walker(_opened, _tried, tabled=True)
 
 
 def taken_by_kernels(tensors: list[Tensor]) -> Batch | None:

@@ -17,7 +17,7 @@ from gradclip.ops.triton.calls import combining, combining_each, measuring_each,
 from gradclip.ops.triton.copying import copy
 from gradclip.ops.triton.lane import Numbers, lane_of, partials_of
 from gradclip.ops.triton.launch import launch
-from gradclip.ops.triton.plan import Plan, plan_of
+from gradclip.ops.triton.plan import UNBOUNDED, Measured, Plan, ahead, plan_of
 from gradclip.ops.triton.table import DTYPES, HostTable, Table, on_device, read_by_extension, tabled
 from gradclip.ops.triton.trial import try_out
 
@@ -34,17 +34,19 @@ class TritonBatch(Batch):
     Args:
         tensors: Dense tensors of one device, one or more.
         table: Their table, if it is made already.
+        measured: What was measured already by a plan, if it was.
     """
 
-    __slots__ = ("_device", "_norm", "_on_host", "_plan", "_table", "_turn", "_unit_table", "tensors")
+    __slots__ = ("_device", "_measured", "_norm", "_on_host", "_plan", "_table", "_turn", "_unit_table", "tensors")
 
-    def __init__(self, tensors: list[Tensor], table: HostTable | None = None) -> None:
+    def __init__(self, tensors: list[Tensor], table: HostTable | None = None, measured: Measured | None = None) -> None:
         self.tensors = tensors
         self._on_host = table
         self._device = tensors[0].device
         self._table: Table | None = None
-        self._plan: Plan | None = None
-        self._turn = 0
+        self._measured = measured
+        self._plan: Plan | None = None if measured is None else measured.plan
+        self._turn = 0 if measured is None else measured.turn
         self._unit_table: Table | None = None
         self._norm: tuple[Scalar, Tensor] | None = None
 
@@ -57,7 +59,7 @@ class TritonBatch(Batch):
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         factors = None if isinstance(factor, float) and factor == 1.0 else as_float64(factor, self._device).view(1)
         if order == 2.0 and factors is None and self._table is None:  # noqa: PLR2004 -- as a rule
-            return self._on_its_way(self._planned(math.inf, 0.0).partial)
+            return self._on_its_way(self._planned(*UNBOUNDED).partial)
         table, out = self._tabled(), self._empty(1)
         partials = self._partials(table)
         launch([*measuring_each(table, order, partials, factors), combining(table, order, partials, out)], self._device)
@@ -67,7 +69,7 @@ class TritonBatch(Batch):
         return self._each(self._tabled(), order, None if factors is None else factors.to(self._device))
 
     def norm(self) -> Scalar:
-        return super().norm() if self._table is not None else self.norm_and_coefficient(math.inf, 0.0)[0]
+        return super().norm() if self._table is not None else self.norm_and_coefficient(*UNBOUNDED)[0]
 
     def norm_and_coefficient(self, max_norm: Scalar, eps: float) -> tuple[Scalar, Scalar]:
         if self._table is not None or isinstance(max_norm, Tensor):
@@ -79,6 +81,9 @@ class TritonBatch(Batch):
 
     def _planned(self, max_norm: float, eps: float) -> Numbers:
         """Return what the plan for these tensors has of them, before they have a table of their own."""
+        found, self._measured = self._measured, None
+        if found is not None and (found.bounds == (max_norm, eps) or max_norm == math.inf):
+            return found.numbers
         host = self._host_table()
         self._plan = plan = plan_of(host, self._device, lane_of(self._device))
         numbers = plan.measure(host, (max_norm, eps))
@@ -105,6 +110,9 @@ class TritonBatch(Batch):
             calls += combining_each(table, 1.0, counts, own)
         launch(calls, self._device)
         return out.to(torch.int64)
+
+    def forget(self) -> None:
+        self._measured = None
 
     # Units.
 
@@ -176,7 +184,7 @@ class TritonBatch(Batch):
 
     def _written(self, changed: list[bool] | None = None) -> None:
         """Raise the versions of those tensors that may have changed; of all, where nobody on the host knows."""
-        tensors = self.tensors
+        self._measured, tensors = None, self.tensors
         increment_version(tensors if changed is None else [x for i, x in enumerate(tensors) if changed[i]])
 
     # Launches.
@@ -234,6 +242,7 @@ class Triton(Backend):
     """The kernels."""
 
     name = "triton"
+    ahead = staticmethod(ahead)
 
     def try_on(self, device: str) -> None:
         """Clip a gradient, which compiles the kernels of most clips; raises where Triton cannot, or is wrong."""
@@ -243,9 +252,9 @@ class Triton(Backend):
         device = tensors[0].device if tensors else None
         return device is not None and all(x.device == device and _is_taken(x) for x in tensors)
 
-    def open(self, tensors: list[Tensor], chunks: Any = None) -> TritonBatch | None:
+    def open(self, tensors: list[Tensor], chunks: Any = None, measured: Measured | None = None) -> TritonBatch | None:
         found = read_by_extension(tensors) if chunks is None else HostTable(*chunks)
-        return TritonBatch(tensors, found) if found is not None or self.takes(tensors) else None
+        return TritonBatch(tensors, found, measured) if found is not None or self.takes(tensors) else None
 
     def rule(self, device: torch.device) -> Any:
         return None if Rule is None else Rule(device)

@@ -5,7 +5,6 @@ expected, Triton's own launcher answers.
 """
 
 import ctypes
-import threading
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -38,22 +37,26 @@ NAMES = (
 
 @final
 class Driver:
-    """Functions of the driver, by their addresses: those of `NAMES`, in that order."""
+    """Functions of the driver, by their addresses: those of `NAMES`, in that order.
+
+    Attributes:
+        functions: These addresses.
+    """
 
     def __init__(self, *functions: int) -> None:
-        self._functions: Any = functions
+        self.functions: Any = functions
 
     def context(self) -> int:
         """Return the context that is current in this thread."""
         found = ctypes.c_void_p()
-        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._functions[NAMES.index("cuCtxGetCurrent")])(
+        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self.functions[NAMES.index("cuCtxGetCurrent")])(
             ctypes.byref(found)
         )
         return found.value or 0
 
     def launch(self, where: Where, launches: list[Launch]) -> None:
         """Launch kernels in a stream."""
-        _native.launch(self._functions, where, launches)  # type: ignore[union-attr] -- there is a driver
+        _native.launch(self.functions, where, launches)  # type: ignore[union-attr] -- there is a driver
 
     def start(
         self,
@@ -78,20 +81,21 @@ class Driver:
         Returns:
             Whether it was done: nothing is where that event has not happened.
         """
-        return _native.start(self._functions, where, table, *bounds, slot, device, launches)  # type: ignore[union-attr]
+        return _native.start(self.functions, where, table, *bounds, slot, device, launches)  # type: ignore[union-attr]
 
 
-_left_out = threading.Event()
+_is_left_out = False
 
 
 def found() -> Driver | None:
     """Return the driver; None where there is none, or no extension, or it is left out."""
-    return None if _left_out.is_set() else _loaded()
+    return None if _is_left_out else _loaded()
 
 
 def leave_out() -> None:
     """Launch nothing by the driver from now on."""
-    _left_out.set()
+    global _is_left_out  # noqa: PLW0603 -- of this process
+    _is_left_out = True
 
 
 @lru_cache(maxsize=1)

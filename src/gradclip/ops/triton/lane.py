@@ -139,6 +139,10 @@ class Lane:
                 found += [first, *(first.more() for _ in range(AT_ONCE - 1))]
         return found.pop()
 
+    def leave(self, numbers: "Numbers", *, wide: bool) -> None:
+        """Take back memory that nobody has written to."""
+        self._numbers[wide].append(numbers)
+
 
 @final
 class Numbers(NamedTuple):

@@ -22,25 +22,29 @@ class Sheet:
         lane: What the thread keeps for the stream.
         launches: The launches.
         blanks: Where addresses go.
+
+    Attributes:
+        by: The driver.
     """
 
-    __slots__ = ("_blanks", "_by", "_lane", "_launches")
+    __slots__ = ("_blanks", "_lane", "_launches", "by")
 
     def __init__(self, by: driver.Driver, lane: Lane, launches: list[driver.Launch], blanks: Iterable[Blank]) -> None:
-        self._by = by
+        self.by = by
         self._lane = lane
         self._launches = launches
         self._blanks = [(launches[launch][-1], argument, which) for launch, argument, which in blanks]
 
     def launch(self, addresses: Sequence[int]) -> None:
         """Launch, on what is there."""
-        self._by.launch(self._lane.where, self._on(addresses))
+        self.by.launch(self._lane.where, self.filled(addresses))
 
     def start(self, host: HostTable, bounds: Bounds, to: Table, addresses: Sequence[int]) -> None:
         """Copy a table, and launch."""
-        start(self._by, host, bounds, to, self._on(addresses), self._lane)
+        start(self.by, host, bounds, to, self.filled(addresses), self._lane)
 
-    def _on(self, addresses: Sequence[int]) -> list[driver.Launch]:
+    def filled(self, addresses: Sequence[int]) -> list[driver.Launch]:
+        """Return the launches, on what is there."""
         for arguments, place, which in self._blanks:
             arguments[place] = addresses[which]
         return self._launches
