@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import gradclip
-from gradclip.clipper import withhold
+from gradclip.clipper import skips
 from gradclip.distributed import Ownership, declare, span
 from gradclip.distributed.span import Span
 from gradclip.policies import AdaGC, FixedNorm, Policy, SpikeSkip, chain
@@ -168,7 +168,7 @@ def judge_the_loss(*, attached: bool) -> list[str]:
     clipper = gradclip.GradClipper([parameter], SpikeSkip(math.inf, window=8, warmup=2))
     optimizer = torch.optim.AdamW([parameter], lr=0.0, fused=True)
     found = []
-    with patch.object(withhold, "Transfer", Late), clipper.attach(optimizer) if attached else nullcontext():
+    with patch.object(skips, "Transfer", Late), clipper.attach(optimizer) if attached else nullcontext():
         for loss in (1.0, 1.1, 0.9, 1.0, 9.0, 1.0):
             parameter.grad = There(torch.ones(4))
             if knows:
