@@ -123,10 +123,11 @@ def driven(policy: Policy, layout: Layout, way: str) -> tuple[Callable[[], Decis
 @contextmanager
 def stand_in() -> Iterator[None]:
     """Take numbers of the CPU to be on a device, whose driver launches nothing."""
-    from gradclip.ops.triton import driver, launch  # noqa: PLC0415
+    from gradclip.ops.triton import driver, fusing, lane, launch  # noqa: PLC0415
 
     nothing = ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p).value or 0  # of 0 it is 0, which is no error
     compiled = SimpleNamespace(get=lambda _: driver.Ready(0, 128, 0))
+    own = lane.Lane(torch.device("cpu"), (0, 0))
     with (
         registry.forced("triton"),
         patch.object(launch, "_compiled", compiled),
@@ -134,6 +135,7 @@ def stand_in() -> Iterator[None]:
         patch.object(numbers, "is_host", lambda _: False),
         patch.object(history, "is_ready", lambda x: not isinstance(x, torch.Tensor)),
         patch.object(launch, "current_cuda_stream", lambda _: 0),
+        patch.object(fusing, "lane_of", lambda _: own),
     ):
         yield
 

@@ -25,7 +25,7 @@ struct Driver {
 };
 
 constexpr int kNotReady = 600;  // what an event says before it has happened
-constexpr Py_ssize_t kMost = 24;
+constexpr Py_ssize_t kMost = 40;
 constexpr Py_ssize_t kStart = 8;  // arguments of `start`
 
 // A kernel, how many programs, threads of one and bytes of shared memory; and the words of its arguments.

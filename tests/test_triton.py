@@ -645,7 +645,7 @@ def test_an_error_of_the_driver() -> None:
     arguments = [memory, 0, 0, 0, *[memory] * 5, 0, 0]
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
         native.launch(functions, (0, 0), [(1, 0, 32, 0, arguments)])
-    for wrong in ([(1, 1, 32, 0, [0] * 25)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):
+    for wrong in ([(1, 1, 32, 0, [0] * 41)], [(1, 1, 32, 0)], [1], [(1, 1, 32, 0, 5)]):
         with pytest.raises(TypeError, match="a launch must be a tuple"):
             native.launch(functions, (0, 0), wrong)
     for wrong in (functions[1:], list(functions)):

@@ -19,7 +19,7 @@ except ImportError:
 SCRATCH = [0, 0]
 """Arguments that Triton adds to those of a kernel: memory of its own, which no kernel here asks for."""
 
-MOST = 24 - len(SCRATCH)
+MOST = 40 - len(SCRATCH)
 """Arguments that the extension passes."""
 
 Launch: TypeAlias = tuple[int, int, int, int, list[int]]

@@ -9,7 +9,7 @@ from gradclip.ops.triton.fusing import Kernels
 from gradclip.ops.triton.recording import Asked, Flat, Leaf, recorded
 from gradclip.tracing import is_captured
 
-FEW = 5
+FEW = 1
 """Operations that torch is left to launch."""
 
 MOST = 16
