@@ -78,6 +78,8 @@ class Fused:
 
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what the policy decides about these norms, and the state after it."""
+        if is_known(norms.total):
+            return self._policy.decide(norms, state)
         decision, new, _ = self._decided(partial(_read, self._policy), norms, state)
         return decision, new
 
