@@ -56,7 +56,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 import triton.language as tl
 
-from gradclip.ops.triton import backend, driver, fusing, launch, ordering, recording, rule
+from gradclip.ops.triton import backend, driver, fusing, lane, launch, ordering, recording, rule, sheet
 from interpreted import in_less_time
 
 LAYOUT = Layout(tuple(SHAPES), (12, 4, 24, 8, 0, 1), (4, 1, 2, 2, 1, 1), (0, 0, 1, 1, 1, 1), 2, CPU, (2, 1, 4, 2, 2, 0))
@@ -638,3 +638,20 @@ def test_a_decision_by_the_driver(monkeypatch: pytest.MonkeyPatch, launched: lis
     monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
     assert compared(ZClip(1.0, warmup=5), given(30), launched)[2:] == [1] * 28
     assert by.launched == [("rule", 1, 77)] * 28
+
+
+@pytest.mark.usefixtures("_exact_roots")
+def test_a_launch_is_kept(monkeypatch: pytest.MonkeyPatch, launched: list[str]) -> None:
+    """For numbers at other addresses, in one stream; what it has returned stays as it was."""
+    pytest.importorskip("gradclip.ops._native")
+    by, written = StandIn(), list[int]()
+    monkeypatch.setattr(driver, "found", lambda: driver.Driver(*by.addresses))
+    monkeypatch.setattr(launch, "_compiled", by)
+    monkeypatch.setattr(launch, "current_cuda_stream", lambda _: 77)
+    monkeypatch.setattr(sheet, "launches_of", lambda *given: written.append(1) or launch.launches_of(*given))
+    lanes = [lane.Lane(CPU, (0, stream)) for stream in (78, 79)]
+    streams = iter([78] * 8 + [79] * 12 + [78] * 8)
+    monkeypatch.setattr(fusing, "lane_of", lambda _: lanes[next(streams) - 78])
+    compared(ZClip(1.0, warmup=5), given(30), launched)
+    assert len(written) == 3  # of the first of each
+    assert [stream for *_, stream in by.launched] == [77, *[78] * 7, 77, *[79] * 11, 77, *[78] * 7]

@@ -190,7 +190,7 @@ class Attaching(ABC):
                     "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
                     "and attach it, after that."
                 )
-        if not is_known(flag := clip.withheld.flag):
+        if not reads and not is_known(flag := clip.withheld.flag):
             return flag
         self._obey(clip)
         return None

@@ -211,7 +211,7 @@ _WALKS: "dict[str, Callable[..., Walked | None]]" = {}
 
 if walker is not None:
     _WALKS[""] = walker(_opened, _tried)
-    _WALKS["native"] = walker(_opened, _Tried())
+    _WALKS["native"] = walker(_opened, _Tried())  # which nobody tries
     _WALKS["triton"] = walker(_opened, _tried, tabled=True)
 
 

@@ -127,9 +127,8 @@ class Kernels:
     def _more_rooms(self, device: torch.device, count: int) -> list[Room]:
         with torch.inference_mode(mode=False):  # or they were of that mode outside too
             rows = [torch.empty((count, width), dtype=dtype, device=device).unbind() for width, dtype in self._rows]
-            return [Room(own, [x for row in own for x in row.unbind()]) for own in zip(*rows, strict=True)] or [
-                Room((), [])
-            ]
+            each = zip(*rows, strict=True) if rows else [()]
+            return [Room(own, [x for row in own for x in row.unbind()]) for own in each]
 
     def _calls(self, memory: Sequence[Any]) -> list[Call]:
         return [
