@@ -158,7 +158,6 @@ class Done(NamedTuple):
         skipped: Why nothing was done and the step should not happen, or None.
         refusing: What the stage decided that asked for no step, or may have.
         sanitized: Whether elements that are not finite were set to 0.
-        withheld: Whether the step should not happen, where it may be that a device alone knows.
     """
 
     before: Norms
@@ -167,7 +166,6 @@ class Done(NamedTuple):
     skipped: Status | None = None
     refusing: Decision | None = None
     sanitized: bool = False
-    withheld: Withheld = Withheld()
 
 
 def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
@@ -270,7 +268,9 @@ def _read(norms: Norms, stage: Any, work: Work) -> Norms:
     return norms
 
 
-def run_unread(stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool) -> Done:
+def run_unread(
+    stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
+) -> tuple[Done, Withheld]:
     """Clip by one stage, which multiplies by 1 where the step does not happen.
 
     Args:
@@ -279,10 +279,13 @@ def run_unread(stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *,
         overflow: Whether a scaler keeps the step from happening, whatever the norm is.
         in_a_row: How many steps before it did not happen.
         skips_nonfinite: Whether it does not happen where that is NaN or infinite.
+
+    Returns:
+        What was done, and whether the step should not happen, where it may be that a device alone knows.
     """
     norms, decides = work.measure(stage)
     if not decides:
-        return Done(norms, (), None, withheld=withheld_of(overflow, overflow, in_a_row))
+        return Done(norms, (), None), withheld_of(overflow, overflow, in_a_row)
     learned = stage.state
     try:
         decision, withheld = stage.decide_unread(norms, overflow, in_a_row, skips_nonfinite=skips_nonfinite)
@@ -290,7 +293,7 @@ def run_unread(stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *,
     except BaseException:
         _take_back(work, [stage], [learned])
         raise
-    return Done(norms, [(norms, applied)], decision, refusing=decision, withheld=withheld)
+    return Done(norms, [(norms, applied)], decision, refusing=decision), withheld
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

@@ -545,7 +545,7 @@ def trained(policy: Policy) -> tuple[list[Any], list[bool]]:
         optimizer.step()
         last = clipper._last
         assert last is not None
-        decided_there.append(isinstance(last.withheld.flag, Tensor))
+        decided_there.append(isinstance(last.withheld, Tensor))
         state = [x.clone() for p in parameters.values() for x in optimizer.state[p].values()]
         result = last.result
         found.append([*(p.detach().clone() for p in parameters.values()), *state, result.threshold, result.total_norm])

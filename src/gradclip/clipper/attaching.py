@@ -190,8 +190,8 @@ class Attaching(ABC):
                     "others by now, as `fully_shard` and `accelerator.prepare` put them in place. Make the clipper, "
                     "and attach it, after that."
                 )
-        if not reads and not is_known(flag := clip.withheld.flag):
-            return flag
+        if not reads and not is_known(clip.withheld):
+            return clip.withheld
         self._obey(clip)
         return None
 

@@ -194,8 +194,8 @@ class GradClipper(Attaching):
             asked = asked._replace(of_closure=True)
         late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
         if not reads and not late:
-            clip = self._pipeline.run_unread(asked, loss, overflow, skips)
-            skips.take(clip.withheld)
+            clip, withheld = self._pipeline.run_unread(asked, loss, overflow, skips)
+            skips.take(withheld)
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(asked)
         else:

@@ -30,7 +30,7 @@ class Clip(NamedTuple):
 
     Attributes:
         result: What was done, for the user.
-        withheld: Whether the step does not happen, where it may be that a device alone knows.
+        withheld: Whether the step does not happen, where a device knows.
 
         The others are those of `ClipWork`, which outlive the gradients.
     """
@@ -40,7 +40,7 @@ class Clip(NamedTuple):
     is_shared: bool
     nonfinite: Counts | None
     differing: Differing | None
-    withheld: Withheld
+    withheld: Condition
 
 
 @final
@@ -102,19 +102,21 @@ class Pipeline:
         """Whether gradients are written that are not finite, whatever the policy does."""
         return self._nonfinite == "sanitize"
 
-    def run_unread(self, asked: Asked, loss: Scalar | None, overflow: Condition, before: Skips) -> Clip:
+    def run_unread(
+        self, asked: Asked, loss: Scalar | None, overflow: Condition, before: Skips
+    ) -> tuple[Clip, Withheld]:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(asked, loss, reads=False)
         in_graph, known = self._in_graph()
         stage, skips = self._stages[0], self._nonfinite == "skip"
         may_be = skips or stage.policy.skips or overflow is not False
         in_a_row = before.on(stage.layout.device) if may_be else 0.0
-        done = run_unread(stage, work, overflow, in_a_row, skips_nonfinite=skips)
+        done, withheld = run_unread(stage, work, overflow, in_a_row, skips_nonfinite=skips)
         if known is not None:
             self._keep(known)
         self._is_elsewhere = True
-        unread = Unread(done.withheld.flag, overflow, skips_nonfinite=skips)
-        return _clip(asked.step, work, done, unread, is_replayed=in_graph)
+        unread = Unread(withheld.flag, overflow, skips_nonfinite=skips)
+        return _clip(asked.step, work, done, unread, is_replayed=in_graph), withheld
 
     def overflow(self, asked: Asked) -> Clip:
         """Return what a step is that a scaler keeps from happening; nothing is clipped or learned.
@@ -235,7 +237,8 @@ def _clip(step: int, work: ClipWork, done: Done, unread: Unread | None = None, *
     skipped = done.skipped if unread is None else unread
     judge, each = partial(_outcome_of, done), partial(_each_of, done.before)
     result = ClipResult(step, done.before.total, judge, each, skipped, is_replayed=is_replayed)
-    return Clip(result, work.found, work.is_shared, work.nonfinite, work.differing, done.withheld)
+    withheld = False if unread is None else unread.withheld
+    return Clip(result, work.found, work.is_shared, work.nonfinite, work.differing, withheld)
 
 
 def _outcome_of(done: Done, skipped: Status | None) -> Outcome:

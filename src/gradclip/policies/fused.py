@@ -34,8 +34,8 @@ class Withheld(NamedTuple):
         in_a_row: How many did not, this one included; an overflow that a scaler found changes nothing in that.
     """
 
-    flag: Condition = False
-    in_a_row: Scalar = 0.0
+    flag: Condition
+    in_a_row: Scalar
 
 
 def withheld_of(skip: Condition, overflow: Condition, in_a_row: Scalar) -> Withheld:
