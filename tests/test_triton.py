@@ -470,6 +470,8 @@ def test_a_start_that_fails(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch)
     stand_in(monkeypatch)
     clipped(torch.full((50,), 3.0))
     own, gradient = triton_backend.lane_of(CPU), torch.full((50,), 2.0)
+    before = started()
+    coef = before.norm_and_coefficient(0.5, 1e-6)[1]
     kept = len(own._numbers[False])
     by_driver._error = 700
     with pytest.raises(RuntimeError, match="could not launch a kernel: error 700"):
@@ -477,6 +479,8 @@ def test_a_start_that_fails(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(gradient, torch.full((50,), 2.0))
     assert len(own._numbers[False]) == kept
     by_driver._error = 0
+    before.scale_(coef)  # by a table of its own, as that of the plan is another's
+    assert before.tensors[0].norm().item() == pytest.approx(0.5, rel=1e-5)
     clipped(gradient)
 
 

@@ -136,10 +136,10 @@ class Ahead:
         """Take back what is not used any more; return what was measured, if it was."""
         lane, plan = self._lane, self._plan
         lane.slots.give_back(self._slot, lane.where)
+        plan.turn += 1  # its table may be another's now, also where the start has failed
         if not is_started:
             lane.leave(self._numbers, wide=plan.table.is_wide)
             return None
-        plan.turn += 1
         return Measured(plan, plan.turn, self._numbers, self._bounds)
 
 
