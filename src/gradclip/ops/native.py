@@ -109,10 +109,6 @@ class NativeBatch(Batch):
             return self._partial
         return _native.measure(self.tensors, order, factor)
 
-    def norm(self) -> float:
-        partial = self._partial if self._known == 2.0 else self.partial(2.0)  # noqa: PLR2004
-        return math.sqrt(partial)
-
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         if factors is not None:
             pairs = zip(self.tensors, factors.tolist(), strict=True)
