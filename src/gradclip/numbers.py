@@ -290,7 +290,7 @@ def mapped(rule: Callable[..., tuple[Scalar, ...]], *vectors: Tensor) -> tuple[T
     A torch operation on a vector costs there as much as a rule of a dozen operations does for one number.
     """
     size = len(vectors[0])
-    if not 0 < size <= FEW or vectors[0].device != CPU or is_transformed():
+    if not 0 < size <= FEW or not is_host(vectors[0]):
         return rule(*vectors)  # pyrefly: ignore[bad-return] -- of tensors, tensors
     numbers = [rule(*each) for each in zip(*(vector.tolist() for vector in vectors), strict=True)]
     return torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=CPU).unbind()

@@ -16,8 +16,7 @@ from torch import Tensor
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import Condition, Scalar, as_float64, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused, Withheld, withheld_of
-from gradclip.policies.measured import Layout, Norms, Scope, finest
-from gradclip.policies.partition import Part
+from gradclip.policies.measured import Layout, Norms, Part, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import filled, leaves, pack, unpack
 from gradclip.result import Status

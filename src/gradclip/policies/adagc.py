@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Annotated, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, bring_down, is_known, mapped, minimum, ratio, where
+from gradclip.numbers import Scalar, bring_down, is_known, isfinite, mapped, minimum, ratio, where
 from gradclip.policies.holds import COUNT, LEVEL, SIZE
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.policies.policy import Decision, Policy
+from gradclip.policies.together import either
 from gradclip.policies.unlock import PATIENCE, press
 from gradclip.validation import REQUIRED, check_ceiling, check_field
 
@@ -24,7 +26,7 @@ class AdaGCState(NamedTuple):
 
     gamma: Annotated[Tensor, LEVEL]
     pressure: Annotated[Tensor, SIZE]
-    count: Annotated[float, COUNT]
+    count: Annotated[Scalar, COUNT]
 
 
 @final
@@ -91,15 +93,19 @@ class AdaGC(Policy):
         return AdaGCState(gamma=unknown, pressure=torch.zeros_like(unknown), count=0.0)
 
     def decide(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
-        n, (gamma, pressure, count) = norms.of_parameters(), state
-        if count < self.warmup:  # a number of steps, which the host knows
-            ceiling = bring_down(norms.total, self.max_norm, self.eps)
-            let_through = n * ceiling  # 0 for all where the total is infinite
-            smallest = torch.fmin(gamma, torch.where(let_through > 0.0, let_through, math.inf))
-            return Decision(ceiling, self.max_norm), AdaGCState(smallest, pressure, count + 1.0)
+        warm_up, go_on = partial(self._warm_up, norms, state), partial(self._go_on, norms, state)
+        return either(state.count < self.warmup, warm_up, go_on, norms.layout)
 
-        h, bound, gamma, pressure = mapped(self._judge, n, gamma, pressure)
-        return Decision(self._under_ceiling(h, norms), bound, "parameter"), AdaGCState(gamma, pressure, count)
+    def _warm_up(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
+        ceiling = bring_down(norms.total, self.max_norm, self.eps)
+        let_through = norms.of_parameters() * ceiling  # 0 for all where the total is infinite
+        smallest = torch.fmin(state.gamma, torch.where(let_through > 0.0, let_through, math.inf))
+        count = where(isfinite(norms.total), state.count + 1.0, state.count)
+        return Decision(ceiling, self.max_norm, "parameter"), AdaGCState(smallest, state.pressure, count)
+
+    def _go_on(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
+        h, bound, gamma, pressure = mapped(self._judge, norms.of_parameters(), state.gamma, state.pressure)
+        return Decision(self._under_ceiling(h, norms), bound, "parameter"), AdaGCState(gamma, pressure, state.count)
 
     def _judge(self, n: Scalar, gamma: Scalar, pressure: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         bound = self.relative * gamma
@@ -111,6 +117,7 @@ class AdaGC(Policy):
         return h, bound, where(seen, average, gamma), where(seen, pressed, pressure)
 
     def _under_ceiling(self, h: Tensor, norms: Norms) -> Tensor:
-        if is_known(norms.total) and norms.total <= self.max_norm:  # and so is what is left of it
+        total = norms.total
+        if self.max_norm == math.inf or (is_known(total) and total <= self.max_norm):  # and so is what is left of it
             return h
         return h * bring_down(norms.scaled_each(h).total_after(norms), self.max_norm, self.eps)

@@ -3,14 +3,16 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, NamedTuple, NoReturn, final
 
-from gradclip.numbers import Scalar, as_float64, is_one, minimum
+from gradclip.numbers import Scalar, isfinite, where
 from gradclip.policies import effect
+from gradclip.policies.history import COUNTS, told
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import Layout, Norms, Scope, finest
-from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
+from gradclip.policies.policy import Decision, Policy, check_policies
+from gradclip.policies.together import both, either, taught
 from gradclip.units import Units
 from gradclip.validation import check_number
 
@@ -36,7 +38,7 @@ def warmup(steps: int, policy: Policy) -> Policy:
     """Apply a policy in the first steps, and then no more.
 
     Args:
-        steps: How many, >= 0. Steps whose norm is not finite do not count where they are skipped.
+        steps: How many, >= 0. Steps that are skipped, or whose norm is not finite, do not count.
         policy: The policy.
     """
     check_policies("warmup", (policy,))
@@ -129,7 +131,7 @@ class Chain(Composed):
         for link, before in zip(self.links, state, strict=True):
             decision, learned = link.decide(norms, before)
             states.append(learned)
-            together = _both(together, decision, norms.layout) if decisions else decision
+            together = both(together, decision, norms.layout) if decisions else decision
             decisions.append(decision)
             if len(decisions) == len(self.links):
                 break
@@ -139,14 +141,13 @@ class Chain(Composed):
             if decision.skip is False:
                 left.total_after(norms)
             norms = left
-        together = known_skip(together)
-        return together, taught(decisions, state, states) if together.skip else tuple(states)
+        return together, taught(together.skip, decisions, state, states)
 
 
 class Taken(NamedTuple):
     """How many steps a policy has taken part in, and what it has learned."""
 
-    steps: Annotated[float, COUNT]
+    steps: Annotated[Scalar, COUNT]
     inner: Any
 
 
@@ -155,12 +156,6 @@ class Led(Composed):
 
     def init(self, layout: Layout) -> Taken:
         return Taken(0.0, self.members[0].init(layout))
-
-    def _decide_by(self, policy: Policy, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        """Decide by a policy; a step that it skips is not counted."""
-        decision, inner = policy.decide(norms, state.inner)
-        decision = known_skip(decision)
-        return decision, Taken(state.steps if decision.skip else state.steps + 1.0, inner)
 
 
 @final
@@ -181,9 +176,13 @@ class Warmup(Led):
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        if state.steps >= self.steps:
-            return Decision(), state
-        return self._decide_by(self.policy, norms, state)
+        takes_part = partial(self._take_part, norms, state)
+        return either(state.steps < self.steps, takes_part, lambda: (Decision(scope=self.scope), state), norms.layout)
+
+    def _take_part(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        decision, inner = self.policy.decide(norms, state.inner)
+        counted = where(isfinite(norms.total), state.steps + 1.0, state.steps)
+        return decision, Taken(where(decision.skip, state.steps, counted), inner)
 
 
 @final
@@ -198,30 +197,11 @@ class Schedule(Led):
         return (self.policy_of(0),)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        step = int(state.steps)
+        step = int(told(state.steps, COUNTS))
         policy = self.policy_of(step)
         check_same_kind(step, policy, self.members[0])
-        return self._decide_by(policy, norms, state)
-
-
-def _both(first: Decision, second: Decision, layout: Layout) -> Decision:
-    scope = finest((first.scope, second.scope))
-    return Decision(
-        coef=spread(first.coef, first.scope, scope, layout) * spread(second.coef, second.scope, scope, layout),
-        threshold=minimum(
-            spread(first.threshold, first.scope, scope, layout), spread(second.threshold, second.scope, scope, layout)
-        ),
-        scope=scope,
-        skip=first.skip | second.skip,
-        clamp=second.clamp,  # nothing follows a limit on elements before the gradients are measured again
-    )
-
-
-def spread(x: Scalar, scope: Scope, finer: Scope, layout: Layout) -> Scalar:
-    """Repeat numbers of a scope for everything that a finer scope tells apart."""
-    if not is_one(x) and scope == "parameter" and finer == "unit":
-        return as_float64(x, layout.device)[layout.owners]
-    return x
+        decision, inner = policy.decide(norms, state.inner)
+        return decision, Taken(where(decision.skip, state.steps, state.steps + 1.0), inner)
 
 
 def check_same_kind(step: int, policy: Policy, first: Policy) -> None:

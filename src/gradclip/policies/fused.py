@@ -182,5 +182,5 @@ def _with_numbers(template: Any, numbers: Iterable[Any]) -> Any:
 
 
 def _form_of(x: Any) -> Any:
-    """Return the shape of numbers on a device, and None for one on the host, which is another rule's."""
-    return None if is_known(x) else x.shape
+    """Return a number of the host, with which the rule is another, or the shape of numbers on a device."""
+    return x if is_known(x) else x.shape

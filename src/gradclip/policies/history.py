@@ -13,7 +13,7 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Condition, Scalar, is_known, is_ready, on_host, where
+from gradclip.numbers import Scalar, is_known, is_ready, on_host
 from gradclip.policies.column import Column
 from gradclip.policies.holds import SIZE, Within
 from gradclip.sending import sent
@@ -24,8 +24,7 @@ def refuse_capture(why: str) -> NoReturn:
     """Raise for a rule whose replays would not go on from each other."""
     raise RuntimeError(
         f"`GradClipper(policy=...)` must do the same at every step of a captured graph, got a policy that {why} in it. "
-        "Clip outside of the graph before, for as long as it warms up, and use a `window`; for a `schedule`, clip "
-        "outside of the graph."
+        "Clip outside of the graph before, and use a `window`; for a `schedule`, clip outside of the graph."
     )
 
 
@@ -34,15 +33,15 @@ GROWS = "remembers more norms with each step"
 """Why a rule cannot be replayed."""
 
 
-def asked(withheld: Condition, why: str) -> bool:
-    """Return on the host whether a step does not happen, which what a rule has learned of it depends on.
+def told(number: Scalar, why: str) -> float:
+    """Return on the host a number that the form of a rule, or of what it has learned, depends on.
 
     Raises:
         RuntimeError: If a graph is captured, in which nothing can be waited for.
     """
-    if not is_known(withheld) and is_captured(withheld.device):
+    if not is_known(number) and is_captured(number.device):
         refuse_capture(why)
-    return bool(on_host(withheld))
+    return on_host(number)
 
 
 @final
@@ -144,12 +143,14 @@ class History:
         """Return the same with other norms."""
         return History(self.window, rows=rows, holds=self.holds)
 
-    def unless(self, withheld: Condition, known: "History") -> "History":
-        """Return the history, or where a step does not happen, the one before it; of one that grows, the host asks."""
-        if self.rows is None or self.window is None:
-            return known if asked(withheld, GROWS) else self
-        rows: Any = where(withheld, known._as_rows(self.rows[-1]), self.rows)
-        return self.with_rows(rows)
+    def unless(self, withheld: Tensor, known: "History") -> "History":
+        """Return the history, or where a step does not happen, the one before it, which remembers no more than that."""
+        if self.rows is None:
+            return known if told(withheld, GROWS) else self
+        rows = known._as_rows(self.rows[-1])
+        if missing := len(self.rows) - len(rows):  # as one that grows has a norm of each step
+            rows = torch.cat([rows, rows.new_full((missing, *rows.shape[1:]), math.nan)])
+        return self.with_rows(torch.where(withheld, rows, self.rows))
 
     def over(self, known: "History", act: Callable[[Tensor, Tensor], Tensor]) -> "History":
         """Act on its rows and those of a history before it."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal, NamedTuple, NoReturn, TypeAlias, final
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -109,6 +109,22 @@ class Subset(NamedTuple):
     units: Tensor
 
 
+class Part(NamedTuple):
+    """Some parameters that have a policy of their own, and what that has learned.
+
+    Attributes:
+        name: What it is called.
+        member: Which of the policies is its own.
+        subset: The parameters.
+        state: What the policy has learned.
+    """
+
+    name: str
+    member: int
+    subset: Subset
+    state: Any
+
+
 class Groups(NamedTuple):
     """Which units belong together, as int64.
 
@@ -172,8 +188,8 @@ class Norms(NamedTuple):
         Raises:
             ValueError: If each was scaled by its own factor, and other ranks have parameters of their own.
         """
-        numbers = (self.total, before.total)
-        if not self.complete and all(map(is_known, numbers)) and [isnan(x) for x in numbers] == [True, False]:
+        is_lost = not self.complete and _is_nan(self.total)
+        if is_lost and not _is_nan(before.total):  # a number of a device may be anything
             refuse_parts()
         return self.total
 
@@ -276,6 +292,10 @@ def _norm_of(norms: Tensor, order: float) -> Tensor:
     largest = norms.amax()  # in units of which powers of a high order stay in the range of float64
     unit = torch.where((largest > 0.0) & (largest < math.inf), largest, 1.0)
     return unit * torch.linalg.vector_norm(norms / unit, order)
+
+
+def _is_nan(total: Scalar) -> bool:
+    return is_known(total) and bool(isnan(total))
 
 
 def _known(norms: Tensor | None) -> Tensor:

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 
 from gradclip.numbers import as_float64
 from gradclip.parameters import matches, refuse_pattern
-from gradclip.policies.combine import Composed, spread
+from gradclip.policies.combine import Composed
 from gradclip.policies.fixed import FixedNorm
-from gradclip.policies.measured import Layout, Norms, Scope, Subset, finest
-from gradclip.policies.policy import Decision, Policy, check_policies, known_skip, taught
+from gradclip.policies.measured import Layout, Norms, Part, Scope, finest
+from gradclip.policies.policy import Decision, Policy, check_policies
+from gradclip.policies.together import spread, taught
 from gradclip.units import Units
 
 
@@ -66,22 +67,6 @@ def by_group(policies: Policy | Sequence[Policy]) -> Policy:
     listed = tuple(listed)
     check_policies("by_group", listed, one_stage=True)
     return ByGroup(listed, alike)
-
-
-class Part(NamedTuple):
-    """Some of the parameters, and what their policy has learned.
-
-    Attributes:
-        name: What it is called.
-        member: Which of the policies is its own.
-        subset: The parameters.
-        state: What the policy has learned.
-    """
-
-    name: str
-    member: int
-    subset: Subset
-    state: Any
 
 
 class Partition(Composed):
@@ -142,8 +127,8 @@ class Partition(Composed):
                 decision, after = self.member(part.member).decide(own, part.state)
             decisions.append(decision)
             parts.append(part._replace(state=after))
-        together = known_skip(_merged(decisions, parts, norms))
-        return together, taught(decisions, state, parts) if together.skip else tuple(parts)
+        together = _merged(decisions, parts, norms)
+        return together, taught(together.skip, decisions, state, parts)
 
 
 @final

@@ -5,10 +5,9 @@ and every `decide` makes anew: the same norms always lead to the same decisions,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gradclip.numbers import Condition, Scalar, is_one, on_host
+from gradclip.numbers import Condition, Scalar, is_one
 from gradclip.policies.measured import Layout, Norms, Scope
 from gradclip.units import Units
 
@@ -87,18 +86,6 @@ class Policy(ABC):
     @abstractmethod
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
         """Return what to do about these norms, and the state after it."""
-
-
-def known_skip(decision: Decision) -> Decision:
-    """Return a decision that says on the host whether the step is to be skipped: one that may ask for it is read."""
-    skip = decision.skip
-    return decision if isinstance(skip, bool) else decision._replace(skip=bool(on_host(skip)))
-
-
-def taught(decisions: Iterable[Decision], before: Iterable[Any], after: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the states after a step that does not happen: it teaches only those who asked for that."""
-    triples = zip(decisions, before, after, strict=True)
-    return tuple(new if on_host(decision.skip) else old for decision, old, new in triples)
 
 
 def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bool = False) -> None:

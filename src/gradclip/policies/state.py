@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Condition, Scalar, is_known, on_host, where
-from gradclip.policies.history import COUNTS, GROWS, History, asked, refuse_capture
+from gradclip.policies.history import COUNTS, GROWS, History, refuse_capture, told
 from gradclip.policies.holds import NUMBER, Within, ranges_of
-from gradclip.policies.measured import Layout
-from gradclip.policies.partition import Part
+from gradclip.policies.measured import Layout, Part
 from gradclip.sending import sent
 
 
@@ -97,10 +96,12 @@ def has_names(state: object) -> bool:
 def unless(withheld: Condition, known: Any, state: Any) -> Any:
     """Return a state, or where a step does not happen, what was known before it.
 
-    The host asks where that is no matter of numbers: of what it has counted itself, and of what has another form.
+    The host asks where that is no matter of numbers: of what has another form.
     """
+    if is_known(withheld):
+        return known if withheld else state
     if not _has_as_many(known, state):
-        return known if asked(withheld, GROWS) else state
+        return known if told(withheld, GROWS) else state
     return _over(known, state, partial(_unless, withheld))
 
 
@@ -108,15 +109,13 @@ def _has_as_many(known: Any, state: Any) -> bool:
     return sum(1 for _ in leaves(known)) == sum(1 for _ in leaves(state))
 
 
-def _unless(withheld: Condition, known: Any, new: Any) -> Any:
+def _unless(withheld: Tensor, known: Any, new: Any) -> Any:
     if new is known:
         return new
     if isinstance(new, History):
         return new.unless(withheld, known)
-    if is_known(known) and is_known(new):
-        return new if new == known or not asked(withheld, COUNTS) else known
     if _shape_of(known) != _shape_of(new):
-        return known if asked(withheld, GROWS) else new
+        return known if told(withheld, GROWS) else new
     return where(withheld, known, new)
 
 

@@ -45,6 +45,7 @@ LOGIC = {
     "mul": "{0} & {1}",
     "bitwise_and": "{0} & {1}",
     "bitwise_or": "{0} | {1}",
+    "bitwise_xor": "{0} ^ {1}",
     "bitwise_not": "{0} == 0",
 }
 """What works on conditions."""

@@ -19,7 +19,7 @@ from gradclip.ops.triton import ordering
 from gradclip.ops.triton.emitting import At, Body, is_of_columns, sources_of
 from gradclip.ops.triton.lane import AT_ONCE, Lane, lane_of
 from gradclip.ops.triton.launch import Call, launch
-from gradclip.ops.triton.recording import Count, Graph, Leaf, Node
+from gradclip.ops.triton.recording import Graph, Leaf, Node
 from gradclip.ops.triton.sheet import Sheet, sheet_of
 
 BLOCK, WARPS = 256, 4
@@ -108,7 +108,7 @@ class Kernels:
             self._sheet = sheet_of(calls, lane, self._blanks)
         returned = [memory[i] for i in self._returned]
         for i, x in self._others:
-            returned[i] = leaves[x.place] + x.more if isinstance(x, Count) else x
+            returned[i] = x
         return returned
 
     def _memory(self, leaves: Sequence[Leaf], device: torch.device) -> list[Any]:

@@ -4,7 +4,6 @@ The rule runs once, on tensors that have shapes and no numbers. What it makes of
 and is a constant of the graph. Whatever would have to know a number raises.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, final
@@ -68,69 +67,11 @@ Flat: TypeAlias = Callable[[list[Any]], tuple[list[Any], Any]]
 """A rule, from leaves to what it returns: leaves and other things in a list, and a template, which is kept."""
 
 
-@final
-class Count:
-    """A number of the host that a rule may add to and compare: the graph holds where the answers are the same."""
-
-    def __init__(self, place: int, value: float, asked: list["Asked"], more: float = 0) -> None:
-        self.place = place
-        self.more = more
-        self._value = value
-        self._asked = asked
-
-    def __add__(self, other: object) -> "Count":
-        return Count(self.place, self._value, self._asked, self.more + _plain(other))
-
-    def _compare(self, by: Callable[[Any, Any], bool], other: object) -> bool:
-        asked = Asked(self.place, self.more, by, _plain(other), answer=by(self._value + self.more, other))
-        self._asked.append(asked)
-        return asked.answer
-
-    def __lt__(self, other: object) -> bool:
-        return self._compare(operator.lt, other)
-
-    def __le__(self, other: object) -> bool:
-        return self._compare(operator.le, other)
-
-    def __gt__(self, other: object) -> bool:
-        return self._compare(operator.gt, other)
-
-    def __ge__(self, other: object) -> bool:
-        return self._compare(operator.ge, other)
-
-    def __eq__(self, other: object) -> bool:
-        return self._compare(operator.eq, other)
-
-    def __ne__(self, other: object) -> bool:
-        return self._compare(operator.ne, other)
-
-    def __bool__(self) -> bool:
-        return self._compare(operator.ne, 0.0)
-
-    __hash__ = None  # type: ignore[assignment] -- by which it would be compared unseen
-
-
-@final
-@dataclass(frozen=True)
-class Asked:
-    """What a rule has asked of a number of the host, and the answer."""
-
-    place: int
-    more: float
-    by: Callable[[Any, Any], bool]
-    other: float
-    answer: bool
-
-    def holds(self, leaves: Sequence[Leaf]) -> bool:
-        """Whether the answer is the same for these."""
-        return self.by(leaves[self.place] + self.more, self.other) is self.answer
-
-
 class Graph(NamedTuple):
     """A rule as a graph.
 
     Attributes:
-        outputs: What it returns: nodes, counts, and whatever is no number of the device.
+        outputs: What it returns: nodes, and whatever is no number of the device.
         template: What else it returns.
         operations: How many operations torch would launch.
     """
@@ -233,21 +174,20 @@ class Recorder(TorchDispatchMode):
         return x
 
 
-def recorded(rule: Flat, leaves: Sequence[Leaf], device: torch.device, asked: list[Asked]) -> Graph:
+def recorded(rule: Flat, leaves: Sequence[Leaf], device: torch.device) -> Graph:
     """Return a rule as a graph.
 
     Args:
         rule: The rule.
-        leaves: What it would be given.
+        leaves: What it would be given. Numbers of the host are those of the graph.
         device: Where numbers are.
-        asked: Grows by what is asked of numbers of the host: where these answer otherwise, the graph is another.
 
     Raises:
         Exception: Any, if it does what is not known here, or wants to know a number.
     """
     recorder = Recorder(device)
     with torch.inference_mode(mode=False), torch.no_grad():
-        given = [recorder.given(i, x) if isinstance(x, Tensor) else Count(i, x, asked) for i, x in enumerate(leaves)]
+        given = [recorder.given(i, x) if isinstance(x, Tensor) else x for i, x in enumerate(leaves)]
         with recorder:
             returned, template = rule(given)
         outputs = [recorder.node_of(x) if isinstance(x, Tensor) else x for x in returned]
@@ -266,9 +206,3 @@ def _memory_of(x: Tensor) -> int:
 
 def _mapped(act: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
     return [[act(x) for x in own] if isinstance(own, (list, tuple)) else act(own) for own in given]
-
-
-def _plain(x: object) -> float:
-    if type(x) not in {int, float}:
-        raise NoKernelError(f"a number of the host with {x!r}")
-    return x  # type: ignore[return-value]
