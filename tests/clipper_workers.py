@@ -1,6 +1,8 @@
 """Clippers on several ranks, fed with gradients that are known: each rank has its part of them."""
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from framework_workers import local, mesh_of
@@ -32,6 +35,7 @@ from gradclip.policies import (
     schedule,
     warmup,
 )
+from gradclip.testing import assert_clipped
 from layouts import need_fsdp2, split
 
 Named: TypeAlias = dict[str, Tensor]
@@ -396,5 +400,40 @@ def refused(layout: str, policies: Iterable[Policy]) -> list[str]:
         try:
             said.append(repr(GradClipper(parameters.items(), policy).clip()))
         except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def copied() -> tuple[list[float], str]:
+    """Return the norms that a clipper of a group and its copy see, and why it cannot be pickled."""
+    p = nn.Parameter(torch.zeros(1))
+    p.grad = torch.tensor([3.0 + dist.get_rank()])
+    declare([p], Ownership(disjoint=dist.group.WORLD))
+    clipper = GradClipper([("p", p)], FixedNorm(10.0), group=dist.group.WORLD)
+    q, other = copy.deepcopy((p, clipper))
+    q.grad = p.grad.clone()
+    declare([q], Ownership(disjoint=dist.group.WORLD))
+    norms = [one.clip().total_norm for one in (clipper, other)]
+    try:
+        pickle.dumps(clipper)
+    except TypeError as error:
+        return norms, str(error)
+    return norms, ""
+
+
+def asserted() -> list[str | None]:
+    """Return why steps of parameters on a mesh, or with a plain one, are not within bounds: norms are 3 and 3.16."""
+    mesh, said = mesh_of(2), list[str | None]()
+    whole = nn.Parameter(distribute_tensor(torch.zeros(9), mesh, [Shard(0)]))
+    plain = nn.Parameter(torch.zeros(1))
+    for owners in ([whole], [whole, plain]):
+        optimizer = SGD(owners, lr=0.1)
+        for p in owners:
+            p.grad = torch.ones_like(p)
+        try:
+            with assert_clipped(optimizer, 3.1):
+                optimizer.step()
+            said.append(None)
+        except AssertionError as error:
             said.append(str(error))
     return said

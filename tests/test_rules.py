@@ -260,7 +260,8 @@ def test_a_step_that_only_the_device_knows_of(name: str, is_scaled: bool, launch
         launched.clear()
         with NoReads():
             by_scaler = tensor(overflow) > 0.0 if is_scaled else False
-            ours, withheld = stage.decide_unread(norms, by_scaler, tensor(in_a_row), skips_nonfinite=True)
+            more = by_scaler, tensor(in_a_row)
+            ours, stage.state, withheld = stage.fused.decide_unread(norms, stage.state, *more, skips_nonfinite=True)
         counts.append(len(launched))
         happens = math.isfinite(norms.total.item()) and not overflow
         theirs, learned = policy.decide(norms, state) if happens else (Decision(), state)

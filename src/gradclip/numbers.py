@@ -206,7 +206,7 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
     return torch.where((bound == math.inf) | (divisor == 0.0), 1.0, coef)
 
 
-FEW = 32
+FEW = 16
 """Numbers up to which they are taken one by one."""
 
 

@@ -6,19 +6,17 @@ brings another measure, and an apply that is arithmetic.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 import torch
-from torch import Tensor
 
 from gradclip.exceptions import NonFiniteGradientError
-from gradclip.numbers import Condition, Scalar, as_float64, is_bad, is_known, isfinite, on_host, where
-from gradclip.policies.fused import Fused, Withheld, withheld_of
-from gradclip.policies.measured import Layout, Norms, Part, Scope, finest
+from gradclip.numbers import as_float64, is_bad, is_known, isfinite, on_host, where
+from gradclip.policies.fused import Fused
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import filled, leaves, pack, unpack
+from gradclip.policies.state import going_on
 from gradclip.result import Status
 from gradclip.units import Units
 
@@ -63,44 +61,11 @@ class Stage:
         decision, self.state = self.fused.decide(norms, self.state)
         return decision
 
-    def decide_unread(
-        self, norms: Norms, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
-    ) -> tuple[Decision, Withheld]:
-        """Do so where the host does not know whether the step happens; see `Fused.decide_unread`."""
-        decision, self.state, withheld = self.fused.decide_unread(
-            norms, self.state, overflow, in_a_row, skips_nonfinite=skips_nonfinite
-        )
-        return decision, withheld
-
-    def follow(self, device: torch.device) -> bool:
-        """Go on where the norms are now, as after `model.to(device)`: what was learned moves there, if it has to."""
-        if self.layout.device == device:
-            return False
-        layout = replace(self.layout, device=device)
-        self.state = unpack(self.policy.init(layout), pack(self.state, self.layout), layout)
-        self.layout = layout
-        return True
-
-    def reshape(self, layout: Layout) -> None:
-        """Go on with parameters of other shapes: what was learned stays, but that of units, which are others now."""
-        self.layout = layout = replace(layout, device=self.layout.device)
-        self.fused = Fused(self.policy)  # a kernel may hold the sizes
-        fresh = self.policy.init(layout)
-        found = zip(leaves(fresh), leaves(self.state), _counts(fresh, len(layout.names)), strict=True)
-        kept = (new if isinstance(old, Tensor) and old.ndim and len(old) != count else old for new, old, count in found)
-        self.state = filled(fresh, kept)
-
-
-def _counts(state: Any, count: int) -> Iterator[int]:
-    """Yield of how many parameters each of the leaves of a state is."""
-    match state:
-        case Part():
-            yield from _counts(state.state, len(state.subset.layout.names))
-        case tuple():
-            for x in state:
-                yield from _counts(x, count)
-        case _:
-            yield count
+    def on(self, layout: Layout) -> "Stage":
+        """Return the same for parameters of another layout: what was learned of those that both have goes on."""
+        made = Stage(self.policy, layout, self.scope)
+        made.state = going_on(made.state, layout, self.state, self.layout)
+        return made
 
 
 class Work(ABC):
@@ -167,13 +132,16 @@ class Done(NamedTuple):
     sanitized: bool = False
 
 
-def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
+def run(
+    stages: Sequence[Any], work: Work, nonfinite: NonFinite, decide: Callable[[Any, Norms], Decision] | None = None
+) -> Done:
     """Clip by all stages, or not at all: where a later one wants no step, or fails, nothing is done by any.
 
     Args:
         stages: Of a policy.
         work: What they work on.
         nonfinite: What to do about a total norm that is NaN or infinite.
+        decide: Has a stage decide about norms; by default, its own method.
 
     Raises:
         NonFiniteGradientError: If a total norm is not finite, and that is an error.
@@ -206,7 +174,7 @@ def run(stages: Sequence[Any], work: Work, nonfinite: NonFinite) -> Done:
                     before = norms if not steps else before
             learned.append(stage.state)
             is_measured = True
-            decision = stage.decide(norms)
+            decision = stage.decide(norms) if decide is None else decide(stage, norms)
             if nonfinite == "keep":
                 coef = where(isfinite(norms.total), decision.coef, 1.0)  # without `_replace`, torch 2.6 compiles it
                 decision = Decision(coef, decision.threshold, decision.scope, decision.skip, decision.clamp)
@@ -265,34 +233,6 @@ def _read(norms: Norms, stage: Any, work: Work) -> Norms:
     if is_bad(norms.total):
         work.check_others()
     return norms
-
-
-def run_unread(
-    stage: Any, work: Work, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
-) -> tuple[Done, Withheld]:
-    """Clip by one stage, which multiplies by 1 where the step does not happen.
-
-    Args:
-        stage: The only one of a policy.
-        work: What it works on.
-        overflow: Whether a scaler keeps the step from happening, whatever the norm is.
-        in_a_row: How many steps before it did not happen.
-        skips_nonfinite: Whether it does not happen where that is NaN or infinite.
-
-    Returns:
-        What was done, and whether the step should not happen, where it may be that a device alone knows.
-    """
-    norms, decides = work.measure(stage)
-    if not decides:
-        return Done(norms, (), None), withheld_of(overflow, overflow, in_a_row)
-    learned = stage.state
-    try:
-        decision, withheld = stage.decide_unread(norms, overflow, in_a_row, skips_nonfinite=skips_nonfinite)
-        applied = work.apply(stage, norms, decision)
-    except BaseException:
-        _take_back(work, [stage], [learned])
-        raise
-    return Done(norms, [(norms, applied)], decision, refusing=decision), withheld
 
 
 def _take_back(work: Work, stages: Sequence[Any], learned: list[Any]) -> None:

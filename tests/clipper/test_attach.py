@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gradclip
 from clipper.training import OPTIMIZERS, backward, batches, gradients, loss_of, network, norm_of, same_bits, train
 from gradclip import GradClipper, MisuseWarning
-from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, ZClip, by_group
+from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, ZClip, by_group
 from gradclip.testing import capture_records
 
 
@@ -468,6 +468,38 @@ def test_a_history_of_one_parameter_grows() -> None:
     assert clipper.last is not None and clipper.last.step == 4
     (histories,) = [x for x in clipper.state_dict()["stages"][0]["state"].values() if isinstance(x, dict)]
     assert [len(history) for history in histories.values()] == [4, 1]
+
+
+def lengths_in(packed: Any) -> list[int]:
+    """How long the histories of a saved state are."""
+    if isinstance(packed, list) and all(isinstance(x, float) for x in packed):
+        return [len(packed)]
+    inner = packed.values() if isinstance(packed, dict) else packed if isinstance(packed, list) else ()
+    return [length for x in inner for length in lengths_in(x)]
+
+
+@pytest.mark.parametrize("policy", [AutoClip(10.0, scope="parameter"), by_group(AutoClip(10.0, scope="parameter"))])
+def test_histories_go_on_in_those_that_are_left_or_come(policy: Policy) -> None:
+    """One of many, or many of one, in a part of the model too."""
+    named = {name: nn.Parameter(torch.ones(2)) for name in "abc"}
+    optimizer = torch.optim.SGD([{"params": [named["a"], named["b"]]}, {"params": [named["c"]]}], lr=0.0)
+    clipper = GradClipper(optimizer, policy).attach(optimizer)
+
+    def lengths() -> list[int]:
+        for p in named.values():
+            p.grad = torch.ones(2)
+        optimizer.step()
+        optimizer.step()
+        return sorted(lengths_in(clipper.state_dict()["stages"][0]["state"]))
+
+    assert lengths() == [2, 2, 2]
+    del optimizer.param_groups[0]["params"][1], named["b"]
+    assert lengths() == [4, 4]
+    named["d"] = nn.Parameter(torch.ones(2))
+    optimizer.param_groups[0]["params"].append(named["d"])
+    assert lengths() == [2, 6, 6]
+    del optimizer.param_groups[1], named["c"]
+    assert lengths() == [4, 8]
 
 
 def test_a_policy_that_cannot_grow_says_so_at_every_step() -> None:

@@ -127,16 +127,15 @@ def test_what_was_learned_of_units_goes_on_in_as_many(rows: int) -> None:
     assert list(learned.values()) == [[4.0] * 4 if rows == 4 else [1.0] * rows, [4.0] * 3]
 
 
-def test_what_was_learned_of_units_begins_anew() -> None:
-    """They are others; and goes on where the optimizer has got another parameter meanwhile."""
+def test_what_was_learned_of_units_begins_anew_in_others() -> None:
+    """It goes on in the parameters that have as many, also where the optimizer has got another parameter meanwhile."""
     owners, optimizer, clipper = counted()
     reshape(owners, SHAPES[0])
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))]})
     fill(owners)
     clipper.clip()
     (learned,) = clipper.state_dict()["stages"][0]["state"].values()
-    assert list(map(len, learned.values())) == [6, 3, 2]
-    assert {count for row in learned.values() for count in row} == {1.0}
+    assert list(learned.values()) == [[1.0] * 6, [4.0] * 3, [1.0] * 2]
 
 
 def test_a_shape_that_a_policy_has_no_units_of_is_refused() -> None:

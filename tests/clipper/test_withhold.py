@@ -542,6 +542,14 @@ def test_a_rule_that_skips_undeclared(form: Callable[[Any], Any], nonfinite: Any
             same(training.left()[:2], before)
 
 
+def test_a_copy_has_heard_what_is_under_way() -> None:
+    """And complains of too many, as its original will."""
+    skips = Skips(2.0)
+    for _ in range(3):
+        withhold(skips, PLACE)
+    assert deepcopy(skips).hear() == skips.hear() == 3
+
+
 def test_a_count_in_a_graph_goes_on() -> None:
     """It is where the graph has it, whoever has asked or counted meanwhile."""
     skips = Skips(math.inf)

@@ -368,3 +368,16 @@ def test_a_scaled_loss(pool_of: PoolOf, norms_of_right_loops: list[dict[str, lis
     skipped = "skipped_scaler" if attach else "skipped_nonfinite"  # heard of where the scaler is known
     assert statuses == [skipped] + ["clipped"] * (loop_workers.STEPS - 1)
     assert scale == 2.0**87
+
+
+def test_copies_of_a_clipper_of_a_group(pool_of: PoolOf) -> None:
+    """They clip in the group, as it does; one that is pickled would not have it, and says so."""
+    for norms, refused in pool_of(2).run(workers.copied):
+        assert norms == pytest.approx([5.0, 5.0])
+        assert "Save its `state_dict()`" in refused
+
+
+def test_what_is_asserted_of_dtensors_beside_plain_tensors(pool_of: PoolOf) -> None:
+    for plain, mixed in pool_of(2).run(workers.asserted):
+        assert plain is None
+        assert "total norm 3.16" in mixed

@@ -3,23 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping
 from itertools import repeat
-from typing import NamedTuple, final
 
 import torch
 
 from gradclip.analysis.series import Series, Worst
-
-
-@final
-class Row(NamedTuple):
-    """One clip of a recorded run, by the names that `ClipRecord` has for it; NaN is what is not known."""
-
-    step: int
-    status: str
-    total_norm: float
-    threshold: float
-    coefficient: float
-    worst: Worst
+from gradclip.records.alarms import Row
 
 
 def clips_of(run: Series, worst: Mapping[int, Worst], first: int = 0) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, final
 
@@ -13,15 +14,16 @@ from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
 from gradclip.gradients.nonfinite import Counts
-from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
+from gradclip.numbers import Condition, Scalar, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
-from gradclip.policies.fused import Withheld
+from gradclip.policies.fused import Withheld, withheld_of
 from gradclip.policies.measured import Norms
-from gradclip.policies.state import check_state, has_names, in_memory_of, overlaid, pack, recalled, refuse_state, unpack
+from gradclip.policies.policy import Decision
+from gradclip.policies.state import check_state, has_names, in_memory_of, pack, recalled, refuse_state, unpack
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
-from gradclip.stages import Done, Stage, run, run_unread
+from gradclip.stages import Done, Stage, run
 from gradclip.tracing import is_captured
 
 
@@ -108,14 +110,25 @@ class Pipeline:
         """Clip, or not where a scaler found an overflow, with nothing read: a device knows whether the step happens."""
         work = self._work(asked, loss, reads=False)
         in_graph, known = self._in_graph()
-        stage, skips = self._stages[0], self._nonfinite == "skip"
+        (stage,), skips = self._stages, self._nonfinite == "skip"
         may_be = skips or stage.policy.skips or overflow is not False
         in_a_row = before.on(stage.layout.device) if may_be else 0.0
-        done, withheld = run_unread(stage, work, overflow, in_a_row, skips_nonfinite=skips)
+        withheld: Withheld | None = None
+
+        def decide(stage: Stage, norms: Norms) -> Decision:
+            nonlocal withheld
+            decision, stage.state, withheld = stage.fused.decide_unread(
+                norms, stage.state, overflow, in_a_row, skips_nonfinite=skips
+            )
+            return decision._replace(skip=False)  # as far as the host knows
+
+        done = run(self._stages, work, "propagate", decide)
+        withheld = withheld or withheld_of(overflow, overflow, in_a_row)  # of no gradients
         if known is not None:
             self._keep(known)
         self._is_elsewhere = True
         unread = Unread(withheld.flag, overflow, skips_nonfinite=skips)
+        done = done._replace(refusing=done.asked)
         return _clip(asked.step, work, done, unread, is_replayed=in_graph), withheld
 
     def overflow(self, asked: Asked) -> Clip:
@@ -169,30 +182,28 @@ class Pipeline:
     # What it is about.
 
     def _work(self, asked: Asked, loss: Scalar | None, *, reads: bool = True, **how: Any) -> ClipWork:
-        self._follow_shapes()
-        device = self._selection.placed
-        for stage in self._stages:
-            if stage.layout.device != device and stage.follow(home(device)):
-                self._captured = None  # whose graph works on tensors that are not the gradients any more
+        self._follow()
         reads = reads and self._nonfinite != "propagate"
         return ClipWork(self._selection, self._stages, self._group, self._agreement, asked, loss, reads=reads, **how)
 
-    def _follow_shapes(self) -> None:
-        """Go on with the shapes that parameters have by now, as after `p.data = ...`, where not all is a total norm."""
-        if self._are_of_totals or (now := self._selection.reshaped()) is None:
+    def _follow(self) -> None:
+        """Go on where parameters are by now, as after `model.to(device)`, and with the shapes, as after `p.data = ...`.
+
+        Where all norms are total norms, shapes do not matter.
+        """
+        device, now = self._selection.device, None if self._are_of_totals else self._selection.reshaped()
+        if now is None and all(stage.layout.device == device for stage in self._stages):
             return
-        layouts = [now.layout_for(stage.policy, stage.scope) for stage in self._stages]  # which may raise
-        self._selection, self._captured = now, None
-        for stage, layout in zip(self._stages, layouts, strict=True):
-            stage.reshape(layout)
+        own = now or self._selection
+        layouts = [replace(own.layout_for(x.policy, x.scope), device=device) for x in self._stages]  # which may raise
+        self._stages[:] = [stage.on(layout) for stage, layout in zip(self._stages, layouts, strict=True)]
+        self._selection, self._captured = own, None  # whose graph works on tensors that are not the gradients any more
 
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
-        self._follow_shapes()
+        self._follow()
         grown = Pipeline(self._policy, selection, self._nonfinite, self._group)
-        for own, stage in zip(grown._stages, self._stages, strict=True):
-            packed = overlaid(pack(own.state, own.layout), pack(stage.state, stage.layout), stage.layout.names)
-            own.state = unpack(own.state, packed, own.layout)
+        grown._stages = [stage.on(own.layout) for own, stage in zip(grown._stages, self._stages, strict=True)]
         return grown
 
     # Saving.

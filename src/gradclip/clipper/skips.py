@@ -120,4 +120,5 @@ class Skips:
             self._under_way.append(self._done.pop().again(count) if self._done else Transfer(count))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(Skips(self.most)), "_heard": self._heard, "_count": float(self.read())}
+        count = float(self.read())  # which hears of more
+        return {**vars(Skips(self.most)), "_heard": self._heard, "_count": count}

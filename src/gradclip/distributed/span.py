@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,15 @@ class Span:
         sizes = [len(span.ranks) for span in spans]
         crossing = all(len({*a.ranks} & {*b.ranks}) == 1 for a, b in combinations(spans, 2))
         return len(self.ranks) in sizes or (crossing and math.prod(sizes) == len(self.ranks))
+
+    def __deepcopy__(self, memo: object) -> "Span":
+        return self  # its ranks are the same for whoever asks
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A `GradClipper(group=...)` cannot be pickled, as its process group cannot. Save its `state_dict()`, and "
+            "load that into one of the group there."
+        )
 
     def __repr__(self) -> str:
         return f"ranks {', '.join(map(str, self.ranks))}"

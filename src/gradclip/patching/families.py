@@ -17,7 +17,7 @@ from gradclip.distributed.dtensor import is_dtensor
 from gradclip.distributed.layout import may_have_gradient
 from gradclip.numbers import Scalar, as_float64, coefficient, from_device, is_known
 from gradclip.policies import Policy
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.torch_private import is_fake
 
@@ -46,9 +46,6 @@ class Given(Policy):
     norm_type: float = 2.0
     max_norm: Scalar = field(default=math.inf, init=False)
     total_norm: Scalar | None = field(default=None, init=False)
-
-    def init(self, layout: Layout) -> tuple[()]:  # noqa: ARG002, D102 -- as its base says; it learns nothing
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:  # noqa: D102
         total = norms.total if self.total_norm is None else self.total_norm

@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.policies.measured import Norms, Scope
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_field
 
@@ -39,9 +39,6 @@ class BlockRMS(Policy):
     @property
     def scope(self) -> Scope:
         return "parameter"
-
-    def init(self, layout: Layout) -> tuple[()]:
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         bounds = self.threshold * norms.layout.sizes.sqrt()  # what an RMS of d is as a norm

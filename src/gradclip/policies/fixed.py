@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
 from gradclip.numbers import coefficient
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_bound, check_choice, check_field, check_positive_order
 
@@ -45,9 +45,6 @@ class FixedNorm(Policy):
         check_positive_order(self)
         check_field(self, "eps", at_least=0.0, finite=True)
         check_choice(self, "scope", ("total", "parameter"))
-
-    def init(self, layout: Layout) -> tuple[()]:
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         coef = coefficient(norms.at(self.scope), self.max_norm, self.eps)

@@ -86,7 +86,7 @@ class Fused:
     def decide_unread(
         self, norms: Norms, state: Any, overflow: Condition, in_a_row: Scalar, *, skips_nonfinite: bool
     ) -> tuple[Decision, Any, Withheld]:
-        """Do so where the host does not know whether the step happens; `stages.run_unread` has the same arguments.
+        """Do so where the host does not know whether the step happens; `Pipeline.run_unread` has the same arguments.
 
         Returns:
             What it decides, and to multiply by 1 where it says to skip; what it has learned, which of a step that does

@@ -66,11 +66,6 @@ class Layout:
         return indices([place for place, count in enumerate(self.units) for _ in range(count)], self.device)
 
     @cached_property
-    def layers(self) -> Tensor:
-        """The layer that each parameter belongs to: those whose names differ in the last part alone; int64, (P,)."""
-        return indices(self._layers, self.device)
-
-    @cached_property
     def _layers(self) -> list[int]:
         prefixes = [name.rpartition(".")[0] for name in self.names]
         numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_choice, check_field, check_positive_order
 
@@ -44,9 +44,6 @@ class Normalize(Policy):
         check_field(self, "gamma", above=0.0, finite=True)
         check_choice(self, "scope", ("total", "parameter"))
         check_positive_order(self)
-
-    def init(self, layout: Layout) -> tuple[()]:
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         return Decision(1.0 / (norms.at(self.scope) + self.gamma), scope=self.scope), state

@@ -79,9 +79,9 @@ class Policy(ABC):
         """The parts that take one measurement each, in order."""
         return (self,)
 
-    @abstractmethod
     def init(self, layout: Layout) -> Any:
         """Return the state before the first step: a tuple of numbers, tensors, histories and such tuples."""
+        return ()
 
     @abstractmethod
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
 from gradclip.numbers import SMALLEST_UNIT, Scalar, hypot, maximum, ratio, tanh
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_choice, check_field, check_positive_order
 
@@ -54,9 +54,6 @@ class SmoothNorm(Policy):
         check_field(self, "max_norm", above=0.0)
         check_choice(self, "kind", ("sqrt", "rational", "tanh"))
         check_positive_order(self)
-
-    def init(self, layout: Layout) -> tuple[()]:
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         share = 0.0 if self.max_norm == math.inf else norms.total / self.max_norm  # also where the norm is no number

@@ -182,14 +182,27 @@ def _written(known: Any, number: Any) -> Any:
     return known.fill_(number) if is_known(number) else known.copy_(number)
 
 
-def overlaid(packed: Any, known: Any, names: tuple[str, ...]) -> Any:
-    """Return a packed state with what is known of some of its parameters, by their names, and of as many units."""
-    if isinstance(packed, dict) and isinstance(known, list) and len(names) == 1:  # the history of the only one
-        known = {names[0]: known[0]}
-    if isinstance(packed, dict) and isinstance(known, dict):
-        return {key: overlaid(value, known[key], names) if key in known else value for key, value in packed.items()}
-    is_of_other_units = isinstance(packed, list) and 0 < len(packed) != len(known)  # an empty one is a history's
-    return packed if is_of_other_units else known
+def going_on(fresh: Any, layout: Layout, known: Any, before: Layout) -> Any:
+    """Return a fresh state with what is known of those of its parameters that were there, and have as many units."""
+    match fresh:
+        case Part():
+            return fresh._replace(state=going_on(fresh.state, fresh.subset.layout, known.state, known.subset.layout))
+        case tuple():
+            old = dict(_items(known))
+            found = [going_on(x, layout, old[key], before) if key in old else x for key, x in _items(fresh)]
+            return type(fresh)(*found) if hasattr(fresh, "_fields") else tuple(found)
+    own, old = pack(fresh, layout), pack(known, before)
+    if isinstance(own, dict):
+        old = old if isinstance(old, dict) else {before.names[0]: old[0]}  # the history of the only one
+        old = {name: old[name] if _has_room(x, old.get(name)) else x for name, x in own.items()}
+    elif isinstance(old, dict):
+        old = [old.get(layout.names[0], own[0])]
+    return unpack(fresh, old, layout)
+
+
+def _has_room(own: Any, old: Any) -> bool:
+    """Whether what was known of one parameter is of as many units, or a history, which is empty at first."""
+    return old is not None and (not isinstance(own, list) or len(own) in {0, len(old)})
 
 
 def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:

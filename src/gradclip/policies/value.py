@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_bound
 
@@ -46,9 +46,6 @@ class FixedValue(Policy):
     @property
     def clamps(self) -> bool:
         return True
-
-    def init(self, layout: Layout) -> tuple[()]:
-        return ()
 
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         return Decision(threshold=self.clip_value if norms.are_maxima else math.inf, clamp=self.clip_value), state

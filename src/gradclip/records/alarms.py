@@ -3,7 +3,9 @@
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from typing import Protocol, final
+from typing import NamedTuple, TypeAlias, final
+
+from gradclip.records.record import ClipRecord
 
 WINDOW = 500
 """Steps that are looked at together."""
@@ -40,38 +42,20 @@ MEANINGS = {
 """What each alarm means, and what to do."""
 
 
-class Clip(Protocol):
-    """What alarms look at of a clip: a `ClipRecord` has it, and a row of a recorded run."""
+@final
+class Row(NamedTuple):
+    """One clip of a recorded run, by the names that `ClipRecord` has for it; NaN is what is not known."""
 
-    @property
-    def step(self) -> int:
-        """The number of the step."""
-        ...
+    step: int
+    status: str
+    total_norm: float
+    threshold: float
+    coefficient: float
+    worst: tuple[tuple[str, float], ...]
 
-    @property
-    def status(self) -> str:
-        """How the step ended."""
-        ...
 
-    @property
-    def total_norm(self) -> float:
-        """The total norm before clipping."""
-        ...
-
-    @property
-    def threshold(self) -> float | None:
-        """The bound on the total norm."""
-        ...
-
-    @property
-    def coefficient(self) -> float:
-        """What the norm was multiplied by."""
-        ...
-
-    @property
-    def worst(self) -> tuple[tuple[str, float], ...]:
-        """The parameters with the largest norms, and their shares."""
-        ...
+Clip: TypeAlias = ClipRecord | Row
+"""What alarms look at."""
 
 
 @final

@@ -105,7 +105,14 @@ def _assert_bounded(step: str, optimizer: Optimizer, max_norm: float, norm_type:
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
     parameters = {id(p): p for p in parameters_in(optimizer)}
     found = [p.grad.detach() for p in parameters.values() if p.grad is not None]
-    return [x.coalesce().values() if x.is_sparse else x for x in found]
+    return [_whole(x) for x in found]
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Return all that a gradient holds as a dense tensor: of a DTensor, on all ranks."""
+    full_tensor = getattr(x, "full_tensor", None)
+    x = x if full_tensor is None else full_tensor()
+    return x.coalesce().values() if x.is_sparse else x
 
 
 def _norm(gradients: list[Tensor], norm_type: float) -> float:

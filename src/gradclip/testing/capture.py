@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 from gradclip.clipper import GradClipper
 from gradclip.records import ClipRecord, Sinks
@@ -31,15 +30,14 @@ def capture_records(clipper: GradClipper | None = None) -> Generator[list[ClipRe
         [('clipped', 5.0)]
     """
     records: list[ClipRecord] = []
-    sink = records.append
 
-    def hear(record: ClipRecord, source: Sinks) -> None:  # noqa: ARG001 -- of whichever
-        sink(record)
+    def hear(record: ClipRecord, source: Sinks) -> None:
+        if clipper is None or source is clipper._sinks:
+            records.append(record)
 
-    heard_by: list[Any] = LISTENERS if clipper is None else clipper._sinks.sinks
-    hears = Listener(sink, hear, at_once=True) if clipper is None else sink
-    heard_by.append(hears)
+    listener = Listener(records.append, hear, at_once=True)
+    LISTENERS.append(listener)
     try:
         yield records
     finally:
-        heard_by.remove(hears)
+        LISTENERS.remove(listener)
