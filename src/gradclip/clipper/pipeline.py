@@ -14,7 +14,7 @@ from gradclip.distributed.agreement import Agreement
 from gradclip.distributed.replicas import Differing
 from gradclip.distributed.span import Span
 from gradclip.gradients.nonfinite import Counts
-from gradclip.numbers import Condition, Scalar, on_host, ratio, where
+from gradclip.numbers import Condition, Scalar, home, on_host, ratio, where
 from gradclip.policies import Policy
 from gradclip.policies.effect import after, shrinks
 from gradclip.policies.fused import Withheld, withheld_of
@@ -61,6 +61,7 @@ class Pipeline:
         self._group = group
         self._agreement = Agreement()
         self._selection = selection
+        self._placed = selection.placed
         self._nonfinite: NonFiniteStep = nonfinite
         at_least = "total" if selection.scaled is None else "parameter"  # each has a coefficient of its own then
         self._stages = [Stage(stage, selection.layout_for(stage, at_least), at_least) for stage in policy.stages]
@@ -191,13 +192,14 @@ class Pipeline:
 
         Where all norms are total norms, shapes do not matter.
         """
-        device, now = self._selection.device, None if self._are_of_totals else self._selection.reshaped()
-        if now is None and all(stage.layout.device == device for stage in self._stages):
+        placed, now = self._selection.placed, None if self._are_of_totals else self._selection.reshaped()
+        if now is None and placed == self._placed:
             return
-        own = now or self._selection
+        own, device = now or self._selection, home(placed)
         layouts = [replace(own.layout_for(x.policy, x.scope), device=device) for x in self._stages]  # which may raise
         self._stages[:] = [stage.on(layout) for stage, layout in zip(self._stages, layouts, strict=True)]
-        self._selection, self._captured = own, None  # whose graph works on tensors that are not the gradients any more
+        self._selection, self._placed = own, placed
+        self._captured = None  # whose graph works on tensors that are not the gradients any more
 
     def with_selection(self, selection: Selection) -> "Pipeline":
         """Return the same for more parameters: what was learned of those that were there stays."""
