@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, final
 
 from gradclip.analysis.reading.error import plain
@@ -16,19 +16,20 @@ MOST_NORMS = 250_000
 MOST_SHARES = 50_000
 """Shares that are kept: of three a line, those of more lines than any chart has points."""
 
-MOST_COUNTS = 10_000
-"""Rows whose counts of elements that are not finite are kept."""
+MOST_COUNTS = 100_000
+"""Counts of elements that are not finite that are kept."""
 
 
-Values = TypeVar("Values", dict[str, float], Worst)
+Values = TypeVar("Values", dict[str, float], dict[str, tuple[int, int]], Worst)
 
 
 @final
 class Thinned(Generic[Values]):
-    """Norms or shares of parameters on lines: of every k-th of these lines where they are too many.
+    """What lines say of parameters: every k-th of these lines where they are too many.
 
     Args:
-        most: How many are kept.
+        most: How many values are kept.
+        parse: Returns the values in what JSON has there.
 
     Attributes:
         kept: The values by line.
@@ -36,16 +37,17 @@ class Thinned(Generic[Values]):
         stride: Of how many lines one is kept.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, parse: Callable[[Any], Values]) -> None:
         self.kept: dict[int, Values] = {}
         self.seen = 0
         self.stride = 1
         self._most = most
+        self._parse = parse
         self._size = 0
 
-    def add(self, lines: Sequence[int], read: Callable[[int], Values]) -> None:
-        """Take the values of lines; `read` returns those of one, where they are kept."""
-        found = {line: read(line) for line in lines[-self.seen % self.stride :: self.stride]}
+    def add(self, lines: Sequence[int], read: Callable[[int], Any]) -> None:
+        """Take what lines say; `read` returns it of one, where it is kept."""
+        found = {line: self._parse(read(line)) for line in lines[-self.seen % self.stride :: self.stride]}
         self.seen += len(lines)
         self.kept |= {line: values for line, values in found.items() if values}
         self._size += sum(map(len, found.values()))
@@ -55,40 +57,18 @@ class Thinned(Generic[Values]):
             self._size = sum(map(len, self.kept.values()))
 
 
-@final
-class Details:
-    """What has been found so far.
-
-    Attributes:
-        each: The norms by parameter.
-        worst: The parameters with the largest norms, and their shares of the squared norm.
-        nonfinite: By line, the counts of NaN and of infinite elements by parameter.
-    """
-
-    def __init__(self) -> None:
-        self.each = Thinned[dict[str, float]](MOST_NORMS)
-        self.worst = Thinned[Worst](MOST_SHARES)
-        self.nonfinite: dict[int, dict[str, tuple[int, int]]] = {}
-
-    def add(self, role: str, lines: Sequence[int], read: Callable[[int], Any]) -> None:
-        """Take what lines say of parameters; `read` returns it of one, where it is kept."""
-        if role == "each":
-            self.each.add(lines, lambda line: _norms(read(line)))
-        elif role == "worst":
-            self.worst.add(lines, lambda line: _shares(read(line)))
-        else:
-            self.nonfinite |= {line: _counts(read(line)) for line in lines[: MOST_COUNTS - len(self.nonfinite)]}
-
-    def remarks(self) -> list[str]:
-        """Return what is missing of the norms."""
-        if self.each.stride == 1:
-            return []
-        return [f"Of {self.each.seen} lines with norms of parameters, one in {self.each.stride} is kept."]
+def none_yet() -> dict[str, Thinned[Any]]:
+    """Return where what is found goes: norms by parameter, the largest shares, counts of NaN and infinite elements."""
+    return {
+        "each": Thinned(MOST_NORMS, partial(_by_name, parse=_norm)),
+        "worst": Thinned(MOST_SHARES, _shares),
+        "nonfinite": Thinned(MOST_COUNTS, partial(_by_name, parse=_pair)),
+    }
 
 
-def _norms(given: Any) -> dict[str, float]:
+def _by_name(given: Any, parse: Callable[[Any], Any]) -> dict[str, Any]:
     entries = given.items() if isinstance(given, dict) else ()
-    return {_name(name): norm for name, value in entries if (norm := _norm(value)) is not None}
+    return {_name(name): value for name, entry in entries if (value := parse(entry)) is not None}
 
 
 def _shares(given: Any) -> Worst:
@@ -101,11 +81,6 @@ def _shares(given: Any) -> Worst:
             case _:
                 return ()
     return tuple(found)
-
-
-def _counts(given: Any) -> dict[str, tuple[int, int]]:
-    entries = given.items() if isinstance(given, dict) else ()
-    return {_name(name): pair for name, value in entries if (pair := _pair(value))}
 
 
 @lru_cache(maxsize=4096)

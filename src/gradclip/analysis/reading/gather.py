@@ -90,8 +90,8 @@ def series_of(path: Path, column: str | None, run: str | None, size: int | None)
         times=_dates(_numbers(frame, "times")),
         policy=_last(frame, "policy"),
         optimizer=_last(frame, "optimizer"),
-        each=_by_step(frame, source.details.each),
-        worst=_by_step(frame, source.details.worst),
+        each=_by_step(frame, source.details["each"]),
+        worst=_by_step(frame, source.details["worst"]),
         events=_events(frame.filter(skipped | ~frame["norms"].is_finite()), source),
         remarks=source.noticed(),
     )
@@ -157,4 +157,5 @@ def _events(found: pl.DataFrame, source: Source) -> tuple[Event, ...]:
     if found.height > MOST_EVENTS:
         source.remarks.append(f"Of {found.height} steps skipped or not finite, the first {MOST_EVENTS} are listed.")
     rows = found.select("steps", "status", "line").head(MOST_EVENTS).iter_rows()
-    return tuple(Event(step, status, source.details.nonfinite.get(line, {})) for step, status, line in rows)
+    counts = source.details["nonfinite"].kept
+    return tuple(Event(step, status, counts.get(line, {})) for step, status, line in rows)

@@ -110,7 +110,7 @@ def _by_polars(piece: Piece, source: Source) -> pl.DataFrame | None:
     details = [role for role in frame.columns if FIELDS[role].kind in (dict, list)]
     for role in details:  # polars does not keep the order of what is in an object
         told, key = lines.filter(~frame[role].is_in(NOTHING)).to_list(), json.dumps(source.fields[role])
-        source.details.add(role, told, lambda line, key=key: _value(piece.lines[line - piece.line].decode(), key))
+        source.details[role].add(told, lambda line, key=key: _value(piece.lines[line - piece.line].decode(), key))
     return frame.drop(details).insert_column(0, lines)
 
 

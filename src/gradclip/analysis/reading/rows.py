@@ -74,7 +74,7 @@ def rows_of(raw: pl.DataFrame, source: Source) -> pl.DataFrame:
     for role in raw.columns:
         if role not in rows:
             texts = dict(pl.DataFrame([rows["line"], raw[role]]).filter(~pl.col(role).is_in(NOTHING)).iter_rows())
-            source.details.add(role, list(texts), lambda line, texts=texts: _parsed(texts[line]))
+            source.details[role].add(list(texts), lambda line, texts=texts: _parsed(texts[line]))
     return rows.with_columns(rows["norms"].set(had_norm & rows["norms"].is_null(), math.nan))
 
 
@@ -124,21 +124,15 @@ def _parsed(text: str) -> Any:
 
 def _number(column: pl.Series) -> pl.Series:
     """Return numbers, null for what is none."""
-    found = column.cast(pl.Float64, strict=False)
-    if found.null_count() > column.null_count():
-        found = column.str.strip_chars().cast(pl.Float64, strict=False)
-    return found
+    return (column.str.strip_chars() if column.dtype == pl.String else column).cast(pl.Float64, strict=False)
 
 
 def _whole(column: pl.Series) -> pl.Series:
     """Return whole numbers of 64 bits, whether they are written so, like 3.0, or like 3/100; null for others."""
-    if column.dtype.is_integer():
-        return column
-    if not column.dtype.is_float():
-        column = column.str.replace(OF_ALL, "")
-    real = _number(column)
-    whole = real.set(real != real.floor(), None).cast(pl.Int64, strict=False)
-    return whole if column.dtype.is_float() else column.str.strip_chars().cast(pl.Int64, strict=False).fill_null(whole)
+    text = column.str.replace(OF_ALL, "").str.strip_chars() if column.dtype == pl.String else column
+    real = _number(text)
+    whole = text.cast(pl.Int64, strict=False).fill_null(real.cast(pl.Int64, strict=False))
+    return whole.set(real != real.floor(), None)
 
 
 def _name(column: pl.Series) -> pl.Series:

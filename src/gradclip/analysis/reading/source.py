@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gradclip.analysis.reading.details import Details
+from gradclip.analysis.reading.details import Thinned, none_yet
 from gradclip.analysis.reading.error import NoNormError, ReadError, listed
 from gradclip.analysis.reading.names import FIELDS, Fields, choose, norms_among
 
@@ -27,7 +27,7 @@ class Source:
         called: What a column is called there.
         size: How many bytes to read of a file of lines, which are whole ones; None for all.
         fields: The names of columns in the file by what is read from them, once they are chosen.
-        details: What single rows say beyond numbers.
+        details: What single rows say beyond numbers, by what it is.
         torn: Lines that end within their record.
         remarks: What else is to be remarked on.
     """
@@ -40,7 +40,7 @@ class Source:
     called: str
     size: int | None = None
     fields: Fields = field(default_factory=dict)
-    details: Details = field(default_factory=Details)
+    details: dict[str, Thinned[Any]] = field(default_factory=none_yet)
     torn: set[int] = field(default_factory=set)
     remarks: list[str] = field(default_factory=list)
 
@@ -70,7 +70,11 @@ class Source:
         torn = sorted(self.torn)
         places = f"Line {torn[0]} is" if len(torn) == 1 else f"Lines {listed(torn, 5)} are"
         first = [f"{places} torn, as where a writer is stopped, and left out."] if torn else []
-        return (*first, *self.remarks, *self.details.remarks())
+        each = self.details["each"]
+        last = (
+            [f"Of {each.seen} lines with norms of parameters, one in {each.stride} is kept."] if each.stride > 1 else []
+        )
+        return (*first, *self.remarks, *last)
 
 
 def _is_a(role: str, sample: Any) -> bool:
