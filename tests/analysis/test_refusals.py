@@ -327,3 +327,10 @@ def test_norms_that_were_rounded_are_no_pile(median: float, decimals: int) -> No
     for seed in range(5):
         norms = (lognormal(2000, 0.2, seed=seed) * median).mul(10**decimals).round().div(10**decimals)
         assert advise(norms).verdict != "already clipped"
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_norms_from_one_end_of_all_numbers_to_the_other(sign: float) -> None:
+    """They are no error."""
+    norms = [10.0 ** (sign * (2.0 * i - 200.0)) for i in range(250)]
+    assert advise(norms).verdict == ("exploded" if sign > 0.0 else "vanished")

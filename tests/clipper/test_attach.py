@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gradclip
 from clipper.training import OPTIMIZERS, backward, batches, gradients, loss_of, network, norm_of, same_bits, train
 from gradclip import GradClipper, MisuseWarning
-from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, ZClip, by_group
+from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, ZClip, by_group, by_name
 from gradclip.testing import capture_records
 
 
@@ -478,7 +478,10 @@ def lengths_in(packed: Any) -> list[int]:
     return [length for x in inner for length in lengths_in(x)]
 
 
-@pytest.mark.parametrize("policy", [AutoClip(10.0, scope="parameter"), by_group(AutoClip(10.0, scope="parameter"))])
+EACH = AutoClip(10.0, scope="parameter")
+
+
+@pytest.mark.parametrize("policy", [EACH, by_group(EACH), by_name({"*": EACH})], ids=["all", "by group", "by name"])
 def test_histories_go_on_in_those_that_are_left_or_come(policy: Policy) -> None:
     """One of many, or many of one, in a part of the model too."""
     named = {name: nn.Parameter(torch.ones(2)) for name in "abc"}

@@ -219,24 +219,55 @@ def test_several_optimizers(names: tuple[str, str]) -> None:
         assert same_bits(ours, expected) and scales == its_scales
 
 
-def test_an_overflow_in_one_optimizer_alone() -> None:
+@pytest.mark.parametrize("names", [("SGD", "Adam"), ("SGD", "AdamW, fused"), ("AdamW, fused", "SGD")])
+@pytest.mark.parametrize("place", [0, 2])
+def test_an_overflow_in_one_optimizer_alone(names: tuple[str, str], place: int) -> None:
     """The other, whose own gradients are finite, must not step on a common norm that is infinite."""
     net = network()
-    optimizers = [
-        OPTIMIZERS[name](part.parameters()) for name, part in zip(("SGD", "Adam"), (net[0], net[2]), strict=True)
-    ]
+    optimizers = [OPTIMIZERS[name](part.parameters()) for name, part in zip(names, (net[0], net[2]), strict=True)]
     clipper, scaler = GradClipper(net, FixedNorm(0.5), nonfinite="raise"), scaler_of()
     for optimizer in optimizers:
         clipper.attach(optimizer, scaler=scaler)
     scaler.scale(loss_of(net, data()[0])).backward()
-    assert isinstance(net[2].bias, Tensor) and net[2].bias.grad is not None
-    net[2].bias.grad.fill_(math.inf)
+    bias = net[place].bias
+    assert isinstance(bias, Tensor) and bias.grad is not None
+    bias.grad.fill_(math.inf)
     kept = [everything(net, optimizer) for optimizer in optimizers]
     for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
     assert same_bits([everything(net, optimizer) for optimizer in optimizers], kept)
     assert clipper.last is not None and clipper.last.status == "skipped_scaler" and scaler.get_scale() == 512.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_clippers_of_one_optimizer(name: str) -> None:
+    """Each clips its part; all are unscaled once, and an overflow in any part is the scaler's."""
+
+    def run(*, attach: bool, overflows: tuple[int, ...]) -> tuple[Any, list[float]]:
+        net = network()
+        optimizer, scaler = OPTIMIZERS[name](net.parameters()), scaler_of()
+        parts = [net[0], net[2]]
+        clippers = [GradClipper(part, FixedNorm(0.3)).attach(optimizer, scaler) for part in parts] if attach else []
+        measure = GradClipper(net, FixedNorm(math.inf)).attach(optimizer, scaler) if attach else None
+        scales = []
+        for batch in data(overflows):
+            net.zero_grad()
+            scaler.scale(loss_of(net, batch)).backward()
+            if not clippers:
+                scaler.unscale_(optimizer)
+                for part in parts:
+                    gradclip.clip_grad_norm_(part.parameters(), 0.3)
+            scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+        assert measure is None or (measure.last is not None and 0.3 < measure.last.total_norm < 0.43)
+        return everything(net, optimizer), scales
+
+    for overflows in ((), (4, 5)):
+        ours, scales = run(attach=True, overflows=overflows)
+        expected, its_scales = run(attach=False, overflows=overflows)
+        assert same_bits(ours, expected) and scales == its_scales
 
 
 class Heads(nn.Module):

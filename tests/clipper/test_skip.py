@@ -481,3 +481,28 @@ def test_a_wrapper_that_calls_the_hooks_itself() -> None:
     assert clipper.clip().skipped == "skipped_nonfinite"
     Wrapper().step(optimizer)
     assert p.tolist() == [1.0, 1.0]
+
+
+class CountsByWord(torch.optim.SGD):
+    """An optimizer that keeps numbers of its own in its state, as MADGRAD does."""
+
+    def step(self, closure: Any = None) -> Any:
+        own = self.state.setdefault("count", {"steps": 0, "total": torch.zeros(())})  # type: ignore[arg-type]
+        own["steps"] += 1
+        own["total"] += 1.0
+        self.state["calls"] = self.state.get("calls", 0) + 1  # type: ignore[index]
+        return super().step(closure)
+
+
+def test_what_an_optimizer_keeps_of_no_parameter() -> None:
+    """It is as if the step had not been called, too; in the first step it is not there."""
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = CountsByWord([p], lr=0.1, momentum=0.9)
+    GradClipper([p]).attach(optimizer)
+    seen = []
+    for bad in (math.nan, 1.0, math.nan, math.nan, 1.0):
+        p.grad = torch.full((2,), bad)
+        optimizer.step()
+        own: Any = {key: value for key, value in optimizer.state.items() if isinstance(key, str)}
+        seen.append([own["count"]["steps"], own["count"]["total"].item(), own["calls"]] if own else [])
+    assert seen == [[], [1, 1.0, 1], [1, 1.0, 1], [1, 1.0, 1], [2, 2.0, 2]]

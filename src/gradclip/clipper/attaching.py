@@ -219,7 +219,7 @@ class Attaching(ABC):
     def _is_loss_scaled(self, optimizer: Optimizer) -> bool:
         """Whether the last clip, of the gradients of a step that begins, saw them multiplied by a loss scale."""
         if fused_scale(optimizer) is not None:  # by which a fused optimizer divides
-            return True
+            return self.last is None or self.last._skipped is not Status.SKIPPED_SCALER  # which did not clip
         if self._last is not None and self._last.is_shared:  # a look at the norm would have all ranks wait
             return False
         if self.last is None or self._trust.steps_of(optimizer) > 0 or not self._trust.is_as_clipped(optimizer):

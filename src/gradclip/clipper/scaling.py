@@ -23,8 +23,13 @@ def unscale_(optimizer: Optimizer, scaler: GradScaler | None) -> None:
                 if parameter.grad is not None:
                     parameter.grad.mul_(inverse.to(parameter.grad.device))
         forget_fused_scale(optimizer)
-    elif scaler is not None and has_scaled(scaler) and overflows_found(scaler, optimizer) is None:
+    elif scaler is not None and has_scaled(scaler) and not _is_unscaled(optimizer, scaler):
         scaler.unscale_(optimizer)
+
+
+def _is_unscaled(optimizer: Optimizer, scaler: GradScaler) -> bool:
+    """Whether a scaler has unscaled the gradients of an optimizer, or left that to its step, and a clipper has."""
+    return fused_overflow(optimizer) is not None or overflows_found(scaler, optimizer) is not None
 
 
 def overflow_in(optimizer: Optimizer, scaler: GradScaler | None) -> Condition:

@@ -75,14 +75,15 @@ class SuppressedStep:
     """An optimizer whose step, until `end` is called, finds no gradients and so does nothing.
 
     An optimizer passes over a parameter without a gradient: no update, no weight decay, no state, no count. What it
-    writes elsewhere all the same is put back: parameter groups, where some count, and empty states.
+    writes elsewhere all the same is put back: parameter groups and states of no parameter, where some count, and empty
+    states.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.thread = threading.get_ident()
         self._states = set(optimizer.state)
-        self._groups = [(group, _numbers(group)) for group in optimizer.param_groups]
+        self._kept = [(owner, _numbers(owner)) for owner in (*optimizer.param_groups, *_of_no_parameter(optimizer))]
         self._gradients: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -110,24 +111,32 @@ class SuppressedStep:
         self._gradients = []  # whoever holds this, holds no gradient
         for parameter in [p for p in self.optimizer.state if p not in self._states]:
             del self.optimizer.state[parameter]
-        for group, before in self._groups:
-            _restore(group, before)
+        for owner, before in self._kept:
+            _restore(owner, before)
 
 
-def _numbers(group: dict[str, Any]) -> dict[str, tuple[Any, Tensor | None]]:
-    """Return what a parameter group holds but for its parameters, and copies of tensors, which may be written."""
-    return {
-        key: (value, value.clone() if isinstance(value, Tensor) else None)
-        for key, value in group.items()
-        if key != "params"
-    }
+def _of_no_parameter(optimizer: Optimizer) -> list[dict[Any, Any]]:
+    """Return where an optimizer keeps what belongs to no parameter: its state, by words, and in these maybe more."""
+    words = [value for key, value in optimizer.state.items() if not isinstance(key, Tensor)]
+    return [optimizer.state, *(value for value in words if isinstance(value, dict))]
 
 
-def _restore(group: dict[str, Any], before: dict[str, tuple[Any, Tensor | None]]) -> None:
-    for key in group.keys() - before.keys() - {"params"}:
-        del group[key]
+def _named(owner: dict[Any, Any]) -> list[Any]:
+    return [key for key in owner if not isinstance(key, Tensor) and key != "params"]
+
+
+def _numbers(owner: dict[Any, Any]) -> dict[Any, tuple[Any, Tensor | None]]:
+    """Return what is held by names, but for parameters, and copies of tensors, which may be written."""
+    held = {key: owner[key] for key in _named(owner)}
+    return {key: (value, value.clone() if isinstance(value, Tensor) else None) for key, value in held.items()}
+
+
+def _restore(owner: dict[Any, Any], before: dict[Any, tuple[Any, Tensor | None]]) -> None:
+    for key in _named(owner):
+        if key not in before:
+            del owner[key]
     for key, (value, copy) in before.items():
-        group[key] = value
+        owner[key] = value
         if copy is not None:
             with torch.no_grad():
                 value.copy_(copy)

@@ -32,6 +32,9 @@ MOST_DRIFT = 3.0
 PIECES = 20
 """Medians of consecutive steps that the drift is fitted to."""
 
+LARGEST_LOG = 700.0
+"""Of a factor that is said: the exponential of no more is a float."""
+
 
 @final
 class Signs(NamedTuple):
@@ -145,7 +148,7 @@ def _drift(medians: Tensor) -> float:
     """
     rows, columns = torch.triu_indices(PIECES, PIECES, offset=1)
     slopes = (medians[columns] - medians[rows]) / (columns - rows)
-    return math.exp((PIECES - 1) * median(slopes).item())
+    return math.exp(max(-LARGEST_LOG, min((PIECES - 1) * median(slopes).item(), LARGEST_LOG)))
 
 
 def _swing(norms: Tensor, found: Landmarks) -> float:
