@@ -167,6 +167,7 @@ LEARNING: dict[str, Policy] = {
     "by_group": by_group(MedianClip(math.inf, window=4, warmup=2)),
     "chain": chain(FixedNorm(1e3), ZClip(math.inf, warmup=3)),
     "warmup": chain(warmup(6, FixedNorm(0.5)), ZClip(math.inf, warmup=3)),
+    "warmup of all": warmup(5, AutoClip(math.inf, percentile=50.0, window=None)),
     "warmup each": warmup(7, AdaGC(0.5, warmup=5)),
     "SpikeSkip in a chain": chain(SpikeSkip(math.inf, window=6, warmup=2, sigmas=3.0), ZClip(math.inf, warmup=3)),
     "SpikeSkip that learns in a chain": chain(
@@ -183,7 +184,7 @@ LEARNING: dict[str, Policy] = {
 ROUNDED = {"SmoothNorm tanh", "AdaGC", "AdaGC, warm", "warmup each, warm", "chain that learns"}
 """Rules whose roots and sums are rounded otherwise on the host."""
 
-ASKING = ("schedule", "chain of two stages")
+ASKING = ("schedule", "chain of two stages", "warmup of all, warm")
 """Rules that have to know the step, or measure twice, and so wait for one number as ever."""
 
 
@@ -283,6 +284,7 @@ OTHERS: dict[str, Callable[[], Training]] = {
     "raise": lambda: Training(nonfinite="raise"),
     "two stages": lambda: Training(FUSED["Adam"], chain(FixedValue(0.1), ZClip(max_norm=1.0))),
     "counts steps": lambda: Training(policy=schedule(lambda _: FixedNorm(1.0))),
+    "remembers all for a time": lambda: Training(policy=warmup(9, AutoClip(1.0, window=None))),
     "a sink": lambda: Training(sinks=[lambda _: None]),
 }
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Annotated, NamedTuple, final
 
 import torch
@@ -93,8 +92,7 @@ class AdaGC(Policy):
         return AdaGCState(gamma=unknown, pressure=torch.zeros_like(unknown), count=0.0)
 
     def decide(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
-        warm_up, go_on = partial(self._warm_up, norms, state), partial(self._go_on, norms, state)
-        return either(state.count < self.warmup, warm_up, go_on, norms.layout)
+        return either(state.count < self.warmup, self._warm_up, self._go_on, norms, state)
 
     def _warm_up(self, norms: Norms, state: AdaGCState) -> tuple[Decision, AdaGCState]:
         ceiling = bring_down(norms.total, self.max_norm, self.eps)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, NoReturn, final
 
 from gradclip.numbers import Scalar, isfinite, where
@@ -176,13 +176,15 @@ class Warmup(Led):
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        takes_part = partial(self._take_part, norms, state)
-        return either(state.steps < self.steps, takes_part, lambda: (Decision(scope=self.scope), state), norms.layout)
+        return either(state.steps < self.steps, self._take_part, self._stand_by, norms, state)
 
     def _take_part(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         decision, inner = self.policy.decide(norms, state.inner)
         counted = where(isfinite(norms.total), state.steps + 1.0, state.steps)
         return decision, Taken(where(decision.skip, state.steps, counted), inner)
+
+    def _stand_by(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
+        return Decision(scope=self.scope), state
 
 
 @final

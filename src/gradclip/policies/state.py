@@ -93,6 +93,11 @@ def has_names(state: object) -> bool:
     return any(x.has_many if isinstance(x, History) else isinstance(x, Tensor) and x.ndim > 0 for x in leaves(state))
 
 
+def remembers_all(state: Any) -> bool:
+    """Whether it has a history of all norms, which is longer after each step."""
+    return any(isinstance(x, History) and x.window is None for x in leaves(state))
+
+
 def unless(withheld: Condition, known: Any, state: Any) -> Any:
     """Return a state, or where a step does not happen, what was known before it.
 

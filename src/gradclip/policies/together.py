@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, is_one, minimum, where
-from gradclip.policies.measured import Layout, Scope, finest
+from gradclip.policies.history import GROWS, told
+from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import unless
+from gradclip.policies.state import remembers_all, unless
 
-Ruled: TypeAlias = tuple[Decision, Any]
-"""A decision, and the state after it."""
+Rule: TypeAlias = Callable[[Norms, Any], tuple[Decision, Any]]
+"""What decides about norms, and learns from them, as `Policy.decide` does."""
 
 
 def both(first: Decision, second: Decision, layout: Layout) -> Decision:
@@ -26,13 +27,15 @@ def both(first: Decision, second: Decision, layout: Layout) -> Decision:
     )
 
 
-def either(condition: Condition, yes: Callable[[], Ruled], no: Callable[[], Ruled], layout: Layout) -> Ruled:
-    """Decide in one of two ways: on a device in both, as the host does not know in which."""
+def either(condition: Condition, yes: Rule, no: Rule, norms: Norms, state: Any) -> tuple[Decision, Any]:
+    """Decide in one of two ways: on a device in both, as the host does not know in which; it asks for what grows."""
+    if not is_known(condition) and remembers_all(state):
+        condition = bool(told(condition, GROWS))
     if is_known(condition):
-        return yes() if condition else no()
-    (first, learned), (second, other) = yes(), no()
+        return yes(norms, state) if condition else no(norms, state)
+    (first, learned), (second, other) = yes(norms, state), no(norms, state)
     scope = finest((first.scope, second.scope))
-    coefs, thresholds = _spread(first, second, scope, layout)
+    coefs, thresholds = _spread(first, second, scope, norms.layout)
     clamps = [math.inf if x.clamp is None else x.clamp for x in (first, second)]
     decision = Decision(
         coef=where(condition, *coefs),
