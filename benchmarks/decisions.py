@@ -109,11 +109,11 @@ def driven(policy: Policy, layout: Layout, way: str) -> tuple[Callable[[], Decis
 
     def decide(norms: Norms) -> Decision:
         with registry.forced("reference") if way == "torch" else nullcontext():
-            return (
-                stage.decide_unread(norms, False, norms.total, skips_nonfinite=True)[0]  # noqa: FBT003 -- no overflow
-                if way == "unread"
-                else stage.decide(norms)
-            )
+            if way != "unread":
+                return stage.decide(norms)
+            more = (False, norms.total)  # no overflow, and any number of steps in a row
+            found, stage.state, _ = stage.fused.decide_unread(norms, stage.state, *more, skips_nonfinite=True)
+            return found
 
     decisions = [decide(norms) for norms in steps]
     rest = cycle(steps[-40:])
