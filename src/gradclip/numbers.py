@@ -270,6 +270,17 @@ def isnan(x: Scalar) -> Condition:
     return x.isnan() if isinstance(x, Tensor) else math.isnan(x)
 
 
+def not_(condition: Condition) -> Condition:
+    """Whether a condition does not hold."""
+    return ~condition if isinstance(condition, Tensor) else not condition
+
+
+def truth(x: Condition | Scalar) -> Condition:
+    """Return whether something holds that may be said by any number: a tensor where it would have to be read."""
+    x = from_device(x)
+    return x.to(torch.bool) if isinstance(x, Tensor) else bool(x)
+
+
 def isfinite(x: Scalar) -> Condition:
     """Whether a number is neither NaN nor infinite."""
     return x.isfinite() if isinstance(x, Tensor) else math.isfinite(x)

@@ -534,3 +534,18 @@ def test_detaching_after_parameters_have_come() -> None:
     b.grad = torch.ones(3)
     clipper.clip()
     clipper.detach()
+
+
+def test_fewer_parameters_in_place_of_all() -> None:
+    """Those that an optimizer has got for others are clipped, also where none of them is left."""
+    named = {name: nn.Parameter(torch.ones(2)) for name in "abd"}
+    optimizer = torch.optim.SGD([named["a"], named["b"]], lr=0.0)
+    clipper = GradClipper(optimizer, FixedNorm(0.1)).attach(optimizer)
+    for now in (["a", "b"], ["d"], ["d"]):
+        optimizer.param_groups[0]["params"][:] = [named[name] for name in now]
+        for name in now:
+            named[name].grad = torch.ones(2)
+        optimizer.step()
+        left = [named[name].grad for name in now]
+        assert float(torch.stack(left).norm()) == pytest.approx(0.1, rel=1e-4)  # type: ignore[arg-type]
+    assert clipper.last is not None and clipper.last.step == 3

@@ -1,5 +1,6 @@
 """Parameters that have another shape than when the clipper was made, as after `p.data = ...`: bounds follow."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,57 @@ def test_what_was_learned_of_units_begins_anew_in_others() -> None:
     clipper.clip()
     (learned,) = clipper.state_dict()["stages"][0]["state"].values()
     assert list(learned.values()) == [[1.0] * 6, [4.0] * 3, [1.0] * 2]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([(4,), (3,)], [(2, 2), (3,)], [[1.0, 1.0], [4.0]]),
+        ([(2, 2), (3,)], [(4,), (3,)], [1.0, 4.0]),
+        ([(2, 2), (3,)], [(1, 4), (3,)], [1.0, 4.0]),
+        ([(4,)], [(2, 2)], [[1.0, 1.0]]),
+        ([(2, 2)], [(4,)], [1.0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("policy", [CountsUnits(), by_name({"*": CountsUnits()})])
+def test_units_that_become_one_or_more(before: Any, after: Any, expected: Any, policy: Policy) -> None:
+    """A parameter of one unit has a number, where others have one as well."""
+    owners = [nn.Parameter(torch.ones(shape)) for shape in before]
+    clipper = GradClipper(owners, policy)
+    for _ in range(3):
+        fill(owners)
+        clipper.clip()
+    reshape(owners, after)
+    fill(owners)
+    clipper.clip()
+    learned: Any = clipper.state_dict()["stages"][0]["state"]
+    learned = learned.get("*", learned)
+    assert list(learned["0"].values()) == expected
+
+
+@dataclass(frozen=True)
+class Last(Policy):
+    """Knows the last norm of each parameter: NaN where there was none."""
+
+    scope = "parameter"
+
+    def init(self, layout: Layout) -> tuple[Tensor]:
+        return (torch.full((len(layout.names),), math.nan, dtype=torch.float64, device=layout.device),)
+
+    def decide(self, norms: Norms, state: tuple[Tensor]) -> tuple[Decision, tuple[Tensor]]:
+        return Decision(), (norms.of_parameters(),)
+
+
+def test_what_is_not_known_goes_on_too() -> None:
+    owners = parameters()
+    clipper = GradClipper(owners, Last())
+    for shapes in (((4, 5), (3, 2)), ((2, 2), (3, 2))):
+        reshape(owners, shapes)
+        owners[1].grad = torch.ones(3, 2)
+        clipper.clip()
+    first, second = clipper.state_dict()["stages"][0]["state"]["0"].values()
+    assert math.isnan(first) and second == pytest.approx(6.0**0.5)
 
 
 def test_a_shape_that_a_policy_has_no_units_of_is_refused() -> None:

@@ -6,6 +6,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -226,6 +227,74 @@ class Growing(Policy):
     def decide(self, norms: Norms, state: tuple[Any, ...]) -> tuple[Decision, tuple[Any, ...]]:
         norm = as_float64(norms.total, norms.layout.device)
         return Decision(0.5), (*state, norm) if len(state) < 3 else (*state[:2], norm.expand(6) + 0.0)
+
+
+class Told:
+    """Policies of steps, and which steps were asked for."""
+
+    def __init__(self, most: int) -> None:
+        self.steps: set[int] = set()
+        self._most = most
+
+    def __call__(self, step: int) -> Policy:
+        assert step < self._most
+        self.steps.add(step)
+        return FixedNorm(1.0 + 0.9**step)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+def test_a_schedule_for_a_time_is_asked_no_more_after_it(nonfinite: Any) -> None:
+    """It need not know more steps; and where no step is skipped, nothing waits for how many there were."""
+    steps = Told(5)
+    training = Training(FUSED["AdamW"], warmup(5, schedule(steps)), nonfinite=nonfinite)
+    for step in range(9):
+        with no_waits() if nonfinite == "propagate" and step > 1 else nullcontext():
+            training.step()
+    assert steps.steps == set(range(5))
+
+
+def test_a_history_of_all_for_a_time() -> None:
+    """Nothing waits for how many steps there were where none is skipped; it remembers no more after them."""
+    training = Training(FUSED["AdamW"], warmup(5, AutoClip(1.0, window=None)), nonfinite="propagate")
+    for step in range(9):
+        with no_waits() if step > 1 else nullcontext():
+            training.step()
+    ((history,),) = training.clipper.state_dict()["stages"][0]["state"]["inner"].values()
+    assert len(history) == 5
+
+
+SAID: dict[str, Callable[[Any], Any]] = {
+    "a number": lambda n: where(n > 1e3, 1.0, 0.0),
+    "never, of NumPy": lambda _: np.bool_(0),
+    "never, a number": lambda _: 0,
+    "one of the host": lambda n: torch.tensor(bool(held(n) > 1e3)),
+}
+"""What a rule may answer whether it skips, of a norm."""
+
+
+@dataclass(frozen=True)
+class Says(Policy):
+    """A rule that skips what is large, and counts on the host."""
+
+    form: Callable[[Any], Any]
+    skips = True
+
+    def init(self, layout: Layout) -> tuple[float]:
+        return (0.0,)
+
+    def decide(self, norms: Norms, state: tuple[float]) -> tuple[Decision, tuple[float]]:
+        return Decision(skip=self.form(norms.total)), (state[0] + 1.0,)
+
+
+@pytest.mark.parametrize("form", SAID)
+@pytest.mark.parametrize("within", [partial(warmup, 9), by_group, lambda x: chain(x, ZClip(1.0))])
+def test_a_rule_in_others_that_skips_in_any_form(form: str, within: Callable[[Policy], Policy]) -> None:
+    training = Training(FUSED["SGD"], within(Says(SAID[form])))
+    for step in range(5):
+        training.backward(None, 1e6 if step == 3 else 1.0)
+        training.optimizer.step()
+        skipped = training.clipper.last.skipped  # type: ignore[union-attr]
+        assert (skipped is not None) is (step == 3 and not form.startswith("never"))
 
 
 def in_turns(policy: Policy, by_host: Callable[[int], bool]) -> list[Any]:

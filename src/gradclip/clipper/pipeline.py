@@ -116,10 +116,10 @@ class Pipeline:
         in_a_row = before.on(stage.layout.device) if may_be else 0.0
         withheld: Withheld | None = None
 
-        def decide(stage: Stage, norms: Norms) -> Decision:
+        def decide(own: Stage, norms: Norms) -> Decision:
             nonlocal withheld
-            decision, stage.state, withheld = stage.fused.decide_unread(
-                norms, stage.state, overflow, in_a_row, skips_nonfinite=skips
+            decision, own.state, withheld = own.fused.decide_unread(
+                norms, own.state, overflow, in_a_row, skips_nonfinite=skips
             )
             return decision._replace(skip=False)  # as far as the host knows
 

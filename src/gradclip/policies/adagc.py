@@ -37,7 +37,7 @@ class AdaGC(Policy):
         \gamma_i \leftarrow \beta \gamma_i + (1 - \beta) h_i n_i
 
     For the first `warmup` steps the total norm is bounded by `max_norm`, and :math:`\gamma_i` is the smallest norm that
-    parameter :math:`i` had after that.
+    parameter :math:`i` had after that. The `threshold` of a result is None then, too.
 
     Args:
         max_norm: The largest total norm let through, always: the only bound while warming up, where it is the paper's

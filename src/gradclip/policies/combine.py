@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, NoReturn, final
 
-from gradclip.numbers import Scalar, isfinite, where
+from gradclip.numbers import Scalar, isfinite, not_, where
 from gradclip.policies import effect
 from gradclip.policies.history import COUNTS, told
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
-from gradclip.policies.together import both, either, taught
+from gradclip.policies.together import both, decided, either, taught
 from gradclip.units import Units
 from gradclip.validation import check_number
 
@@ -38,7 +38,8 @@ def warmup(steps: int, policy: Policy) -> Policy:
     """Apply a policy in the first steps, and then no more.
 
     Args:
-        steps: How many, >= 0. Steps that are skipped, or whose norm is not finite, do not count.
+        steps: How many, >= 0. Steps that are skipped do not count, nor do those whose norm is not finite, but for a
+            `schedule` or a history of all norms.
         policy: The policy.
     """
     check_policies("warmup", (policy,))
@@ -49,8 +50,9 @@ def schedule(policy_of: Callable[[int], Policy]) -> Policy:
     """Apply the policy of each step: a bound that moves.
 
     Args:
-        policy_of: Maps the number of steps so far, from 0, to the policy of the next. All of one type; what an adaptive
-            one learns goes on from step to step. For a clipper that is pickled, a function of a module.
+        policy_of: Maps the number of steps so far, from 0, to the policy of the next; those that were skipped do not
+            count. All of one type; what an adaptive one learns goes on from step to step. For a clipper that is
+            pickled, a function of a module.
 
     Example:
         >>> from gradclip.policies import FixedNorm, schedule
@@ -129,7 +131,7 @@ class Chain(Composed):
         decisions: list[Decision] = []
         states: list[Any] = []
         for link, before in zip(self.links, state, strict=True):
-            decision, learned = link.decide(norms, before)
+            decision, learned = decided(link, norms, before)
             states.append(learned)
             together = both(together, decision, norms.layout) if decisions else decision
             decisions.append(decision)
@@ -175,13 +177,18 @@ class Warmup(Led):
         stages = self.policy.stages
         return (self,) if len(stages) == 1 else tuple(Warmup(self.steps, stage) for stage in stages)
 
+    @cached_property
+    def _asks(self) -> bool:
+        return has_to_know(self.policy)
+
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        return either(state.steps < self.steps, self._take_part, self._stand_by, norms, state)
+        is_on = state.steps < self.steps
+        return either(told(is_on, COUNTS) > 0.0 if self._asks else is_on, self._take_part, self._stand_by, norms, state)
 
     def _take_part(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
-        decision, inner = self.policy.decide(norms, state.inner)
-        counted = where(isfinite(norms.total), state.steps + 1.0, state.steps)
-        return decision, Taken(where(decision.skip, state.steps, counted), inner)
+        decision, inner = decided(self.policy, norms, state.inner)
+        left_out = decision.skip if self._asks else decision.skip | not_(isfinite(norms.total))
+        return decision, Taken(where(left_out, state.steps, state.steps + 1.0), inner)
 
     def _stand_by(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         return Decision(scope=self.scope), state
@@ -202,8 +209,14 @@ class Schedule(Led):
         step = int(told(state.steps, COUNTS))
         policy = self.policy_of(step)
         check_same_kind(step, policy, self.members[0])
-        decision, inner = policy.decide(norms, state.inner)
+        decision, inner = decided(policy, norms, state.inner)
         return decision, Taken(where(decision.skip, state.steps, state.steps + 1.0), inner)
+
+
+def has_to_know(policy: Policy) -> bool:
+    """Whether the host has to know the step, or how many norms are remembered, on which the form of a rule depends."""
+    asks = isinstance(policy, Schedule) or getattr(policy, "window", 0) is None
+    return asks or (isinstance(policy, Composed) and any(map(has_to_know, policy.members)))
 
 
 def check_same_kind(step: int, policy: Policy, first: Policy) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Condition, Scalar, as_float64, is_known, where
+from gradclip.numbers import Condition, Scalar, as_float64, is_known, truth, where
 from gradclip.ops import registry
 from gradclip.policies.history import History
 from gradclip.policies.measured import Norms
@@ -146,8 +146,7 @@ def _unread(
     if skips_nonfinite:
         withheld = (norms.total - norms.total != 0.0) | withheld  # in fewer launches than `isfinite` takes
     asked, new = policy.decide(norms, state)
-    own = asked.skip  # of a rule that says of itself that it skips, in whatever is true or not
-    skip = withheld | (bool(own) if is_known(own) else own.to(torch.bool))
+    skip = withheld | truth(asked.skip)
     coef = asked.coef if is_known(asked.coef) and asked.coef == 1.0 else where(skip, 1.0, asked.coef)
     clamp = None if asked.clamp is None else where(skip, math.inf, asked.clamp)
     decision = asked._replace(coef=coef, clamp=clamp, skip=skip)

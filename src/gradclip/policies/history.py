@@ -147,10 +147,9 @@ class History:
         """Return the history, or where a step does not happen, the one before it, which remembers no more than that."""
         if self.rows is None:
             return known if told(withheld, GROWS) else self
-        rows = known._as_rows(self.rows[-1])
-        if missing := len(self.rows) - len(rows):  # as one that grows has a norm of each step
-            rows = torch.cat([rows, rows.new_full((missing, *rows.shape[1:]), math.nan)])
-        return self.with_rows(torch.where(withheld, rows, self.rows))
+        old = known._as_rows(self.rows[-1])
+        longest = max(len(old), len(self.rows))  # one that grows has a norm of each step
+        return self.with_rows(torch.where(withheld, _padded(old, longest), _padded(self.rows, longest)))
 
     def over(self, known: "History", act: Callable[[Tensor, Tensor], Tensor]) -> "History":
         """Act on its rows and those of a history before it."""
@@ -164,3 +163,9 @@ class History:
         """Return the history that `pack` was called on, on the host, in place of this one; of a longer one, the end."""
         kept = [[float(x) for x in arrived][-(self.window or 0) :] for arrived in packed]
         return History(self.window, tuple(map(Column.of, kept)), holds=self.holds)
+
+
+def _padded(rows: Tensor, longest: int) -> Tensor:
+    """Return so many rows; those of NaN are none."""
+    missing = longest - len(rows)
+    return torch.cat([rows, rows.new_full((missing, *rows.shape[1:]), math.nan)]) if missing else rows

@@ -8,19 +8,21 @@ from typing import Annotated, Any, TypeGuard, final, get_args, get_origin, get_t
 @final
 @dataclass(frozen=True)
 class Within:
-    """A range of numbers; NaN is in none.
+    """A range of numbers.
 
     Args:
         at_least: The smallest number.
         above: A number that all are larger than.
         finite: Whether infinities are left out.
         whole: Whether fractions are.
+        known: Whether NaN is.
     """
 
     at_least: float = -math.inf
     above: float = -math.inf
     finite: bool = False
     whole: bool = False
+    known: bool = True
 
     def holds(self, value: object) -> TypeGuard[int | float]:
         """Whether something is a number of the range: neither a truth value nor a word."""
@@ -30,6 +32,8 @@ class Within:
             number = float(value)
         except OverflowError:
             return False
+        if math.isnan(number):
+            return not self.known
         if not number >= self.at_least or not (number > self.above or self.above == -math.inf):
             return False
         return not (self.finite and math.isinf(number)) and not (self.whole and number % 1.0 != 0.0)
@@ -44,6 +48,9 @@ class Within:
 
 NUMBER = Within()
 """Any number: what a state may hold that says nothing else."""
+
+ANY = Within(known=False)
+"""Any number, and NaN: what a running policy may have learned."""
 
 FINITE = Within(finite=True)
 """A loss, for instance."""

@@ -16,7 +16,7 @@ from gradclip.policies.combine import Composed
 from gradclip.policies.fixed import FixedNorm
 from gradclip.policies.measured import Layout, Norms, Part, Scope, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
-from gradclip.policies.together import spread, taught
+from gradclip.policies.together import decided, spread, taught
 from gradclip.units import Units
 
 
@@ -124,7 +124,7 @@ class Partition(Composed):
             own = norms.subset(part.subset, present)
             decision, after = Decision(), part.state
             if own.present is None or own.present:  # a part without a gradient has nothing to learn from
-                decision, after = self.member(part.member).decide(own, part.state)
+                decision, after = decided(self.member(part.member), own, part.state)
             decisions.append(decision)
             parts.append(part._replace(state=after))
         together = _merged(decisions, parts, norms)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradclip.numbers import CPU, Condition, Scalar, is_known, on_host, where
 from gradclip.policies.history import COUNTS, GROWS, History, refuse_capture, told
-from gradclip.policies.holds import NUMBER, Within, ranges_of
+from gradclip.policies.holds import ANY, NUMBER, Within, ranges_of
 from gradclip.policies.measured import Layout, Part
 from gradclip.sending import sent
 
@@ -91,11 +91,6 @@ def filled(template: Any, found: Iterator[Any]) -> Any:
 def has_names(state: object) -> bool:
     """Whether what a policy has learned is of single parameters."""
     return any(x.has_many if isinstance(x, History) else isinstance(x, Tensor) and x.ndim > 0 for x in leaves(state))
-
-
-def remembers_all(state: Any) -> bool:
-    """Whether it has a history of all norms, which is longer after each step."""
-    return any(isinstance(x, History) and x.window is None for x in leaves(state))
 
 
 def unless(withheld: Condition, known: Any, state: Any) -> Any:
@@ -199,15 +194,18 @@ def going_on(fresh: Any, layout: Layout, known: Any, before: Layout) -> Any:
     own, old = pack(fresh, layout), pack(known, before)
     if isinstance(own, dict):
         old = old if isinstance(old, dict) else {before.names[0]: old[0]}  # the history of the only one
-        old = {name: old[name] if _has_room(x, old.get(name)) else x for name, x in own.items()}
+        old = {name: _or_anew(old[name], x) if name in old else x for name, x in own.items()}
     elif isinstance(old, dict):
         old = [old.get(layout.names[0], own[0])]
-    return unpack(fresh, old, layout)
+    return unpack(fresh, old, layout, holds=ANY)
 
 
-def _has_room(own: Any, old: Any) -> bool:
-    """Whether what was known of one parameter is of as many units, or a history, which is empty at first."""
-    return old is not None and (not isinstance(own, list) or len(own) in {0, len(old)})
+def _or_anew(known: Any, fresh: Any) -> Any:
+    """Return what was known of one parameter, or where that is of more or fewer units, what begins anew."""
+    if not isinstance(fresh, list):
+        return known[0] if isinstance(known, list) and len(known) == 1 else fresh if isinstance(known, list) else known
+    known = known if isinstance(known, list) else [known]
+    return known if len(fresh) in {0, len(known)} else fresh  # a history is empty at first
 
 
 def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:

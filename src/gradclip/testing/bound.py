@@ -26,7 +26,8 @@ def assert_clipped(
     """Assert that every step of an optimizer inside a `with` statement uses gradients of a bounded total norm.
 
     It takes part in no clipping, and asks nobody whether it happened: right before the update, after all other hooks,
-    it measures the gradients in float64. So it holds for any way of clipping, that of torch included.
+    it measures the gradients in float64. So it holds for any way of clipping, that of torch included. Those of DTensors
+    are gathered: all ranks have to step.
 
     Args:
         optimizer: The optimizer whose steps are checked; all its parameters count.

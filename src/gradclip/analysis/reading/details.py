@@ -16,7 +16,7 @@ MOST_NORMS = 250_000
 MOST_SHARES = 50_000
 """Shares that are kept: of three a line, those of more lines than any chart has points."""
 
-MOST_COUNTS = 100_000
+MOST_COUNTS = 250_000
 """Counts of elements that are not finite that are kept."""
 
 
@@ -57,7 +57,7 @@ class Thinned(Generic[Values]):
             self._size = sum(map(len, self.kept.values()))
 
 
-def none_yet() -> dict[str, Thinned[Any]]:
+def empty_details() -> dict[str, Thinned[Any]]:
     """Return where what is found goes: norms by parameter, the largest shares, counts of NaN and infinite elements."""
     return {
         "each": Thinned(MOST_NORMS, partial(_by_name, parse=_norm)),

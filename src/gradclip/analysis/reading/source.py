@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gradclip.analysis.reading.details import Thinned, none_yet
+from gradclip.analysis.reading.details import Thinned, empty_details
 from gradclip.analysis.reading.error import NoNormError, ReadError, listed
 from gradclip.analysis.reading.names import FIELDS, Fields, choose, norms_among
 
@@ -40,7 +40,7 @@ class Source:
     called: str
     size: int | None = None
     fields: Fields = field(default_factory=dict)
-    details: dict[str, Thinned[Any]] = field(default_factory=none_yet)
+    details: dict[str, Thinned[Any]] = field(default_factory=empty_details)
     torn: set[int] = field(default_factory=set)
     remarks: list[str] = field(default_factory=list)
 
@@ -70,11 +70,12 @@ class Source:
         torn = sorted(self.torn)
         places = f"Line {torn[0]} is" if len(torn) == 1 else f"Lines {listed(torn, 5)} are"
         first = [f"{places} torn, as where a writer is stopped, and left out."] if torn else []
-        each = self.details["each"]
-        last = (
-            [f"Of {each.seen} lines with norms of parameters, one in {each.stride} is kept."] if each.stride > 1 else []
-        )
-        return (*first, *self.remarks, *last)
+        thinned = [
+            f"Of {found.seen} lines with {what}, one in {found.stride} is kept."
+            for role, what in (("each", "norms of parameters"), ("nonfinite", "parameters that are not finite"))
+            if (found := self.details[role]).stride > 1
+        ]
+        return (*first, *self.remarks, *thinned)
 
 
 def _is_a(role: str, sample: Any) -> bool:

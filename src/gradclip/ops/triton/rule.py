@@ -44,6 +44,8 @@ class Rule:
             leaves: Numbers of the host, and float64 tensors of the device.
         """
         if way not in self._known:
+            if len(self._known) == MOST:  # the first one that was asked once gives way
+                self._known.pop(next((old for old, known in self._known.items() if known is None), None), None)
             if len(self._known) < MOST:
                 self._known[way] = None
             return None  # the first time may be the last
