@@ -10,6 +10,7 @@ from torch import Tensor
 from gradclip.cli import main
 from gradclip.cli.bench.cases import NATIVE, TORCH, Provider, load_shapes
 from gradclip.cli.bench.harness import WrongAnswerError, interleaved, measure
+from gradclip.ops import registry
 
 
 def test_shapes_are_those_of_the_models() -> None:
@@ -90,6 +91,12 @@ def test_wrong_values_are_one_line(arguments: list[str], words: str, capsys: pyt
     printed = capsys.readouterr()
     assert printed.err.startswith(f"gradclip: {words}")
     assert printed.err.count("\n") == 1
+
+
+def test_a_backend_that_cannot_be_had_is_no_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    with registry.forced("bogus"):
+        assert main(["bench", "--shapes", "mlp", "--seconds", "0.01"]) == 2
+    assert capsys.readouterr().err.startswith("gradclip: `GRADCLIP_BACKEND` must be ")
 
 
 def test_a_file_that_cannot_be_written_is_said_before_measuring(

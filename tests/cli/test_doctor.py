@@ -103,6 +103,16 @@ def test_a_bug_report_has_all_in_markdown(capsys: pytest.CaptureFixture[str], mo
     assert r"OMP_SCHEDULE=a \| b c" in found["environment"]
 
 
+@pytest.mark.parametrize("home", ["/", "", "{parent}/gra"])
+def test_what_is_no_folder_of_the_user_is_told(
+    home: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is the root in a container, or begins like another."""
+    folder = Path(inspect.getfile(registry)).parents[1]
+    monkeypatch.setattr(Path, "home", lambda: Path(home.format(parent=folder.parent)))
+    assert in_markdown(capsys)["gradclip"].endswith(f" in {folder}")
+
+
 def test_the_openmp_runtimes_of_the_process_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     """That of torch, by its file; the kernels load no second one."""
     maps = Path("/proc/self/maps")

@@ -100,6 +100,8 @@ def test_its_trackers_hear_of_every_step(tmp_path: Path) -> None:
     nets = [network(), network()]
     optimizers = [torch.optim.SGD(net.parameters(), lr=RATE) for net in nets]
     nets[0], nets[1], *optimizers = accelerator.prepare(*nets, *optimizers)
+    with pytest.raises(ValueError, match="policy"):
+        prepare(accelerator, nets[0], optimizers[0], 0.0)  # of which nothing is logged
     clippers = [prepare(accelerator, net, optimizer) for net, optimizer in zip(nets, optimizers, strict=True)]
     for batch in batches()[:3]:
         for net, optimizer in zip(nets, optimizers, strict=True):

@@ -264,3 +264,19 @@ def test_deepspeed_is_refused(pl: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot clip in DeepSpeed, whose optimizer clips by its configuration"):
         trainer.fit(module_of(pl))
     assert callback.clippers == []
+
+
+def test_one_of_several_that_cannot_be_clipped(pl: Any, tmp_path: Path) -> None:
+    """The others are left as they were, too."""
+    module = module_of(pl, manual=True, count=2)
+    optimizers = [
+        kind(net.parameters()) for kind, net in zip((torch.optim.SGD, torch.optim.LBFGS), module.nets, strict=True)
+    ]
+    module.configure_optimizers = lambda: optimizers
+    with pytest.raises(TypeError, match="must evaluate its closure once a step, got LBFGS"):
+        trainer_of(pl, tmp_path, callback := GradClipCallback(0.5)).fit(module)
+    assert not any(clipper._attachments for clipper in callback.clippers)
+    for p in module.nets[0].parameters():
+        p.grad = torch.full_like(p, 100.0)
+    optimizers[0].step()
+    assert {float(x) for p in module.nets[0].parameters() for x in p.grad.unique()} == {100.0}

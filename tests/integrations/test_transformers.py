@@ -161,6 +161,22 @@ def test_a_step_that_is_skipped_is_told(tmp_path: Path, scales: bool) -> None:
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+def test_a_last_step_that_is_skipped_is_told_no_more(tmp_path: Path) -> None:
+    """Without the callback, the trainer's steps count again; and a bound of None comes back as that."""
+
+    class Poison(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 2:
+                given["model"].net[0].weight.grad.fill_(math.nan)
+
+    trainer = trainer_of(tmp_path, callbacks=[callback := GradClipCallback(0.5), Poison()], max_steps=3)
+    trainer.args.max_grad_norm = None
+    trainer.train()
+    assert callback.clipper is not None and callback.clipper.last is not None and callback.clipper.last.skipped
+    assert trainer.args.max_grad_norm is None
+    assert not trainer.optimizer.step_was_skipped
+
+
 def test_what_was_installed_is_taken_away(tmp_path: Path) -> None:
     """A trainer without the callback clips by itself again."""
     trainer = trainer_of(tmp_path, max_grad_norm=0.125, max_steps=3)

@@ -84,10 +84,10 @@ class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
             [*(self._sinks if len(policies) == 1 else [OfOptimizer(f"optimizer{i}", x) for x in self._sinks]), latest]
             for i, latest in enumerate(self._latest)
         ]
-        self.clippers = [
-            clipper_of(pl_module, optimizer, policy, own, self._options).attach(optimizer, scaler)
-            for optimizer, policy, own in zip(trainer.optimizers, policies, sinks, strict=True)
-        ]
+        self.clippers = []
+        for optimizer, policy, own in zip(trainer.optimizers, policies, sinks, strict=True):
+            self.clippers.append(clipper := clipper_of(pl_module, optimizer, policy, own, self._options))
+            clipper.attach(optimizer, scaler)  # or all that are listed are detached
         loaded, self._loaded = self._loaded, None
         if loaded is not None and len(loaded) != len(self.clippers):
             msg = f"the checkpoint has the clippers of {len(loaded)} optimizers, and {len(self.clippers)} are trained."
@@ -176,9 +176,10 @@ def setup(
     Example:
         `model, optimizer = fabric.setup(model, optimizer)`, then `clipper = setup(fabric, model, optimizer, 1.0)`
     """
+    policy = policy_of("setup", policy, None)
     if fabric.loggers:
         sinks = [*sinks, Logging(fabric, lambda numbers, step: fabric.log_dict(numbers, step=step))]
-    clipper = clipper_of(model, optimizer, policy_of("setup", policy, None), sinks, options)
+    clipper = clipper_of(model, optimizer, policy, sinks, options)
     original = fabric.clip_gradients
 
     @functools.wraps(original)

@@ -55,7 +55,8 @@ class GradClipCallback(TrainerCallback):
         self._options = options
         self._latest = Memory(maxlen=1)
         self._sinks = [*sinks, self._latest]
-        self._bound: float | None = None
+        self._bounds: list[float | None] = []  # of the trainer, while it trains
+        self._told: Any = None  # the optimizer that says whether a step happened
         self._is_installed = False
         self._trainer: Any = None  # while it trains, where this is installed
         self._accelerator: Any = None
@@ -72,7 +73,8 @@ class GradClipCallback(TrainerCallback):
             clipper.load_state_dict(saved)
         self.clipper = clipper.attach(optimizer)
         state.stateful_callbacks[STATE] = _StateWhenSaved(clipper)
-        self._bound, args.max_grad_norm = args.max_grad_norm, 0.0
+        self._bounds.append(args.max_grad_norm)
+        args.max_grad_norm = 0.0
         if self._trainer is not None:
             self._accelerator = self._trainer.accelerator  # another one in each trial of a search
             self._accelerator.clip_grad_norm_ = _unmeasured
@@ -80,7 +82,8 @@ class GradClipCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Tell the trainer whether the step has happened: of overflows a scaler would, of other skips nobody."""
         if self.clipper is not None and self.clipper.last is not None:
-            given["optimizer"]._is_overflow = self.clipper.last.skipped is not None
+            self._told = given["optimizer"]
+            self._told._is_overflow = self.clipper.last.skipped is not None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **given: Any) -> None:  # noqa: ARG002
         """Add what clipping did to the logs of a step."""
@@ -100,8 +103,10 @@ class GradClipCallback(TrainerCallback):
     def _end(self, args: Any) -> None:
         if self.clipper is not None:
             self.clipper.detach()
-        if self._bound is not None:
-            args.max_grad_norm, self._bound = self._bound, None
+        if self._bounds:
+            args.max_grad_norm = self._bounds.pop()
+        if self._told is not None:
+            self._told._is_overflow, self._told = False, None
         if self._accelerator is not None:
             vars(self._accelerator).pop("clip_grad_norm_", None)
             self._accelerator = None

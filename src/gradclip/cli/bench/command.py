@@ -35,7 +35,13 @@ def bench(
     from gradclip.cli.bench import display  # noqa: PLC0415
     from gradclip.cli.bench.cases import load_shapes, providers  # noqa: PLC0415
     from gradclip.cli.bench.harness import measure  # noqa: PLC0415
+    from gradclip.exceptions import BackendUnavailableError  # noqa: PLC0415
+    from gradclip.ops import registry  # noqa: PLC0415
 
+    try:
+        registry.check_forced()
+    except BackendUnavailableError as error:
+        raise UserError(str(error)) from None
     known = load_shapes()
     for name in shapes or []:
         if name not in known:

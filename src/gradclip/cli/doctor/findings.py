@@ -1,5 +1,6 @@
 """All that the doctor finds, by name and in order."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,10 +29,11 @@ FINDINGS: dict[str, Callable[[], str]] = {
 
 def findings() -> Iterator[tuple[str, str]]:
     """Yield name and words of each; one that fails says how, so that the others are heard where something is broken."""
-    home = str(Path.home())
+    home = Path.home()
+    hidden = re.compile(rf"(?<![\w./-]){re.escape(str(home))}(?![\w.-])") if len(home.parts) > 1 else None
     for name, find in FINDINGS.items():
         try:
             words = find()
         except Exception as error:  # noqa: BLE001 -- what is broken here is what the report is about
             words = f"not known: {type(error).__name__}: {error}"
-        yield name, words.replace(home, "~")
+        yield name, words if hidden is None else hidden.sub("~", words)
