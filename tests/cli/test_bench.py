@@ -94,8 +94,11 @@ def test_wrong_values_are_one_line(arguments: list[str], words: str, capsys: pyt
 
 
 def test_a_backend_that_cannot_be_had_is_no_measurement(capsys: pytest.CaptureFixture[str]) -> None:
-    with registry.forced("bogus"):
+    before = registry.FORCED.set("bogus")
+    try:
         assert main(["bench", "--shapes", "mlp", "--seconds", "0.01"]) == 2
+    finally:
+        registry.FORCED.reset(before)
     assert capsys.readouterr().err.startswith("gradclip: `GRADCLIP_BACKEND` must be ")
 
 
