@@ -305,11 +305,11 @@ def test_the_loss_of_a_closure_is_observed() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     GradClipper([parameter], SpikeSkip(math.inf, window=8, warmup=2)).attach(optimizer)
-    no_losses = (torch.ones(3), ("loss", 1.0), None, torch.tensor(True), torch.tensor(1.0 + 2.0j))
+    no_losses = (torch.ones(3), ("loss", 1.0), None, torch.tensor(True))
     for loss in (1.0, torch.tensor([1.1]), torch.tensor(0.9), 50.0, *no_losses):
         parameter.grad = torch.ones(1)
         optimizer.step(lambda loss=loss: loss)
-    assert parameter.item() == -8.0
+    assert parameter.item() == -7.0
 
 
 def test_a_closure_that_raises_loses_nothing() -> None:

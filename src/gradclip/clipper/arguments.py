@@ -30,7 +30,8 @@ def check_loss(function: str, value: object) -> float | Tensor:
 
 def is_loss(value: object) -> bool:
     """Whether what a closure has returned is meant as a loss: a closure may return anything, such as a truth value."""
-    return holds_one_real(value) if isinstance(value, Tensor) else isinstance(value, float)
+    is_one = isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool
+    return is_one or isinstance(value, float)
 
 
 def unwrapped(optimizer: Any) -> Any:
