@@ -567,6 +567,14 @@ def test_a_rule_that_counts_on_the_host(launched: list[str]) -> None:
     assert set(counts[:31]) == {0} and set(counts[32:]) == {1}
 
 
+@pytest.mark.parametrize("ways", [rule.MOST + 1, 24])
+def test_more_ways_in_turn_than_have_kernels(ways: int, launched: list[str]) -> None:
+    """As where layers are trained in turns: those that came first have them."""
+    series = [norms_of(1.0 + t % 3, [p for p in range(5) if 2**p & (t % ways)]) for t in range(3 * ways)]
+    counts = compared(EVERY["AGC of some"], series, launched, nullcontext())
+    assert set(counts[:ways]) == {0} and sum(counts[-ways:]) == rule.MOST
+
+
 # What kernels call.
 
 

@@ -1,5 +1,6 @@
 """A clipper and the optimizer that it is attached to."""
 
+import gc
 import math
 import warnings
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import gradclip
 from clipper.training import OPTIMIZERS, backward, batches, gradients, loss_of, network, norm_of, same_bits, train
 from gradclip import GradClipper, MisuseWarning
+from gradclip.clipper.watching import WATCHERS
 from gradclip.policies import AGC, AdaGC, AutoClip, FixedNorm, Policy, ZClip, by_group, by_name
 from gradclip.testing import capture_records
 
@@ -549,3 +551,26 @@ def test_fewer_parameters_in_place_of_all() -> None:
         left = [named[name].grad for name in now]
         assert float(torch.stack(left).norm()) == pytest.approx(0.1, rel=1e-4)  # type: ignore[arg-type]
     assert clipper.last is not None and clipper.last.step == 3
+
+
+def test_who_was_made_from_no_optimizer_leaves_its_steps() -> None:
+    """Once that has other parameters; and nobody is remembered who is gone."""
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([a], lr=0.1)
+    first = GradClipper([("a", a)])
+    a.grad = torch.full((2,), math.nan)
+    first.clip()
+    optimizer.step()
+    optimizer.param_groups[0]["params"][:] = [b]
+    second = GradClipper([("b", b)])
+    b.grad = torch.ones(2)
+    second.clip()
+    optimizer.step()
+    assert not torch.equal(b.detach(), torch.ones(2))
+    for _ in range(20):
+        second = GradClipper([("b", b)])
+        b.grad = torch.ones(2)
+        second.clip()
+        optimizer.step()
+    gc.collect()
+    assert len(WATCHERS._hearers[optimizer].references) <= 2

@@ -45,6 +45,7 @@ from gradclip.policies import (
     warmup,
 )
 from gradclip.policies.fused import withheld_of
+from gradclip.policies.history import History
 from gradclip.result import Status
 from gradclip.testing import RankPool, capture_records
 from policies.cases import CASES, SHAPES, clipper_of, model
@@ -261,6 +262,25 @@ def test_a_history_of_all_for_a_time() -> None:
             training.step()
     ((history,),) = training.clipper.state_dict()["stages"][0]["state"]["inner"].values()
     assert len(history) == 5
+
+
+@dataclass(frozen=True)
+class RemembersAll(Policy):
+    """A rule of a user that remembers all norms, and says so nowhere."""
+
+    def init(self, layout: Layout) -> tuple[History]:
+        return (History.of(None),)
+
+    def decide(self, norms: Norms, state: tuple[History]) -> tuple[Decision, tuple[History]]:
+        return Decision(), (state[0].add(norms.total),)
+
+
+def test_a_history_of_a_user_ends_with_its_time() -> None:
+    training = Training(FUSED["AdamW"], warmup(3, RemembersAll()), nonfinite="propagate")
+    for _ in range(9):
+        training.step()
+    (state,) = [stage.state for stage in training.clipper._pipeline._stages]
+    assert len(state.inner[0].rows) == 3
 
 
 SAID: dict[str, Callable[[Any], Any]] = {

@@ -100,8 +100,9 @@ def test_its_trackers_hear_of_every_step(tmp_path: Path) -> None:
     nets = [network(), network()]
     optimizers = [torch.optim.SGD(net.parameters(), lr=RATE) for net in nets]
     nets[0], nets[1], *optimizers = accelerator.prepare(*nets, *optimizers)
-    with pytest.raises(ValueError, match="policy"):
-        prepare(accelerator, nets[0], optimizers[0], 0.0)  # of which nothing is logged
+    for refused in ({"policy": 0.0}, {"policy": 1.0, "nonfinite": "bogus"}):  # of which nothing is logged
+        with pytest.raises(ValueError, match="policy|nonfinite"):
+            prepare(accelerator, nets[0], optimizers[0], **refused)
     clippers = [prepare(accelerator, net, optimizer) for net, optimizer in zip(nets, optimizers, strict=True)]
     for batch in batches()[:3]:
         for net, optimizer in zip(nets, optimizers, strict=True):

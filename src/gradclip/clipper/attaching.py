@@ -232,6 +232,10 @@ class Attaching(ABC):
 
     # Hearing of the steps of its parameters.
 
+    def _follows(self, optimizer: Optimizer) -> bool:
+        """Whether the clipper was made from an optimizer, whose parameters it takes up."""
+        return self._source is not None and self._source.is_of(optimizer)
+
     def _follow(self) -> None:
         """Take up the parameters that the optimizer which the clipper was made from has got since."""
         if self._source is not None:

@@ -95,7 +95,8 @@ class GradClipper(Attaching):
 
         *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
         for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
-        Adagrad, but of a `schedule` or a chain of several norms: `ConsecutiveSkipsError` is four steps late.
+        Adagrad, but under a `schedule`, a chain of several norms or a `warmup` of a history of all:
+        `ConsecutiveSkipsError` is four steps late.
 
         *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
 

@@ -181,6 +181,10 @@ class Source:
         self._select = select
         self._known = parameters_in(optimizer)
 
+    def is_of(self, optimizer: Optimizer) -> bool:
+        """Whether it is this one."""
+        return self._reference() is optimizer
+
     def follow(self, work_on: Callable[[Selection], None]) -> None:
         """Have what the optimizer has now be worked on, where it has other parameters than before."""
         if (optimizer := self._reference()) is not None:

@@ -62,11 +62,14 @@ class Watchers:
         return [clipper for clipper in _alive(self._about.get(id(parameter), ())) if clipper._trust.covers(parameter)]
 
     def of_step(self, optimizer: Optimizer) -> "list[Attaching]":
-        """Return those of any parameter that an optimizer has, or had."""
+        """Return those of any parameter of an optimizer, and those that were made from it."""
         known, version, size = self._hearers.get(optimizer), self._version, size_of(optimizer)
         if known is None or known.version != version or known.size != size:
-            before = () if known is None else known.references  # which follow it, whatever it has by now
-            references = dict.fromkeys((*self._references(parameters_in(optimizer)), *before))
+            before = () if known is None else known.references
+            follow = [
+                x for x in before if (own := x()) is not None and own._follows(optimizer)
+            ]  # whatever it has by now
+            references = dict.fromkeys((*self._references(parameters_in(optimizer)), *follow))
             known = self._hearers[optimizer] = Hearers(version, size, tuple(references))
         return _alive(known.references)
 

@@ -56,11 +56,10 @@ def prepare(
     if str(accelerator.distributed_type).rpartition(".")[2] in {"DEEPSPEED", "MEGATRON_LM"}:
         msg = f"`prepare(accelerator=...)` must not be of {accelerator.distributed_type}, which clips by itself."
         raise ValueError(msg)
-    policy = policy_of("prepare", policy, None)
-    if accelerator.log_with:
-        sinks = [*sinks, Logging(accelerator, lambda numbers, step: accelerator.log(numbers, step=step))]
-    clipper = clipper_of(model, optimizer, policy, sinks, options)
+    clipper = clipper_of(model, optimizer, policy_of("prepare", policy, None), sinks, options)
     clipper.attach(optimizer)
+    if accelerator.log_with:  # by the name of one that is not refused
+        clipper._sinks.sinks.append(Logging(accelerator, lambda numbers, step: accelerator.log(numbers, step=step)))
     accelerator.register_for_checkpointing(clipper)
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         setattr(accelerator, name, _refusing(clipper, name, getattr(accelerator, name)))

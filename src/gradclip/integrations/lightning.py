@@ -176,10 +176,10 @@ def setup(
     Example:
         `model, optimizer = fabric.setup(model, optimizer)`, then `clipper = setup(fabric, model, optimizer, 1.0)`
     """
-    policy = policy_of("setup", policy, None)
-    if fabric.loggers:
-        sinks = [*sinks, Logging(fabric, lambda numbers, step: fabric.log_dict(numbers, step=step))]
-    clipper = clipper_of(model, optimizer, policy, sinks, options)
+    clipper = clipper_of(model, optimizer, policy_of("setup", policy, None), sinks, options)
+    clipper.attach(optimizer, getattr(fabric._precision, "scaler", None))
+    if fabric.loggers:  # by the name of one that is not refused
+        clipper._sinks.sinks.append(Logging(fabric, lambda numbers, step: fabric.log_dict(numbers, step=step)))
     original = fabric.clip_gradients
 
     @functools.wraps(original)
@@ -188,4 +188,4 @@ def setup(
         return original(module, optimizer, *args, **kwargs)
 
     fabric.clip_gradients = clip_gradients
-    return clipper.attach(optimizer, getattr(fabric._precision, "scaler", None))
+    return clipper

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, NoReturn, final
 
-from gradclip.numbers import Scalar, isfinite, not_, where
+from gradclip.numbers import Scalar, is_known, isfinite, not_, where
 from gradclip.policies import effect
 from gradclip.policies.history import COUNTS, told
 from gradclip.policies.holds import COUNT
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy, check_policies
+from gradclip.policies.state import remembers_all
 from gradclip.policies.together import both, decided, either, taught
 from gradclip.units import Units
 from gradclip.validation import check_number
@@ -183,7 +184,9 @@ class Warmup(Led):
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         is_on = state.steps < self.steps
-        return either(told(is_on, COUNTS) > 0.0 if self._asks else is_on, self._take_part, self._stand_by, norms, state)
+        if not is_known(is_on) and (self._asks or remembers_all(state)):  # which would grow for ever
+            is_on = told(is_on, COUNTS) > 0.0
+        return either(is_on, self._take_part, self._stand_by, norms, state)
 
     def _take_part(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         decision, inner = decided(self.policy, norms, state.inner)

@@ -93,6 +93,11 @@ def has_names(state: object) -> bool:
     return any(x.has_many if isinstance(x, History) else isinstance(x, Tensor) and x.ndim > 0 for x in leaves(state))
 
 
+def remembers_all(state: Any) -> bool:
+    """Whether it has a history of all norms, which is longer after each step."""
+    return any(isinstance(x, History) and x.window is None for x in leaves(state))
+
+
 def unless(withheld: Condition, known: Any, state: Any) -> Any:
     """Return a state, or where a step does not happen, what was known before it.
 
@@ -192,20 +197,32 @@ def going_on(fresh: Any, layout: Layout, known: Any, before: Layout) -> Any:
             found = [going_on(x, layout, old[key], before) if key in old else x for key, x in _items(fresh)]
             return type(fresh)(*found) if hasattr(fresh, "_fields") else tuple(found)
     own, old = pack(fresh, layout), pack(known, before)
-    if isinstance(own, dict):
-        old = old if isinstance(old, dict) else {before.names[0]: old[0]}  # the history of the only one
-        old = {name: _or_anew(old[name], x) if name in old else x for name, x in own.items()}
-    elif isinstance(old, dict):
-        old = [old.get(layout.names[0], own[0])]
+    if isinstance(fresh, History):
+        old = _histories(own, layout, old, before)
+    elif isinstance(own, dict):
+        found = old if isinstance(old, dict) else {}
+        old = {name: _or_anew(found[name], x) if name in found else x for name, x in own.items()}
+    elif isinstance(old, (dict, list)):  # which was of many
+        old = own
     return unpack(fresh, old, layout, holds=ANY)
+
+
+def _histories(own: Any, layout: Layout, old: Any, before: Layout) -> Any:
+    """Return what histories remembered; one that is alone is listed without its name."""
+    if isinstance(own, list) and isinstance(old, list):
+        return old if len(own) == len(old) else own
+    found = old if isinstance(old, dict) else dict(zip(before.names, old, strict=False))
+    if isinstance(own, dict):
+        return {name: found.get(name, x) for name, x in own.items()}
+    return [found.get(name, x) for name, x in zip(layout.names, own, strict=True)]
 
 
 def _or_anew(known: Any, fresh: Any) -> Any:
     """Return what was known of one parameter, or where that is of more or fewer units, what begins anew."""
     if not isinstance(fresh, list):
-        return known[0] if isinstance(known, list) and len(known) == 1 else fresh if isinstance(known, list) else known
+        return known if not isinstance(known, list) else known[0] if len(known) == 1 else fresh
     known = known if isinstance(known, list) else [known]
-    return known if len(fresh) in {0, len(known)} else fresh  # a history is empty at first
+    return known if len(fresh) == len(known) else fresh
 
 
 def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", holds: Within = NUMBER) -> Any:
@@ -231,7 +248,8 @@ def unpack(template: Any, packed: Any, layout: Layout, path: str = "policy", hol
                 refuse_state(path, layout.names if len(template.columns) > 1 else ["one history"], packed)
             paths = [path] if one else [f"{path}[{name!r}]" for name in layout.names]
             pairs = zip(paths, columns, strict=True)
-            return template.unpack([_numbers(at, column, template.holds) for at, column in pairs])
+            within = holds if holds is ANY else template.holds
+            return template.unpack([_numbers(at, column, within) for at, column in pairs])
         case Tensor() if template.ndim:
             named = list(zip(layout.names, _in_order(packed, layout, path), strict=True))
             if len(template) == len(layout.names):

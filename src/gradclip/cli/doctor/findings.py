@@ -29,11 +29,18 @@ FINDINGS: dict[str, Callable[[], str]] = {
 
 def findings() -> Iterator[tuple[str, str]]:
     """Yield name and words of each; one that fails says how, so that the others are heard where something is broken."""
-    home = Path.home()
-    hidden = re.compile(rf"(?<![\w./-]){re.escape(str(home))}(?![\w.-])") if len(home.parts) > 1 else None
+    home = _home()
+    hidden = re.compile(rf"{re.escape(str(home))}(?![\w-]|\.\w)") if len(home.parts) > 1 else None
     for name, find in FINDINGS.items():
         try:
             words = find()
         except Exception as error:  # noqa: BLE001 -- what is broken here is what the report is about
             words = f"not known: {type(error).__name__}: {error}"
         yield name, words if hidden is None else hidden.sub("~", words)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # of a user that has none
+        return Path()

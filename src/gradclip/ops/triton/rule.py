@@ -13,7 +13,10 @@ FEW = 1
 """Operations that torch is left to launch."""
 
 MOST = 16
-"""Ways to ask a rule that are remembered: other parameters may lack a gradient at every step."""
+"""Ways to ask a rule that have kernels: other parameters may lack a gradient at every step."""
+
+SEEN = 64
+"""Ways that were asked, of which it is known when they come again."""
 
 
 class Known(NamedTuple):
@@ -33,7 +36,8 @@ class Rule:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._known: dict[Hashable, Known | None] = {}
+        self._known: dict[Hashable, Known] = {}
+        self._seen: dict[Hashable, None] = {}
 
     def __call__(self, flat: Flat, way: Hashable, leaves: Sequence[Leaf]) -> tuple[list[Any], Any] | None:
         """Return what a rule returns, or None where torch is to do it.
@@ -43,15 +47,14 @@ class Rule:
             way: All else that it depends on than numbers of the device. It is recorded where it is asked so again.
             leaves: Numbers of the host, and float64 tensors of the device.
         """
-        if way not in self._known:
-            if len(self._known) == MOST:  # the first one that was asked once gives way
-                self._known.pop(next((old for old, known in self._known.items() if known is None), None), None)
-            if len(self._known) < MOST:
-                self._known[way] = None
-            return None  # the first time may be the last
-        if (known := self._known[way]) is not None:
+        if (known := self._known.get(way)) is not None:
             return None if known.kernels is None else (known.kernels(leaves, self.device), known.template)
-        if is_captured(self.device):
+        if way not in self._seen:
+            if len(self._seen) == SEEN:
+                del self._seen[next(iter(self._seen))]
+            self._seen[way] = None
+            return None  # the first time may be the last
+        if len(self._known) == MOST or is_captured(self.device):
             return None
         self._known[way], found = self._learned(flat, leaves)
         return found
