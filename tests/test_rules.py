@@ -75,10 +75,11 @@ MORE: dict[str, Policy] = {
     "ZClip by means": ZClip(9.0, clip_option="mean", warmup=5, skip_update_on_spike=True),
     "AGC of some": AGC(0.3, min_ndim=2),
     "learning for a time": chain(warmup(30, ZClip(math.inf, warmup=5)), AdaGC(math.inf, warmup=50)),
+    "a time within one": warmup(6, chain(ZClip(1.0, warmup=2), warmup(3, ZClip(math.inf, warmup=2)))),
     "groups of norms": by_group([SmoothNorm(1.0, "rational"), FixedNorm(2.0, scope="parameter")]),
     "SpikeSkip in a chain": chain(SpikeSkip(2.0, sigmas=1.5, window=9, warmup=4), ZClip(math.inf, warmup=5)),
     "SpikeSkip of parts": by_name(
-        {"body.*": SpikeSkip(2.0, sigmas=1.5, window=9, warmup=4, learn_skipped=True)},
+        {"head.weight": SpikeSkip(2.0, sigmas=1.5, window=9, warmup=4, learn_skipped=True)},
         AdaGC(math.inf, warmup=9),
     ),
     "names for some": by_name({"body.*": ZClip(1.0, warmup=5)}),
@@ -184,7 +185,7 @@ def same(ours: Any, theirs: Any, rtol: float) -> None:
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0.0, equal_nan=True)
     else:
-        assert repr(ours) == repr(theirs) or ours == pytest.approx(theirs, rel=rtol, abs=0.0)  # also of NaN
+        assert repr(ours) == repr(theirs)  # also of NaN
 
 
 def compared(policy: Policy, series: Sequence[Norms], launched: list[str], watch: Any = None) -> list[int]:

@@ -183,8 +183,8 @@ LEARNING: dict[str, Policy] = {
 }
 """Rules that have warmed up after a few steps."""
 
-ROUNDED = {"SmoothNorm tanh", "AdaGC", "AdaGC, warm", "warmup each, warm", "chain that learns"}
-"""Rules whose roots and sums are rounded otherwise on the host."""
+OF_EACH = {"AdaGC", "AdaGC, warm", "warmup each, warm", "chain that learns"}
+"""Rules that warm up with one coefficient on the host, one for each on a device: what is left is summed otherwise."""
 
 ASKING = ("schedule", "chain of two stages", "warmup of all, warm")
 """Rules that have to know the step, or measure twice, and so wait for one number as ever."""
@@ -197,7 +197,9 @@ def test_policies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = run(Training(FUSED["AdamW"], policy), waits=False, unread=100 if name in ASKING else 2)
     monkeypatch.setattr("gradclip.clipper.withhold.Ground.allows", lambda *_: False)
     expected = run(Training(FUSED["AdamW"], policy), waits=True)
-    same(ours, expected, bits=name not in ROUNDED)
+    if name in OF_EACH:
+        same([own.pop() for own in ours[0]], [own.pop() for own in expected[0]], bits=False)  # the norms after clipping
+    same(ours, expected, bits="tanh" not in name)
     statuses = {status for _, status, *_ in expected[0]}
     assert (Status.SKIPPED_SPIKE in statuses) is (name.startswith("SpikeSkip") and name.endswith("warm"))
 

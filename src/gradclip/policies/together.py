@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from gradclip.numbers import Condition, Scalar, as_float64, is_known, is_one, minimum, not_, truth, where
+from gradclip.numbers import Condition, Scalar, as_float64, is_known, is_one, minimum, truth, where
 from gradclip.policies.measured import Layout, Norms, Scope, finest
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import unless
@@ -44,7 +44,7 @@ def either(condition: Condition, yes: Rule, no: Rule, norms: Norms, state: Any) 
         coef=where(condition, *coefs),
         threshold=where(condition, *thresholds),
         scope=scope,
-        skip=first.skip if first.skip is second.skip else (condition & first.skip) | (not_(condition) & second.skip),
+        skip=first.skip if first.skip is second.skip else (condition & first.skip) | (~condition & second.skip),
         clamp=None if first.clamp is second.clamp is None else where(condition, *clamps),
     )
     return decision, unless(condition, learned, other)
