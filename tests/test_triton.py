@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,15 @@ def test_both_ways_to_the_table(by_unit: bool) -> None:
         assert ours[1:] == theirs[1:]
         assert not isinstance(ours.words, Tensor)
         assert torch.equal(words_of(ours), words_of(theirs))
+
+
+def test_addresses_with_the_highest_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of Intel's GPUs: the same 64 bits, in memory of signed words."""
+    at = [2**64 - 2**20, 2**63 + 8]
+    monkeypatch.setattr(Tensor, "data_ptr", lambda x: at[len(x) - 5])
+    found = table.written([torch.ones(5), torch.ones(6)])
+    assert [word % 2**64 for word in found.words[:2].tolist()] == at
+    assert [aligned for *_, aligned in found.runs] == [False]
 
 
 def test_chunks_grow_with_the_number_of_elements() -> None:
@@ -370,7 +380,8 @@ def by_driver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 def lane_on(stream: int) -> lane.Lane:
     """What is kept for a stream, with pinned memory that is not used again."""
     own = lane.Lane(torch.device("cpu"), (HERE, stream))
-    own.slots = SimpleNamespace(take=lambda words, _: Slot(words), give_back=lambda *_: None)  # type: ignore[assignment]
+    put = {"give_back": lambda *_: None, "leave": lambda *_: None}
+    own.slots = SimpleNamespace(take=lambda words, _: Slot(words), **put)  # type: ignore[assignment]
     return own
 
 
@@ -450,7 +461,8 @@ def test_what_the_walk_leaves(why: str, by_driver: StandIn, monkeypatch: pytest.
         return slots[-1]
 
     given_back: list[Slot] = []
-    own.slots = SimpleNamespace(take=take, give_back=lambda slot, _: given_back.append(slot))
+    put = {"give_back": lambda slot, _: given_back.append(slot), "leave": lambda slot, _: given_back.append(slot)}
+    own.slots = SimpleNamespace(take=take, **put)
     kept = [*own._numbers[False]]
     by_driver.launched.clear()
     if why == "another stream":
@@ -701,11 +713,18 @@ def test_the_driver_lets_other_threads_run(starts: bool) -> None:
 
 
 def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once its copy is made, in turn; while it is not, its stream gets more of it; a small one is replaced."""
+    """Once its copy is made, in turn; while it is not, its stream gets more of it. What is too small stays, unused."""
     pytest.importorskip("gradclip.ops._native")
     by, slots = StandIn(), lane.Slots(torch.device("cpu"))
     events = iter(range(1, 9))
-    monkeypatch.setattr(lane, "Slot", lambda *given: Slot(*given, event=next(events)))
+    made: list[weakref.ref[Slot]] = []
+
+    def make(words: int, device: torch.device) -> Slot:
+        slot = Slot(words, device, event=next(events))
+        made.append(weakref.ref(slot))
+        return slot
+
+    monkeypatch.setattr(lane, "Slot", make)
     monkeypatch.setattr(lane, "pinned", torch.zeros)
 
     def used(count: int, *, stream: int = 1) -> int:
@@ -725,10 +744,32 @@ def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     by.busy.clear()
     assert [used(4) for _ in range(4)] == [1, 2, 3, 1]
     assert used(9) == 5
+    assert all(slot() is not None for slot in made)  # torch would give away what a copy may still read
+    assert [used(4), used(9), used(4)] == [3, 6, 5]
+    assert used(3, stream=3) == 7
+    assert made[-1]().host.numel() == made[-2]().host.numel()  # type: ignore[union-attr] -- for any table so far
     spare = slots.take_spare(9)
     assert spare is not None
     assert len(spare) >= 9
     assert slots.take_spare(1) is None  # one for each graph, until there is new memory
+
+
+def test_a_host_that_is_far_ahead(by_driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By four clips: once there is pinned memory for these, the walk starts each clip again."""
+    stand_in(monkeypatch)
+    clipped(torch.full((50,), 3.0))
+    events, own = iter(range(1, 99)), triton_backend.lane_of(CPU)
+    monkeypatch.setattr(lane, "Slot", lambda *given: Slot(*given, event=next(events)))
+    monkeypatch.setattr(lane, "pinned", torch.zeros)
+    own.slots = lane.Slots(CPU)
+    by_python: list[int] = []
+    act = sheet.start
+    monkeypatch.setattr(sheet, "start", lambda *given: by_python.append(clip) or act(*given))
+    for clip in range(20):  # noqa: B007 -- the stand-in reads it
+        by_driver.busy = {event for event, _ in by_driver.recorded[-4:]}
+        started().norm()
+    assert by_python == [1, 2, 3, 4]
+    assert len(own.slots._made) == 5
 
 
 def test_a_lane_for_each_stream(monkeypatch: pytest.MonkeyPatch) -> None:

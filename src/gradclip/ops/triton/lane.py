@@ -60,12 +60,14 @@ class Slot:
 class Slots:
     """The pinned memory of a device, which outlives threads: a copy may be under way when one ends.
 
-    Each stream has its own: in one, the oldest is free first, while another may be held up for long.
+    Each stream has its own: in one, the oldest is free first, while another may be held up for long. None is ever let
+    go: of a copy that the driver makes, torch knows nothing, and would hand its memory to others at once.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._free: defaultdict[driver.Where, deque[Slot]] = defaultdict(deque)
+        self._made: list[Slot] = []
         self._spare: Tensor | None = None
 
     def take(self, words: int, where: driver.Where) -> Slot:
@@ -82,7 +84,8 @@ class Slots:
         self._free[where].append(slot)
 
     def leave(self, slot: Slot, where: driver.Where) -> None:
-        """Take memory back that is not free yet, though it is the first of a stream that will be."""
+        """Take memory back from which nothing was copied now: it stays the first of a stream that will be free."""
+        slot.is_new = False
         self._free[where].appendleft(slot)
 
     def take_spare(self, words: int) -> Tensor | None:
@@ -91,10 +94,11 @@ class Slots:
         return spare if spare is not None and len(spare) >= words else None
 
     def new(self, words: int) -> Slot:
-        """Return new memory; some more is kept for a graph."""
+        """Return new memory, as large as any before, so that little of it is outgrown; some is kept for a graph."""
         if self._spare is None or len(self._spare) < words:
             self._spare = pinned(words)
-        return Slot(words, self._device)
+        self._made.append(Slot(max([words, *(slot.host.numel() for slot in self._made)]), self._device))
+        return self._made[-1]
 
 
 _SLOTS: dict[torch.device, Slots] = {}

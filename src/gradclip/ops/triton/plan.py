@@ -135,8 +135,8 @@ class Ahead:
     def over(self, *, is_started: bool) -> Measured | None:
         """Take back what is not used any more; return what was measured, if it was."""
         lane, plan = self._lane, self._plan
-        lane.slots.give_back(self._slot, lane.where)
         plan.turn += 1  # its table may be another's now, also where the start has failed
+        (lane.slots.give_back if is_started else lane.slots.leave)(self._slot, lane.where)
         if not is_started:
             lane.leave(self._numbers, wide=plan.table.is_wide)
             return None

@@ -16,6 +16,7 @@ S, S                   the first chunk of each segment, and the one after its la
 Chunks of one dtype lie together, whatever the order of the tensors.
 """
 
+from ctypes import c_int64
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -139,7 +140,10 @@ def written(tensors: list[Tensor], *, by_unit: bool = False) -> HostTable:
     own = [tensors[i] for i in order]
     units = [count_units(x) if by_unit else 1 for x in own]
     address, numel, count, itemsize = _vectors(
-        [x.data_ptr() for x in own], [x.numel() for x in own], units, [x.itemsize for x in own]
+        [c_int64(x.data_ptr()).value for x in own],  # those of Intel's GPUs have the highest bit
+        [x.numel() for x in own],
+        units,
+        [x.itemsize for x in own],
     )
     back = torch.tensor(order, dtype=torch.int64, device=CPU)  # segments are counted in the order of the tensors
     ahead = torch.zeros_like(count).index_copy(0, back, count)
