@@ -27,7 +27,12 @@ $(INSTALLED): $(VENV)/.tools $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	touch $@
 
-demo: setup  ## train the two networks of the README
+# What a user installs, without the tools of developers, unless these are there.
+$(VENV)/.commands: $(VENV)/.created $(SOURCES)
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[cli,report]'
+	touch $@
+
+demo: $(or $(wildcard $(INSTALLED)),$(VENV)/.commands)  ## train the two networks of the README
 	$(BIN)/gradclip demo
 
 doctor: setup  ## which backend answers here and why, and all that a bug report needs

@@ -31,10 +31,9 @@ def main() -> None:
             loss = nn.functional.mse_loss(model(x).float(), x.sum(dim=1, keepdim=True))
         optimizer.zero_grad()
         scaler.scale(loss).backward()
-        scale = scaler.get_scale()
         scaler.step(optimizer)  # unscales, clips, and steps
         scaler.update()
-        if scaler.get_scale() < scale:  # so there was an overflow, and no step
+        if clipper.last.skipped:  # `"skipped_scaler"`: there was an overflow, and no step
             left_out += 1
             continue
         clipped += int(clipper.last.clipped)

@@ -249,7 +249,7 @@ def refuse_no_parameters(function: str, given: object) -> NoReturn:
 def refuse_pattern(function: str, pattern: str, names: tuple[str, ...]) -> NoReturn:
     """Raise for a pattern that matches no parameter that is left."""
     msg = (
-        f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none that an "
-        f"earlier one does not. The names are {some(names)}."
+        f"`{function}` must be given patterns that match a parameter, got {pattern!r}, which matches none but those "
+        f"that earlier patterns match, or none at all. The names are {some(names)}."
     )
     raise ValueError(msg)

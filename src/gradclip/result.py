@@ -30,6 +30,9 @@ class Status(str, Enum):
     SKIPPED_SCALER = "skipped_scaler"
     """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself."""
 
+    __str__ = str.__str__
+    __format__ = str.__format__
+
 
 class Outcome(NamedTuple):
     """What came of a clip: the total norm after it, its bound, what it was multiplied by, whether that is below 1."""

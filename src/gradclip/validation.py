@@ -10,7 +10,7 @@ from gradclip import callers
 from gradclip.tracing import is_traced
 
 
-def real(function: str, argument: str, value: object) -> float:
+def real(function: str, argument: str, value: object, advice: str = "") -> float:
     """Return anything that is one real number, and neither a truth value nor a word, as a float."""
     try:
         if _is_number(value):
@@ -20,7 +20,7 @@ def real(function: str, argument: str, value: object) -> float:
         raise ValueError(msg) from None
     except (TypeError, ValueError):  # as of an array, or a number that stands for an error
         pass
-    msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__})."
+    msg = f"`{function}({argument}=...)` must be a number, got {value!r} ({type(value).__name__}). {advice}".rstrip()
     raise TypeError(msg)
 
 
@@ -55,7 +55,7 @@ def check_number(
     advice: str = "",
 ) -> float:
     """Return a number of a range as a float."""
-    number = real(function, argument, value)
+    number = real(function, argument, value, advice)
     inside = at_least <= number <= at_most and not (number <= above > -math.inf) and not (number >= below < math.inf)
     if not inside or (finite and math.isinf(number)) or (integer and number % 1.0 != 0.0):
         bounds = [
@@ -161,11 +161,11 @@ def check_positive_order(owner: object, *, at_most: float = math.inf) -> None:
     object.__setattr__(owner, "norm_type", order)
 
 
-def check_word(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+def check_word(function: str, argument: str, value: object, choices: tuple[str, ...], advice: str = "") -> None:
     """Check that an argument is one of a few words."""
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        msg = f"`{function}({argument}=...)` must be one of {listed}, got {value!r}."
+        msg = f"`{function}({argument}=...)` must be one of {listed}, got {value!r}. {advice}".rstrip()
         raise ValueError(msg)
 
 

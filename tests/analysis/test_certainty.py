@@ -39,7 +39,7 @@ def test_a_grade_keeps_what_it_promises() -> None:
     [
         (1000, "firm", "How sure: firm. Another recording would put the balanced threshold at "),
         (250, "fair", "How sure: fair. Another recording would put the balanced threshold at "),
-        (120, "rough", "How sure: rough, for 100 steps are few"),
+        (120, "rough", "How sure: rough, because 100 steps are few"),
     ],
 )
 def test_it_depends_on_how_much_was_recorded(steps: int, grade: str, words: str) -> None:

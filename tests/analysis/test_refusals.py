@@ -286,7 +286,7 @@ def test_too_few_steps_are_an_answer(usable: int) -> None:
 def test_thirty_rows_are_enough_for_a_rough_answer(sd: float) -> None:
     advice = advise(lognormal(30, sd))
     assert (advice.verdict, advice.usable, advice.certainty) == ("clip", 20, "rough")
-    assert advice.sure.startswith("How sure: rough, for 20 steps are few")
+    assert advice.sure.startswith("How sure: rough, because 20 steps are few")
     assert all(each.low < 0.97 * each.max_norm and 1.03 * each.max_norm < each.high for each in advice.suggestions)
 
 

@@ -139,6 +139,25 @@ def test_the_three_commands(script: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {record["threshold"] for record in records_in(folder / "second.jsonl")} == {0.125}
 
 
+@pytest.mark.parametrize(
+    ("spec", "rank", "said"),
+    [
+        ("zclip", "0", "--policy zclip:max_norm=1.0"),
+        ("ZClip:2.5", "0", "--policy ZClip:2.5,max_norm=1.0"),
+        ("zclip", "1", ""),
+        ("zclip:max_norm=inf", "0", ""),
+        ("zclip:max=1", "0", ""),
+        ("zclip-published", "0", ""),
+        ("agc", "0", ""),
+    ],
+)
+def test_a_rule_without_a_ceiling_is_said_to_have_none(script: Path, spec: str, rank: str, said: str) -> None:
+    """The script's own bound is gone: the first rank says so, where nobody has asked for it."""
+    done = launched("--policy", spec, script.name, 3, "clip", cwd=script.parent, RANK=rank)
+    told = f"gradclip: --policy {spec} replaces the script's own bound and has no ceiling. To set one: {said}\n"
+    assert (done.returncode, done.stderr) == (0, told if said else "")
+
+
 def test_how_it_ends_is_its_own(script: Path) -> None:
     """Its exit code; its error, from its own first line on."""
     assert launched(script.name, 1, "seven", cwd=script.parent).returncode == 7

@@ -162,6 +162,7 @@ def test_however_the_script_ends_the_terminal_is_whole(
     terminal = Terminal(40, "--watch", script.name, cwd=script.parent)
     opened.append(terminal)
     shown = terminal.until(is_watched)
+    assert any(line.startswith(f"╭─ {script.name} ─") for line in shown)
     if number == signal.SIGINT:
         terminal.press(b"\x03")
     else:

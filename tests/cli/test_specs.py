@@ -56,6 +56,9 @@ ARGUMENTS = "max_norm, z_threshold, alpha, warmup, eps, patience, mode, clip_opt
         ("spike-skip:4,learn=true", SpikeSkip(INF, sigmas=4.0, learn_skipped=True)),
         ("normalize:0.1", Normalize(0.1)),
         ("zclip-published", ZClip(INF, patience=INF)),
+        ("ZClip:max_norm=1.0", ZClip(1.0)),
+        ("FixedNorm:2", FixedNorm(2.0)),
+        ("Spike_Skip:4", SpikeSkip(INF, sigmas=4.0)),
     ],
 )
 def test_a_word_stands_for_a_policy(spec: str, policy: Policy) -> None:

@@ -41,8 +41,12 @@ def test_what_a_clipper_cannot_be_attached_to() -> None:
         TypeError, match=r"whose `step` runs hooks, got Unhooked, .* Pass the optimizer that it wraps\."
     ):
         clipper.attach(Unhooked(optimizer))
-    with pytest.raises(TypeError, match=r"attach\(scaler=...\)` must be a torch.amp.GradScaler, got float"):
+    with pytest.raises(TypeError, match=r"attach\(scaler=...\)` must be a torch.amp.GradScaler, got float\.$"):
         clipper.attach(optimizer, scaler=1024.0)
+    with pytest.raises(TypeError, match=r"must be a torch.amp.GradScaler, got SGD\. Attach one optimizer at a time"):
+        clipper.attach(optimizer, optimizer)
+    with pytest.raises(TypeError, match=r"must be a torch optimizer, got list\. Attach one optimizer at a time"):
+        clipper.attach([optimizer])
     with pytest.raises(ValueError, match=r"must update parameters of the clipper, got SGD of none of them\. Make"):
         clipper.attach(OPTIMIZERS["SGD"](network().parameters()))
     with pytest.raises(ValueError, match="an optimizer that the clipper is attached to, got SGD that it is not"):
@@ -69,15 +73,24 @@ def test_two_clippers_of_the_same_parameters_on_one_optimizer() -> None:
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"policy": 1.0}, TypeError, r"`GradClipper\(\)` must be given policies, got 1.0 \(float\)"),
     ({"policy": FixedNorm}, TypeError, r"Write `FixedNorm\(\.\.\.\)`"),
-    ({"nonfinite": "keep"}, ValueError, r"\(nonfinite=...\)` must be one of 'skip', 'raise', .*, got 'keep'"),
+    ({"nonfinite": "keep"}, ValueError, r"\(nonfinite=...\)` must be one of 'skip', .*, got 'keep'. Pass 'skip': "),
+    ({"nonfinite": "ignore"}, ValueError, r"must be one of 'skip', 'raise', .*, got 'ignore'\.$"),
     ({"max_consecutive_skips": -1}, ValueError, r"must be an integer and >= 0, got -1. For no limit, pass `math.inf`"),
     ({"max_consecutive_skips": 1.5}, ValueError, "must be an integer and >= 0, got 1.5"),
     ({"max_consecutive_skips": math.nan}, ValueError, "must be an integer and >= 0, got nan"),
     ({"max_consecutive_skips": True}, TypeError, r"\(max_consecutive_skips=...\)` must be a number, got True"),
+    ({"max_consecutive_skips": None}, TypeError, r"must be a number, got None .* For no limit, pass `math.inf`"),
     ({"norms_every": 0.5}, ValueError, r"\(norms_every=...\)` must be an integer and >= 0, got 0.5"),
     ({"norms_every": math.inf}, ValueError, r"\(norms_every=...\)` must be an integer and >= 0, got inf"),
     ({"sinks": print}, TypeError, r"\(sinks=...\)` must be a list of callables, got <built-in .* Pass `\[sink\]`"),
-    ({"sinks": [print, 3]}, TypeError, r"must hold callables that take a record, got 3 at sinks\[1\]"),
+    ({"sinks": [print, 3]}, TypeError, r"must hold callables that take a record, got 3 at sinks\[1\]\.$"),
+    (
+        {"sinks": "a.jsonl"},
+        TypeError,
+        r"must be a list of callables, got 'a.jsonl'\. Pass `\[JSONLines\('a.jsonl'\)\]`",
+    ),
+    ({"sinks": ["a.jsonl"]}, TypeError, r"got 'a.jsonl' at sinks\[0\]\. Pass `JSONLines\('a.jsonl'\)`"),
+    ({"policy": network()}, TypeError, r"must be given policies, got a Sequential\. Write one of"),
     ({"ignored": 3}, TypeError, r"\(ignored=...\)` must be a list of patterns of names, got 3"),
     ({"counted_only": [3]}, TypeError, r"\(counted_only=...\)` must be a list of patterns of names, got \[3\]"),
     ({"ignored": ["nothing.*"]}, ValueError, r"match a parameter, got 'nothing.\*', .* The names are 0.weight"),

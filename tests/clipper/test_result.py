@@ -71,6 +71,7 @@ def test_norms_before_and_after(name: str, every: int) -> None:
 
 def test_statuses() -> None:
     """Each compares equal to its own name, and only a skip says why."""
+    assert f"{Status.OK} {Status.SKIPPED_SCALER}" == "ok skipped_scaler" == f"{'ok'} {Status.SKIPPED_SCALER!s}"
     assert {status: status.value for status in Status} == {
         "ok": "ok",
         "clipped": "clipped",

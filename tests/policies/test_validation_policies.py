@@ -171,9 +171,13 @@ def test_a_class_is_no_policy(function: str, compose: Callable[[Any], object]) -
     ):
         compose(ZClip)
     with pytest.raises(
-        TypeError, match=rf"`{function}\(\)` must be given policies, got 1\.0 \(float\)\. See `gradclip"
+        TypeError, match=rf"`{function}\(\)` must be given policies, got 1\.0 \(float\)\. Write `FixedNorm\(1\.0\)`"
     ):
         compose(1.0)
+    with pytest.raises(TypeError, match=r"got 'zclip' \(str\)\. Write one .* such as `ZClip\(max_norm=1\.0\)`"):
+        compose("zclip")
+    with pytest.raises(TypeError, match=r"got a list\. Pass each policy by itself"):
+        compose([FixedNorm(1.0)] * 9)
 
 
 def test_nothing_to_compose() -> None:

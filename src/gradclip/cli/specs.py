@@ -24,6 +24,9 @@ MAIN: dict[type[Policy], str] = {
 }
 """The argument that the number is for; elsewhere it is the first."""
 
+BY_CLASS = {type(preset.policy(1.0)).__name__.lower(): preset.name for preset in PRESETS}
+"""The same names by those of classes, which are taken too."""
+
 OF_CONSTANTS = ("fixed", "smooth")
 """Presets that are nothing without a bound, which is 1 unless it is given; the ceiling of others is infinite."""
 
@@ -35,6 +38,12 @@ class Named:
 
     name: str
     policy: Policy
+
+    @property
+    def lacks_ceiling(self) -> bool:
+        """Whether the rule lets any norm through, and nobody has asked for that."""
+        asked = "max" in self.name or "published" in self.name
+        return getattr(self.policy, "max_norm", 0.0) == math.inf and not asked
 
 
 def parse(spec: str) -> Named:
@@ -51,6 +60,8 @@ def parse(spec: str) -> Named:
         AutoClip(max_norm=inf, percentile=90.0, window=None, include_current=True, eps=1e-06, scope='total')
     """
     name, _, listed = spec.strip().partition(":")
+    name = name.lower().replace("_", "-")
+    name = BY_CLASS.get(name, name)
     if name not in BY_NAME:
         raise _refusal(spec, f"must be one of {', '.join(BY_NAME)}. --policy {HELP} explains them")
     policy: Any = BY_NAME[name].policy(1.0 if name in OF_CONSTANTS else math.inf)  # a dataclass, as all of them

@@ -17,6 +17,9 @@ NonFiniteStep: TypeAlias = Literal["skip", "raise", "sanitize", "propagate"]
 """What a clipper does with a total norm that is NaN or infinite."""
 
 
+ONE_BY_ONE = "Attach one optimizer at a time: `clipper.attach(first).attach(second)`."
+
+
 def check_loss(function: str, value: object) -> float | Tensor:
     """Return a loss as a float, or as a float64 tensor where it is on another device."""
     if isinstance(value, Tensor):
@@ -54,10 +57,10 @@ def scaler_of(optimizer: Any) -> GradScaler | None:
 def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> None:
     """Check what a clipper is attached to."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}. Pass the "
-            "optimizer that it wraps, or call `clip()` before its steps."
-        )
+        several = isinstance(optimizer, (list, tuple))
+        remedy = ONE_BY_ONE if several else "Pass the optimizer that it wraps, or call `clip()` before its steps."
+        msg = f"`GradClipper.attach(optimizer=...)` must be a torch optimizer, got {type(optimizer).__name__}. {remedy}"
+        raise TypeError(msg)
     if isinstance(optimizer, LBFGS):
         msg = (
             "`GradClipper.attach(optimizer=...)` must evaluate its closure once a step, got LBFGS, whose line search "
@@ -66,7 +69,7 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
         raise TypeError(msg)
     if scaler is not None and not isinstance(scaler, GradScaler):
         msg = f"`GradClipper.attach(scaler=...)` must be a torch.amp.GradScaler, got {type(scaler).__name__}."
-        raise TypeError(msg)
+        raise TypeError(f"{msg} {ONE_BY_ONE}" if isinstance(scaler, Optimizer) else msg)
     if attached:
         msg = (
             "`GradClipper.attach(optimizer=...)` must be attached once, got an optimizer that is. Call `detach` first."
@@ -83,20 +86,21 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
 def check_max_skips(value: object) -> float:
     """Return the number of steps in a row that may be skipped; infinite for any number."""
     function, argument = "GradClipper", "max_consecutive_skips"
-    is_limit = real(function, argument, value) != math.inf
     return check_number(
-        function, argument, value, at_least=0, integer=is_limit, advice="For no limit, pass `math.inf`."
+        function, argument, value, at_least=0, integer=value != math.inf, advice="For no limit, pass `math.inf`."
     )
 
 
 def check_sinks(function: str, sinks: Any) -> tuple[Callable[[Any], object], ...]:
     """Return the sinks; a single one is a mistake."""
-    if callable(sinks) or not isinstance(sinks, Sequence):
-        msg = f"`{function}(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[sink]`."
+    if callable(sinks) or isinstance(sinks, str) or not isinstance(sinks, Sequence):
+        of_file = f"JSONLines({sinks!r})" if isinstance(sinks, str) else "sink"
+        msg = f"`{function}(sinks=...)` must be a list of callables, got {sinks!r}. Pass `[{of_file}]`."
         raise TypeError(msg)
     for i, sink in enumerate(sinks):
         if not callable(sink):
-            msg = f"`{function}(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}]."
+            remedy = f" Pass `JSONLines({sink!r})`." if isinstance(sink, str) else ""
+            msg = f"`{function}(sinks=...)` must hold callables that take a record, got {sink!r} at sinks[{i}].{remedy}"
             raise TypeError(msg)
     return tuple(sinks)
 

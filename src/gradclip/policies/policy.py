@@ -88,6 +88,10 @@ class Policy(ABC):
         """Return what to do about these norms, and the state after it."""
 
 
+LONGEST = 80
+"""Characters of what is no policy that an error shows; a model has thousands."""
+
+
 def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bool = False) -> None:
     """Check that there are policies, and that each needs no second measurement where that cannot be."""
     if not policies:
@@ -96,8 +100,9 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
     for policy in policies:
         stages = getattr(policy, "stages", None)
         if stages is None or isinstance(policy, type):
-            hint = f"Write `{policy.__name__}(...)`." if isinstance(policy, type) else "See `gradclip.policies`."
-            msg = f"`{function}()` must be given policies, got {policy!r} ({type(policy).__name__}). {hint}"
+            shown = f"{policy!r} ({type(policy).__name__})"
+            shown = shown if len(shown) <= LONGEST else f"a {type(policy).__name__}"
+            msg = f"`{function}()` must be given policies, got {shown}. {_instead(policy)}"
             raise TypeError(msg)
         if one_stage and len(stages) > 1:
             msg = (
@@ -105,3 +110,14 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
                 f"needs the norms after the first. Write a `chain` of two `{function}` instead."
             )
             raise ValueError(msg)
+
+
+def _instead(given: object) -> str:
+    """Return what to write in place of what is no policy."""
+    if isinstance(given, type):
+        return f"Write `{given.__name__}(...)`."
+    if isinstance(given, (int, float)):
+        return f"Write `FixedNorm({given})`."
+    if isinstance(given, (list, tuple)):
+        return "Pass each policy by itself."
+    return "Write one of `gradclip.policies`, such as `ZClip(max_norm=1.0)`."

@@ -120,6 +120,20 @@ def test_curves_that_are_not_recorded_are_left_out() -> None:
     assert [trace.name for trace in figures["norms"].data] == ["norm"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ([1.0, 2.0, 9.0], "linear"),
+        ([1.0, 2.0, 50.0], "log"),
+        ([0.0, 2.0, 50.0], "linear"),
+        ([1.0, NAN, 50.0, 2.0], "log"),
+    ],
+)
+def test_one_large_loss_does_not_hide_the_others(losses: list[float], scale: str) -> None:
+    run = run_of(torch.ones(len(losses)), losses=torch.tensor(losses).double())
+    assert figures_of([run, run_of(torch.ones(3))])["loss"].layout.yaxis.type == scale
+
+
 def test_the_rate_is_that_of_the_last_steps() -> None:
     run = run_of(torch.ones(6), clipped=torch.tensor([True, False, True, True, False, False]))
     assert run.clipped is not None

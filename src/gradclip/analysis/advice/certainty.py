@@ -42,7 +42,7 @@ def certainty(series: Series, chosen: Judged, signs: Signs, balanced: Suggestion
     """Return how sure the balanced threshold is."""
     doubts = _doubts(series, chosen, signs, balanced)
     if doubts:
-        return Certainty("rough", f"How sure: rough, for {'; '.join(doubts)}.")
+        return Certainty("rough", f"How sure: rough, because {'; '.join(doubts)}.")
     firm = balanced.high <= NARROW * balanced.low and len(chosen.norms) >= MANY_STEPS
     grade: Grade = "firm" if firm else "fair"
     within = f"{digits(balanced.low)} to {digits(balanced.high)}"

@@ -70,7 +70,8 @@ def _too_tight(evidence: Evidence) -> Finding | None:
         return Finding("lower the learning rate", headline, (reason,))
     other = (
         "Under Adam and its like, whose steps hardly depend on the scale of gradients, steps were not shorter: there "
-        "leave the learning rate, and clip at the balanced threshold. Which optimizer it was is not recorded."
+        "leave the learning rate, and clip at the balanced threshold. Which optimizer it was is not recorded; say so "
+        "with optimizer= (on the command line: --optimizer AdamW)."
     )
     return Finding("lower the learning rate", headline, (reason, other))
 

@@ -134,7 +134,7 @@ def choose(columns: Sequence[str], wanted: str | None, path: str | PathLike[str]
     norm = norms_among(columns, wanted)
     advice = f"Name the {kind} of the norm with column= (on the command line: --column)."
     if not norm:
-        missing = f"no {kind} has a usual name of the norm" if wanted is None else f"there is no {kind} {shown(wanted)}"
+        missing = f"no {kind} looks like a gradient norm" if wanted is None else f"there is no {kind} {shown(wanted)}"
         raise NoNormError(path, f"{missing}; there are: {listed(columns) or 'none'}. {advice}")
     if len(norm) > 1:
         raise ReadError(path, f"several {kind}s may be the norm: {listed(norm)}. {advice}")

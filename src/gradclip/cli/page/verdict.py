@@ -34,7 +34,7 @@ def verdict(run: Run) -> tuple[Tone, str]:
         effect = "the threshold, more than the learning rate, sets how far they go"
         return "look", f"{percent(clipped)} of the steps were clipped: {effect}."
     if clipped == 0.0:
-        return calm, f"Clipping had nothing to do on {several(steps, 'step')}: {reach}."
+        return calm, f"None of {several(steps, 'step')} was clipped: {reach}."
     acted = f"Clipping acted on {percent(clipped)} of the steps"
     tone: Tone = "look" if run.advice.verdict in {"drifting", "lower the learning rate"} else calm
     if run.largest_after < run.largest:

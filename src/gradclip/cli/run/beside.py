@@ -18,18 +18,22 @@ NOWHERE = (
 
 
 @contextmanager
-def watched(run: Path, *, is_temporary: bool) -> Generator[None]:
+def watched(run: Path, temporary_of: str | None = None) -> Generator[None]:
     """Show a run at the foot of the terminal while a block writes it; say in one line where there is no terminal.
 
     The script has this process for itself, its terminal and its signals. The view ends with it, however that ends, and
     removes the folder of a temporary run, which a script that is killed cannot.
+
+    Args:
+        run: The file of the run.
+        temporary_of: What the view calls the run in place of its file, where that is temporary.
     """
     terminal = _terminal()
     if terminal is None:
         sys.stderr.write(NOWHERE)
         yield
         return
-    view = _started([str(run), *(["--temporary"] if is_temporary else [])], terminal)
+    view = _started([str(run), *([] if temporary_of is None else [temporary_of])], terminal)
     try:
         yield
     finally:

@@ -62,12 +62,23 @@ def run(
     if not command:
         raise UserError("gradclip run needs a script: gradclip run SCRIPT ARGS, or gradclip run -m MODULE ARGS.")
     _check_script(command[0], is_module=module)
-    rule = None if policy is None else parse(policy).policy
+    named = None if policy is None else parse(policy)
+    rule = None if named is None else named.policy
+    if named is not None and named.lacks_ceiling and _is_first_rank():
+        more = f"{named.name}{',' if ':' in named.name else ':'}max_norm=1.0"
+        sys.stderr.write(
+            f"gradclip: --policy {named.name} replaces the script's own bound and has no ceiling. "
+            f"To set one: --policy {more}\n"
+        )
     if max_norm is not None:
         rule = _bound(max_norm)
     is_temporary = watch and record is None
     sink = _sink(_temporary() if is_temporary else record)
     return Script(command, module, sink, rule, watch, is_temporary).run
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_script(name: str, *, is_module: bool) -> None:
@@ -161,11 +172,11 @@ class Script:
 
     def _view(self) -> AbstractContextManager[None]:
         """Return what shows the records: of several ranks, those of the first, which writes them."""
-        if not self.is_watched or self.sink is None or os.environ.get("RANK", "0") != "0":
+        if not self.is_watched or self.sink is None or not _is_first_rank():
             return nullcontext()
         from gradclip.cli.run.beside import watched  # noqa: PLC0415 -- for this option alone
 
-        return watched(self.sink.path, is_temporary=self.is_temporary)
+        return watched(self.sink.path, self.command[0] if self.is_temporary else None)
 
     def _run(self) -> None:
         name = self.command[0]

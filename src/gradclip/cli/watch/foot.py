@@ -1,6 +1,6 @@
-"""The view at the foot of a terminal where others write above it: `python -m gradclip.cli.watch.foot RUN`.
+"""The view at the foot of a terminal where others write above it: `python -m gradclip.cli.watch.foot RUN [NAME]`.
 
-With `--temporary` the folder of the run is removed in the end.
+With a name, by which the view calls the run, its folder is temporary, and is removed in the end.
 """
 
 import os
@@ -68,9 +68,9 @@ class Foot:
             data = data[os.write(self._terminal, data) :]
 
 
-def show(run: Path) -> None:
+def show(run: Path, name: str) -> None:
     """Show a run until the input ends; then leave the last view behind."""
-    console, session, foot = Console(), Session(run), Foot(sys.stdout.fileno())
+    console, session, foot = Console(), Session(run, name=name), Foot(sys.stdout.fileno())
     problem, parent = "", os.getppid()
     try:
         with waiting(run) as (_, wait):
@@ -96,9 +96,9 @@ def _lines(session: Session, console: Console) -> list[str]:
 
 
 if __name__ == "__main__":
-    shown = Path(sys.argv[1])
+    shown, names = Path(sys.argv[1]), sys.argv[2:]
     try:
-        show(shown)
+        show(shown, *(names or [""]))
     finally:
-        if "--temporary" in sys.argv[2:]:
+        if names:
             shutil.rmtree(shown.parent, ignore_errors=True)

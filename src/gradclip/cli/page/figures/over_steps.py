@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +15,9 @@ from gradclip.cli.page.run import Run, span_of, window_of
 
 FEW_POINTS = 6_000
 """Points of a curve that nobody looks at closely."""
+
+WIDE = 10.0
+"""Medians that the largest loss may have on a linear scale, where all are above 0."""
 
 MOST_MARKS = 3_000
 """Marks of steps that did not count; of more steps, every few have one."""
@@ -91,7 +95,10 @@ def loss(runs: Sequence[Run]) -> go.Figure | None:
     """Return the losses; None where none are recorded."""
     losses = [run.series.losses for run in runs]
     known = [each.numpy() if each is not None and _is_known(each) else None for each in losses]
-    return _of_each(runs, known, {"title": {"text": "loss"}}, dense=True, most=2 * MOST_POINTS)
+    finite = np.concatenate([np.empty(0), *(each[np.isfinite(each)] for each in known if each is not None)])
+    is_wide = len(finite) > 0 and finite.min() > 0.0 and finite.max() > WIDE * np.median(finite)
+    axis = {"title": {"text": "loss"}, "type": "log" if is_wide else "linear"}
+    return _of_each(runs, known, axis, dense=True, most=2 * MOST_POINTS)
 
 
 def _of_each(
