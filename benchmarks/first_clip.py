@@ -25,17 +25,18 @@ def compile_clip(dtype: torch.dtype) -> tuple[int, float]:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
+    from gradclip.numbers import CPU  # noqa: PLC0415
     from gradclip.ops.triton import calls, writing  # noqa: PLC0415
+    from gradclip.ops.triton.lane import numbers_of, partials_of  # noqa: PLC0415
     from gradclip.ops.triton.table import on_device, tabled  # noqa: PLC0415
 
     host = tabled([torch.ones(2**15, dtype=dtype)])
-    table, numbers = on_device(host, torch.device("cpu")), torch.empty(host.chunks + 2, dtype=torch.float64)
-    partials, length, coef = numbers[2:], numbers[0], numbers[1]
-    norm = torch.empty((), dtype=torch.float32)
+    table, partials = on_device(host, CPU), partials_of(host.chunks, CPU, None)
+    numbers = numbers_of(CPU, None, wide=False)
     clip = [
         *calls.measuring_each(table, 2.0, partials),
-        calls.norming(table, partials, length, coef, norm),
-        *calls.over_runs(writing.scale, table, coef, EACH=False),
+        calls.norming(table, partials, numbers),
+        *calls.over_runs(writing.scale, table, numbers.coef, EACH=False),
     ]
     begun = time.perf_counter()
     for call in clip:

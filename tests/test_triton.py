@@ -855,6 +855,15 @@ def test_kernels_compile_for_cards() -> None:
     assert done.stdout.splitlines() == ["cuda 90: 66 kernels", "hip gfx942: 66 kernels"]
 
 
+def test_the_first_clip_is_timed_by_what_it_compiles() -> None:
+    """The script whose figures the docs give goes on running, for one dtype."""
+    script = Path(__file__).parents[1] / "benchmarks" / "first_clip.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    said = subprocess.check_output([sys.executable, script, "--dtype", "float32"], env=environment, text=True)
+    kernels, seconds = said.split()
+    assert int(kernels) == 3 and float(seconds) > 0.0
+
+
 def test_functions_where_a_gradient_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody reads which they are: the host knows."""
     stand_in(monkeypatch)
