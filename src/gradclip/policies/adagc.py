@@ -31,35 +31,37 @@ class AdaGCState(NamedTuple):
 @final
 @dataclass(frozen=True)
 class AdaGC(Policy):
-    r"""Bound the norm of each parameter by a multiple of a moving average of what it let through.
+    r"""Clip the norm of each parameter at a multiple of the moving average of its clipped norms.
 
     .. math:: h_i = \min\left(1, \frac{\lambda \gamma_i}{n_i}\right), \qquad
         \gamma_i \leftarrow \beta \gamma_i + (1 - \beta) h_i n_i
 
-    For the first `warmup` steps the total norm is bounded by `max_norm`, and :math:`\gamma_i` is the smallest norm that
-    parameter :math:`i` had after that. The `threshold` of a result is None then, too.
+    For the first `warmup` steps, the total norm is clipped at `max_norm`, and :math:`\gamma_i` is the smallest norm
+    that parameter :math:`i` had after clipping. The `threshold` of a result is None, during the warm-up and after it.
 
     Args:
-        max_norm: The largest total norm let through, always: the only bound while warming up, where it is the paper's
-            :math:`\lambda_{abs}`. >= 0; `math.inf` for none.
+        max_norm: The ceiling: the largest total norm ever let through, >= 0; `math.inf` for none. During the warm-up it
+            is the only threshold, the paper's :math:`\lambda_{abs}`.
         relative: The multiple :math:`\lambda` > 0; the paper's :math:`\lambda_{rel}`.
         beta: The factor :math:`\beta` of the moving averages, in [0, 1).
-        warmup: How many steps to learn from before judging any, >= 1.
-        eps: Added to the total norm that `max_norm` is divided by, >= 0.
-        patience: Steps of mostly clipping after which a level follows the norm before clipping; `math.inf` for never.
+        warmup: The number of steps to learn from before the thresholds apply, >= 1.
+        eps: Added to the total norm before `max_norm` is divided by it, >= 0.
+        patience: After how many more clipped than unclipped steps a moving average follows the norms before clipping;
+            `math.inf` for never.
 
     Example:
         >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AdaGC(max_norm=1.0))
 
     Note:
-        *Differs from the paper:* norms that are not finite teach nothing, and a norm of 0 does not become a level,
-        which would hold the parameter at 0; the total norm stays bounded after the warm-up; and a lasting change of
-        level unlocks, where the level as published grows by at most :math:`\beta + (1 - \beta) \lambda` a step.
-        `chain(warmup(99, FixedNorm(1.0, eps=1e-8)), AdaGC(math.inf, warmup=99, patience=math.inf))` is the rule as
+        *Differs from the paper:* non-finite norms are not learned from. Neither is a norm of 0, which would hold the
+        parameter at 0. The total norm is still limited after the warm-up. The averages follow a lasting change of
+        level; as published, they grow by a factor of at most :math:`\beta + (1 - \beta) \lambda` per step.
+        `chain(warmup(99, FixedNorm(1.0, eps=1e-8)), AdaGC(math.inf, warmup=99, patience=math.inf))` is the policy as
         published.
-        Authors give several pairs of `relative` and `beta`: 1.05 and 0.98 (first version), 1.03 and 0.98 (ERNIE), 1.04
-        and 0.99 (Paddle).
+
+        The authors use several pairs of `relative` and `beta`: 1.05 and 0.98 (first version), 1.03 and 0.98 (ERNIE),
+        1.04 and 0.99 (Paddle).
 
     References:
         Wang, Li, Chen, Zeng, Yang, Yu, Ma and Shen, AdaGC: improving training stability for large language model

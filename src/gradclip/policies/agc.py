@@ -18,24 +18,24 @@ from gradclip.validation import check_choice, check_field, check_positive_order
 @final
 @dataclass(frozen=True)
 class AGC(Policy):
-    r"""Bound the gradient of each unit by a share of the norm of its weights: adaptive gradient clipping.
+    r"""Clip the gradient of each unit at a share of the norm of its weights: adaptive gradient clipping.
 
     .. math:: G_i \leftarrow \lambda \frac{\max(\lVert W_i \rVert_p, \epsilon)}{\lVert G_i \rVert_p} G_i
-        \quad \text{where } \frac{\lVert G_i \rVert_p}{\max(\lVert W_i \rVert_p, \epsilon)} > \lambda
+        \quad \text{if } \frac{\lVert G_i \rVert_p}{\max(\lVert W_i \rVert_p, \epsilon)} > \lambda
 
-    A unit :math:`i` is an output row or filter: one index of dimension 0 of a weight with two dimensions or more
-    (torch's layout of `Linear` and `Conv`), and the whole of a bias or gain.
+    A unit :math:`i` is an output row or filter: one index of dimension 0 of a weight with two or more dimensions
+    (torch's layout of `Linear` and `Conv`). A bias or gain is one unit as a whole.
 
     Args:
-        clip_factor: The share :math:`\lambda` > 0. 0.01 suits large batches and SGD; small batches and Adam want more.
-        eps: The smallest norm of weights :math:`\epsilon` >= 0, so that units of zeros can move; where it is 0, they
-            never do.
+        clip_factor: The share :math:`\lambda` > 0. 0.01 suits large batches and SGD; small batches and Adam need more.
+        eps: The lower limit :math:`\epsilon` >= 0 of the norm of the weights, so that units of zeros can move; if it is
+            0, they never do.
         norm_type: The order :math:`p` of the norms, in (0, 6] or `math.inf`.
-        axis: The dimension, or dimensions, that the norm of a unit is taken over; None for all but the first. 0 makes
-            units of the columns of a matrix, as where a weight is stored as (in, out).
-        per: What has a norm and a bound of its own: each `"unit"`; each `"parameter"`; each `"layer"`, which is the
-            parameters whose names differ in the last part alone; or `"total"`, all together.
-        min_ndim: The fewest dimensions of parameters that are bounded: 2 leaves biases and gains alone.
+        axis: The dimension or dimensions that the norm of a unit is taken over; None for all except the first. With 0,
+            the units are the columns of a matrix, for weights that are stored as (in, out).
+        per: What has its own norm and threshold: each `"unit"`; each `"parameter"`; each `"layer"`, the parameters
+            whose names differ only in the last part; or `"total"`, everything together.
+        min_ndim: Only parameters with at least this many dimensions are clipped: 2 leaves biases and gains alone.
 
     Example:
         >>> import gradclip
@@ -45,7 +45,7 @@ class AGC(Policy):
     Note:
         The paper leaves the last linear layer alone: `by_name({"fc.*": FixedNorm(math.inf)}, AGC())`. Transposed
         convolutions have their output in dimension 1, and a fused projection holds several layers in its rows.
-        Gradients must be dense. There is no state to learn, so there is nothing to warm up.
+        Gradients must be dense. The policy learns nothing, so it needs no warm-up.
 
     References:
         Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,

@@ -13,29 +13,31 @@ from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_fie
 @final
 @dataclass(frozen=True)
 class AutoClip(Policy):
-    r"""Bound the norm by a percentile of its history.
+    r"""Clip the norm at a percentile of its history.
 
     .. math:: c_t = \text{percentile}_p(n_1, \dots, n_t)
 
     Args:
-        max_norm: The largest norm let through, always. >= 0; `math.inf` for none.
+        max_norm: The ceiling: the largest norm ever let through, >= 0; `math.inf` for none.
         percentile: The percentile :math:`p` of the history, in [0, 100], interpolated linearly. The paper's 10 clips
-            nine steps of ten, which normalises gradients more than it bounds them; 90 clips one of ten.
+            nine steps in ten, so it normalises gradients more than it limits them; 90 clips one step in ten.
         window: How many norms to remember, >= 1; None for all.
-        include_current: Whether the norm that is judged belongs to the history already.
-        eps: Added to the norm that the bound is divided by, >= 0.
-        scope: What is bounded: `"total"`, the norm of all gradients together, or `"parameter"`, that of each, by its
-            own history; `max_norm` then is a bound for each.
+        include_current: Whether the history includes the norm of the current step.
+        eps: Added to the norm before the threshold is divided by it, >= 0.
+        scope: What is clipped: `"total"`, the norm of all gradients together, or `"parameter"`, the norm of each
+            parameter, by its own history; `max_norm` is then the ceiling of each.
 
     Example:
         >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.AutoClip(max_norm=1.0))
 
     Note:
-        *Differs from the paper:* norms that are not finite teach nothing; `max_norm` bounds; and the history is a
-        window, so that it forgets. `AutoClip(math.inf, window=None)` is the rule as published.
+        *Differs from the paper:* non-finite norms are not learned from, `max_norm` is a ceiling, and the history is a
+        window, so old norms are forgotten. `AutoClip(math.inf, window=None)` is the policy as published.
         `AutoClip(math.inf, percentile=90, include_current=False, scope="parameter")` is `QuantileClip` of the package
-        autoclip. *Host sync:* none; on another device the history is sorted there at each step.
+        autoclip.
+
+        *Host sync:* none; on another device the history is sorted there at each step.
 
     References:
         Seetharaman, Wichern, Pardo and Le Roux, AutoClip: adaptive gradient clipping for source separation networks,

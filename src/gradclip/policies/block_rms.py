@@ -13,13 +13,13 @@ from gradclip.validation import check_field
 @final
 @dataclass(frozen=True)
 class BlockRMS(Policy):
-    r"""Bound the root mean square of the gradient of each parameter.
+    r"""Clip the root mean square (RMS) of the gradient of each parameter.
 
     .. math:: g_i \leftarrow \frac{g_i}{\max(1, \text{RMS}(g_i) / d)}, \qquad
         \text{RMS}(g_i) = \frac{\lVert g_i \rVert_2}{\sqrt{\text{number of elements}}}
 
     Args:
-        threshold: The bound :math:`d` > 0.
+        threshold: The largest RMS :math:`d` > 0 left.
 
     Example:
         >>> import gradclip
@@ -28,7 +28,7 @@ class BlockRMS(Policy):
 
     References:
         Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, arXiv:1804.04235,
-        section 6, where it bounds the update; as optax' `clip_by_block_rms`.
+        section 6, which clips the update instead; optax's `clip_by_block_rms`.
     """
 
     threshold: float = 1.0

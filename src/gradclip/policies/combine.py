@@ -19,11 +19,11 @@ from gradclip.validation import check_number
 
 
 def chain(*policies: Policy) -> Policy:
-    """Apply policies one after the other: each sees the norms that the ones before it leave.
+    """Apply policies one after the other: each sees the norms that the policies before it leave.
 
     Args:
-        policies: One or more. Those of one order of the norm share one pass over the gradients; after a policy of
-            another order, or one that limits elements, the gradients are measured again.
+        policies: One or more. Policies that use the same order of the norm share one pass over the gradients. After a
+            policy that uses another order, or that limits elements, the gradients are measured again.
 
     Example:
         >>> import math
@@ -36,11 +36,11 @@ def chain(*policies: Policy) -> Policy:
 
 
 def warmup(steps: int, policy: Policy) -> Policy:
-    """Apply a policy in the first steps, and then no more.
+    """Apply a policy only in the first steps.
 
     Args:
-        steps: How many, >= 0. Steps that are skipped do not count, nor do those whose norm is not finite, but for a
-            `schedule` or a history of all norms.
+        steps: How many, >= 0. Skipped steps do not count. Steps whose norm is not finite do not count either, unless
+            the policy is or contains a `schedule` or remembers all norms.
         policy: The policy.
     """
     check_policies("warmup", (policy,))
@@ -48,12 +48,12 @@ def warmup(steps: int, policy: Policy) -> Policy:
 
 
 def schedule(policy_of: Callable[[int], Policy]) -> Policy:
-    """Apply the policy of each step: a bound that moves.
+    """Apply the policy that a function returns for each step, for instance to move a threshold.
 
     Args:
-        policy_of: Maps the number of steps so far, from 0, to the policy of the next; those that were skipped do not
-            count. All of one type; what an adaptive one learns goes on from step to step. For a clipper that is
-            pickled, a function of a module.
+        policy_of: Maps the number of steps so far, from 0, to the policy of the next step. Skipped steps do not count.
+            All policies must be of one type, norm type and scope; what an adaptive policy learns is kept from step to
+            step. To pickle the clipper, use a function defined at the top level of a module.
 
     Example:
         >>> from gradclip.policies import FixedNorm, schedule

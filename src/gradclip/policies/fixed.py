@@ -13,16 +13,16 @@ from gradclip.validation import check_bound, check_choice, check_field, check_po
 @final
 @dataclass(frozen=True)
 class FixedNorm(Policy):
-    r"""Bound the norm by a constant: what `clip_grad_norm_` does.
+    r"""Clip the norm at a constant: what `clip_grad_norm_` does.
 
     .. math:: g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert_p + \epsilon}\right)
 
     Args:
-        max_norm: The bound :math:`c` >= 0, in the units of the gradients; `math.inf` measures only.
+        max_norm: The threshold :math:`c` >= 0, in the units of the gradients; `math.inf` only measures.
         norm_type: The order :math:`p` > 0 of the norm, or `math.inf`.
         eps: The :math:`\epsilon` >= 0 that is added to the norm.
-        scope: What is bounded: `"total"`, the norm of all gradients together, or `"parameter"`, that of each. For that
-            of each group of an optimizer, see `by_group`.
+        scope: What is clipped: `"total"`, the norm of all gradients together, or `"parameter"`, the norm of each
+            parameter. For the norm of each parameter group of an optimizer, see `by_group`.
 
     Example:
         >>> import gradclip

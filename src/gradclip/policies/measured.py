@@ -36,14 +36,14 @@ class Layout:
     """The parameters that norms belong to: P of them, with U units in all.
 
     Attributes:
-        names: The name of each, all different.
+        names: The names of the parameters, all different.
         numels: The number of elements of each.
         units: The number of units of each.
-        ndims: The number of dimensions of each; empty where it is not known.
-        has_complex: Whether any is complex.
-        groups: The index of the optimizer's parameter group of each; None where there are no groups.
+        ndims: The number of dimensions of each; empty if it is not known.
+        has_complex: Whether any parameter is complex.
+        groups: The index of the optimizer's parameter group of each; None if there are no groups.
         group_count: How many groups there are.
-        device: Where vectors of norms are.
+        device: The device of vectors of norms.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Layout:
 
     @cached_property
     def owners(self) -> Tensor:
-        """The place of the parameter that each unit belongs to: int64, of shape (U,)."""
+        """The index of the parameter that each unit belongs to: int64, of shape (U,)."""
         return indices([place for place, count in enumerate(self.units) for _ in range(count)], self.device)
 
     @cached_property
@@ -77,11 +77,11 @@ class Layout:
 
     @cached_property
     def columns(self) -> list[Tensor]:
-        """Where the units of each parameter are among all: int64, of shape (units of it,)."""
+        """The indices of the units of each parameter among all units: int64, of shape (units of the parameter,)."""
         return list(torch.arange(sum(self.units), device=self.device).split(self.units))
 
     def subset(self, places: list[int]) -> "Subset":
-        """Return some of the parameters, by their places."""
+        """Return some of the parameters, by their indices."""
         ends = list(accumulate(self.units))
         units = [unit for place in places for unit in range(ends[place] - self.units[place], ends[place])]
         layout = replace(
@@ -151,16 +151,16 @@ class Norms(NamedTuple):
     """The norms of the gradients of one step, in float64.
 
     Attributes:
-        layout: Of which parameters.
-        order: The p of the norms.
+        layout: The parameters that the norms belong to.
+        order: The order p of the norms.
         total: The norm of everything.
-        each: The norm of each parameter, of shape (P,), where the scope of the policy asks for it; NaN for a parameter
+        each: The norm of each parameter, of shape (P,), if the scope of the policy asks for it; NaN for a parameter
             without a gradient.
-        units: The norm of each unit, of shape (U,), where the scope asks for it.
+        units: The norm of each unit, of shape (U,), if the scope asks for it.
         weights: With `units`, the norm of the same unit of the parameter itself.
-        present: The places of the parameters that have a gradient, in order; None where all have one.
-        loss: The loss of the step, where it was given; NaN where it was to no rank, and only a device knows that.
-        complete: Whether `total` is the norm of `each`; not so where other ranks have parameters of their own.
+        present: The indices of the parameters that have a gradient, in order; None if all have one.
+        loss: The loss of the step, or None if there is none. NaN if no rank was given one and only a device knows that.
+        complete: Whether `total` is the norm of `each`; False if other ranks hold other parameters.
     """
 
     layout: Layout
@@ -174,14 +174,14 @@ class Norms(NamedTuple):
     complete: bool = True
 
     def at(self, scope: Scope) -> Scalar:
-        """Return the norms of a scope: a number, or of shape (P,) or (U,)."""
+        """Return the norms of a scope: one number, or a tensor of shape (P,) or (U,)."""
         return self.total if scope == "total" else self.of_parameters() if scope == "parameter" else self.of_units()
 
     def total_after(self, before: "Norms") -> Scalar:
         """Return the norm of everything after parameters were scaled, for a policy that depends on it.
 
         Raises:
-            ValueError: If each was scaled by its own factor, and other ranks have parameters of their own.
+            ValueError: If each parameter was scaled by its own factor and other ranks hold other parameters.
         """
         is_lost = not self.complete and _is_nan(self.total)
         if is_lost and not _is_nan(before.total):  # a number of a device may be anything
@@ -205,7 +205,7 @@ class Norms(NamedTuple):
 
         Args:
             part: The parameters.
-            has: What is `present`, where it was made for several parts once.
+            has: `present` as a set, if it was already made for several parts.
         """
         if not self.complete:
             refuse_parts()
@@ -219,38 +219,38 @@ class Norms(NamedTuple):
         return some.with_each(self.of_parameters()[part.places])
 
     def scaled(self, coef: Scalar) -> "Norms":
-        """Return the norms of all gradients times one coefficient."""
+        """Return the norms after all gradients are multiplied by one coefficient."""
         each, units = (None if x is None else x * coef for x in (self.each, self.units))
         return self._replace(total=self.total * coef, each=each, units=units)
 
     def scaled_each(self, coefs: Tensor) -> "Norms":
-        """Return the norms of each gradient times its own coefficient, of shape (P,)."""
+        """Return the norms after each gradient is multiplied by its own coefficient, of shape (P,)."""
         units = None if self.units is None else self.units * coefs[self.layout.owners]
         return self._replace(units=units).with_each(self.of_parameters() * coefs)
 
     def scaled_units(self, coefs: Tensor) -> "Norms":
-        """Return the norms of each unit times its own coefficient, of shape (U,)."""
+        """Return the norms after each unit is multiplied by its own coefficient, of shape (U,)."""
         return self.with_units(self.of_units() * coefs)
 
     def with_each(self, each: Tensor) -> "Norms":
-        """Return the norms that follow from those of each parameter, of shape (P,)."""
+        """Return all norms that follow from the norm of each parameter, of shape (P,)."""
         if not self.complete:
             return self._replace(total=math.nan, each=each)
         counted = each if self.present is None else each[indices(self.present, each.device)]
         return self._replace(total=from_device(_norm_of(counted, self.order)), each=each)
 
     def with_units(self, units: Tensor) -> "Norms":
-        """Return the norms that follow from those of each unit, of shape (U,)."""
+        """Return all norms that follow from the norm of each unit, of shape (U,)."""
         each = gathered(units, units_by(self.layout, "parameter"), self.order)
         return self._replace(units=units).with_each(each)
 
     @property
     def are_maxima(self) -> bool:
-        """Whether they say what a limit on elements does: not the moduli of complex ones, whose parts it is for."""
+        """Whether the norms tell what a limit on elements does: not so if a parameter is complex."""
         return self.order == math.inf and not self.layout.has_complex
 
     def clamped(self, bound: Scalar) -> "Norms":
-        """Return the norms of elements within a bound, one or of shape (P,): NaN where they are not maxima."""
+        """Return the norms after elements are limited to a bound, one or of shape (P,): NaN if they are not maxima."""
         if not self.are_maxima:
             return self.unknown()
         if self.each is None:

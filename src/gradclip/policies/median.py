@@ -13,19 +13,20 @@ from gradclip.validation import REQUIRED, check_ceiling, check_field
 @final
 @dataclass(frozen=True)
 class MedianClip(Policy):
-    r"""Bound the total norm by a multiple of the median of recent norms.
+    r"""Clip the total norm at a multiple of the median of recent norms.
 
     .. math:: c_t = s \cdot \text{median}(n_{t-w}, \dots, n_{t-1})
 
-    Half of a window may be spikes before the median follows them, and a lasting change of level is learned within half
-    a window.
+    The median does not follow spikes until they fill half of the window. A lasting change of level is learned within
+    half a window.
 
     Args:
-        max_norm: The largest norm let through, always: the only bound while warming up. >= 0; `math.inf` for none.
+        max_norm: The ceiling: the largest norm ever let through, >= 0; `math.inf` for none. During the warm-up it is
+            the only threshold.
         scale: The multiple :math:`s` > 0.
-        window: How many norms :math:`w` >= 1 to remember, before clipping.
-        warmup: How many norms to learn from before judging any, >= 1.
-        eps: Added to the norm that the bound is divided by, >= 0.
+        window: How many norms :math:`w` >= 1 to remember, as they were before clipping.
+        warmup: How many norms to learn from before the median is used, >= 1.
+        eps: Added to the norm before the threshold is divided by it, >= 0.
 
     Example:
         >>> import torch, gradclip
@@ -33,9 +34,9 @@ class MedianClip(Policy):
 
     Note:
         *Differs from its source*, the optimizer ScaledAdam of the speech toolkit icefall (Povey, k2-fsa): the median is
-        taken at every step, where icefall does so every 100 (and at 10, 20 and 40); the norm is that of the gradients,
-        where icefall's weighs them by the size of the parameters; norms that are not finite teach nothing; and
-        `max_norm` bounds.
+        taken at every step, while icefall takes it every 100 steps (and at steps 10, 20 and 40). The norm is that of
+        the gradients, while icefall weights them by the size of the parameters. Non-finite norms are not learned from,
+        and `max_norm` is a ceiling.
 
     References:
         Yao et al., Zipformer: a faster and better encoder for automatic speech recognition, 2023, arXiv:2310.11230,

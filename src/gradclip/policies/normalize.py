@@ -11,13 +11,13 @@ from gradclip.validation import check_choice, check_field, check_positive_order
 @final
 @dataclass(frozen=True)
 class Normalize(Policy):
-    r"""Divide gradients by their norm: small ones grow, large ones shrink, to a length of nearly 1.
+    r"""Divide gradients by their norm: small ones grow and large ones shrink to a norm of nearly 1.
 
     .. math:: g \leftarrow \frac{g}{\lVert g \rVert_p + \gamma}
 
     Args:
-        gamma: What keeps small gradients small, > 0: one of norm :math:`\gamma` gets length 1/2.
-        scope: What gets that length: `"total"`, all gradients together, or `"parameter"`, each.
+        gamma: Keeps very small gradients small, > 0: a gradient of norm :math:`\gamma` gets norm 1/2.
+        scope: What gets that norm: `"total"`, all gradients together, or `"parameter"`, the gradient of each parameter.
         norm_type: The order :math:`p` > 0 of the norm, or `math.inf`.
 
     Example:
@@ -26,11 +26,11 @@ class Normalize(Policy):
         Normalize(gamma=0.01, scope='total', norm_type=2.0)
 
     Note:
-        The coefficient exceeds 1 for norms below :math:`1 - \gamma`. The learning rate sets the length of a step by
-        itself, so it has to decay.
+        The coefficient exceeds 1 for norms below :math:`1 - \gamma`. The learning rate alone sets the
+        length of a step, so it has to decay.
 
     References:
-        Bu, Wang, Zha and Karypis, Automatic clipping, 2022, arXiv:2206.07136 (there for each sample, with 0.01).
+        Bu, Wang, Zha and Karypis, Automatic clipping, 2022, arXiv:2206.07136 (for each sample, with 0.01).
         Cutkosky and Mehta, Momentum improves normalized SGD, 2020, arXiv:2002.03305. Per parameter: Yu, Huang, Lin,
         Salakhutdinov and Carbonell, Block-normalized gradient method, 2017, arXiv:1707.04822.
     """

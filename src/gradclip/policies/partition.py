@@ -21,16 +21,15 @@ from gradclip.units import Units
 
 
 def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Policy:
-    """Give the parameters whose names match a pattern a policy of their own.
+    """Give the parameters whose names match a pattern their own policy.
 
     Args:
-        policies: Maps patterns, such as `"encoder.*"` or `"*.bias"` with the wildcards of a shell, to policies. A
-            parameter belongs to the first pattern that matches. The parameters of a pattern have a total norm of
-            their own.
-        default: The policy of all others together; None leaves them as they are.
+        policies: Maps patterns with shell wildcards, such as `"encoder.*"` or `"*.bias"`, to policies. A parameter
+            belongs to the first pattern that matches. The parameters of a pattern have their own total norm.
+        default: The policy of all other parameters together; None leaves them unchanged.
 
     Raises:
-        ValueError: From `GradClipper`, if a pattern matches no parameter, or the policies measure norms of two orders.
+        ValueError: From `GradClipper`, if a pattern matches no parameter, or the policies use norms of two orders.
 
     Example:
         >>> from gradclip.policies import AGC, FixedNorm, by_name
@@ -45,10 +44,10 @@ def by_name(policies: Mapping[str, Policy], default: Policy | None = None) -> Po
 
 
 def by_group(policies: Policy | Sequence[Policy]) -> Policy:
-    """Give each parameter group of an optimizer a policy of its own.
+    """Give each parameter group of an optimizer its own policy.
 
     Args:
-        policies: One for each group, in order; or one for all, which then treats every group by itself.
+        policies: One for each group, in order; or one for all, which is then applied to each group separately.
 
     Raises:
         ValueError: From `GradClipper`, if it was not made from an optimizer, or the number of groups differs.

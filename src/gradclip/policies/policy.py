@@ -16,10 +16,10 @@ class Decision(NamedTuple):
     """What to do with the gradients of one step: multiply them, then limit their elements; or skip the step.
 
     Attributes:
-        coef: What to multiply by: one number, or one for each parameter, of shape (P,), or each unit, of shape (U,).
-        threshold: What the norms of the scope were held against, in the same shape; infinite where nothing bounds.
-        scope: What has a coefficient of its own.
-        skip: Whether the step should not happen.
+        coef: The factor: one number, or one for each parameter, of shape (P,), or for each unit, of shape (U,).
+        threshold: What the norms of the scope were compared with, in the same shape; infinite if nothing limits them.
+        scope: What has its own coefficient.
+        skip: Whether to skip the step.
         clamp: The largest absolute value of an element, one number or one for each parameter; None for no limit.
     """
 
@@ -36,14 +36,14 @@ class Decision(NamedTuple):
 
 
 class Policy(ABC):
-    """A rule that turns norms into a decision.
+    """Turns norms into a decision.
 
-    Subclasses are frozen dataclasses. The methods are pure: what they return depends on their arguments alone.
+    Subclasses are frozen dataclasses. The methods are pure: what they return depends only on their arguments.
     """
 
     @property
     def norm_type(self) -> float | None:
-        """The order of the norms to measure; None where any will do."""
+        """The order of the norms to measure; None if any order will do."""
         return 2.0
 
     @property
@@ -53,39 +53,39 @@ class Policy(ABC):
 
     @property
     def units(self) -> Units:
-        """What a unit is, where the scope is that."""
+        """What a unit is, if the scope is `"unit"`."""
         return Units()
 
     @property
     def clamps(self) -> bool:
-        """Whether decisions may limit elements, after which norms other than the maximum are not known."""
+        """Whether decisions may limit elements. Norms other than the maximum are not known after that."""
         return False
 
     @property
     def skips(self) -> bool:
-        """Whether decisions may skip the step: what stages before it did is taken back then."""
+        """Whether decisions may skip the step. What earlier stages did to the gradients is then undone."""
         return False
 
     @property
     def state_kind(self) -> tuple[Any, ...]:
-        """What another policy must have in common with it to go on from what it has learned.
+        """What another policy must have in common with this one to continue from its state.
 
-        It holds the window of a rule that remembers norms, which the field of that name says.
+        For a policy that remembers norms, it includes the field `window`.
         """
         return (type(self), self.norm_type, self.scope, self.units, self.clamps, getattr(self, "window", None))
 
     @property
     def stages(self) -> tuple["Policy", ...]:
-        """The parts that take one measurement each, in order."""
+        """The parts of the policy that need one measurement each, in order."""
         return (self,)
 
     def init(self, layout: Layout) -> Any:
-        """Return the state before the first step: a tuple of numbers, tensors, histories and such tuples."""
+        """Return the state before the first step: a tuple of numbers, tensors, histories, and tuples of these."""
         return ()
 
     @abstractmethod
     def decide(self, norms: Norms, state: Any) -> tuple[Decision, Any]:
-        """Return what to do about these norms, and the state after it."""
+        """Return what to do about these norms, and the state after this step."""
 
 
 LONGEST = 80

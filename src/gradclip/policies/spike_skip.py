@@ -24,39 +24,40 @@ class SpikeSkipState(NamedTuple):
 @final
 @dataclass(frozen=True)
 class SpikeSkip(Policy):
-    r"""Skip the step where the norm, or the loss, is many deviations above its recent mean.
+    r"""Skip the step if the norm or the loss is many standard deviations above its recent mean.
 
-    .. math:: \text{skip where } n > \mu_w(n) + s \, \sigma_w(n) \;\text{ or }\; l > \mu_w(l) + s \, \sigma_w(l)
+    .. math:: \text{skip if } n > \mu_w(n) + s \, \sigma_w(n) \;\text{ or }\; l > \mu_w(l) + s \, \sigma_w(l)
 
-    Mean and sample standard deviation are those of the last `window` steps that were taken.
+    The mean and the sample standard deviation are those of the last `window` steps that were not skipped.
 
     Args:
-        max_norm: The largest norm let through, always: steps that are not skipped are clipped to it. >= 0; `math.inf`
-            for none.
-        sigmas: The deviations :math:`s` > 0.
+        max_norm: The ceiling: steps that are not skipped are clipped at it, >= 0; `math.inf` for none.
+        sigmas: The number of deviations :math:`s` > 0.
         window: How many steps :math:`w` >= 2 to remember.
-        warmup: How many steps to learn from before judging any, >= 2.
+        warmup: How many steps to learn from before any is skipped, >= 2.
         learn_skipped: Whether skipped steps enter the statistics.
-        eps: Added to the norm that the bound is divided by, >= 0.
-        patience: Steps of mostly skipping after which they are taken and learned from; `math.inf` for never.
+        eps: Added to the norm before `max_norm` is divided by it, >= 0.
+        patience: After how many more spikes than other steps, spikes are no longer skipped and are learned from;
+            `math.inf` for never.
 
     Example:
         >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.SpikeSkip(max_norm=1.0))
 
     Note:
-        The loss is judged where it is given: `clipper.clip(loss=loss)`, or `clipper.observe_loss(loss)` before the step
-        of an attached optimizer, whose closure may return it too. *Host sync:* as `GradClipper` says of policies that
-        skip.
+        The loss is judged only if you pass it: by `clipper.clip(loss=loss)`, or by `clipper.observe_loss(loss)` before
+        the step of an attached optimizer. The closure of that step may also return it. *Host sync:* see `GradClipper`
+        on policies that skip.
 
-        *Distributed:* the mean of the losses decides where the norm is made of what all ranks have, as with a `group`.
-        Elsewhere, as under DDP, that of a closure is recorded alone, and one that is told has to be the same on all
-        ranks, or they decide differently.
+        *Distributed:* if the norm is computed from all ranks, for instance with a `group`, the mean of their losses
+        decides. Otherwise, for instance under DDP, the loss of a closure is only recorded, and a loss that you pass
+        has to be the same on all ranks, or they decide differently.
 
-        *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps teach nothing, where a spike in the
-        window hides the ones after it; what is not finite teaches nothing, where one NaN skips as many steps as the
-        window holds; `max_norm` bounds; and a lasting change of level unlocks. Its rule is
-        `SpikeSkip(math.inf, warmup=63, learn_skipped=True, patience=math.inf)`.
+        *Differs from its source*, OLMo-core's `SkipStepOptimizer`: skipped steps are not learned from, while in the
+        source a spike in the window hides the ones after it. Non-finite values are not learned from, while in the
+        source one NaN skips as many steps as the window holds. `max_norm` is a ceiling, and the statistics follow a
+        lasting change of level. `SpikeSkip(math.inf, warmup=63, learn_skipped=True, patience=math.inf)` is the policy
+        of the source.
 
     References:
         OLMo Team, 2 OLMo 2 Furious, 2025, arXiv:2501.00656, and its code, `olmo_core.optim.SkipStepOptimizer`.

@@ -12,12 +12,12 @@ from gradclip.validation import check_bound
 @final
 @dataclass(frozen=True)
 class FixedValue(Policy):
-    r"""Limit every element: what `clip_grad_value_` does.
+    r"""Limit the absolute value of every element: what `clip_grad_value_` does.
 
     .. math:: g_i \leftarrow \max(-c, \min(c, g_i))
 
     Args:
-        clip_value: The bound :math:`c` >= 0; `math.inf` measures only.
+        clip_value: The largest absolute value :math:`c` >= 0; `math.inf` only measures.
 
     Example:
         >>> import gradclip
@@ -25,10 +25,10 @@ class FixedValue(Policy):
         FixedValue(clip_value=0.01)
 
     Note:
-        The norms of its results are maxima, which say exactly what was clipped, unless other policies of a composition
-        ask for another order, or a parameter is complex: the norm after clipping is then not known without reading the
-        gradients again, and is NaN. The direction of the gradient changes. Useful bounds shrink with the number of
-        parameters.
+        The norms of its results are maxima, which tell exactly what was clipped. If other policies of a composition
+        need norms of another order, or a parameter is complex, the norm after clipping is NaN: it is not known without
+        reading the gradients again. The direction of the gradient changes. Useful limits shrink as the number of
+        parameters grows.
 
     References:
         Mikolov, Statistical Language Models Based on Neural Networks, PhD thesis, Brno, 2012.

@@ -28,36 +28,38 @@ class ZClipState(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ZClip(Policy):
-    r"""Bound the total norm by its running mean plus deviations, the fewer the more unusual it is.
+    r"""Clip spikes of the total norm at its running mean plus some deviations: the larger the spike, the fewer.
 
     .. math:: z = \frac{n - \mu}{\sigma + \epsilon}, \qquad
-        c = \mu + \frac{z_*^2}{z} \sigma \quad \text{where } z > z_*
+        c = \mu + \frac{z_*^2}{z} \sigma \quad \text{if } z > z_*
 
-    The first `warmup` norms give :math:`\mu` and :math:`\sigma`; from then on they are moving averages of the norms
-    that were let through, with factor `alpha`.
+    The first `warmup` norms give the initial :math:`\mu` and :math:`\sigma`. From then on, both are moving averages
+    over the norms after clipping, with factor `alpha`.
 
     Args:
-        max_norm: The largest norm let through, always: the only bound while warming up. >= 0; `math.inf` for none.
+        max_norm: The ceiling: the largest norm ever let through, >= 0; `math.inf` for none. During the warm-up it is
+            the only threshold.
         z_threshold: The deviations :math:`z_*` > 0 beyond which a norm is a spike.
         alpha: The factor of the moving averages, in [0, 1).
-        warmup: How many norms to learn from before judging any, >= 1.
-        eps: The :math:`\epsilon` >= 0 of the formula; also added to the norm that the bound is divided by.
-        patience: Steps of mostly clipping after which the averages follow the norms before clipping; `math.inf`
-            for never.
-        mode: `"zscore"`, the formula above; or `"percentile"`, which bounds every norm by :math:`\mu + z_* \sigma`.
-        clip_option: What a spike becomes where the mode is `"zscore"`: `"adaptive_scaling"`, the formula above, or
+        warmup: How many norms to learn from before any is judged, >= 1.
+        eps: The :math:`\epsilon` >= 0 of the formula; also added to the norm before the threshold is divided by it.
+        patience: After how many more clipped than unclipped steps the averages follow the norms before clipping;
+            `math.inf` for never.
+        mode: `"zscore"`, the formula above; or `"percentile"`, which clips every norm at :math:`\mu + z_* \sigma`.
+        clip_option: What a spike is clipped to if the mode is `"zscore"`: `"adaptive_scaling"`, the formula above, or
             `"mean"`, :math:`\mu`.
-        clip_factor: What the bound of `"adaptive_scaling"` is multiplied by, in (0, 1].
-        skip_update_on_spike: Whether spikes are left out of the averages, instead of counting by what is left of them.
+        clip_factor: The threshold of `"adaptive_scaling"` is multiplied by this, in (0, 1].
+        skip_update_on_spike: Whether spikes are left out of the averages; otherwise their clipped norms count.
 
     Example:
         >>> import torch, gradclip
         >>> clipper = gradclip.GradClipper(torch.nn.Linear(2, 1), gradclip.policies.ZClip(max_norm=1.0))
 
     Note:
-        *Differs from the paper:* norms that are not finite teach nothing; `max_norm` bounds what is learned too; and a
-        lasting change of level unlocks. `ZClip(math.inf, patience=math.inf)` is the rule as published, and
-        `chain(ZClip(math.inf, patience=math.inf), FixedNorm(1.0, eps=0.0))` what its reference code does by default.
+        *Differs from the paper:* non-finite norms are not learned from. `max_norm` also limits what is learned, and the
+        averages follow a lasting change of level. `ZClip(math.inf, patience=math.inf)` is the policy as published, and
+        `chain(ZClip(math.inf, patience=math.inf), FixedNorm(1.0, eps=0.0))` does what its reference code does by
+        default.
 
     References:
         Kumar, Owen, Roy Chowdhury and Güra, ZClip: adaptive spike mitigation for LLM pre-training, 2025,
