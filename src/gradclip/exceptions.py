@@ -22,7 +22,7 @@ class GradClipError(Exception):
 class NonFiniteGradientError(GradClipError, RuntimeError):
     """The total norm is NaN or infinite, and `nonfinite="raise"` or `error_if_nonfinite=True` was given.
 
-    The message names the first parameters, with their counts of NaN and infinite elements. No gradient was changed.
+    The message names the first such parameters, with their counts of NaN and infinite elements. No gradient is changed.
     """
 
 
@@ -37,13 +37,16 @@ class BackendUnavailableError(GradClipError, RuntimeError):
 class ConsecutiveSkipsError(GradClipError, RuntimeError):
     """More steps in a row were skipped than `max_consecutive_skips` allows.
 
-    Training does not recover by itself: look at the data and the learning rate, or go back to a checkpoint.
+    Training does not recover without a change: look at the data and the learning rate, or go back to a checkpoint.
     """
 
 
 class RemoteError(GradClipError, RuntimeError):
-    """Another rank could not collect or measure its gradients: the message says why, or its own. Nothing is changed."""
+    """Another rank could not collect or measure its gradients: this message or that rank's says why.
+
+    No gradient is changed.
+    """
 
 
 class MisuseWarning(UserWarning):
-    """Clipping cannot have worked in this training loop; the message has the line to change."""
+    """Clipping cannot have worked in this training loop; the message says what to change."""

@@ -1,4 +1,4 @@
-r"""Numbers that are on the host or on a device, and the algebra of p-norms on them.
+r"""Numbers on the host or on a device, and the algebra of p-norms on them.
 
 The *partial* of a set of elements :math:`x` is
 
@@ -10,12 +10,12 @@ order p                partial                               combine by  norm
 any other              :math:`\sum_i |x_i|^p`                sum         its p-th root
 =====================  ====================================  ==========  ==================
 
-Numbers are float64: Python floats where the host knows them, which is every total norm of CPU gradients, and tensors
-elsewhere: 0-dim on another device, where reading them would wait, or inside `torch.compile`; or one value a parameter.
-All functions here take both, and whoever calls them need not know which it is: a rule is written once, without a branch
-on a value, as `where`, not `if`. On the host, a torch operation costs more than all the arithmetic of a rule on floats.
+Numbers are float64. They are Python floats if the host knows them, as it does every total norm of CPU gradients.
+Otherwise they are tensors: 0-dim if the number is on another device, where reading it would wait, or inside
+`torch.compile`; or one value per parameter. All functions here take both, so a policy is written once: use `where`
+instead of an `if` on a value. On the host, a torch operation costs more than all the arithmetic of a policy on floats.
 
-Floats follow IEEE 754 here, as tensors do: what Python's own operators raise for is infinite or NaN.
+Floats follow IEEE 754 here, as tensors do: where Python's own operators raise an error, the result is infinite or NaN.
 """
 
 import math
@@ -187,7 +187,7 @@ def finish_each(partials: Tensor, norm_type: float) -> Tensor:
 
 
 def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
-    """Return min(1, max_norm / (total_norm + eps)): 1 for an infinite bound, NaN for a NaN norm under a finite one."""
+    """Return min(1, max_norm / (total_norm + eps)): 1 if `max_norm` is infinite, else NaN if the norm is NaN."""
     if type(total_norm) is float and type(max_norm) is float:
         divisor = total_norm + eps
         if max_norm == math.inf or divisor == 0.0:
@@ -211,7 +211,7 @@ FEW = 16
 
 
 def where(condition: Condition, yes: Scalar, no: Scalar) -> Scalar:
-    """Return `yes` where the condition holds, `no` elsewhere."""
+    """Return `yes` if the condition holds, else `no`; element by element for tensors."""
     if not isinstance(condition, Tensor):
         return yes if condition else no
     if isinstance(yes, Tensor):
@@ -222,7 +222,7 @@ def where(condition: Condition, yes: Scalar, no: Scalar) -> Scalar:
 
 
 def minimum(a: Scalar, b: Scalar) -> Scalar:
-    """Return the smaller of two numbers; NaN if one is."""
+    """Return the smaller of two numbers; NaN if either is NaN."""
     if isinstance(a, Tensor):
         return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
     if isinstance(b, Tensor):
@@ -231,7 +231,7 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
 
 
 def maximum(a: Scalar, b: Scalar) -> Scalar:
-    """Return the larger of two numbers; NaN if one is."""
+    """Return the larger of two numbers; NaN if either is NaN."""
     if isinstance(a, Tensor):
         return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
     if isinstance(b, Tensor):
@@ -240,7 +240,7 @@ def maximum(a: Scalar, b: Scalar) -> Scalar:
 
 
 def ratio(a: Scalar, b: Scalar) -> Scalar:
-    """Return a / b: infinite where only b is 0, NaN where both are."""
+    """Return a / b: infinite if only b is 0, NaN if both are 0."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a / b
     if b == 0.0:
@@ -290,7 +290,7 @@ def bring_down(norm: Scalar, bound: Scalar, eps: float) -> Scalar:
     """Return the coefficient that brings a norm down to a bound: exactly 1 for a norm that is not above it.
 
     `coefficient`, the formula of `clip_grad_norm_`, also shrinks a norm that equals the bound, by one part in
-    `norm / eps`. A learned bound often equals the norm, and gradients would be rewritten for nothing.
+    `norm / eps`. A learned bound often equals the norm, and gradients would then be rewritten for no benefit.
     """
     return where(norm > bound, ratio(bound, norm + eps), 1.0)
 

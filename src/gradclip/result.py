@@ -13,22 +13,22 @@ from gradclip.numbers import Condition, Scalar, on_host
 
 @final
 class Status(str, Enum):
-    """How one clip ended. A member is its own name in lower case: `result.status == "clipped"` holds."""
+    """How one clip ended. A member equals its name in lower case: `result.status == "clipped"` is true."""
 
     OK = "ok"
     """No gradient was scaled down or limited."""
 
     CLIPPED = "clipped"
-    """Some were scaled down or limited."""
+    """Some gradients were scaled down or limited."""
 
     SKIPPED_NONFINITE = "skipped_nonfinite"
-    """The norm is NaN or infinite, and the step does not happen."""
+    """The norm is NaN or infinite, and the step is skipped."""
 
     SKIPPED_SPIKE = "skipped_spike"
-    """The policy asked for no step."""
+    """The policy skips the step."""
 
     SKIPPED_SCALER = "skipped_scaler"
-    """A `torch.amp.GradScaler` found an overflow and keeps the step from happening itself."""
+    """A `torch.amp.GradScaler` found an overflow and skips the step itself."""
 
     __str__ = str.__str__
     __format__ = str.__format__
@@ -108,8 +108,8 @@ class Unread(NamedTuple):
 class ClipResult:
     """What one call of `GradClipper.clip` did.
 
-    Numbers stay on the device of the gradients until they are read: on another device than the CPU, each property below
-    waits for it. Of a clip in a captured graph, they are those of the last replay by then.
+    Numbers stay on the device of the gradients until they are read: on a device other than the CPU, reading one of the
+    properties below waits for the device. For a clip in a captured graph, they are those of the latest replay.
 
     Attributes:
         step: The number of the clip, from 1.
@@ -146,7 +146,7 @@ class ClipResult:
 
     @property
     def skipped(self) -> Status | None:
-        """Why the step does not happen, or None."""
+        """Why the step is skipped, or None."""
         if not isinstance(self._skipped, Unread):
             return self._skipped
         found = self._skipped.reason(self._total)
@@ -161,27 +161,27 @@ class ClipResult:
 
     @property
     def total_norm_after(self) -> float:
-        """The total norm after clipping; NaN where only another pass over the gradients could tell.
+        """The total norm after clipping; NaN if only another pass over the gradients could tell.
 
-        Of a `chain` whose policies measure norms of different orders, this one is of the last order, and `total_norm`
-        of the first.
+        In a `chain` whose policies measure norms of different orders, this norm has the last order, and `total_norm`
+        the first.
         """
         return on_host(self._outcome().after)
 
     @property
     def threshold(self) -> float | None:
-        """The bound that the total norm was held against; None where the policy bounds parts and not the total."""
+        """The threshold of the total norm; None if the policy clips parts of the model and not the total norm."""
         threshold = self._outcome().threshold
         return None if threshold is None else on_host(threshold)
 
     @property
     def coefficient(self) -> float:
-        """What the total norm was multiplied by; NaN where `total_norm_after` is."""
+        """The factor by which the total norm changed; NaN if `total_norm_after` is NaN."""
         return on_host(self._outcome().coef)
 
     @property
     def clipped(self) -> bool:
-        """Whether any gradient was scaled down or limited; where `total_norm_after` is NaN, maybe none was."""
+        """Whether any gradient was scaled down or limited; if `total_norm_after` is NaN, possibly none was."""
         return bool(on_host(self._outcome().shrunk))
 
     @property
@@ -193,14 +193,16 @@ class ClipResult:
 
     @property
     def has_norms(self) -> bool:
-        """Whether the norm of each parameter was measured: by need of the policy, or as `norms_every` says."""
+        """Whether the norm of each parameter was measured, for the policy or because of `norms_every`."""
         return self._each() is not None
 
     def norms(self) -> dict[str, float]:
-        """Return the norm of the gradient of each parameter before clipping, by name; only where there is a gradient.
+        """Return the norm of the gradient of each parameter before clipping, by name.
+
+        Parameters without a gradient are left out.
 
         Raises:
-            RuntimeError: If they were not measured.
+            RuntimeError: If the norms were not measured.
         """
         if (each := self._each()) is None:
             raise RuntimeError("`norms()` of this result were not measured. Pass `norms_every=1` to `GradClipper`.")
@@ -213,8 +215,8 @@ class ClipResult:
             count: How many to return at most.
 
         Returns:
-            Pairs of name and share in [0, 1], the largest first, without those of share 0; empty where norms were not
-            measured. A norm that is not finite comes first, with a share of NaN.
+            Pairs of name and share in [0, 1], the largest first, without parameters of share 0; empty if the norms were
+            not measured. A non-finite norm comes first, with a share of NaN.
         """
         each = self._each()
         return [] if each is None else each.worst(count)

@@ -26,12 +26,12 @@ class Replay:
 
     Attributes:
         norms: The total norms before clipping: float64, of shape (steps,).
-        norms_after: The total norms after clipping, of the same shape; NaN where the step is skipped, or where elements
-            were limited and only gradients could tell.
-        thresholds: What the norms were held against: of shape (steps,), or (steps, P) for a policy with a bound for
-            each of P recorded parameters. NaN where the policy was not asked.
+        norms_after: The total norms after clipping, of the same shape; NaN if the step is skipped, or if elements were
+            limited and only the gradients could tell.
+        thresholds: The thresholds: of shape (steps,), or (steps, P) for a policy with a threshold for each of P
+            recorded parameters. NaN if the policy was not asked.
         clipped: Whether any gradient shrinks: bool, (steps,).
-        skipped: Whether the step does not happen, for its norm is not finite or the policy says so: bool, (steps,).
+        skipped: Whether the step is skipped, because its norm is not finite or by the policy: bool, (steps,).
     """
 
     norms: Tensor
@@ -42,12 +42,12 @@ class Replay:
 
     @property
     def share_clipped(self) -> float:
-        """The share of all steps that are clipped, in [0, 1]; NaN of no steps."""
+        """The share of all steps that are clipped, in [0, 1]; NaN without steps."""
         return self.clipped.double().mean().item()
 
     @property
     def share_skipped(self) -> float:
-        """The share of all steps that do not happen, in [0, 1]; NaN of no steps."""
+        """The share of all steps that are skipped, in [0, 1]; NaN without steps."""
         return self.skipped.double().mean().item()
 
     @property
@@ -62,7 +62,7 @@ class Replay:
 
     @property
     def longest_held(self) -> int:
-        """The most steps in a row that are clipped or skipped: many where a policy is locked."""
+        """The largest number of steps in a row that are clipped or skipped: many if a policy is stuck."""
         free = (~(self.clipped | self.skipped)).nonzero().flatten()
         edges = torch.cat([free.new_tensor([-1]), free, free.new_tensor([len(self.norms)])])
         return int(edges.diff().max()) - 1
@@ -86,29 +86,29 @@ def replay(
     names: Sequence[str] | None = None,
     norm_type: float = 2.0,
 ) -> Replay:
-    """Run a policy over recorded norms, by the code that runs in training.
+    """Run a policy over recorded norms, with the code that runs in training.
 
     It does what `GradClipper(..., nonfinite="skip")` does for gradients of these norms: a step whose norm is not finite
-    is skipped, and the policy does not hear of it. What clipping changes in the course of training is not known: the
-    norms that follow are those of the recording.
+    is skipped, and the policy does not see it. How clipping would have changed the training is not known: the norms
+    that follow are those of the recording.
 
     Args:
-        policy: The rule.
-        norms: What was recorded, a norm or more for each step: total norms; or mappings from names of parameters to
-            their norms, such as `ClipResult.norms()` returns, where a name that is missing had no gradient; or a tensor
-            of shape (steps, parameters). Norms are those before clipping.
-        losses: The loss of each step, for policies that look at it; None where there was none.
+        policy: The policy.
+        norms: The recorded norms before clipping, one or more for each step: total norms; or mappings from names of
+            parameters to their norms, such as `ClipResult.norms()` returns (a missing name had no gradient); or a
+            tensor of shape (steps, parameters).
+        losses: The loss of each step, for policies that use it; None for a step without one.
         names: The names of the columns of a tensor.
         norm_type: The order of the norms.
 
     Returns:
-        What the policy did. Policies with a bound for each parameter, such as `AdaGC`, see one parameter, which has the
-        total norm, where only total norms are given. Where one limits elements, norms of an order other than infinity
-        are not known afterwards, `clipped` says whether elements may have been limited, and what would need these norms
-        is left out.
+        What the policy did. If only total norms are given, policies with a threshold for each parameter, such as
+        `AdaGC`, see one parameter, which has the total norm. If a policy limits elements, norms of an order other than
+        infinity are not known afterwards. `clipped` then says whether elements may have been limited, and what would
+        need these norms is left out.
 
     Raises:
-        TypeError: If the policy is none.
+        TypeError: If `policy` is not a policy.
         ValueError: If the policy needs more than norms of this order: norms of another order, norms of units as `AGC`
             does, or the number of elements of a parameter as `BlockRMS` does. If norms are negative, or losses or names
             do not fit them.

@@ -87,23 +87,25 @@ class Attaching(ABC):
     def attach(self, optimizer: Optimizer, scaler: GradScaler | None = None) -> "Self":
         """Clip before every step of an optimizer.
 
-        Attached to several, a clipper measures all its parameters together, once for the steps that follow one
-        `backward`. Optimizers that do not step together, such as those of two adversaries, take a clipper each.
+        A clipper that is attached to several optimizers measures all its parameters together, once for all steps that
+        follow one `backward`. Optimizers that do not step together, such as those of two adversaries, need one clipper
+        each.
 
         Args:
-            optimizer: Any optimizer that updates parameters of the clipper, and evaluates a closure once at most. What
-                a framework has wrapped around one is looked through: Accelerate, Lightning and Fabric, and SAM with its
-                `base_optimizer`.
+            optimizer: Any optimizer that updates parameters of the clipper and evaluates a closure at most once. It may
+                be wrapped by Accelerate, Lightning or Fabric, or be SAM with its `base_optimizer`.
             scaler: The `torch.amp.GradScaler` of its loss; by default that of the wrapper, if it has one. Gradients are
-                unscaled once, here or by the call of `scaler.unscale_` before; steps on which any scaler finds an
-                overflow stay its own, and are heard of: `GradScaler.step` tells so while a clipper is attached.
+                unscaled once, here or by your earlier call of `scaler.unscale_`. If any scaler finds an overflow, the
+                scaler skips the step itself. The clipper still learns of such steps: `GradScaler.step` reports them
+                while a clipper is attached.
 
         Returns:
-            The clipper, which in a `with` statement is detached at the end.
+            The clipper. In a `with` statement, it is detached at the end.
 
         Raises:
-            TypeError: If the optimizer is none, or an `LBFGS`, whose line search evaluates unclipped gradients.
-            ValueError: If it is attached already, or updates no parameter of the clipper.
+            TypeError: If `optimizer` is not an optimizer, or is an `LBFGS`, whose line search evaluates unclipped
+                gradients.
+            ValueError: If the clipper is already attached to it, or it updates no parameter of the clipper.
 
         Warns:
             MisuseWarning: If another clipper of the same parameters is attached to it.
@@ -126,7 +128,7 @@ class Attaching(ABC):
         return self
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
-        """Stop clipping before the steps of an optimizer, or of all.
+        """Stop clipping before the steps of an optimizer, or of all attached optimizers.
 
         Raises:
             ValueError: If the clipper is not attached to it.

@@ -48,31 +48,31 @@ class GradClipper(Attaching):
 
     Args:
         parameters: What to clip together: a module, an optimizer, a tensor, or an iterable of tensors or of (name,
-            tensor) pairs. Each is counted once. Parameters that an optimizer gets later, by `add_param_group` or in
-            place of others, are clipped from then on.
-        policy: The rule; `gradclip.policies` has them.
-        nonfinite: What to do about a total norm that is NaN or infinite. `"skip"` keeps the step of the optimizer from
-            happening: parameters, optimizer state and step counts stay bit for bit, and the gradients come back
-            untouched. `"raise"` raises with the names of the parameters; `"sanitize"` sets non-finite elements to 0 and
-            clips the rest; `"propagate"` lets the policy compute with it.
-        max_consecutive_skips: How many steps in a row may be skipped; `math.inf` for any number. Overflows that a
-            `GradScaler` finds do not count, unless `clip` is called by hand, which cannot tell them from others.
-        counted_only: Patterns of names, such as `"blocks.*.weight"` with the wildcards of a shell, of parameters that
-            count in the norm but are not scaled: those of an optimizer that normalises, such as Muon.
-        ignored: Patterns of names of parameters that are left alone and not counted.
-        norms_every: After how many clips to measure the norm of each parameter, for `ClipResult.norms` and `worst`; 0
-            for only where the policy needs them. They cost no second pass.
+            tensor) pairs. Each parameter counts once. Parameters that this optimizer gets later, by `add_param_group`
+            or in place of others, are clipped from then on.
+        policy: One of `gradclip.policies`; by default, `FixedNorm(1.0)`.
+        nonfinite: What to do if the total norm is NaN or infinite. `"skip"` skips the step of the optimizer: no bit of
+            the parameters, the optimizer state or the step counts changes, and the gradients are left untouched.
+            `"raise"` raises an error with the names of the parameters; `"sanitize"` sets non-finite elements to 0 and
+            clips the rest; `"propagate"` lets the policy compute with the norm.
+        max_consecutive_skips: How many steps in a row may be skipped; `math.inf` for no limit. Overflows that a
+            `GradScaler` finds do not count, unless you call `clip` by hand, which cannot tell them from other skips.
+        counted_only: Patterns of names, with shell wildcards as in `"blocks.*.weight"`, of parameters that count in the
+            norm but are not scaled, such as those of an optimizer that normalises (Muon).
+        ignored: Patterns of names of parameters that are neither clipped nor counted.
+        norms_every: Every how many clips to measure the norm of each parameter, for `ClipResult.norms` and `worst`; 0
+            to measure it only if the policy needs it. It takes no second pass.
         sinks: Callables that take a `ClipRecord` of each clip.
-        group: A process group or mesh of all ranks that hold the model together. Then one collective a clip does, and a
-            rank may come without any parameter; what the tensors leave open about these ranks has to be declared, see
-            `gradclip.distributed`.
-        check_replicas_every: After how many clips to compare the total norm over all ranks of the program, from the
-            first on; 0 for never. Ranks that hold copies of a model clip by different norms where gradients were not
-            reduced, as inside `no_sync()`: a `MisuseWarning` then names the parameters. It takes one small collective,
-            so all ranks have to clip alike, and waits for its answer.
+        group: A process group or mesh of all ranks that hold the model together. One collective per clip is then
+            enough, and a rank may have no parameters. What the tensors do not say about these ranks has to be declared,
+            see `gradclip.distributed`.
+        check_replicas_every: Every how many clips, beginning with the first, to compare the total norm over all ranks
+            of the program; 0 for never. Ranks that hold copies of a model get different norms if gradients were not
+            reduced, as inside `no_sync()`. A `MisuseWarning` then names the parameters. The check takes one small
+            collective and waits for it, so all ranks have to clip at the same steps.
 
     Attributes:
-        policy: The rule.
+        policy: The policy.
         last: The result of the last clip, or None.
 
     Raises:
@@ -92,19 +92,22 @@ class GradClipper(Attaching):
         True
 
     Note:
-        *Distributed:* norms are those of the whole model, as `clip_grad_norm_` says, so every rank that holds a part of
-        it decides the same and learns the same. Norms of single parameters take numbers of each over the wire; those of
-        units, as in `AGC`, of each unit. All of these ranks need the same arguments, but for `sinks`.
+        *Distributed:* norms are those of the whole model, as in `clip_grad_norm_`, so every rank that holds a part of
+        the model decides and learns the same. Norms of single parameters take one number for each parameter over the
+        network, and norms of units, as in `AGC`, one for each unit. All of these ranks need the same arguments, except
+        `sinks`.
 
-        *Host sync:* on another device than the CPU, all of `nonfinite` but `"propagate"`, and policies that skip, wait
-        for one number a step. `"skip"` and such policies wait for none before a step of a fused Adam, AdamW, SGD or
-        Adagrad, but under a `schedule`, a chain of several norms or a `warmup` of a history of all:
-        `ConsecutiveSkipsError` is four steps late.
+        *Host sync:* on a device other than the CPU, every `nonfinite` except `"propagate"`, and every policy that
+        skips, waits for one number per step. `"skip"` and such policies do not wait before a step of a fused Adam,
+        AdamW, SGD or Adagrad, and `ConsecutiveSkipsError` is then four steps late. They still wait with a `schedule`, a
+        chain of several norms, or a `warmup` of a policy that remembers all norms.
 
-        *Threads:* one at a time; a clip while another thread clips, or is in a skipped step, is a `RuntimeError`.
+        *Threads:* only one thread may use a clipper at a time. A clip while another thread clips, or is in a skipped
+        step, raises a `RuntimeError`.
 
-        Attachments and sinks are not copied or pickled, neither with a clipper nor with an optimizer: `attach` again.
-        Nor is it which optimizer a clipper was made from: a copy takes up no parameters that this gets later.
+        Attachments and sinks are not copied or pickled, neither with a clipper nor with an optimizer: call `attach`
+        again. A copy also forgets which optimizer it was made from, and does not clip parameters that this optimizer
+        gets later.
     """
 
     def __init__(
@@ -145,22 +148,22 @@ class GradClipper(Attaching):
 
     @untraced
     def clip(self, *, loss: float | Tensor | None = None) -> ClipResult:
-        """Clip now: between `loss.backward()` and `optimizer.step()`, once a step. Not needed where attached.
+        """Clip now: between `loss.backward()` and `optimizer.step()`, once per step. Not needed after `attach`.
 
         Args:
-            loss: The loss of the step, for policies that look at it.
+            loss: The loss of the step, for policies that use it.
 
         Returns:
-            What was done. Where `result.skipped` says so, the optimizer's next step on these gradients does not happen.
+            What was done. If `result.skipped` is not None, the optimizer's next step on these gradients is skipped.
 
         Raises:
             ConsecutiveSkipsError: If more steps in a row were skipped than allowed.
-            NonFiniteGradientError: If the total norm is not finite, and `nonfinite` is `"raise"`.
+            NonFiniteGradientError: If the total norm is not finite and `nonfinite` is `"raise"`.
             OverlappingGradientError: If a gradient cannot be written in place.
             RemoteError: If another rank cannot clip.
 
         Warns:
-            MisuseWarning: If it cannot have worked, from where it is in the training loop.
+            MisuseWarning: If clipping cannot have worked at this place in the training loop.
         """
         with self._turn:
             self._suppression.check_thread()
@@ -177,10 +180,11 @@ class GradClipper(Attaching):
         return clip.result
 
     def observe_loss(self, loss: float | Tensor) -> None:
-        """Tell the policy the loss of the step that comes, where `clip` is not called by hand.
+        """Pass the loss of the next step to the policy, if you do not call `clip` by hand.
 
-        That of a closure need not be told. On several ranks, the policy hears of that only where the norm is made of
-        what all of them have, and then of its mean: tell one that is the same on all ranks elsewhere, as under DDP.
+        The loss that a closure returns is passed without this call. On several ranks, the policy gets the loss of a
+        closure only if the norm is computed from all of them, and then its mean. Otherwise, as under DDP, pass a loss
+        that is the same on all ranks.
         """
         self._loss = check_loss("GradClipper.observe_loss", loss)
 
@@ -234,20 +238,21 @@ class GradClipper(Attaching):
     # Saving.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs to go on bit for bit: numbers, words, lists and dicts by name.
+        """Return everything that a resumed run needs to continue bit for bit: numbers, words, lists and dicts by name.
 
-        `torch.load(weights_only=True)` and JSON take it. Attachments and sinks are not part of it.
+        You can load it with `torch.load(weights_only=True)`, or save it as JSON. Attachments and sinks are not part of
+        it.
         """
         self._follow()
         names, stages = list(self._selection.names), self._pipeline.state_dict()
         return {"step": self._step, "skips": self._skips.read(), "parameters": names, "stages": stages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state; hyper-parameters stay those of this clipper.
+        """Continue from a saved state; hyper-parameters stay those of this clipper.
 
         Raises:
-            ValueError: If it comes from another policy or other parameters, or holds what no run has left, such as a
-                mean that is NaN. Nothing is changed then.
+            ValueError: If the state comes from another policy or other parameters, or holds a value that no run can
+                have saved, such as a mean that is NaN. Nothing is changed then.
         """
         self._follow()
         names: Any = self._selection.names

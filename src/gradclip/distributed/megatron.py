@@ -17,8 +17,8 @@ def declare_megatron(
     ========================================  =================================================================
     attribute                                 the parameter is
     ========================================  =================================================================
-    `tensor_model_parallel` is true           a piece of one that the tensor parallel group holds, else a copy
-    `allreduce` is false                      part of an expert: it goes by the two expert groups instead
+    `tensor_model_parallel` is true           a piece of one that the tensor parallel group holds; else a copy
+    `allreduce` is false                      part of an expert: the two expert groups are used instead
     `shared` is true                          a copy of one on another pipeline stage, and not counted again
     ========================================  =================================================================
 
@@ -27,11 +27,11 @@ def declare_megatron(
         tensor_parallel: The tensor parallel group.
         pipeline_parallel: The pipeline parallel group.
         expert_parallel: The expert parallel group.
-        expert_tensor_parallel: The tensor parallel group of the experts, where it is another; `()` for none.
+        expert_tensor_parallel: The tensor parallel group of the experts, if it is a different one; `()` for none.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a parameter was declared otherwise before.
+        ValueError: If a parameter was declared differently before.
 
     References:
         Shoeybi et al., Megatron-LM, 2019, arXiv:1909.08053, section 3. The attributes are those of Megatron Core's

@@ -26,18 +26,19 @@ Groups: TypeAlias = Group | Sequence[Group]
 @final
 @dataclass(frozen=True)
 class Ownership:
-    """Who holds a parameter, beyond what it says itself if it is a DTensor.
+    """Which ranks hold a parameter, beyond what a DTensor already says.
 
     Args:
         sharded: The group, or groups, whose ranks hold pieces of the same parameter, as in tensor parallelism. Its norm
             is that of all pieces together.
-        disjoint: The groups whose ranks hold other parameters of the same model, as pipeline stages or experts. They
-            are part of the total norm.
-        replicated: The groups whose ranks hold copies of it, with the same gradient. It says what a `group` of
-            the whole model needs to know, and changes nothing otherwise.
-        counted: Whether it is part of the total norm: not so for one of the copies of a tied parameter that two stages
-            hold. It is scaled all the same.
-        numel: The number of elements of the whole, for policies that need it; by default, all pieces are of one size.
+        disjoint: The groups whose ranks hold other parameters of the same model, such as pipeline stages or experts.
+            They are part of the total norm.
+        replicated: The groups whose ranks hold copies of it, with the same gradient. This is needed if you pass a
+            `group` of the whole model, and otherwise changes nothing.
+        counted: Whether it is part of the total norm. Pass False for one of the copies of a tied parameter that two
+            stages hold. It is still scaled.
+        numel: The number of elements of the whole parameter, for policies that need it; by default, all pieces are
+            assumed to have the same size.
 
     Example:
         >>> from gradclip.distributed import Ownership
@@ -70,21 +71,21 @@ _parameters: dict[int, Callable[[], Tensor | None]] = {}
 
 
 def declare(parameters: Parameters, ownership: Ownership | Mapping[str, Ownership]) -> None:
-    """Say once who holds some parameters; every function and every `GradClipper` goes by it from then on.
+    """Declare which ranks hold some parameters; every function and every `GradClipper` uses this from then on.
 
-    Only what the tensors do not say needs to be declared: that is, of plain tensors which are not plain copies, or of
-    DTensors what lies beyond their mesh, as pipeline stages do. It holds as long as the parameter lives, or until it is
-    taken back by `forget`, without which a DTensor lives on.
+    You only have to declare what the tensors do not say: plain tensors that are not copies, and for DTensors what lies
+    beyond their mesh, such as pipeline stages. A declaration is valid as long as the parameter exists, or until you
+    call `forget`. A declared DTensor is kept alive until then.
 
     Args:
-        parameters: Parameters in any form that `clip_grad_norm_` takes: of a module, a list, one of them.
-        ownership: Who holds all of them; or patterns for their names, with the wildcards of a shell, each with who
-            holds those. The first pattern that matches counts, and each parameter has to match one.
+        parameters: Parameters in any form that `clip_grad_norm_` takes: a module, a list, a single parameter.
+        ownership: The ownership of all of them; or a mapping from patterns of names, with shell wildcards, to
+            ownerships. The first pattern that matches is used, and each parameter has to match one.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a parameter was declared otherwise before, or matches no pattern, or a pattern matches none; if
-            groups contradict each other, or what a DTensor says. Nothing is declared then.
+        ValueError: If a parameter was declared differently before, or matches no pattern; if a pattern matches no
+            parameter; or if groups contradict each other or a DTensor. Nothing is declared then.
 
     Example:
         >>> import torch
@@ -122,7 +123,7 @@ def _reference(tensor: Tensor) -> Callable[[], Tensor | None]:
 
 
 def forget(parameters: Parameters) -> None:
-    """Take back what was declared about parameters, so that something else can be."""
+    """Remove the declarations of parameters, so that they can be declared differently."""
     for tensor in flatten("forget", parameters)[0]:
         _forget(id(tensor))
 

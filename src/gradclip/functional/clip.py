@@ -33,34 +33,34 @@ def clip_grad_norm_(
 
     .. math:: g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert_p + \epsilon}\right),
 
-    where :math:`c` is `max_norm`, :math:`p` is `norm_type` and :math:`\epsilon` is `eps`. Norm and coefficient are
-    float64 and each element is rounded once. Where the coefficient is 1, no byte changes.
+    where :math:`c` is `max_norm`, :math:`p` is `norm_type` and :math:`\epsilon` is `eps`. The norm and the coefficient
+    are float64, and each element is rounded once. If the coefficient is 1, no byte changes.
 
     Args:
         parameters: Whose gradients to clip: a tensor, an iterable of tensors or of (name, tensor) pairs, a module, or
-            an optimizer. Parameters without a gradient are skipped, repeated ones counted and scaled once. Sparse
-            COO and complex gradients count by their values and moduli.
-        max_norm: Largest total norm left after the call, in the units of the gradients, >= 0. `math.inf` measures
-            only. A 0-dim tensor on another device is never read back to the host.
-        norm_type: Order of the norm, any real number or `math.inf`, also as text such as `"inf"`; 0 counts non-zero
+            an optimizer. Parameters without a gradient are skipped. Repeated parameters are counted and scaled once.
+            Sparse COO gradients count by their values, and complex gradients by their moduli.
+        max_norm: The largest total norm left after the call, in the units of the gradients, >= 0. `math.inf` only
+            measures. A 0-dim tensor on another device is never read back to the host.
+        norm_type: Order of the norm: any real number or `math.inf`, also as text such as `"inf"`. 0 counts non-zero
             elements, and `-math.inf` is the smallest absolute value.
         error_if_nonfinite: The same as `nonfinite="raise"`.
         foreach: Has no effect.
         eps: Added to the norm before dividing by it, >= 0.
-        nonfinite: What to do about a total norm that is NaN or infinite. `"propagate"` does torch's arithmetic,
-            which leaves zeros and NaNs; `"raise"` raises with the names of the parameters; `"keep"` touches nothing;
+        nonfinite: What to do if the total norm is NaN or infinite. `"propagate"` does torch's arithmetic, which leaves
+            zeros and NaNs; `"raise"` raises an error with the names of the parameters; `"keep"` changes nothing;
             `"sanitize"` sets non-finite elements to 0, then clips and returns the norm of the rest (unless
             `max_norm` is infinite, which only measures).
-        group: A process group or mesh of all ranks that hold the model together. Then one collective does, and a rank
-            may come without any parameter; what the tensors leave open about these ranks has to be declared, see
+        group: A process group or mesh of all ranks that hold the model together. One collective is then enough, and a
+            rank may have no parameters. What the tensors do not say about these ranks has to be declared, see
             `gradclip.distributed`.
 
     Returns:
-        The total norm before clipping: 0-dim, float32 (float64 where any gradient has that precision), on the device
-        of the first gradient.
+        The total norm before clipping: 0-dim, float32 (float64 if any gradient has that precision), on the device of
+        the first gradient.
 
     Raises:
-        NonFiniteGradientError: If the total norm is not finite and `"raise"` was asked for.
+        NonFiniteGradientError: If the total norm is not finite and `nonfinite` is `"raise"`.
         OverlappingGradientError: If a gradient cannot be written in place.
         RemoteError: If another rank cannot collect its gradients.
         TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
@@ -76,22 +76,24 @@ def clip_grad_norm_(
         tensor([0.6000, 0.8000])
 
     Note:
-        *Errors:* whatever is raised, all gradients are as they were.
+        *Errors:* after any error, all gradients are unchanged.
 
-        *Distributed:* where a parameter is a DTensor, belongs to FSDP1 or was declared, all ranks that hold it have to
-        call this, and the norm is that of the whole model, the same bits on each: one collective for each mesh.
+        *Distributed:* if a parameter is a DTensor, belongs to FSDP1 or was declared, all ranks that hold it have to
+        call this function. The norm is then that of the whole model, with the same bits on each rank. It takes one
+        collective for each mesh.
 
-        *Host sync:* on another device than the CPU that has float64, nothing is read back, unless `"raise"` or
-        `"sanitize"` asks, some of the gradients are on the CPU, or this rank lacks a gradient that may be a `Partial`
-        DTensor on others.
+        *Host sync:* on a device other than the CPU that has float64, nothing is read back, with three exceptions:
+        `"raise"` or `"sanitize"` needs the norm, some of the gradients are on the CPU, or this rank lacks a gradient
+        that may be a `Partial` DTensor on others.
 
-        *Differs from torch:* the norm of float16, bfloat16 and float32 gradients neither overflows nor underflows nor
-        drifts, and never rounds to half precision; `norm_type=0` counts elements, where torch counts tensors; the norm
-        of no elements is 0.
+        *Differs from torch:* the norm of float16, bfloat16 and float32 gradients does not overflow, underflow or drift,
+        and is never rounded to half precision. `norm_type=0` counts elements, while torch counts tensors. The norm of
+        no elements is 0.
 
-        *Range:* as in torch, sums of squares of float64 gradients leave float64 beyond norms of 1.3e154 and below
-        1e-154: four elements of 1e160 have an infinite norm, and are all set to 0. `nonfinite="sanitize"` clips them
-        rightly, in units of the largest; `"raise"` and `"keep"` leave them as they are.
+        *Range:* as in torch, sums of squares of float64 gradients leave the range of float64 for norms above 1.3e154
+        and below 1e-154. Four elements of 1e160, for example, have an infinite norm and are all set to 0.
+        `nonfinite="sanitize"` clips them correctly, in units of the largest; `"raise"` and `"keep"` leave them
+        unchanged.
 
     References:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013,
@@ -124,7 +126,7 @@ def clip_grad_norm(
     error_if_nonfinite: bool = False,  # noqa: FBT001, FBT002 -- torch's signature
     foreach: bool | None = None,  # noqa: FBT001
 ) -> Tensor:
-    """Do what `clip_grad_norm_` does, under the name that torch has deprecated for it.
+    """Do what `clip_grad_norm_` does, under the name that torch has deprecated.
 
     Example:
         >>> import warnings, torch, gradclip
@@ -149,11 +151,11 @@ def clip_grads_with_norm_(
     *,
     eps: float = 1e-6,
 ) -> None:
-    r"""Scale gradients in place by :math:`\min(1, c / (n + \epsilon))`, for a norm known already.
+    r"""Scale gradients in place by :math:`\min(1, c / (n + \epsilon))`, for a norm that is already known.
 
     Args:
         parameters: Whose gradients to scale, as in `clip_grad_norm_`.
-        max_norm: The bound :math:`c` >= 0; `math.inf` touches no byte.
+        max_norm: The threshold :math:`c` >= 0; `math.inf` changes nothing.
         total_norm: The norm :math:`n` >= 0 of all gradients, as `get_total_norm` returns it.
         foreach: Has no effect.
         eps: The :math:`\epsilon` >= 0 of the formula.
@@ -161,7 +163,7 @@ def clip_grads_with_norm_(
     Raises:
         OverlappingGradientError: If a gradient cannot be written in place.
         TypeError: If an argument has the wrong type, or gradients are passed in place of parameters.
-        ValueError: If `max_norm`, `total_norm` or `eps` is negative, or a bound is NaN.
+        ValueError: If `max_norm`, `total_norm` or `eps` is negative, or `max_norm` is NaN.
 
     Example:
         >>> import torch, gradclip
@@ -186,9 +188,10 @@ def clip_grad_value_(
     """Limit every element of every gradient to [-clip_value, clip_value], in place.
 
     Args:
-        parameters: Whose gradients to clip, as in `clip_grad_norm_`. Of a complex gradient, the real and the
-            imaginary part are limited each for itself; of a sparse one, the sum of duplicate entries is.
-        clip_value: Largest absolute value left, >= 0, rounded to the dtype of the gradient; `math.inf` changes nothing.
+        parameters: Whose gradients to clip, as in `clip_grad_norm_`. The real and the imaginary part of a complex
+            gradient are limited separately; in a sparse gradient, the sum of duplicate entries is limited.
+        clip_value: The largest absolute value left, >= 0, rounded to the dtype of the gradient; `math.inf` changes
+            nothing.
         foreach: Has no effect.
 
     Raises:

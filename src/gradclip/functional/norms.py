@@ -27,21 +27,21 @@ def get_total_norm(
     r"""Return the norm :math:`\lVert x \rVert_p` of all tensors viewed as one vector; nothing is written.
 
     Args:
-        tensors: Gradients, or any floating-point tensors; repeated ones count once.
+        tensors: Gradients, or any floating-point tensors; repeated tensors count once.
         norm_type: Order :math:`p` of the norm, as in `clip_grad_norm_`.
-        error_if_nonfinite: Whether to raise where the norm is NaN or infinite in float64.
+        error_if_nonfinite: Whether to raise an error if the norm is NaN or infinite in float64.
         foreach: Has no effect.
         group: As in `clip_grad_norm_`.
 
     Returns:
-        The total norm: 0-dim, float32 (float64 where any tensor has that precision), on the device of the first. A
-        norm beyond the range of float32, which finite gradients can have, is infinite and no error: `clip_grad_norm_`
-        clips by the float64 norm.
+        The total norm: 0-dim, float32 (float64 if any tensor has that precision), on the device of the first. A norm
+        beyond the range of float32, which finite gradients can have, is returned as infinite and is not an error:
+        `clip_grad_norm_` clips by the float64 norm.
 
     Raises:
         NonFiniteGradientError: If the norm is not finite in float64 and `error_if_nonfinite` is true.
         RemoteError: If another rank cannot collect its tensors.
-        TypeError: If `tensors` holds anything else than real or complex floating-point tensors.
+        TypeError: If `tensors` holds anything other than real or complex floating-point tensors.
         ValueError: If `norm_type` is not an order.
 
     Example:
@@ -69,15 +69,15 @@ def clip_coefficient(total_norm: float | Tensor, max_norm: float | Tensor, eps: 
 
     Args:
         total_norm: The norm :math:`n` >= 0.
-        max_norm: The bound :math:`c` >= 0.
+        max_norm: The threshold :math:`c` >= 0.
         eps: The :math:`\epsilon` >= 0.
 
     Returns:
-        The coefficient in [0, 1]: 0-dim, float64, on the device of `total_norm`. NaN where the norm is.
+        The coefficient in [0, 1]: 0-dim, float64, on the device of `total_norm`. NaN if the norm is NaN.
 
     Raises:
         TypeError: If an argument is not a number or a tensor of one.
-        ValueError: If an argument is negative, or a bound is NaN.
+        ValueError: If an argument is negative, or `max_norm` is NaN.
 
     Example:
         >>> import gradclip
@@ -99,8 +99,8 @@ def get_norms(parameters: Parameters, norm_type: float = 2.0) -> dict[str, Tenso
         norm_type: Order of the norms, as in `clip_grad_norm_`.
 
     Returns:
-        Norms by name, in order: 0-dim, float32 (float64 where any gradient has that precision), each on the device of
-        its gradient. Where no names are given, they are `parameters[0]`, `parameters[1]` and so on.
+        Norms by name, in order: 0-dim, float32 (float64 if any gradient has that precision), each on the device of its
+        gradient. If no names are given, they are `parameters[0]`, `parameters[1]` and so on.
 
     Raises:
         RemoteError: If another rank cannot collect its gradients.

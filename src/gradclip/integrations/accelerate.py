@@ -25,23 +25,23 @@ def prepare(
 ) -> GradClipper:
     """Clip before every step of an optimizer that `accelerator.prepare` has returned.
 
-    Gradients are unscaled by the scaler of the accelerator, and clipped where gradients are synchronised, so once for
-    the micro-batches of `accumulate`. The state of the clipper is saved and loaded with that of the accelerator.
+    Gradients are unscaled by the scaler of the accelerator, and clipped when they are synchronised, so once for all
+    micro-batches of `accumulate`. The state of the clipper is saved and loaded with that of the accelerator.
 
     Args:
         accelerator: An `accelerate.Accelerator`.
         model: The model that it has prepared.
         optimizer: The optimizer that it has prepared.
-        policy: A policy, or a bound.
-        sinks: What takes a record of every clip.
-        options: Those of `GradClipper`.
+        policy: A policy, or a `max_norm`.
+        sinks: Callables that take a record of every clip.
+        options: Other arguments of `GradClipper`.
 
     Returns:
-        The clipper, attached. `accelerator.clip_grad_norm_` and `clip_grad_value_` of its parameters are errors, as
-        both would clip. `accelerator.end_training` detaches it.
+        The clipper, attached. Calling `accelerator.clip_grad_norm_` or `clip_grad_value_` on its parameters is then an
+        error, because both would clip. `accelerator.end_training` detaches the clipper.
 
     Raises:
-        ValueError: If the optimizer was not prepared, or DeepSpeed or Megatron steps.
+        ValueError: If the optimizer was not prepared, or if DeepSpeed or Megatron takes the steps.
 
     Example:
         `model, optimizer, data = accelerator.prepare(model, optimizer, data)`, then

@@ -28,28 +28,28 @@ def _bases() -> tuple[type, ...]:
 
 
 class GradClipCallback(*_bases()):  # type: ignore[misc] -- of what is installed
-    """Clip by a policy before every step of the optimizers of a module, automatic and manual ones.
+    """Clip by a policy before every step of the optimizers of a module, with automatic or manual optimization.
 
     Args:
-        policy: A policy, or a bound, for each optimizer, or a list of one for each of several.
-        sinks: What takes a record of every clip, of whichever optimizer: `group` says which, as "optimizer1", where
-            there are several.
-        options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
+        policy: A policy or a `max_norm` for all optimizers, or a list with one for each optimizer.
+        sinks: Callables that take a record of every clip of every optimizer. If there are several optimizers, `group`
+            says which one, such as "optimizer1".
+        options: Other arguments of `GradClipper`: `nonfinite`, `norms_every`, and so on.
 
     Attributes:
-        clippers: One for each optimizer, in their order, while it trains and after it.
+        clippers: One for each optimizer, in order, during and after training.
 
     Raises:
-        RuntimeError: If the module clips by `self.clip_gradients`, as both would clip.
-        ValueError: When training begins, if the trainer has a `gradient_clip_val`; if DeepSpeed steps; or if there are
-            not as many policies as optimizers.
+        RuntimeError: If the module calls `self.clip_gradients`, because both would clip.
+        ValueError: When training begins, if the trainer has a `gradient_clip_val`, if DeepSpeed takes the steps, or if
+            there are not as many policies as optimizers.
 
     Example:
         `Trainer(callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
 
     Note:
         `gradclip/total_norm` and so on are logged at every step, by the trainer's own logger. The states of the
-        clippers are in every checkpoint, and a resumed run goes on from them.
+        clippers are saved in every checkpoint, and a resumed run continues from them.
     """
 
     def __init__(
@@ -164,14 +164,14 @@ def setup(
         fabric: A `lightning.Fabric`.
         model: The model that it has set up.
         optimizer: The optimizer that it has set up.
-        policy: A policy, or a bound.
-        sinks: What takes a record of every clip.
-        options: Those of `GradClipper`.
+        policy: A policy, or a `max_norm`.
+        sinks: Callables that take a record of every clip.
+        options: Other arguments of `GradClipper`.
 
     Returns:
-        The clipper, attached. Put it into what `fabric.save` and `fabric.load` are given, to resume from it.
-        `gradclip/total_norm` and so on go to the loggers of Fabric at every step, and `fabric.clip_gradients` of its
-        parameters is an error, as both would clip.
+        The clipper, attached. To resume from it, add it to the state that you pass to `fabric.save` and `fabric.load`.
+        `gradclip/total_norm` and so on go to the loggers of Fabric at every step. Calling `fabric.clip_gradients` on
+        its parameters is then an error, because both would clip.
 
     Example:
         `model, optimizer = fabric.setup(model, optimizer)`, then `clipper = setup(fabric, model, optimizer, 1.0)`

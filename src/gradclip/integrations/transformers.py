@@ -28,25 +28,26 @@ class GradClipCallback(TrainerCallback):
     """Clip by a policy before every step of a `Trainer`, in place of its `max_grad_norm`.
 
     Args:
-        policy: A policy, or a bound; by default, the `max_grad_norm` of the arguments of the trainer.
-        sinks: What takes a record of every clip.
-        options: Those of `GradClipper`: `nonfinite`, `norms_every`, and so on.
+        policy: A policy, or a `max_norm`; by default, the `max_grad_norm` of the arguments of the trainer.
+        sinks: Callables that take a record of every clip.
+        options: Other arguments of `GradClipper`: `nonfinite`, `norms_every`, and so on.
 
     Attributes:
-        clipper: The clipper, while it trains and after it.
+        clipper: The clipper, during and after training.
 
     Raises:
-        ValueError: When training begins, if there is neither a policy nor a bound, another such callback, or DeepSpeed
-            steps.
+        ValueError: When training begins, if there is neither a policy nor a `max_grad_norm`, if there is another such
+            callback, or if DeepSpeed takes the steps.
 
     Example:
         `Trainer(model, args, train_dataset=data, callbacks=[GradClipCallback(ZClip(max_norm=1.0))])`
 
     Note:
-        The logs of a step get `gradclip/total_norm` and so on, and `grad_norm`, the norm before clipping. Loggers that
-        the trainer has made of `report_to` hear of them by `install` alone, as callbacks come after them. A step that
-        is skipped is told to the trainer, which then leaves the learning rate as it is. The state of the clipper is in
-        every checkpoint, and a resumed run goes on from it. However `train()` ends, the trainer is left as it was.
+        The logs of a step get `gradclip/total_norm` and so on, and `grad_norm`, the norm before clipping. The loggers
+        that the trainer makes from `report_to` get them only with `install`, because callbacks run after these loggers.
+        The trainer is informed of skipped steps, and then does not change the learning rate. The state of the clipper
+        is saved in every checkpoint, and a resumed run continues from it. However `train()` ends, the trainer is
+        restored.
     """
 
     def __init__(self, policy: Policy | float | None = None, *, sinks: Sequence[Sink] = (), **options: Any) -> None:
@@ -129,16 +130,16 @@ class _StateWhenSaved:
 def install(
     trainer: Any, policy: Policy | float | None = None, *, sinks: Sequence[Sink] = (), **options: Any
 ) -> GradClipCallback:
-    """Clip in a trainer as `GradClipCallback` does, where its loggers hear of it too, and its own pass is saved.
+    """Clip in a trainer as `GradClipCallback` does, reach its loggers too, and skip its own pass over gradients.
 
     Args:
         trainer: A `transformers.Trainer`, before `train()`.
-        policy: A policy, or a bound; by default, the `max_grad_norm` of the arguments of the trainer.
-        sinks: What takes a record of every clip.
-        options: Those of `GradClipper`.
+        policy: A policy, or a `max_norm`; by default, the `max_grad_norm` of the arguments of the trainer.
+        sinks: Callables that take a record of every clip.
+        options: Other arguments of `GradClipper`.
 
     Returns:
-        The callback, which is the second of the trainer's: what it adds to logs reaches all that report them.
+        The callback. It becomes the second one of the trainer, so all loggers get what it adds to the logs.
 
     Example:
         `install(trainer, ZClip(max_norm=1.0)); trainer.train()`

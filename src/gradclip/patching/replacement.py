@@ -37,12 +37,12 @@ OF_OURS = {"eps", "nonfinite", "group"}
 
 @final
 class Patch:
-    """torch's functions replaced; in a `with` statement, until its end. `patch` makes it.
+    """The result of `patch`: torch's functions are replaced, in a `with` statement until its end.
 
     Attributes:
-        arguments: What `patch` was given.
-        places: Where they were replaced, such as `torch.nn.utils.clip_grad_norm_`.
-        unreached: What holds them otherwise, such as a closure, and goes on to call torch's.
+        arguments: The arguments of `patch`.
+        places: Where the functions were replaced, such as `torch.nn.utils.clip_grad_norm_`.
+        unreached: Other holders of the functions, such as a closure, that still call torch's functions.
     """
 
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
@@ -64,7 +64,7 @@ class Patch:
         return [str(place) for place in self._replaced]
 
     def undo(self) -> None:
-        """Put torch's functions back, where they were not replaced once more, and where ours were imported since."""
+        """Put torch's functions back, unless they were replaced again, and also where ours were imported since."""
         self._fsdp1.remove()
         back = {own: self._originals[key] for key, own in self._owns.items()}
         _exchange(back)
@@ -183,27 +183,28 @@ _CURRENT: list[Patch] = []
 
 
 def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
-    """Replace torch's functions for clipping by those of the same name here, wherever they are called from.
+    """Replace torch's clipping functions by those of gradclip, wherever they are called from.
 
     `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_`, `clip_grads_with_norm_` and `get_total_norm` are replaced in
-    `torch.nn.utils`, in `torch.nn.utils.clip_grad`, and in every module that has imported them from there; so is the
-    method `clip_grad_norm_` of FSDP1. Put it at the top of a script, or wherever a framework clips by itself.
+    `torch.nn.utils`, in `torch.nn.utils.clip_grad`, and in every module that has imported them from there. The method
+    `clip_grad_norm_` of FSDP1 is replaced too. Call `patch` at the top of a script, for example if a framework clips by
+    itself.
 
     Args:
-        policy: A rule in place of the bound that callers give; then optimizers whose gradients nobody clips are clipped
-            before each step too. A step on gradients that are NaN or infinite does not happen then.
-        sinks: Callables that take a `ClipRecord` of each clip, those of a `GradClipper` among them, of each step of an
-            optimizer that nobody clips for, and of each that a `GradScaler` leaves out.
+        policy: A policy to use instead of the threshold that callers pass. Gradients that the script does not clip are
+            then clipped before each step of their optimizer too, and a step on NaN or infinite gradients is skipped.
+        sinks: Callables that take a `ClipRecord` of each clip, including those of a `GradClipper`; of each step of an
+            optimizer whose gradients are not clipped; and of each step that a `GradScaler` skips.
 
     Returns:
-        What was replaced. As a context manager, it puts everything back at the end; else `unpatch` does. A second call
-        with the same arguments does nothing; with others, they hold until its end.
+        What was replaced. Used as a context manager, it puts everything back at the end; otherwise call `unpatch`. A
+        second call with the same arguments does nothing. With other arguments, the new patch is used until it ends.
 
     Raises:
         TypeError: If an argument has the wrong type.
 
     Warns:
-        UserWarning: If something holds torch's functions that cannot be reached, such as a closure.
+        UserWarning: If torch's functions are held where they cannot be replaced, such as in a closure.
 
     Example:
         >>> import torch, gradclip
@@ -216,8 +217,8 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
         tensor([0.6000, 0.8000])
 
     Note:
-        *Distributed:* a norm is returned as torch does for DTensors: as one that every rank holds as a whole, so that
-        callers who ask for its `full_tensor()` go on working.
+        *Distributed:* for DTensors, the norm is returned as torch returns it, as a DTensor that every rank holds as a
+        whole. Code that calls its `full_tensor()` keeps working.
     """
     if policy is not None:
         check_policies("patch", (policy,))
@@ -239,7 +240,7 @@ def patch(policy: Policy | None = None, *, sinks: Sequence[Sink] = ()) -> Patch:
 
 
 def unpatch() -> None:
-    """Put torch's functions back that `patch` has replaced; nothing where it has not.
+    """Put back torch's functions that `patch` has replaced; does nothing if there are none.
 
     Example:
         >>> import torch, gradclip

@@ -29,15 +29,15 @@ WARM_UP, DRIFT = 100, 3.0
 MEANINGS = {
     "mostly clipped": "More than half of the last 500 steps were clipped: the threshold sets how far most steps go. "
     "Raise it; under SGD, lower the learning rate as well.",
-    "idle": "5000 steps with a threshold went by without clipping. That is no fault: it holds what is to come. Lower "
-    "it if it is to do something now.",
-    "tiny coefficient": "50 steps in a row were scaled by less than 0.0001: next to nothing was learned from them. "
-    "The threshold is far below the norms, or the run had exploded. Look at the loss and the initialization.",
-    "one tensor dominates": "One tensor had more than 90 % of the squared norm: all others were scaled down for its "
-    "sake. Bound it by itself with `by_name`.",
+    "idle": "5000 steps with a threshold passed without clipping. That is not an error: the threshold still protects "
+    "later steps. Lower it if it should act now.",
+    "tiny coefficient": "50 steps in a row were scaled by less than 0.0001, so the model learned almost nothing from "
+    "them. The threshold is far below the norms, or the run had exploded. Look at the loss and the initialization.",
+    "one tensor dominates": "One tensor had more than 90 % of the squared norm, so a threshold on the total norm "
+    "mostly follows this tensor. Give it its own threshold with `by_name`.",
     "drifting norm": "The median of the last 500 norms was more than three times that of the first 500 after warm-up, "
-    "or less than a third of it. One bound does not fit both ends alike. Look again with these records: "
-    "`gradclip advise`.",
+    "or less than a third of it. One threshold does not fit both ends of the run. Run `gradclip advise` on these "
+    "records.",
 }
 """What each alarm means, and what to do."""
 
@@ -60,7 +60,7 @@ Clip: TypeAlias = ClipRecord | Row
 
 @final
 class Alarms:
-    """What is wrong with a run, found while it is written down.
+    """Finds what is wrong with a run while it is recorded.
 
     ==========================  =======================================================================================
     alarm                       while
@@ -68,16 +68,16 @@ class Alarms:
     `"mostly clipped"`          more than half of the last 500 steps were clipped
     `"idle"`                    the last 5000 steps with a finite threshold went by without clipping
     `"tiny coefficient"`        the coefficients of the last 50 steps that happened are all below 1e-4
-    `"one tensor dominates"`    one parameter has more than 90 % of the squared norm, when this was last measured
+    `"one tensor dominates"`    one parameter had more than 90 % of the squared norm when this was last measured
     `"drifting norm"`           the median of the last 500 norms is more than 3 times that of the first 500 after a
                                 warm-up of 100, or less than a third of it
     ==========================  =======================================================================================
 
-    A norm that is NaN or infinite is no norm here, and a step that is skipped did not happen; a spike that is skipped
-    ends idleness, as clipping does.
+    Norms that are NaN or infinite and steps that were skipped do not count, except that a skipped spike ends `"idle"`,
+    as clipping does.
 
     Attributes:
-        active: The alarms that are on, and the steps at which they began.
+        active: The active alarms, and the steps at which they began.
 
     Example:
         >>> from gradclip import ClipRecord

@@ -30,26 +30,26 @@ WRITING_S = 0.05
 class JSONLines:
     """A sink that appends each record to a file, as one line of JSON.
 
-    A line is written by one call of the operating system, and nothing waits in a buffer: whatever kills the process,
-    all lines before are whole, and it tears the last one at most. A file that ends in such a fragment is put right when
-    it is opened the next time, with a warning. What is there already stays: a resumed run goes on in the same file. One
-    that is deleted meanwhile, with its folder or without, is made anew.
+    Each line is written with one call of the operating system, and nothing is buffered. If the process is killed, all
+    lines before the last are complete, and at most the last one is cut off. A file that ends in such a fragment is
+    repaired when it is opened the next time, with a warning. Existing lines are kept: a resumed run appends to the same
+    file. If the file is deleted while it is in use, with or without its folder, it is created again.
 
-    The JSON is strict: a number that is NaN or infinite is written as null.
+    The JSON is strict: NaN and infinite numbers are written as null.
 
     Args:
-        path: The file; it and its folders are made where they are missing.
-        ranks: Which ranks write, of `torch.distributed` or else by the environment variable `RANK`: 0, or `"all"`, each
-            to a file of its own: `run.jsonl` becomes `run.rank0.jsonl`, `run.rank1.jsonl` and so on. Others take
-            records and do nothing.
+        path: The file; it and its folders are created if they are missing.
+        ranks: Which ranks write: 0, or `"all"`, each to its own file, so that `run.jsonl` becomes `run.rank0.jsonl`,
+            `run.rank1.jsonl` and so on. The rank comes from `torch.distributed`, or else from the environment variable
+            `RANK`. Other ranks take records and do nothing.
 
     Attributes:
-        path: The file, with the number of the rank where all write.
+        path: The file, with the number of the rank if all ranks write.
 
     Raises:
-        TypeError: If `path` is no path.
+        TypeError: If `path` is not a path.
         ValueError: If `ranks` is something else.
-        OSError: If the file cannot be written, as `IsADirectoryError`, `PermissionError` and so on, or is a pipe or a
+        OSError: If the file cannot be written (`IsADirectoryError`, `PermissionError` and so on), or is a pipe or a
             device.
 
     Warns:
@@ -67,8 +67,8 @@ class JSONLines:
         {"step": 1, "time": ..., "status": "clipped", "total_norm": 5.0, ...}
 
     Note:
-        *Distributed:* norms and thresholds are the same on all ranks, so that rank 0 says it all but the counts of
-        non-finite elements, which are those of its own shards.
+        *Distributed:* norms and thresholds are the same on all ranks, so the file of rank 0 is complete, except for the
+        counts of non-finite elements, which are only those of its own shards.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ranks: Literal[0, "all"] = 0) -> None:
@@ -85,7 +85,7 @@ class JSONLines:
 
     @property
     def path(self) -> Path:
-        """The file, with the number of the rank where all write."""
+        """The file, with the number of the rank if all ranks write."""
         whole = self._whole
         return whole if self._ranks == 0 else whole.with_name(f"{whole.stem}.rank{self._rank}{whole.suffix}")
 

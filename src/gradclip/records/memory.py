@@ -8,11 +8,11 @@ from gradclip.records.record import ClipRecord
 
 @final
 class Memory:
-    """A sink that keeps records.
+    """A sink that keeps records in memory.
 
     Args:
-        maxlen: How many to keep, the last ones; None for all. A record takes about half a kilobyte, and more where it
-            has norms.
+        maxlen: How many of the most recent records to keep; None for all. A record takes about half a kilobyte, and
+            more if it has norms.
 
     Attributes:
         records: The records, the oldest first.

@@ -9,26 +9,26 @@ from typing import Any, final
 @final
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """One clip in plain numbers and words, which outlive the tensors.
+    """One clip, in plain numbers and words that outlive the tensors.
 
     Attributes:
         step: The number of the clip, from 1.
-        time: When it was, in seconds since 1970.
+        time: The time of the clip, in seconds since 1970.
         status: `"ok"`, `"clipped"`, `"skipped_nonfinite"`, `"skipped_spike"` or `"skipped_scaler"`.
         total_norm: The total norm before clipping.
-        total_norm_after: The total norm after it; NaN where it is not known.
-        threshold: The bound on the total norm; None where the policy bounds parts.
-        coefficient: What the total norm was multiplied by; NaN where it is not known.
-        policy: The policy, as it was written.
-        worst: The parameters with the largest norms and their shares of the sum of squares, where they were measured.
-        group: What tells the parameters of the clipper from others; None unless a sink or `patch` sets it.
-        lr: The learning rate of the first parameter group of the optimizer whose step it was; None for a clip by hand.
-        loss: The loss that the clipper was told; None where it was not.
-        nonfinite: Where the total norm is NaN or infinite, the counts of NaN and of infinite elements on this rank by
-            parameter, of the first 100 that have any; else None.
-        norms: The norm of each parameter, at the steps that `norms_every` asks for; else None.
-        alarms: What went wrong from this step on; see `Alarms`.
-        optimizer: The class of the optimizer whose step it was, by its name; None for a clip by hand.
+        total_norm_after: The total norm after clipping; NaN if it is not known.
+        threshold: The threshold of the total norm; None if the policy clips parts of the model.
+        coefficient: The factor by which the total norm changed; NaN if it is not known.
+        policy: The `repr` of the policy.
+        worst: The parameters with the largest norms and their shares of the sum of squares, if they were measured.
+        group: A name that tells the parameters of this clipper from others; None unless a sink or `patch` sets it.
+        lr: The learning rate of the first parameter group of the optimizer that stepped; None for a clip by hand.
+        loss: The loss that the clipper was given; otherwise None.
+        nonfinite: If the total norm is NaN or infinite, the counts of NaN and of infinite elements on this rank, by
+            parameter, for the first 100 that have any; otherwise None.
+        norms: The norm of each parameter, at the steps that `norms_every` asks for; otherwise None.
+        alarms: The alarms that begin at this step; see `Alarms`.
+        optimizer: The class name of the optimizer that stepped; None for a clip by hand.
 
     Example:
         >>> import torch, gradclip
@@ -65,17 +65,17 @@ class ClipRecord:
 
     @property
     def skipped(self) -> bool:
-        """Whether the step did not happen."""
+        """Whether the step was skipped."""
         return self.status.startswith("skipped")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, in their order; those that are dicts are not copied."""
+        """Return the fields by name, in order; fields that are dicts are not copied."""
         return dict(zip(FIELDS, values_of(self), strict=True))
 
     def metrics(self) -> dict[str, float]:
-        """Return what a logger plots, by tags that stay: numbers that are neither unknown nor NaN or infinite.
+        """Return the numbers that a logger plots, by constant tags; unknown, NaN and infinite numbers are left out.
 
-        The `group` of a record, where it has one, comes before its tags, so that each group has its own curves.
+        If the record has a `group`, its name comes before the tags, so that each group has its own curves.
 
         Example:
             >>> from gradclip import ClipRecord

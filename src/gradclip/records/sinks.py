@@ -45,10 +45,10 @@ MOST_WAITING = 64
 
 @final
 class Sinks:
-    """The sinks of one clipper. One that fails is dropped with a warning: training goes on.
+    """The sinks of one clipper. A sink that fails is dropped with a warning, and training continues.
 
     Attributes:
-        sinks: What takes records, as long as it does not fail.
+        sinks: The sinks that have not failed.
         policy: The policy of the clipper.
     """
 
@@ -125,10 +125,10 @@ _WAITING: "weakref.WeakSet[Sinks]" = weakref.WeakSet()
 
 @atexit.register
 def flush() -> None:
-    """Give sinks the records that still wait for numbers from a device.
+    """Deliver to the sinks the records that still wait for numbers from a device.
 
-    On the CPU there are none. Elsewhere, the last record of a run is given when its clipper is detached or gone, or the
-    program ends; call this to read a sink before.
+    On the CPU there are none. On other devices, the last record of a run is delivered when its clipper is detached or
+    deleted, or when the program ends; call this to read a sink earlier.
 
     Example:
         >>> import gradclip

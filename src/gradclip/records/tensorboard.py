@@ -15,13 +15,14 @@ class Writer(Protocol):
 
 @final
 class TensorBoard:
-    """A sink that adds a point to each of the curves that `ClipRecord.metrics` has.
+    """A sink that adds the numbers of `ClipRecord.metrics` to the curves of TensorBoard.
 
     Args:
-        writer: Anything with the `add_scalar` of `torch.utils.tensorboard.SummaryWriter`. Whoever made it closes it.
+        writer: Any object with the `add_scalar` of `torch.utils.tensorboard.SummaryWriter`. You have to close it
+            yourself.
 
     Raises:
-        TypeError: If it has none.
+        TypeError: If `writer` has no `add_scalar`.
 
     Example:
         >>> import torch, gradclip

@@ -25,19 +25,19 @@ def assert_clipped(
 ) -> Generator[None]:
     """Assert that every step of an optimizer inside a `with` statement uses gradients of a bounded total norm.
 
-    It takes part in no clipping, and asks nobody whether it happened: right before the update, after all other hooks,
-    it measures the gradients in float64. So it holds for any way of clipping, that of torch included. Those of DTensors
-    are gathered: all ranks have to step.
+    It does not clip, and does not rely on any clipper: right before the update, after all other hooks, it measures the
+    gradients in float64. So it works for any way of clipping, including torch's. Gradients that are DTensors are
+    gathered, so all ranks have to step.
 
     Args:
         optimizer: The optimizer whose steps are checked; all its parameters count.
-        max_norm: The bound on their total norm.
+        max_norm: The largest total norm allowed.
         norm_type: The order p of the norm.
-        rtol: How far above the bound the norm may be, as a share of it; None for the rounding of the dtype of the
+        rtol: How far above `max_norm` the norm may be, as a share of it; None for the rounding of the dtype of the
             gradients. Clipping that computes in low precision may need more.
 
     Raises:
-        AssertionError: At the step whose norm is above the bound, with its number and norm; at the end if no step ran.
+        AssertionError: At the step whose norm is above `max_norm`, with its number and norm; at the end if no step ran.
         TypeError: If an argument has the wrong type.
         ValueError: If a number is out of range.
 

@@ -13,10 +13,10 @@ def capture_records(clipper: GradClipper | None = None) -> Generator[list[ClipRe
     """Collect a record of every clip inside a `with` statement.
 
     Args:
-        clipper: Whose records; None for those of all clippers of the process.
+        clipper: The clipper whose records to collect; None for all clippers of the process.
 
     Yields:
-        The list that records are added to; it keeps them afterwards.
+        The list that records are added to; it keeps them after the `with` statement.
 
     Example:
         >>> import torch

@@ -39,12 +39,12 @@ class _Rank(NamedTuple):
 class RankPool:
     """A pool of processes that form one gloo process group and wait for work.
 
-    The processes start at the first call, which takes seconds; every further call takes milliseconds. So one pool
-    serves a whole test session. They meet in a temporary file and need no port.
+    The processes start at the first call, which takes seconds; every further call takes milliseconds. Use one pool for
+    a whole test session. The processes meet in a temporary file and need no port.
 
-    A pool survives what is run on it. After a failure that not all ranks share, which may have left them out of step,
-    it ends them, and the next call starts new ones. Process groups that a function makes stay until it destroys them.
-    Warnings are treated on the ranks as where `run` is called: what would be an error here is an error there.
+    A pool stays usable after a failure. If only some ranks fail, they may be out of step: the pool ends all ranks, and
+    the next call starts new ones. Process groups that a function makes stay until it destroys them. The ranks use the
+    warning filters of the caller of `run`: a warning that would be an error here is an error there.
 
     Args:
         size: The number of ranks.
@@ -106,7 +106,7 @@ class RankPool:
         self.close()
 
     def close(self) -> None:
-        """End the ranks. A closed pool runs nothing more; to close it again does nothing."""
+        """End the ranks. A closed pool cannot run anything; closing it again does nothing."""
         self._closed = True
         self._stop(GRACE_S)
 
@@ -116,8 +116,8 @@ class RankPool:
         Args:
             function: What to call. The ranks import it by name, so it must stand at the top level of a module that
                 they can import. It asks `torch.distributed.get_rank()` which rank it is on.
-            *args: Its arguments, which are pickled.
-            **kwargs: Its arguments by keyword.
+            *args: Its positional arguments, which are pickled.
+            **kwargs: Its keyword arguments, which are pickled.
 
         Returns:
             What each rank returned; tensors are copies.

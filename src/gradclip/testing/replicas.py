@@ -8,14 +8,14 @@ from gradclip.parameters import Parameters, named
 
 
 def assert_same_gradients(parameters: Parameters, *, group: Group | None = None) -> None:
-    """Assert that parameters have gradients of the same norms on every rank that has them, told apart by name.
+    """Assert that parameters of the same name have gradients of the same norm on every rank that has them.
 
     Call it on all ranks, after `backward()`, before or after clipping.
 
     Args:
-        parameters: Parameters, in any form that `clip_grad_norm_` takes. Of those that several ranks hold together, the
-            norm is that of the whole.
-        group: The ranks to compare; by default all of the program. Without several of them, nothing is compared.
+        parameters: Parameters, in any form that `clip_grad_norm_` takes. For a parameter that several ranks hold
+            together, the norm is that of the whole.
+        group: The ranks to compare; by default all ranks of the program. With only one rank, nothing is compared.
 
     Raises:
         AssertionError: With the names and norms that differ, on every rank.

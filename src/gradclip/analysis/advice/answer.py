@@ -33,30 +33,30 @@ class Advice:
     """What a recording says about clipping, in plain numbers and words.
 
     Attributes:
-        source: What it is from.
+        source: Where the recording comes from.
         steps: How many steps were recorded.
         usable: How many of them are judged.
         warmup: How many are left out at the beginning.
-        nonfinite: How many after that are left out for a norm that is not finite.
-        zero: How many for a norm of 0.
+        nonfinite: How many of the others are left out because their norm is not finite.
+        zero: How many are left out because their norm is 0.
         verdict: `"clip"`, `"drifting"`, `"lower the learning rate"` or `"clipping is idle"`; or a refusal: `"too few
-            steps"`, `"already clipped"`, `"not finite"`, `"vanished"` or `"exploded"`. It does not depend on a bound
-            that no norm reached.
+            steps"`, `"already clipped"`, `"not finite"`, `"vanished"` or `"exploded"`. It does not depend on a
+            threshold that no norm reached.
         headline: The verdict in a sentence.
-        reasons: What speaks for it, and what else is worth knowing.
-        suggestions: The thresholds, the tightest first; none where advice is refused, or is to do nothing.
-        max_norm: The threshold to use, rounded to three digits; where clipping is idle that to keep, as it was
-            recorded. None where advice is refused, and where what is to be kept is no constant.
-        dominating: The parameters with the largest mean shares of the squared norm, where they were recorded.
-        median: The median of the judged norms; NaN, as the next four, where too few are usable.
+        reasons: The reasons for the verdict, and what else is worth knowing.
+        suggestions: The thresholds, the tightest first; empty if advice is refused, or is to change nothing.
+        max_norm: The threshold to use, rounded to three digits; if clipping is idle, the recorded threshold, to keep.
+            None if advice is refused, or if what to keep is not a constant.
+        dominating: The parameters with the largest mean shares of the squared norm, if they were recorded.
+        median: The median of the judged norms; NaN, like the next four, if too few norms are usable.
         largest: The largest of them.
         tail: The tail index of the largest tenth: below 2 in an explosion.
-        growth: The median of the last quarter, in medians of the first.
+        growth: The median of the last quarter, divided by the median of the first.
         drift: The factor by which the median moves over the run.
-        spikes: How many norms are spikes: above six robust deviations, and three medians.
-        recorded_bound: What norms were held against; NaN if it moved, None if there was nothing.
-        recorded_share: The share of judged steps above that; None where there was nothing.
-        certainty: How sure the balanced threshold is: `"firm"`, `"fair"` or `"rough"`; None without thresholds.
+        spikes: How many norms are spikes: above six robust deviations, and above three medians.
+        recorded_bound: The threshold that was recorded; NaN if it moved, None if there was none.
+        recorded_share: The share of judged steps above that threshold; None if there was none.
+        certainty: How certain the balanced threshold is: `"firm"`, `"fair"` or `"rough"`; None without thresholds.
         sure: The same in a sentence, with the reasons; empty without thresholds.
         remarks: What a reader should know about how the file was read.
     """
@@ -87,14 +87,14 @@ class Advice:
 
     @property
     def code(self) -> str | None:
-        """The policy to write, or to keep; None where there is no threshold."""
+        """The policy to write, or to keep; None if there is no threshold."""
         if self.max_norm is None:
             return None
         return f"FixedNorm(max_norm={self.max_norm:g})"
 
     @property
     def usage(self) -> str:
-        """The code to write, or to keep, in a line; empty where there is none."""
+        """The code to write, or to keep, in one line; empty if there is none."""
         if self.code is None:
             return ""
         what = "Keep" if self.verdict == "clipping is idle" else "In code"
@@ -102,7 +102,7 @@ class Advice:
 
     @property
     def notes(self) -> list[str]:
-        """All that is to be said after the thresholds, a sentence or some in a line."""
+        """The notes that follow the thresholds, one or more sentences each."""
         listed = ", ".join(f"{name} {percent(share)}" for name, share in self.dominating)
         counted = (
             f"Judged: {self.usable:,} of {several(self.steps, 'step')} of {self.source}. Left out: {self.warmup:,} of "
@@ -113,7 +113,7 @@ class Advice:
         return [*filter(None, [self.sure, *self.reasons, shares, caution]), counted, *self.remarks]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name and the code, as JSON holds them: None for what is not known or not finite."""
+        """Return the fields by name and the code, ready for JSON: None for values that are unknown or not finite."""
         return {name: _plain(value) for name, value in (asdict(self) | {"code": self.code}).items()}
 
     def __str__(self) -> str:
@@ -132,25 +132,25 @@ class Advice:
 
 @on_the_host
 def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = None, seed: int = 0) -> Advice:
-    """Advise on the threshold to clip the total norm at.
+    """Advise on the threshold at which to clip the total norm.
 
-    The norms are those before clipping, of a run that trained well: unclipped at a low learning rate, or clipped at any
-    bound that held. A threshold is in units of the norms: another batch size, accumulation or loss means another
-    recording; gradients that a scaler has multiplied are unscaled before they are recorded.
+    The norms are those before clipping, from a run that trained well: unclipped at a low learning rate, or clipped at
+    any threshold that kept it stable. A threshold is in units of the norms, so another batch size, accumulation or loss
+    needs another recording. Gradients that a scaler has multiplied have to be unscaled before they are recorded.
 
     Args:
-        run: A series, a file of any kind that is read, or total norms step by step.
-        warmup: How many steps to leave out at the beginning; None for 20, or 5 % where that is more, and at most a
-            third, or what it takes where norms fall from a high beginning.
-        optimizer: The class of the optimizer, such as `"AdamW"`, where the recording does not say it: what a bound that
-            most steps reach has done depends on it.
-        seed: What the resampling of the intervals is drawn with.
+        run: A series, a file of any supported form, or total norms step by step.
+        warmup: How many steps to leave out at the beginning. None leaves out 20, or 5 % if that is more, but at most a
+            third; it leaves out more if norms fall from a high beginning.
+        optimizer: The class of the optimizer, such as `"AdamW"`, if the recording does not name it. The effect of a
+            threshold that most steps reach depends on it.
+        seed: The random seed for resampling the intervals.
 
     Returns:
-        The advice. It is also given for recordings from which no threshold should be taken: it then says why.
+        The advice. If no threshold should be taken from the recording, it says why.
 
     Raises:
-        TypeError: If `run` is no recording, or `optimizer` no name.
+        TypeError: If `run` is not a recording, or `optimizer` is not a name.
         ValueError: If norms are negative, a file cannot be read, or `warmup` is negative.
 
     Example:
@@ -164,9 +164,9 @@ def advise(run: Recorded, *, warmup: int | None = None, optimizer: str | None = 
         'No advice: 17 usable steps, where 20 are needed. Record more.'
 
     References:
-        Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023: the threshold is just above the
-        typical norm, the 90th percentile to begin with; where more than half of the updates are clipped, the learning
-        rate is to be lowered instead.
+        Godbole, Dahl, Gilmer, Shallue and Nado, Deep Learning Tuning Playbook, 2023: the threshold should be just above
+        the typical norm, with the 90th percentile to start with; if more than half of the updates are clipped, lower
+        the learning rate instead.
     """
     seed = int(check_number("advise", "seed", seed, at_least=0, integer=True))
     series = series_of(run)

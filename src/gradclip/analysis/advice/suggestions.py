@@ -27,11 +27,11 @@ class Suggestion:
 
     Attributes:
         name: `"tight"`, `"balanced"` or `"conservative"`.
-        max_norm: The threshold, in the units of the recorded norms, as it is to be written: with three digits.
+        max_norm: The threshold, in the units of the recorded norms, rounded to three digits.
         low: The lower end of its 95 % interval: how far it would move in another recording of the same training.
-        high: The upper end.
-        share_clipped: The share of the judged steps above it, in [0, 1].
-        share_removed: The share of the sum of their norms that it takes away, in [0, 1].
+        high: The upper end of the interval.
+        share_clipped: The share of the judged steps whose norm is above it, in [0, 1].
+        share_removed: The share of the sum of the norms that it removes, in [0, 1].
     """
 
     name: str

@@ -38,24 +38,24 @@ def read_series(
 ) -> Series:
     r"""Read a recorded run.
 
-    A file of any size is read in pieces: only the columns that are returned, and norms of single parameters at no more
-    steps than some 250 000 norms fill, stay in memory. (A `trainer_state.json` is read as a whole.)
+    A file of any size is read in pieces. Only the columns that are returned stay in memory, and norms of single
+    parameters for as many steps as about 250 000 norms fill. (A `trainer_state.json` is read as a whole.)
 
     Args:
         path: JSON Lines, a table, printed text, a `trainer_state.json`, an event file, or the folder of a run with one
             of the last two.
-        column: The column, field or tag of the norm, where it has no usual name, or several have. The folder, the run
-            of Weights & Biases, and case may be left out where it is clear without them.
-        run: The run, where a table holds several, one under another; or the group, where records of several clippers
-            are in one file.
-        size: How many bytes to read of a file of lines that somebody still writes, up to the end of a line; by default
+        column: The column, field or tag of the norm, if it has no usual name or several have one. You may leave out the
+            folder, the run of Weights & Biases, and the case, if the name is clear without them.
+        run: The run, if a table holds several, one below another; or the group, if records of several clippers are in
+            one file.
+        size: How many bytes to read of a file of lines that is still being written, up to the end of a line; by default
             all.
 
     Returns:
-        The run: its steps rise, and `remarks` say what was left out.
+        The run: its steps increase, and `remarks` say what was left out.
 
     Raises:
-        ReadError: If it cannot be read, with the file, the line and what to do; a `ValueError`.
+        ReadError: If the file cannot be read, with the file, the line and what to do; a `ValueError`.
 
     Example:
         >>> from pathlib import Path

@@ -14,7 +14,7 @@ class ReadError(ValueError):
 
     Attributes:
         path: The file or folder, as text.
-        line: The number of the line, or of another part of the file, from 1; None where it is about the whole.
+        line: The number of the line, or of another part of the file, from 1; None if the error is about the whole file.
     """
 
     def __init__(self, path: str | PathLike[str], problem: str, *, line: int | None = None, part: str = "line") -> None:
