@@ -13,8 +13,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 BY_RANKS = DOCS / "how-to" / "distributed.md"
 """Its blocks are one script for four ranks, which `tests/examples` runs."""
 
+BY_SECTION = DOCS / "tutorials" / "quickstart.md"
+"""Each of its blocks is a script of its own, which `test_quickstart.py` runs."""
+
 PAGES = sorted(DOCS.rglob("*.md"))
-WITH_CODE = [page for page in PAGES if "```python\n" in page.read_text("utf-8") and page != BY_RANKS]
+WITH_CODE = [x for x in PAGES if "```python\n" in x.read_text("utf-8") and x not in {BY_RANKS, BY_SECTION}]
 
 
 def name(page: Path) -> str:
