@@ -24,6 +24,13 @@ class Unhooked(torch.optim.Optimizer):
         return self.inner.step(closure)
 
 
+class Fused(torch.optim.SGD):
+    """As LOMO, which takes each gradient as it comes."""
+
+    def fused_backward(self, loss: torch.Tensor, lr: float) -> None:
+        """Update parameters."""
+
+
 def test_what_a_clipper_cannot_be_attached_to() -> None:
     """The error says what to do, and no hook is left behind."""
     net = network()
@@ -37,6 +44,8 @@ def test_what_a_clipper_cannot_be_attached_to() -> None:
         TypeError, match="must evaluate its closure once a step, got LBFGS, .* Call `clip\\(\\)` in the"
     ):
         clipper.attach(torch.optim.LBFGS(net.parameters()))
+    with pytest.raises(TypeError, match=r"must update .* in its `step`, got Fused, which does so in `backward`"):
+        clipper.attach(Fused(net.parameters()))
     with pytest.raises(
         TypeError, match=r"whose `step` runs hooks, got Unhooked, .* Pass the optimizer that it wraps\."
     ):

@@ -1,5 +1,6 @@
 """The reference is complete: names, errors, warnings, commands and variables."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -65,6 +66,19 @@ def test_every_misuse_has_a_cause_and_a_remedy() -> None:
         assert any(beginning in word for beginning in beginnings), word
     for beginning in beginnings:
         assert any(beginning in word for word in words), beginning
+
+
+def test_every_plain_error_is_one_that_the_code_raises() -> None:
+    """The words of each row stand in the sources, as one text."""
+    page = (REFERENCE / "errors.md").read_text("utf-8")
+    table = page[page.index("### Plain RuntimeError") : page.index("## Misuse")]
+    rows = re.findall(r"^\| (.*?) \| \S.*? \| \S.*? \|$", table, flags=re.MULTILINE)[1:]
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "src" / "gradclip").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in nodes if isinstance(node.value, str)]
+    assert len(rows) == 11
+    for row in rows:
+        assert any(row in text for text in texts), row
 
 
 def test_every_other_warning_is_one_that_the_code_gives() -> None:

@@ -67,6 +67,13 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
             "needs gradients that fit the loss. Call `clip()` in the closure, after `backward()`, if you want it so."
         )
         raise TypeError(msg)
+    if hasattr(optimizer, "fused_backward"):
+        msg = (
+            "`GradClipper.attach(optimizer=...)` must update parameters in its `step`, got "
+            f"{type(optimizer).__name__}, which does so in `backward`, before all gradients are there. Use what it "
+            "offers itself to clip."
+        )
+        raise TypeError(msg)
     if scaler is not None and not isinstance(scaler, GradScaler):
         msg = f"`GradClipper.attach(scaler=...)` must be a torch.amp.GradScaler, got {type(scaler).__name__}."
         raise TypeError(f"{msg} {ONE_BY_ONE}" if isinstance(scaler, Optimizer) else msg)
