@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor
 
 from gradclip.numbers import from_device
-from gradclip.validation import check_word, holds_one_real, real, refuse_none, warn_of_zero
+from gradclip.validation import check_number, check_word, holds_one_real, real, refuse_none, warn_of_zero
 
 NonFinite: TypeAlias = Literal["propagate", "raise", "keep", "sanitize"]
 """What the functions do with a total norm that is NaN or infinite."""
@@ -29,10 +29,7 @@ def check_max_norm(function: str, value: object, argument: str = "max_norm") -> 
             f"{tuple(value.shape)}. Pass a float or a 0-dim tensor."
         )
         raise ValueError(msg)
-    number = real(function, argument, value)
-    if not number >= 0.0:
-        msg = f"`{function}({argument}=...)` must be >= 0, got {value!r}. To switch clipping off, pass `math.inf`."
-        raise ValueError(msg)
+    number = check_number(function, argument, value, at_least=0.0, advice="To switch clipping off, pass `math.inf`.")
     if function != "clip_coefficient":  # which changes nothing
         warn_of_zero(function, argument, number)
     return number
@@ -54,11 +51,7 @@ def check_eps(function: str, value: object) -> float:
     """Return the number added to the norm before dividing by it."""
     if type(value) is float and 0.0 <= value < math.inf:
         return value
-    number = real(function, "eps", value)
-    if not 0.0 <= number < math.inf:
-        msg = f"`{function}(eps=...)` must be finite and >= 0, got {value!r}. torch's value is 1e-6."
-        raise ValueError(msg)
-    return number
+    return check_number(function, "eps", value, at_least=0.0, finite=True, advice="torch's value is 1e-6.")
 
 
 def check_nonfinite(function: str, value: NonFinite, *, error_if_nonfinite: bool) -> NonFinite:
