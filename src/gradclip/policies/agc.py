@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import LARGEST_PLAIN_ORDER
-from gradclip.policies.measured import Groups, Layout, Norms, Scope, gathered, refuse_parts, units_by
+from gradclip.policies.measured import Layout, Norms, Scope, gathered, refuse_parts, units_by
 from gradclip.policies.policy import Decision, Policy
 from gradclip.sending import sent
 from gradclip.units import Units
@@ -89,24 +89,19 @@ class AGC(Policy):
     def decide(self, norms: Norms, state: tuple[()]) -> tuple[Decision, tuple[()]]:
         if self.per in {"layer", "total"} and not norms.complete:
             refuse_parts()
+        n, w = norms.of_units(), norms.of_weights()
+        left_alone = self._left_alone(norms.layout)
         groups = None if self.per == "unit" else units_by(norms.layout, self.per)
-        n, w = (self._in_groups(x, groups, norms) for x in (norms.of_units(), norms.of_weights()))
+        if groups is not None:
+            apart = n.isnan() if left_alone is None else n.isnan() | left_alone  # NaN is without a gradient
+            n, w = (gathered(torch.where(apart, 0.0, x), groups, self.norm_type) for x in (n, w))
         bounds = self.clip_factor * w.clamp(min=self.eps)
         coefs = torch.where(n == 0.0, 1.0, (bounds / n).clamp(max=1.0))
         if groups is not None:
             bounds, coefs = bounds[groups.places], coefs[groups.places]
-        left_alone = self._left_alone(norms.layout)
         if left_alone is not None:
             bounds, coefs = torch.where(left_alone, math.inf, bounds), torch.where(left_alone, 1.0, coefs)
         return Decision(coefs, bounds, "unit"), state
-
-    def _in_groups(self, x: Tensor, groups: Groups | None, norms: Norms) -> Tensor:
-        if groups is None:
-            return x
-        apart = norms.of_units().isnan()  # without a gradient
-        left_alone = self._left_alone(norms.layout)
-        apart = apart if left_alone is None else apart | left_alone
-        return gathered(torch.where(apart, 0.0, x), groups, self.norm_type)
 
     def _left_alone(self, layout: Layout) -> Tensor | None:
         if self.min_ndim == 0:
