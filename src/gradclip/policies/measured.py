@@ -66,12 +66,6 @@ class Layout:
         return indices([place for place, count in enumerate(self.units) for _ in range(count)], self.device)
 
     @cached_property
-    def _layers(self) -> list[int]:
-        prefixes = [name.rpartition(".")[0] for name in self.names]
-        numbers = {prefix: i for i, prefix in enumerate(dict.fromkeys(prefixes))}
-        return [numbers[prefix] for prefix in prefixes]
-
-    @cached_property
     def _known_groups(self) -> "dict[str, Groups]":
         return {}
 
@@ -138,11 +132,15 @@ def units_by(layout: Layout, what: Literal["parameter", "layer", "total"]) -> Gr
     """Return which units belong together."""
     if (found := layout._known_groups.get(what)) is not None:
         return found
-    count = len(layout.units)
-    own = layout._layers if what == "layer" else list(range(count)) if what == "parameter" else [0] * count
-    of_units = [group for group, units in zip(own, layout.units, strict=True) for _ in range(units)]
+    keys = {
+        "parameter": layout.names,
+        "layer": [name.rpartition(".")[0] for name in layout.names],
+        "total": [""] * len(layout.names),
+    }[what]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    of_units = [numbers[key] for key, units in zip(keys, layout.units, strict=True) for _ in range(units)]
     order = sorted(range(len(of_units)), key=of_units.__getitem__)
-    starts = [bisect_left(order, group, key=of_units.__getitem__) for group in range(max(own, default=-1) + 2)]
+    starts = [bisect_left(order, group, key=of_units.__getitem__) for group in range(len(numbers) + 1)]
     found = layout._known_groups[what] = Groups(*(indices(x, layout.device) for x in (of_units, order, starts)))
     return found
 
