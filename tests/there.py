@@ -198,7 +198,6 @@ def captured() -> Iterator[Callable[[], None]]:
             "clipper.clipper",
             "clipper.pipeline",
             "policies.history",
-            "transfer",
             "sending",
         ):
             patch.setattr(f"gradclip.{module}.is_captured", lambda device: device == PLACE)

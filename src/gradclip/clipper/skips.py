@@ -10,7 +10,7 @@ from torch import Tensor
 from gradclip.numbers import CPU, Scalar, as_float64, is_known, on_host
 from gradclip.policies.fused import Withheld
 from gradclip.result import Status
-from gradclip.transfer import Transfer, can_transfer
+from gradclip.sending import Transfer, can_transfer
 
 LATE = 4
 """Steps after which the host looks at how many in a row did not happen: the copy is there by then."""

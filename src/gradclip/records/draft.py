@@ -12,7 +12,7 @@ from gradclip.gradients.nonfinite import Counts
 from gradclip.numbers import Scalar, is_ready
 from gradclip.records.record import ClipRecord
 from gradclip.result import ClipResult, Status, Unread
-from gradclip.transfer import Transfer
+from gradclip.sending import Transfer
 
 WORST = 3
 """How many of the largest norms a record names."""

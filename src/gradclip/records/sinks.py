@@ -17,7 +17,7 @@ from gradclip.records.alarms import Alarms
 from gradclip.records.draft import Draft
 from gradclip.records.record import ClipRecord
 from gradclip.result import ClipResult
-from gradclip.transfer import Transfer
+from gradclip.sending import Transfer
 
 Sink: TypeAlias = Callable[[ClipRecord], object]
 

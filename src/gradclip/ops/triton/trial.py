@@ -14,7 +14,7 @@ from gradclip.numbers import as_float64
 from gradclip.ops.backend import Batch
 from gradclip.ops.triton import driver
 from gradclip.ops.triton.lane import lane_of
-from gradclip.transfer import Transfer
+from gradclip.sending import Transfer
 
 NUMBERS = (3.0, 4.0)
 
