@@ -1,5 +1,6 @@
 """Let the other ranks hear why this one cannot clip: whatever goes wrong before the collective that they wait in."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,10 @@ def told(
         are_gradients: Whether gradients were passed.
     """
     tensors: list[Tensor] = [] if is_dynamo_compiling() else list(_tensors_in(given))
-    layout = _layout_of(tensors, group, are_gradients=are_gradients)
+    layout: RankLayout | None = None
+    if tensors:
+        with contextlib.suppress(Exception):  # it is another error that is told
+            layout = layout_of(tensors, None, None, range(len(tensors)), group, are_gradients=are_gradients)
     if layout is None and group is not None:
         tensors.clear()
         layout = made([], [], [], group)
@@ -56,14 +60,6 @@ def tell(
     """
     if (failed := told(error, group, given, are_gradients=are_gradients)) is not None:
         failed.total_norm(norm_type if isinstance(norm_type, float) and norm_type > 0.0 else 2.0)
-
-
-def _layout_of(tensors: list[Tensor], group: Span | None, *, are_gradients: bool) -> RankLayout | None:
-    everywhere = range(len(tensors))
-    try:
-        return layout_of(tensors, None, None, everywhere, group, are_gradients=are_gradients) if tensors else None
-    except Exception:  # noqa: BLE001 -- it is another error that is told
-        return None
 
 
 def _tensors_in(given: Any) -> Iterator[Tensor]:
