@@ -20,6 +20,7 @@ from gradclip.numbers import (
     from_device,
     identity,
     is_extremum,
+    is_known,
     is_power,
     on_host,
     unit,
@@ -59,7 +60,8 @@ class OverRanks(GradientSet):
     @property
     def any_found(self) -> bool:
         """Whether any rank has any element of a gradient; taken for granted where only a device knows."""
-        return self._passage.any_found
+        elements = self._passage.flags.elements
+        return not is_known(elements) or elements > 0.0
 
     @property
     def is_heard(self) -> bool:

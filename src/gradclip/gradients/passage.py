@@ -44,12 +44,6 @@ class Passage:
         self._failure = failure
         self._passed: list[tuple[Span, Flags]] = []
 
-    @property
-    def any_found(self) -> bool:
-        """Whether any rank has any element of a gradient; taken for granted where only a device knows."""
-        elements = self.flags.elements
-        return not is_known(elements) or on_host(elements) > 0.0
-
     def forget_loss(self) -> None:
         """Forget the loss of this rank, before it is sent."""
         self.loss = self._own_loss = None
