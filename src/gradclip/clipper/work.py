@@ -186,7 +186,8 @@ class ClipWork(Work):
             return gradients, Norms(layout, order, total, loss=gradients.loss)
         of_units = scope == "unit"
         parts = gradients.unit_norms(stage.units, layout.columns) if of_units else gradients.norms(order)
-        norms, present, total, weights = parts.to(layout.device)
+        norms, present, total, weights = parts
+        norms, weights = norms.to(layout.device), None if weights is None else weights.to(layout.device)
         loss, complete = gradients.loss, gradients.complete
         whole = Norms(layout, order, math.nan, weights=weights, present=present, loss=loss, complete=complete)
         whole = whole.with_units(norms) if of_units else whole.with_each(norms)

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from gradclip.distributed.span import Span
@@ -33,11 +32,6 @@ class Parts(NamedTuple):
     present: Sequence[int] | None
     total: Scalar | None = None
     weights: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Parts":
-        """Return the same where a policy has its numbers."""
-        weights = None if self.weights is None else self.weights.to(device)
-        return Parts(self.norms.to(device), self.present, self.total, weights)
 
 
 class GradientSet(ABC):
