@@ -128,7 +128,14 @@ def share_of(name: str, spec: Spec, ownership: "Ownership", group: Span | None) 
     if group is not None:
         replicas = size_of(span_of(x.group) for x in declared if x.kind == "replicated" and not x.dims)
         if counted and (known := size_of((*whole, *beyond)) * replicas) != len(group.ranks):
-            refuse_open(name, known, len(group.ranks))
+            msg = (
+                f"`group=...` must consist of ranks of which it is known what they hold, got {len(group.ranks)} ranks, "
+                f"and {name!r} speaks of {known}. Declare the rest with `gradclip.distributed.declare`: as "
+                "`replicated` where they hold copies of it, as `disjoint` where they hold other parameters, as "
+                "`sharded` where they hold pieces. For plain data parallelism, that is "
+                "`declare(model, Ownership(replicated=group))`."
+            )
+            raise ValueError(msg)
         chain = beyond = (group,)
     return Share(
         whole,
@@ -157,14 +164,3 @@ def in_order(spans: Iterable[Span]) -> list[Span]:
     next axis. Sums over the axes of a mesh may be taken in any order, as long as it is the same everywhere.
     """
     return sorted(spans, key=lambda span: ([rank - span.ranks[0] for rank in span.ranks], span.ranks))
-
-
-def refuse_open(name: str, known: int, size: int) -> NoReturn:
-    """Refuse a parameter of which it is not known what the other ranks of a group hold."""
-    msg = (
-        f"`group=...` must consist of ranks of which it is known what they hold, got {size} ranks, and {name!r} "
-        f"speaks of {known}. Declare the rest with `gradclip.distributed.declare`: as `replicated` where they hold "
-        "copies of it, as `disjoint` where they hold other parameters, as `sharded` where they hold pieces. For plain "
-        "data parallelism, that is `declare(model, Ownership(replicated=group))`."
-    )
-    raise ValueError(msg)

@@ -210,8 +210,14 @@ class Schedule(Led):
 
     def decide(self, norms: Norms, state: Taken) -> tuple[Decision, Taken]:
         step = int(told(state.steps, COUNTS))
-        policy = self.policy_of(step)
-        check_same_kind(step, policy, self.members[0])
+        policy, first = self.policy_of(step), self.members[0]
+        if policy.state_kind != first.state_kind:  # then it cannot go on from what that of step 0 began
+            msg = (
+                f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at "
+                f"step {step} and {first!r} at step 0: the windows, and all that they are made of, must be of one kind "
+                "too, as what was learned goes on. To change the rule, make a `chain` of `warmup`."
+            )
+            raise ValueError(msg)
         decision, inner = decided(policy, norms, state.inner)
         return decision, Taken(where(decision.skip, state.steps, state.steps + 1.0), inner)
 
@@ -220,17 +226,6 @@ def has_to_know(policy: Policy) -> bool:
     """Whether the host has to know the step, or how many norms are remembered, on which the form of a rule depends."""
     asks = isinstance(policy, Schedule) or getattr(policy, "window", 0) is None
     return asks or (isinstance(policy, Composed) and any(map(has_to_know, policy.members)))
-
-
-def check_same_kind(step: int, policy: Policy, first: Policy) -> None:
-    """Check that the policy of a step can go on from what that of step 0 began."""
-    if policy.state_kind != first.state_kind:
-        msg = (
-            f"`schedule(policy_of=...)` must give policies of one type, norm_type and scope, got {policy!r} at step "
-            f"{step} and {first!r} at step 0: the windows, and all that they are made of, must be of one kind too, as "
-            "what was learned goes on. To change the rule, make a `chain` of `warmup`."
-        )
-        raise ValueError(msg)
 
 
 def refuse_clamp(policy: Policy) -> NoReturn:

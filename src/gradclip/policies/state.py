@@ -61,7 +61,14 @@ def check_state(policy: object, state: Any, layout: Layout) -> None:
         case History() | int() | float() if not isinstance(state, bool):
             pass
         case _:
-            refuse_form(policy, state)
+            shape = f" of shape {tuple(state.shape)}" if isinstance(state, Tensor) else ""
+            msg = (
+                f"`{type(policy).__name__}.init` must return numbers, tensors of one number for each parameter or "
+                f"unit, histories, and tuples of these, so that they can be saved; got {state!r:.60} "
+                f"({type(state).__name__}{shape}). Where there is nothing to learn, return `()`; for a truth value, "
+                "0.0 or 1.0."
+            )
+            raise TypeError(msg)
 
 
 def leaves(state: Any) -> Iterator[Any]:
@@ -293,17 +300,6 @@ def _in_order(packed: Any, layout: Layout, path: str) -> list[Any]:
     if not isinstance(packed, Mapping) or set(packed) != set(layout.names):
         refuse_state(path, layout.names, packed)
     return [packed[name] for name in layout.names]
-
-
-def refuse_form(policy: object, state: object) -> NoReturn:
-    """Raise for a policy whose state could not be saved."""
-    shape = f" of shape {tuple(state.shape)}" if isinstance(state, Tensor) else ""
-    msg = (
-        f"`{type(policy).__name__}.init` must return numbers, tensors of one number for each parameter or unit, "
-        f"histories, and tuples of these, so that they can be saved; got {state!r:.60} "
-        f"({type(state).__name__}{shape}). Where there is nothing to learn, return `()`; for a truth value, 0.0 or 1.0."
-    )
-    raise TypeError(msg)
 
 
 def refuse_number(path: str, expected: str, given: object) -> NoReturn:
