@@ -62,13 +62,16 @@ class Rule(NamedTuple):
         Raises:
             TypeError: If it does not fit its owner.
         """
-        owner, found, placed = self.owners[place], gradient, None
-        spec = None if self.layout is None else self.layout.specs[place]
-        if spec is not None and type(owner) is not Parameter:
-            found, placed = self._local_part(place, gradient, spec)
-        elif self.layout is not None:  # a plain one, that once was a DTensor perhaps
-            found = without_padding(owner, gradient)
-        return found, placed
+        owner, layout = self.owners[place], self.layout
+        spec = None if layout is None else layout.specs[place]
+        if spec is None or type(owner) is Parameter:  # a plain one, that once was a DTensor perhaps
+            return gradient if layout is None else without_padding(owner, gradient), None
+        own: Any = spec_of_dtensor(gradient) if is_dtensor(gradient) else None
+        placed = None
+        if own is not spec or self.argument == "tensors":
+            self._check_placed(place, gradient, own, spec)
+            placed = own if is_unsummed(own) or own.placements != spec.placements else None
+        return arrived(local_of_dtensor(gradient)), placed
 
     def check(self, place: int, local: Tensor) -> None:
         """Check that the local part of a gradient has a norm, and where it is to be written, that it can be."""
@@ -100,14 +103,6 @@ class Rule(NamedTuple):
 
     def _name(self, place: int) -> str:
         return name_at(self.names, place, self.argument)
-
-    def _local_part(self, place: int, gradient: Any, spec: Any) -> tuple[Tensor, Any]:
-        own: Any = spec_of_dtensor(gradient) if is_dtensor(gradient) else None
-        placed = None
-        if own is not spec or self.argument == "tensors":
-            self._check_placed(place, gradient, own, spec)
-            placed = own if is_unsummed(own) or own.placements != spec.placements else None
-        return arrived(local_of_dtensor(gradient)), placed
 
     def _check_placed(self, place: int, gradient: Tensor, own: Any, spec: Any) -> None:
         """Check that a gradient is placed in a way that fits its owner."""
