@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradclip.numbers import Scalar, coefficient, sqrt
+from gradclip.numbers import WIDE, Scalar, coefficient, sqrt
 
 
 class Batch(ABC):
@@ -32,9 +32,9 @@ class Batch(ABC):
     tensors: list[Tensor]
 
     @property
-    @abstractmethod
     def is_wide(self) -> bool:
         """Whether any tensor has the precision of float64."""
+        return any(x.dtype in WIDE for x in self.tensors)
 
     def numels(self) -> list[int]:
         """Return the number of elements of each tensor."""
@@ -57,9 +57,9 @@ class Batch(ABC):
         norm = self.norm()
         return norm, coefficient(norm, max_norm, eps)
 
-    @abstractmethod
     def unit_counts(self) -> list[int]:
         """Return the number of units of each tensor."""
+        return [count_units(x) for x in self.tensors]
 
     @abstractmethod
     def unit_partials(self, order: float = 2.0) -> Tensor:
@@ -100,6 +100,11 @@ class Batch(ABC):
 
         By default, it is as wide as the widest tensor.
         """
+
+
+def count_units(x: Tensor) -> int:
+    """Return how many units a tensor has."""
+    return x.shape[0] if x.ndim > 1 else 1
 
 
 class Backend(ABC):

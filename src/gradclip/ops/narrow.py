@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, Scalar, from_device, identity, is_extremum, on_host
-from gradclip.ops.backend import Batch
-from gradclip.ops.reference import count_bad, count_units, norm_tensor, parts_of, sanitize_
+from gradclip.ops.backend import Batch, count_units
+from gradclip.ops.reference import count_bad, norm_tensor, parts_of, sanitize_
 from gradclip.ops.rounding import rounded
 
 PAIRINGS = 11
@@ -53,18 +53,11 @@ class NarrowBatch(Batch):
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
 
-    @property
-    def is_wide(self) -> bool:
-        return False
-
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         return _combined([self._each(order, [float(factor)] * len(self.tensors))], order).item()
 
     def partials(self, order: float, factors: Tensor | None = None) -> Tensor:
         return self._each(order, [1.0] * len(self.tensors) if factors is None else factors.tolist())
-
-    def unit_counts(self) -> list[int]:
-        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         with torch.no_grad():

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import WIDE, Scalar, as_float64, from_device, home
-from gradclip.ops.backend import Backend, Batch
+from gradclip.ops.backend import Backend, Batch, count_units
 from gradclip.ops.overlap import overlaps, refuse_overlap
-from gradclip.ops.reference import count_units, norm_tensor
+from gradclip.ops.reference import norm_tensor
 
 NAMESPACE = "gradclip"
 
@@ -45,10 +45,6 @@ class OperatorBatch(Batch):
         self._device = tensors[0].device
         self._norm: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def is_wide(self) -> bool:
-        return any(x.dtype in WIDE for x in self.tensors)
-
     def partial(self, order: float, factor: Scalar = 1.0) -> Tensor:
         by = None if isinstance(factor, float) and factor == 1.0 else self._number(factor)
         return _OPERATORS.partial(self._detached, order, by)
@@ -62,9 +58,6 @@ class OperatorBatch(Batch):
         total, coef, norm = _OPERATORS.norm_and_coefficient(self._detached, max_norm, eps)
         self._norm = total, norm
         return total, coef if max_norm < math.inf else 1.0
-
-    def unit_counts(self) -> list[int]:
-        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         return _OPERATORS.unit_partials(self._detached, order)

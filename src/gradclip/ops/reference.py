@@ -9,7 +9,6 @@ from torch import Tensor
 
 from gradclip.numbers import (
     CPU,
-    WIDE,
     Scalar,
     as_float64,
     combine,
@@ -19,7 +18,7 @@ from gradclip.numbers import (
     is_one,
 )
 from gradclip.ops import together
-from gradclip.ops.backend import Batch
+from gradclip.ops.backend import Batch, count_units
 from gradclip.ops.rounding import rounded, scaled, widened
 from gradclip.tracing import is_transformed
 
@@ -39,10 +38,6 @@ class ReferenceBatch(Batch):
     def __init__(self, tensors: list[Tensor], device: torch.device = CPU) -> None:
         self.tensors = tensors
         self._device = tensors[0].device if tensors else device
-
-    @property
-    def is_wide(self) -> bool:
-        return any(x.dtype in WIDE for x in self.tensors)
 
     def partial(self, order: float, factor: Scalar = 1.0) -> Scalar:
         with torch.no_grad():
@@ -67,9 +62,6 @@ class ReferenceBatch(Batch):
                 for x, factor in zip(self.tensors, by, strict=True)
             ]
             return torch.stack([as_float64(combine(partials, order), self._device) for partials in own])
-
-    def unit_counts(self) -> list[int]:
-        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         with torch.no_grad():
@@ -183,11 +175,6 @@ def _multiply_(piece: Tensor, factor: Scalar) -> None:
         together.multiply_(piece, as_float64(factor, piece.device))
         return
     piece.copy_(scaled(piece, factor))
-
-
-def count_units(x: Tensor) -> int:
-    """Return how many units a tensor has."""
-    return x.shape[0] if x.ndim > 1 else 1
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:

@@ -39,10 +39,6 @@ class Uncoalesced(Batch):
         for name in ("_summed", "_measured"):
             self.__dict__.pop(name, None)
 
-    @property
-    def is_wide(self) -> bool:
-        return self._measured.is_wide
-
     def numels(self) -> list[int]:
         return self._measured.numels()
 

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from gradclip.numbers import Scalar, as_float64, from_device, is_host, is_known, on_host
 from gradclip.ops.backend import Backend, Batch
-from gradclip.ops.reference import ReferenceBatch, count_units, norm_tensor
+from gradclip.ops.reference import ReferenceBatch, norm_tensor
 from gradclip.ops.several import Part, Several
 from gradclip.ops.triton import measuring, writing
 from gradclip.ops.triton.calls import combining, combining_each, measuring_each, over_runs
@@ -115,9 +115,6 @@ class TritonBatch(Batch):
         self._measured = None
 
     # Units.
-
-    def unit_counts(self) -> list[int]:
-        return [count_units(x) for x in self.tensors]
 
     def unit_partials(self, order: float = 2.0) -> Tensor:
         if (several := self._scattered()) is not None:

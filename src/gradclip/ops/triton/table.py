@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import CPU, WIDE
-from gradclip.ops.reference import count_units
+from gradclip.ops.backend import count_units
 
 try:
     from gradclip.ops import _native
