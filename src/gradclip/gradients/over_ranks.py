@@ -193,22 +193,15 @@ class OverRanks(GradientSet):
 
     def _total_of_each(self, partials: Tensor, present: Tensor | None, order: float) -> Scalar:
         """Return the norm of everything from the partials of each parameter, known as a whole."""
-
-        def together(own: Tensor, seen: int) -> Scalar:
-            if len(own) == 0:
-                return identity(order)
-            value = own.sum() / seen
-            if is_extremum(order):
-                value = own.amax() if order > 0.0 else own.amin()
-            return from_device(value)
-
         found: Partials = {}
         for chain, seen, places in self._layout.known_scopes:
             where = indices(places, partials.device)
             own = partials[where]
             if present is not None:
                 own = own.masked_fill(~present[where], identity(order))
-            found.setdefault(chain, []).append(together(own, seen))
+            extreme = own.amax if order > 0.0 else own.amin
+            value = extreme() if is_extremum(order) else own.sum() / seen
+            found.setdefault(chain, []).append(from_device(value))
         total = self._passage.total(self._layout.known_order, lambda: found, order)
         self.loss = self._passage.loss
         return total
