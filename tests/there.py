@@ -195,7 +195,7 @@ def captured() -> Iterator[Callable[[], None]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (
-            "clipper.clipper",
+            "clipper.attaching",
             "clipper.pipeline",
             "policies.history",
             "sending",
