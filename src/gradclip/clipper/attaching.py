@@ -242,7 +242,7 @@ class Attaching:
         elif overflow is not False and on_host(overflow):
             clip = self._pipeline.overflow(asked)
         else:
-            clip = self._pipeline.run(asked, loss)
+            clip = self._pipeline.run(asked, loss, self._total)
             too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
             if too_many and clip.result.skipped is Status.SKIPPED_NONFINITE:
                 reason = f" {self._pipeline.describe()}"  # before anything of this rank alone may fail, as a sink
@@ -260,17 +260,13 @@ class Attaching:
         each = every > 0 and step % every == 0
         compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
         count = self._sinks.wanted and not is_captured(self._selection.device)
-        return Asked(step, each, count, compare, self._writes, self._total)
+        return Asked(step, each, count, compare, self._writes)
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raise an error that comes before a clip, once all ranks know of it that clip together."""
         self._pipeline.fail(self._asked()._replace(count=False), error)
 
     # Hearing of the steps of its parameters.
-
-    def _follows(self, optimizer: Optimizer) -> bool:
-        """Whether the clipper was made from an optimizer, whose parameters it takes up."""
-        return self._source is not None and self._source.is_of(optimizer)
 
     def _follow(self) -> None:
         """Take up the parameters that the optimizer which the clipper was made from has got since."""

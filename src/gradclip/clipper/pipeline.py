@@ -73,9 +73,9 @@ class Pipeline:
         self._captured: tuple[Any, ...] | None = None  # what was learned before a graph was captured, which it reads
         self._is_elsewhere = False  # what was learned, as the last clip was unread
 
-    def run(self, asked: Asked, loss: Scalar | None) -> Clip:
-        """Clip."""
-        work = self._work(asked, loss, undone=self._undone, total=asked.total)
+    def run(self, asked: Asked, loss: Scalar | None, total: Scalar | None) -> Clip:
+        """Clip, where the caller knows the 2-norm of more gradients than are here by that `total`."""
+        work = self._work(asked, loss, undone=self._undone, total=total)
         in_graph, known = self._in_graph()
         if in_graph and self._nonfinite != "propagate":
             raise RuntimeError(

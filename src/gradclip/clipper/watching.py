@@ -66,7 +66,7 @@ class Watchers:
         known, version, size = self._hearers.get(optimizer), self._version, size_of(optimizer)
         if known is None or known.version != version or known.size != size:
             before = () if known is None else known.references
-            follow = [x for x in before if (own := x()) is not None and own._follows(optimizer)]
+            follow = [x for x in before if (own := x()) is not None and own._source and own._source.is_of(optimizer)]
             references = dict.fromkeys((*self._references(parameters_in(optimizer)), *follow))
             known = self._hearers[optimizer] = Hearers(version, size, tuple(references))
         return _alive(known.references)

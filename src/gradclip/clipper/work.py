@@ -39,7 +39,6 @@ class Asked(NamedTuple):
         count: Whether to count the elements that are not finite, where a norm is not.
         compare: Whether to ask all ranks of the program for their norms.
         writes: Whether gradients may have to be written, which those that are measured alone need not bear.
-        total: The 2-norm of all gradients, where a caller knows that of more than are here.
         of_closure: Whether the loss is what a closure has returned, which is that of this rank.
     """
 
@@ -48,7 +47,6 @@ class Asked(NamedTuple):
     count: bool = False
     compare: bool = False
     writes: bool = False
-    total: Scalar | None = None
     of_closure: bool = False
 
 
@@ -70,7 +68,8 @@ class ClipWork(Work):
         undone: Whether a later stage may take back what those before it did.
         reads: Whether norms are read wherever they are. Where they are not, nobody on the host knows of one on a device
             whether it is in range only once a coefficient is applied, so that this does not wait.
-        total: As in `Asked`, until the first stage has written: it is what is decided from.
+        total: The 2-norm of all gradients, where a caller knows that of more than are here, until the first stage has
+            written: it is what is decided from.
         failure: Why this rank cannot clip, if so: to measure raises it, once all ranks know that wait for this one.
 
     Attributes:
@@ -116,8 +115,7 @@ class ClipWork(Work):
         return norms.scaled(self._coef) if self._waits else norms, True
 
     def apply(self, stage: Stage, norms: Norms, decision: Decision) -> Decision:
-        if self.selection.scaled is not None:
-            decision = self.selection.restricted(decision, norms)
+        decision = self.selection.restricted(decision, norms)
         waits = decision.scope == "total" and decision.clamp is None
         if waits:
             is_first = not (self._waits or is_known(decision.coef))  # then it is the product as it is, without a launch
