@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
@@ -15,15 +16,13 @@ from gradclip.clipper.overflows import hear, hear_no_more
 from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.scaling import overflow_in, stepping_scaler, unscale_
 from gradclip.clipper.selection import Selection, Source
-from gradclip.clipper.skips import LATE, Skips
+from gradclip.clipper.skips import Skips
 from gradclip.clipper.suppress import Suppression
 from gradclip.clipper.trust import Trust
 from gradclip.clipper.turn import Turn
 from gradclip.clipper.watching import WATCHERS, Unclipped
 from gradclip.clipper.withhold import Ground
-from gradclip.clipper.work import Asked
 from gradclip.distributed.replicas import describe
-from gradclip.exceptions import ConsecutiveSkipsError
 from gradclip.numbers import Condition, Scalar, is_known, on_host
 from gradclip.ops.registry import has_kernels
 from gradclip.policies import Policy
@@ -31,7 +30,7 @@ from gradclip.policies.fixed import measures
 from gradclip.records import Sink, Sinks
 from gradclip.result import ClipResult, Status
 from gradclip.torch_private import fused_scale
-from gradclip.tracing import is_captured, untraced
+from gradclip.tracing import untraced
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +47,8 @@ class Attaching:
     _every: int
     _source: Source | None
     _compares_every: int
+    _clip: Callable[..., Clip]
+    _fail: Callable[..., NoReturn]
 
     def _listen(self, sinks: tuple[Sink, ...] = ()) -> None:
         """Begin to hear of steps, with nothing clipped yet."""
@@ -216,55 +217,6 @@ class Attaching:
         after, scale = self.last.total_norm_after, scaler.get_scale()
         # A scaler leaves no other trace: a norm nearer to what its division makes of that after the clip than to that.
         return math.isfinite(after) and (self._pipeline.total_norm() * math.sqrt(scale) - after) * (scale - 1.0) < 0.0
-
-    # Clipping.
-
-    def _clip(
-        self,
-        stepping: Optimizer | None = None,
-        *,
-        overflow: Condition = False,
-        reads: bool = True,
-        of_closure: bool = False,
-    ) -> Clip:
-        """Clip, for the step of an optimizer or by hand, or not where a scaler found an overflow.
-
-        Where it `reads` nothing, whether the step happens is left on the device where the norm is.
-        """
-        loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
-        asked, skips = self._asked(), self._skips
-        if of_closure and loss is not None:
-            asked = asked._replace(of_closure=True)
-        late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
-        if not reads and not late:
-            clip, withheld = self._pipeline.run_unread(asked, loss, overflow, skips)
-            skips.take(withheld)
-        elif overflow is not False and on_host(overflow):
-            clip = self._pipeline.overflow(asked)
-        else:
-            clip = self._pipeline.run(asked, loss, self._total)
-            too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
-            if too_many and clip.result.skipped is Status.SKIPPED_NONFINITE:
-                reason = f" {self._pipeline.describe()}"  # before anything of this rank alone may fail, as a sink
-        self._step, self._last = asked.step, clip
-        self._trust.after_clip(clip, by_hand=stepping is None)
-        if asked.count:
-            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
-        if too_many:
-            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, reason, late))
-        return clip
-
-    def _asked(self) -> Asked:
-        """Return what the next clip is asked for: no record in a graph that is captured, where nothing can be read."""
-        step, every, compares_every = self._step + 1, self._every, self._compares_every
-        each = every > 0 and step % every == 0
-        compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
-        count = self._sinks.wanted and not is_captured(self._selection.device)
-        return Asked(step, each, count, compare, self._writes)
-
-    def _fail(self, error: Exception) -> NoReturn:
-        """Raise an error that comes before a clip, once all ranks know of it that clip together."""
-        self._pipeline.fail(self._asked()._replace(count=False), error)
 
     # Hearing of the steps of its parameters.
 

@@ -1,7 +1,7 @@
 """The pipeline tied to an optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final, get_args
+from typing import Any, NoReturn, final, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,18 +15,21 @@ from gradclip.clipper.arguments import (
     unwrapped,
 )
 from gradclip.clipper.attaching import Attaching
-from gradclip.clipper.pipeline import Pipeline
+from gradclip.clipper.pipeline import Clip, Pipeline
 from gradclip.clipper.selection import Source, select
-from gradclip.clipper.skips import Skips
+from gradclip.clipper.skips import LATE, Skips
+from gradclip.clipper.work import Asked
 from gradclip.distributed.span import Group, spanning
+from gradclip.exceptions import ConsecutiveSkipsError
+from gradclip.numbers import Condition, on_host
 from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
 from gradclip.policies.state import refuse_number, refuse_state
 from gradclip.records import Sink
-from gradclip.result import ClipResult
-from gradclip.tracing import untraced
+from gradclip.result import ClipResult, Status
+from gradclip.tracing import is_captured, untraced
 from gradclip.validation import check_number, check_word
 
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
@@ -184,6 +187,53 @@ class GradClipper(Attaching):
         that is the same on all ranks.
         """
         self._loss = check_loss("GradClipper.observe_loss", loss)
+
+    def _clip(
+        self,
+        stepping: Optimizer | None = None,
+        *,
+        overflow: Condition = False,
+        reads: bool = True,
+        of_closure: bool = False,
+    ) -> Clip:
+        """Clip, for the step of an optimizer or by hand, or not where a scaler found an overflow.
+
+        Where it `reads` nothing, whether the step happens is left on the device where the norm is.
+        """
+        loss, self._loss = self._loss, None  # told for this step, whatever becomes of it
+        asked, skips = self._asked(), self._skips
+        if of_closure and loss is not None:
+            asked = asked._replace(of_closure=True)
+        late, too_many, reason = skips.hear(but=0 if reads else LATE - 1), False, ""
+        if not reads and not late:
+            clip, withheld = self._pipeline.run_unread(asked, loss, overflow, skips)
+            skips.take(withheld)
+        elif overflow is not False and on_host(overflow):
+            clip = self._pipeline.overflow(asked)
+        else:
+            clip = self._pipeline.run(asked, loss, self._total)
+            too_many = skips.count(skipped=clip.result.skipped is not None) or late > 0
+            if too_many and clip.result.skipped is Status.SKIPPED_NONFINITE:
+                reason = f" {self._pipeline.describe()}"  # before anything of this rank alone may fail, as a sink
+        self._step, self._last = asked.step, clip
+        self._trust.after_clip(clip, by_hand=stepping is None)
+        if asked.count:
+            self._sinks.record(clip.result, stepping, loss, clip.nonfinite, norms=asked.each)
+        if too_many:
+            raise ConsecutiveSkipsError(skips.complaint(clip.result.skipped, reason, late))
+        return clip
+
+    def _asked(self) -> Asked:
+        """Return what the next clip is asked for: no record in a graph that is captured, where nothing can be read."""
+        step, every, compares_every = self._step + 1, self._every, self._compares_every
+        each = every > 0 and step % every == 0
+        compare = compares_every > 0 and self._step % compares_every == 0  # the first one too
+        count = self._sinks.wanted and not is_captured(self._selection.device)
+        return Asked(step, each, count, compare, self._writes)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise an error that comes before a clip, once all ranks know of it that clip together."""
+        self._pipeline.fail(self._asked()._replace(count=False), error)
 
     def _take_from(self, optimizer: Optimizer, named: Callable[[Optimizer], Parameters]) -> None:
         """Take up parameters that an optimizer gets later, under the names that `named` has for them."""
