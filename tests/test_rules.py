@@ -45,7 +45,7 @@ from gradclip.policies import (
     chain,
     warmup,
 )
-from gradclip.policies.state import pack, unpack
+from gradclip.policies.saving import pack, unpack
 from gradclip.stages import Stage
 from policies.cases import CASES, LEARNING, SHAPES
 from test_triton import StandIn

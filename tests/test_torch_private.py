@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_private_workers
 from gradclip import torch_private as private
+from gradclip.distributed import torch_private as spread
 from gradclip.testing import RankPool
 from processes import forked, printed
 
@@ -176,8 +177,8 @@ def test_dtensors_say_the_same_in_public() -> None:
 def test_what_has_arrived_stays_as_it_is() -> None:
     """Only what a collective is still making is waited for."""
     x = torch.ones(2)
-    assert private.arrived(x) is x
-    assert private.arrived(nn.Parameter(x)).tolist() == [1.0, 1.0]
+    assert spread.arrived(x) is x
+    assert spread.arrived(nn.Parameter(x)).tolist() == [1.0, 1.0]
 
 
 def test_hooks_of_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
-from gradclip import torch_private as private
+from gradclip.distributed import torch_private as private
 
 
 class Without:

@@ -23,8 +23,8 @@ def first_with_numbers(tensors: Sequence[Tensor]) -> Tensor:
     return next((x for x in tensors if not x.is_meta), first) if first.is_meta else first
 
 
-def lacks_float64(device: torch.device) -> bool:
-    """Whether a device has no float64: of Intel's, some have it; one that is not known is tried, once."""
+def is_narrow(device: torch.device) -> bool:
+    """Whether a device has no float64, as all of Apple's; of Intel's, some have it. An unknown one is tried, once."""
     if (known := KNOWN.get(device.type)) is not None:
         return known
     if device.type == "xpu":

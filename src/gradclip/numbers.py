@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from gradclip.devices import lacks_float64
+from gradclip.devices import is_narrow
 from gradclip.tracing import is_transformed
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ def unit(extremum: Scalar) -> Scalar:
 def identity(norm_type: float) -> float:
     """Return the partial of no elements."""
     return math.inf if norm_type == -math.inf else 0.0
-
-
-def is_narrow(device: torch.device) -> bool:
-    """Whether a device has no float64, as all of Apple's, Intel's first Arc cards, and others that refuse it."""
-    return lacks_float64(device)
 
 
 def home(device: torch.device) -> torch.device:
@@ -207,7 +202,7 @@ def coefficient(total_norm: Scalar, max_norm: Scalar, eps: float) -> Scalar:
 
 
 FEW = 16
-"""Numbers up to which they are taken one by one."""
+"""Numbers up to which a rule of a dozen operations takes them one by one: one of torch on a vector costs as much."""
 
 
 def where(condition: Condition, yes: Scalar, no: Scalar) -> Scalar:
@@ -296,10 +291,7 @@ def bring_down(norm: Scalar, bound: Scalar, eps: float) -> Scalar:
 
 
 def mapped(rule: Callable[..., tuple[Scalar, ...]], *vectors: Tensor) -> tuple[Tensor, ...]:
-    """Apply a rule for one number to vectors: to all numbers at once, or on the host, where they are few, one by one.
-
-    A torch operation on a vector costs there as much as a rule of a dozen operations does for one number.
-    """
+    """Apply a rule for one number to vectors: to all numbers at once or, where few are on the host, one by one."""
     size = len(vectors[0])
     if not 0 < size <= FEW or not is_host(vectors[0]):
         return rule(*vectors)  # pyrefly: ignore[bad-return] -- of tensors, tensors

@@ -8,7 +8,8 @@ from typing import Any, ParamSpec, TypeVar, cast, final
 import torch
 from torch import Tensor
 
-from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_known, is_narrow
+from gradclip.devices import is_narrow
+from gradclip.numbers import CPU, Scalar, as_float64, home, is_host, is_known
 from gradclip.torch_private import current_cuda_stream
 from gradclip.tracing import is_captured
 

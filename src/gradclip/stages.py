@@ -14,9 +14,10 @@ import torch
 from gradclip.exceptions import NonFiniteGradientError
 from gradclip.numbers import as_float64, is_bad, is_known, isfinite, on_host, where
 from gradclip.policies.fused import Fused
-from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.layout import Layout, Scope, finest
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
-from gradclip.policies.state import going_on
+from gradclip.policies.saving import going_on
 from gradclip.result import Status
 from gradclip.units import Units
 

@@ -15,6 +15,7 @@ from gradclip import torch_private
 from gradclip.cli import main
 from gradclip.cli.doctor import machine, torch_names
 from gradclip.cli.doctor.findings import FINDINGS
+from gradclip.distributed import torch_private as spread
 from gradclip.ops import registry
 
 
@@ -182,8 +183,8 @@ OF_OBJECTS = {
 
 
 def test_every_private_name_that_is_used_is_looked_for() -> None:
-    """Those with a leading underscore that `torch_private.py` reads, and no others."""
-    tree = ast.walk(ast.parse(inspect.getsource(torch_private)))
+    """Those with a leading underscore that both files of that name read, and no others."""
+    tree = ast.walk(ast.parse(inspect.getsource(torch_private) + inspect.getsource(spread)))
     words = {x.attr if isinstance(x, ast.Attribute) else getattr(x, "value", None) for x in tree}
     used = {x for x in words if isinstance(x, str) and re.fullmatch(r"_[A-Za-z]\w*", x)}
     places = {x for place in torch_names.NAMES for x in place.split(".")}

@@ -12,7 +12,7 @@ import torch
 from conftest import take_elsewhere, take_here
 from gradclip.policies import AdaGC, FixedNorm, Layout, Norms, Policy, SpikeSkip, ZClip, chain
 from gradclip.policies.effect import after
-from gradclip.policies.state import pack, unpack
+from gradclip.policies.saving import pack, unpack
 from policies.cases import CASES, LAYOUT, LEARNING, decide_all, is_clipped, norms_of, numbers, series
 
 learning = pytest.mark.parametrize("policy", LEARNING.values(), ids=LEARNING)

@@ -8,7 +8,8 @@ from typing import Any, NoReturn, SupportsFloat, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.layout import Layout
+from gradclip.policies.measured import Norms
 
 Recording: TypeAlias = Tensor | Sequence[float] | Sequence[Tensor] | Sequence[Mapping[str, float]]
 """Total norms, step by step; or the norm of each parameter: a mapping a step, or a tensor of shape (steps, P)."""

@@ -26,7 +26,7 @@ from gradclip.parameters import Parameters
 from gradclip.policies import FixedNorm, Policy
 from gradclip.policies.holds import COUNT
 from gradclip.policies.policy import check_policies
-from gradclip.policies.state import refuse_number, refuse_state
+from gradclip.policies.saving import refuse_number, refuse_state
 from gradclip.records import Sink
 from gradclip.result import ClipResult, Status
 from gradclip.tracing import is_captured, untraced

@@ -9,8 +9,9 @@ from torch.__future__ import get_swap_module_params_on_conversion
 from torch.nn import Parameter
 
 from gradclip.distributed.dtensor import is_dtensor
+from gradclip.distributed.torch_private import local_of_dtensor
 from gradclip.parameters import may_be_swapped
-from gradclip.torch_private import local_of_dtensor, version_of
+from gradclip.torch_private import version_of
 
 WATCHED = 16
 """The most gradients that are looked at: spread over what is trained of the model, all where there are no more."""

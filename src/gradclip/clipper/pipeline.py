@@ -20,7 +20,8 @@ from gradclip.policies.effect import after, shrinks
 from gradclip.policies.fused import Withheld, withheld_of
 from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
-from gradclip.policies.state import check_state, has_names, in_memory_of, pack, recalled, refuse_state, unpack
+from gradclip.policies.saving import check_state, pack, refuse_state, unpack
+from gradclip.policies.state import has_names, in_memory_of, recalled
 from gradclip.result import ClipResult, Each, Outcome, Status, Unread
 from gradclip.sending import indices
 from gradclip.stages import Done, Stage, run

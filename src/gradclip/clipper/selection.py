@@ -27,7 +27,8 @@ from gradclip.parameters import (
     refuse_pattern,
     refuse_same_name,
 )
-from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.layout import Layout, Scope, finest
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.sending import sent
 from gradclip.units import Units

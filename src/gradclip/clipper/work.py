@@ -17,7 +17,8 @@ from gradclip.gradients.nonfinite import Counts
 from gradclip.gradients.told import told
 from gradclip.numbers import Scalar, as_float64, is_known, is_one, isfinite, isnan, on_host, where
 from gradclip.ops.registry import has_kernels
-from gradclip.policies.measured import Norms, Scope
+from gradclip.policies.layout import Scope
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.stages import Stage, Work
 

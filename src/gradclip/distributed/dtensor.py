@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from gradclip.distributed.torch_private import LOCALIZED, LOCALIZER, local_of_dtensor, spec_of_dtensor, split_by
 from gradclip.numbers import CPU
-from gradclip.torch_private import LOCALIZED, LOCALIZER, local_of_dtensor, spec_of_dtensor, split_by
 from gradclip.units import Units
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch.compiler import is_dynamo_compiling
 
 from gradclip.distributed.ownership import Groups, Ownership, declared, listed
 from gradclip.distributed.span import Group, ranks_of
-from gradclip.torch_private import FLAT, FSDP1, GATHERED, flat_handle, padding_of
+from gradclip.distributed.torch_private import FLAT, FSDP1, GATHERED, flat_handle, padding_of
 
 
 class Unit(NamedTuple):

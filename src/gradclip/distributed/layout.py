@@ -29,9 +29,9 @@ from gradclip.distributed.fsdp1 import gathered, is_flat, may_be_flat, ownership
 from gradclip.distributed.ownership import DECLARED, Ownership, declared, declared_of_gradients, is_any_declared
 from gradclip.distributed.share import Chain, Share, in_order, pieces_of, share_of, size_of
 from gradclip.distributed.span import Span
+from gradclip.distributed.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, spec_of_dtensor
 from gradclip.numbers import WIDE
 from gradclip.parameters import name_at
-from gradclip.torch_private import FLAT, FSDP1, LOCALIZED, LOCALIZER, spec_of_dtensor
 from gradclip.units import Units
 
 REMEMBERED = 16

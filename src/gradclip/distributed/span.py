@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradclip.distributed.torch_private import device_types_of
 from gradclip.numbers import CPU
-from gradclip.torch_private import device_types_of
 
 if TYPE_CHECKING:
     from torch.distributed import DeviceMesh, ProcessGroup

@@ -4,7 +4,8 @@ from typing import final
 
 from gradclip.gradients import GradientSet
 from gradclip.numbers import Scalar, coefficient
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.layout import Layout
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision
 from gradclip.stages import Work
 

@@ -11,11 +11,12 @@ from torch.nn import Parameter
 from gradclip.distributed.dtensor import can_be_unsummed, is_dtensor, is_unsummed
 from gradclip.distributed.fsdp1 import without_padding
 from gradclip.distributed.layout import RankLayout
+from gradclip.distributed.torch_private import arrived, local_of_dtensor, spec_of_dtensor
 from gradclip.distributed.unsummed import is_reducible
 from gradclip.ops.overlap import overlaps, refuse_overlap
 from gradclip.ops.registry import values_of
 from gradclip.parameters import name_at
-from gradclip.torch_private import arrived, is_fake, is_lazy_zero, local_of_dtensor, spec_of_dtensor
+from gradclip.torch_private import is_fake, is_lazy_zero
 from gradclip.tracing import is_traced
 
 LAYOUTS = {torch.strided, torch.sparse_coo}

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from gradclip import callers
+from gradclip.devices import is_narrow
 from gradclip.exceptions import BackendUnavailableError
-from gradclip.numbers import CPU, home, is_narrow
+from gradclip.numbers import CPU, home
 from gradclip.ops import operators
 from gradclip.ops.backend import Backend, Batch
 from gradclip.ops.narrow import NarrowBatch

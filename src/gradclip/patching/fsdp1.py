@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradclip.distributed.span import ranks_of
+from gradclip.distributed.torch_private import handles_of, is_idle
 from gradclip.patching.places import Function, fsdp1
-from gradclip.torch_private import handles_of, is_idle
 
 OWN = {"torch.utils._contextlib", __name__}
 """The modules of the method as torch decorates it, and of what replaces it: what others have put there stays."""

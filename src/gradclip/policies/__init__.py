@@ -10,7 +10,8 @@ from gradclip.policies.autoclip import AutoClip
 from gradclip.policies.block_rms import BlockRMS
 from gradclip.policies.combine import chain, schedule, warmup
 from gradclip.policies.fixed import FixedNorm
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.layout import Layout
+from gradclip.policies.measured import Norms
 from gradclip.policies.median import MedianClip
 from gradclip.policies.normalize import Normalize
 from gradclip.policies.partition import by_group, by_name

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gradclip.numbers import Scalar, bring_down, is_known, isfinite, mapped, minimum, ratio, where
 from gradclip.policies.holds import COUNT, LEVEL, SIZE
-from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.policies.layout import Layout, Scope
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.together import either
 from gradclip.policies.unlock import PATIENCE, press

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradclip.numbers import LARGEST_PLAIN_ORDER
-from gradclip.policies.measured import Layout, Norms, Scope, gathered, refuse_parts, units_by
+from gradclip.policies.layout import Layout, Scope, units_by
+from gradclip.policies.measured import Norms, gathered, refuse_parts
 from gradclip.policies.policy import Decision, Policy
 from gradclip.sending import sent
 from gradclip.units import Units

@@ -5,7 +5,8 @@ from typing import Literal, final
 
 from gradclip.numbers import bring_down, minimum
 from gradclip.policies.history import History
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.layout import Layout
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import REQUIRED, check_ceiling, check_choice, check_field, check_flag
 

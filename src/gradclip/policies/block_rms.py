@@ -5,7 +5,8 @@ from typing import final
 
 import torch
 
-from gradclip.policies.measured import Norms, Scope
+from gradclip.policies.layout import Scope
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.validation import check_field
 

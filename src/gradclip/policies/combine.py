@@ -10,7 +10,8 @@ from gradclip.numbers import Scalar, is_known, isfinite, not_, where
 from gradclip.policies import effect
 from gradclip.policies.history import COUNTS, told
 from gradclip.policies.holds import COUNT
-from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.layout import Layout, Scope, finest
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.policies.state import remembers_all
 from gradclip.policies.together import both, decided, either, taught

@@ -14,7 +14,8 @@ from gradclip.numbers import as_float64
 from gradclip.parameters import matches, refuse_pattern
 from gradclip.policies.combine import Composed
 from gradclip.policies.fixed import FixedNorm
-from gradclip.policies.measured import Layout, Norms, Part, Scope, finest
+from gradclip.policies.layout import Layout, Part, Scope, finest
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy, check_policies
 from gradclip.policies.together import decided, spread, taught
 from gradclip.units import Units

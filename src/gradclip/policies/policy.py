@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from gradclip.numbers import Condition, Scalar, is_one
-from gradclip.policies.measured import Layout, Norms, Scope
+from gradclip.policies.layout import Layout, Scope
+from gradclip.policies.measured import Norms
 from gradclip.units import Units
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, NamedTuple, final
 from gradclip.numbers import Condition, Scalar, bring_down, isfinite, where
 from gradclip.policies.history import History
 from gradclip.policies.holds import FINITE, SIZE
-from gradclip.policies.measured import Layout, Norms
+from gradclip.policies.layout import Layout
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.unlock import PATIENCE, press
 from gradclip.validation import REQUIRED, check_ceiling, check_field, check_flag

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from gradclip.numbers import Condition, Scalar, as_float64, is_known, is_one, minimum, truth, where
-from gradclip.policies.measured import Layout, Norms, Scope, finest
+from gradclip.policies.layout import Layout, Scope, finest
+from gradclip.policies.measured import Norms
 from gradclip.policies.policy import Decision, Policy
 from gradclip.policies.state import unless
 

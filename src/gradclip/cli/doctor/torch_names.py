@@ -1,4 +1,4 @@
-"""The private names of torch that `torch_private.py` uses, looked for: where one is missing, something else answers."""
+"""The private names of torch in files called `torch_private`: where one is missing, something else answers."""
 
 import importlib
 from typing import Any
