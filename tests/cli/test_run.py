@@ -158,6 +158,52 @@ def test_a_rule_without_a_ceiling_is_said_to_have_none(script: Path, spec: str, 
     assert (done.returncode, done.stderr) == (0, told if said else "")
 
 
+OTHER = """
+import sys
+import torch
+
+
+def work():
+    w = torch.ones(2, requires_grad=True)
+    w.sum().backward()
+    if "clip" in sys.argv:
+        torch.nn.utils.clip_grad_norm_([w], 1.0)
+    with torch.no_grad():
+        w -= w.grad
+
+
+if __name__ == "__main__":
+    if "process" in sys.argv:
+        import multiprocessing
+        process = multiprocessing.get_context("spawn").Process(target=work)
+        process.start()
+        process.join()
+    else:
+        work()
+    if "fail" in sys.argv:
+        raise ValueError("mine")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "is_said"),
+    [
+        (["--record", "run.jsonl"], [], True),
+        (["--max-norm", "1"], [], True),
+        ([], [], False),
+        (["--record", "run.jsonl"], ["fail"], False),
+        (["--record", "run.jsonl"], ["clip"], False),
+        (["--max-norm", "1"], ["process"], False),
+    ],
+)
+def test_a_script_that_never_steps_is_told(options: list[str], words: list[str], is_said: bool, tmp_path: Path) -> None:
+    """As with an optimizer that is not of torch: a bound that was asked for did nothing."""
+    (tmp_path / "other.py").write_text(OTHER)
+    done = launched(*options, "other.py", *words, cwd=tmp_path)
+    assert ("gradclip: no torch optimizer took a step" in done.stderr) == is_said
+    assert done.returncode == ("fail" in words)
+
+
 def test_how_it_ends_is_its_own(script: Path) -> None:
     """Its exit code; its error, from its own first line on."""
     assert launched(script.name, 1, "seven", cwd=script.parent).returncode == 7

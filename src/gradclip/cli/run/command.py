@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 SETTINGS = {"allow_interspersed_args": False}
 """What follows the script is its own."""
 
+NOTHING = (
+    "gradclip: no torch optimizer took a step, and no function of torch's was called to clip: nothing was recorded or "
+    "clipped. Optimizers that are not torch's are not reached.\n"
+)
+
 LAUNCHERS = {
     **dict.fromkeys(("torchrun", "torch.distributed.run", "torch.distributed.launch"), "torchrun"),
     **dict.fromkeys(("accelerate", "accelerate-launch", "accelerate.commands.launch"), "accelerate launch"),
@@ -166,6 +171,8 @@ class Script:
         return 0
 
     def _end(self, patched: "PatchedProcesses") -> None:
+        if patched.had_nothing_to_do and _is_first_rank() and not isinstance(sys.exc_info()[1], Exception):
+            sys.stderr.write(NOTHING)
         patched.end()
         if self.sink is not None:
             self.sink.close()

@@ -7,6 +7,8 @@ from multiprocessing import current_process, parent_process, util
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, final
 
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
 from gradclip.patching import patch
 from gradclip.records import ClipRecord, Sink, flush
 from gradclip.records.jsonlines import rank
@@ -32,13 +34,25 @@ class PatchedProcesses:
         self._patch = patch(policy, sinks=sinks)
         self._start = BaseProcess.start
         self._own_start = _taking_along(self, BaseProcess.start)
+        self._is_idle = True  # no process was started, and no step taken
+        self._hook = register_optimizer_step_pre_hook(self._note_activity)
         BaseProcess.start = self._own_start  # type: ignore[method-assign]
         util.register_after_fork(self, _flush_at_the_end)
+
+    def _note_activity(self, *_: object) -> None:
+        self._is_idle = False
+
+    @property
+    def had_nothing_to_do(self) -> bool:
+        """Whether there was something to do before steps or in calls, and neither came, nor a process for them."""
+        clippers = self._patch._clippers
+        return self._is_idle and clippers is not None and clippers._count == 0
 
     def end(self) -> None:
         """Put everything back in this process."""
         if BaseProcess.start is self._own_start:
             BaseProcess.start = self._start  # type: ignore[method-assign]
+        self._hook.remove()
         self._patch.undo()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -50,6 +64,7 @@ def _taking_along(patched: PatchedProcesses, start: Callable[[Any], None]) -> Ca
 
     @functools.wraps(start)
     def taking_along(process: Any) -> None:
+        patched._note_activity()
         process._gradclip = patched  # which is pickled with it
         start(process)
 
