@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cli.report.markup import Element, by_id, parsed
-from gradclip.cli.page.build import moment
+from gradclip.cli.page.build import moment, prose
 from gradclip.cli.words import amount, printable, shortened
 
 
@@ -94,3 +94,10 @@ def test_what_nobody_sees_is_spelled_out() -> None:
 def test_a_moment_is_in_utc() -> None:
     assert moment(1.7e9) == "2023-11-14 22:13 UTC"
     assert moment(float("inf")) == "not recorded"
+
+
+def test_words_in_backticks_are_code_and_all_is_escaped() -> None:
+    assert prose("Say `by_name`, not `<b>`; <i> and `open") == (
+        "Say <code>by_name</code>, not <code>&lt;b&gt;</code>; &lt;i&gt; and <code>open</code>"
+    )
+    assert prose("plain & simple") == "plain &amp; simple"

@@ -91,9 +91,15 @@ def cell(value: float | None, words: str, name: str = "") -> str:
     return Markup('<data value="{}"{}>{}</data>').format(value, found, FILTERS[words](value))
 
 
+def prose(text: str) -> str:
+    """Return text whose words in backticks are code."""
+    plain, code = Markup("{}"), Markup("<code>{}</code>")
+    return Markup("").join((code if i % 2 else plain).format(part) for i, part in enumerate(text.split("`")))
+
+
 FILTERS: dict[str, Callable[..., object]] = {
     function.__name__: function
-    for function in (amount, cell, count, described, digits, moment, percent, several, shortened, verdict)
+    for function in (amount, cell, count, described, digits, moment, percent, prose, several, shortened, verdict)
 }
 
 
