@@ -138,7 +138,7 @@ def test_help_needs_neither_torch_nor_rich_tables(capsys: pytest.CaptureFixture[
     """Nothing slow is imported for it."""
     before = set(sys.modules)
     assert main(["advise", "--help"]) == 0
-    assert "Say which threshold to clip at" in capsys.readouterr().out
+    assert "Recommend a threshold from a recorded run" in capsys.readouterr().out
     assert not {name for name in set(sys.modules) - before if name.startswith(("polars", "matplotlib", "plotly"))}
 
 
@@ -162,7 +162,7 @@ def test_standard_input(tmp_path: Path) -> None:
     assert piped.replace("standard input", str(tmp_path / "train.log")) == named
     refused = run(PIPED.format("no norm\n") + GRADCLIP, "advise", "-")
     assert refused.returncode == 2
-    assert "standard input: no column has a usual name of the norm" in refused.stderr
+    assert "standard input: no column looks like a gradient norm" in refused.stderr
 
 
 @pytest.mark.parametrize("bound", ["0", "-1", "nan"])

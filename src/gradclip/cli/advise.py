@@ -27,16 +27,16 @@ def advise(
             "--max-norm",
             "--bound",
             metavar="X",
-            help="What the run was clipped at, where its file does not say.",
+            help="What the run was clipped at, if its file does not say.",
         ),
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="The class of its optimizer, such as AdamW, where its file does not say."),
+        typer.Option(metavar="CLASS", help="The class of its optimizer, such as AdamW, if its file does not say."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which threshold to clip at, or why a recorded run does not tell."""
+    """Recommend a threshold from a recorded run, or say why it does not show one."""
     from gradclip.analysis import advise as advise_on  # noqa: PLC0415 -- not needed for --help
 
     if max_norm is not None and not max_norm > 0.0:

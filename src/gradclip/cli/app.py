@@ -44,7 +44,7 @@ def gradclip(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,  # noqa: FBT002
 ) -> None:
-    """Gradient clipping for PyTorch: see what it does, what threshold it needs, and what it costs."""
+    """Gradient clipping for PyTorch: see what it does, which threshold a run needs, and what it costs."""
     if version:
         typer.echo(f"gradclip {importlib.metadata.version('gradclip')}")
         raise typer.Exit

@@ -23,9 +23,9 @@ RunFile = Annotated[
         help="JSON Lines, CSV, trainer_state.json, TensorBoard events, or printed text; - for standard input.",
     ),
 ]
-Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, where it has no usual name.")]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of the norm, if it has no usual name.")]
 RunName = Annotated[
-    str | None, typer.Option("--run", metavar="NAME", help="The run, or group, where a file holds several.")
+    str | None, typer.Option("--run", metavar="NAME", help="The run, or group, if a file holds several.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

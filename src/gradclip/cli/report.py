@@ -30,7 +30,7 @@ def report(
     *,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a page with charts of a recorded run: one file, which needs no network."""
+    """Write charts and tables of a recorded run to one HTML file that needs no network."""
     from rich.console import Console  # noqa: PLC0415 -- not needed for --help
 
     if (package := missing(*PACKAGES)) is not None:

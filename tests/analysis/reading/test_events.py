@@ -107,7 +107,7 @@ def test_another_tag(tmp_path: Path) -> None:
     assert read_series(tmp_path, column="b/x").norms.tolist() == [2.0]
     assert read_series(tmp_path, column="y").norms.tolist() == [3.0]
     assert refusal(tmp_path, "x").startswith("several tags may be the norm: 'a/x', 'b/x'.")
-    assert refusal(tmp_path).startswith("no tag has a usual name of the norm; there are: 'a/x', 'b/x', 'a/y'.")
+    assert refusal(tmp_path).startswith("no tag looks like a gradient norm; there are: 'a/x', 'b/x', 'a/y'.")
 
 
 def test_scalars_named_like_what_is_text_elsewhere(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(b"not an event file, but long enough for a record or two" * 10)
     assert refusal(path).startswith("it is no event file, or damaged from its beginning.")
     path.write_bytes(b"")
-    assert refusal(path).startswith("no tag has a usual name of the norm; there are: none.")
+    assert refusal(path).startswith("no tag looks like a gradient norm; there are: none.")
 
 
 def test_a_file_of_another_name_is_known_by_how_it_begins(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ def test_a_kind_is_told_by_what_is_in_the_file(tmp_path: Path, name: str, conten
         (b"SQLite format 3\0" + b"\0" * 50, "it is a database, as MLflow keeps runs in. Export the metrics"),
         (b"PAR1\x15\x04" + b"\0" * 50, "it is a Parquet file. Save it as CSV."),
         (b"\x7fELF\x02\x01\x01" + bytes(range(256)), "the file is binary. JSON Lines, tables (CSV), "),
-        (b"\xff" * 100, "no column has a usual name of the norm"),
+        (b"\xff" * 100, "no column looks like a gradient norm"),
         (b" \n\n", "the file is empty. Wait for the first record, or name another file."),
-        (b"\n" * 5000, "no column has a usual name of the norm; there are: none."),
+        (b"\n" * 5000, "no column looks like a gradient norm; there are: none."),
         (b"{}", "there is no whole record in it"),
         (b"{", "there is no whole record in it"),
         (
             b"Dear diary,\ntoday the loss went up.\n",
-            "no column has a usual name of the norm; there are: 'Dear diary', ''.",
+            "no column looks like a gradient norm; there are: 'Dear diary', ''.",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_lines_that_are_left_out_are_counted(tmp_path: Path) -> None:
 def test_text_without_a_norm_is_refused_with_the_names_in_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "train.log").write_text(text)
     refused = refusal(tmp_path / "train.log")
-    assert refused.startswith("no number has a usual name of the norm; there are: ")
+    assert refused.startswith("no number looks like a gradient norm; there are: ")
     assert "'loss'" in refused
     assert "'iter'" in refused
 
@@ -265,7 +265,7 @@ def test_a_metric_as_mlflow_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "grad_norm").write_text("".join(lines))
     assert refusal(tmp_path / "grad_norm").startswith("line 4: 'grad_norm' must be a number, got 'a'")
     (tmp_path / "loss").write_text("".join(lines))
-    assert refusal(tmp_path / "loss").startswith("no column has a usual name of the norm")
+    assert refusal(tmp_path / "loss").startswith("no column looks like a gradient norm")
 
 
 def test_a_table_of_several_metrics_whose_names_are_no_head(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_table_of_several_metrics_whose_names_are_no_head(tmp_path: Path) -> N
     (tmp_path / "x.csv").write_text("\n".join(["run.name,kind,metric.name,step,value", *rows, ""]))
     assert read_series(tmp_path / "x.csv").norms.tolist() == NORMS
     (tmp_path / "x.csv").write_text("\n".join(["a,b,c,d,e", *rows, ""]))
-    assert refusal(tmp_path / "x.csv").startswith("no column has a usual name of the norm; there are: 'a', 'b', 'c', ")
+    assert refusal(tmp_path / "x.csv").startswith("no column looks like a gradient norm; there are: 'a', 'b', 'c', ")
 
 
 @pytest.mark.parametrize("rule", ["|---|---:|:---|", "|:-----:|-|--------|", "+-----+-----+-----+"])

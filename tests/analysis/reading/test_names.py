@@ -64,12 +64,12 @@ def test_a_name_that_is_given(columns: list[str], wanted: str, norm: str) -> Non
 @pytest.mark.parametrize(
     ("columns", "wanted", "message"),
     [
-        (["a", "b"], None, "run.csv: no column has a usual name of the norm; there are: 'a', 'b'. Name the column of"),
-        ([], None, "run.csv: no column has a usual name of the norm; there are: none."),
-        (["layers/norm"], None, "no column has a usual name of the norm"),
-        (["params/global_norm", "weights/total_norm"], None, "no column has a usual name of the norm"),
-        (["model.layers.0.grad_norm", "layer/3/grad_norm"], None, "no column has a usual name of the norm"),
-        (["step", "value", "loss"], None, "no column has a usual name of the norm"),
+        (["a", "b"], None, "run.csv: no column looks like a gradient norm; there are: 'a', 'b'. Name the column of"),
+        ([], None, "run.csv: no column looks like a gradient norm; there are: none."),
+        (["layers/norm"], None, "no column looks like a gradient norm"),
+        (["params/global_norm", "weights/total_norm"], None, "no column looks like a gradient norm"),
+        (["model.layers.0.grad_norm", "layer/3/grad_norm"], None, "no column looks like a gradient norm"),
+        (["step", "value", "loss"], None, "no column looks like a gradient norm"),
         (["a"], "c", "run.csv: there is no column 'c'; there are: 'a'. Name the column of the norm with column="),
         (["a/x"], "b/x", "there is no column 'b/x'"),
         (["r - a/x"], "s - a/x", "there is no column 's - a/x'"),

@@ -77,7 +77,7 @@ def test_the_names_are_found_below_much_else_and_what_looks_like_them(path: Path
 def test_words_of_another_number_than_the_cells_are_no_names(path: Path) -> None:
     """As where the rows are numbered: nobody says which column is which."""
     write(path, "   step  grad_norm\n0     1        1.5\n1     2        2.5\n")
-    assert refusal(path).startswith("no column has a usual name of the norm; there are: 'step grad_norm'.")
+    assert refusal(path).startswith("no column looks like a gradient norm; there are: 'step grad_norm'.")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -85,7 +85,7 @@ def test_another_field(tmp_path: Path) -> None:
 def test_a_trainer_that_logged_no_norm(tmp_path: Path) -> None:
     history = [{key: value for key, value in entry.items() if key != "grad_norm"} for entry in HISTORY]
     assert refusal(write(tmp_path, history)).startswith(
-        "no field has a usual name of the norm; there are: 'epoch', 'learning_rate', 'loss', 'step', 'eval_loss'"
+        "no field looks like a gradient norm; there are: 'epoch', 'learning_rate', 'loss', 'step', 'eval_loss'"
     )
 
 
@@ -94,7 +94,7 @@ def test_a_trainer_that_logged_no_norm(tmp_path: Path) -> None:
     [
         (None, "there is no list log_history in it."),
         ({}, "there is no list log_history in it."),
-        ([], "no field has a usual name of the norm; there are: none."),
+        ([], "no field looks like a gradient norm; there are: none."),
         ([1], "log_history entry 1: the entry is no object. Delete it."),
         ([HISTORY[0], "x"], "log_history entry 2: the entry is no object."),
         (

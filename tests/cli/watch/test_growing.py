@@ -286,7 +286,7 @@ def test_several_runs_stacked_in_a_table_are_refused(path: Path, file: Session) 
         (b"\x1f\x8b\x08\x00\n", "compressed"),
         (b"\xff\xfe{\x00\n\x00", "UTF-16"),
         (b"\x00\x01\x02\x03\n", "binary"),
-        (b'{"step": 1, "other": 1.0}\n' * 20_000, "no field has a usual name of the norm"),
+        (b'{"step": 1, "other": 1.0}\n' * 20_000, "no field looks like a gradient norm"),
     ],
 )
 def test_other_files_are_refused(data: bytes, words: str, path: Path, file: Session) -> None:

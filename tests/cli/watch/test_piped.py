@@ -72,7 +72,7 @@ def test_standard_input_without_a_norm_is_refused(tmp_path: Path) -> None:
     process = Piped(tmp_path, "-", "--once")
     _, errors = process.rest("nothing of the kind\n")
     assert process.ended() == 2
-    assert errors.startswith("gradclip: standard input: no column has a usual name of the norm")
+    assert errors.startswith("gradclip: standard input: no column looks like a gradient norm")
 
 
 def test_a_signal_leaves_nothing_of_standard_input_behind(tmp_path: Path) -> None:

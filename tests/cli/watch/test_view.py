@@ -169,7 +169,7 @@ def test_says_where_a_run_went_back(path: Path) -> None:
         ("", "the file is empty"),
         ('{"step": 1, "total_norm": -1.0}\n', "line 1: a norm must be >= 0"),
         ('{"step": 1, "total', "there is no whole record in it"),
-        ('{"step": 1, "other": 1.0}\n', "no field has a usual name of the norm"),
+        ('{"step": 1, "other": 1.0}\n', "no field looks like a gradient norm"),
     ],
 )
 def test_once_refuses_what_the_readers_refuse(text: str | None, words: str, path: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_interval_must_be_one(interval: float, path: Path) -> None:
 
 def test_a_field_of_another_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text('{"step": 3, "size": 2.5}\n', "utf-8")
-    with pytest.raises(UserError, match="no field has a usual name"):
+    with pytest.raises(UserError, match="no field looks like a gradient norm"):
         watch(path, once=True)
     watch(path, once=True, column="size")
     assert "norm       2.5\n" in capsys.readouterr().out

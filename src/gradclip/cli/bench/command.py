@@ -19,13 +19,11 @@ MOST_SECONDS, MOST_THREADS = 3600, 4096
 
 
 def bench(
-    shapes: Annotated[list[str] | None, typer.Option(help="Models to take the shapes of; by default all.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32 or bfloat16; by default float32.")] = None,
-    seconds: Annotated[float, typer.Option(help="Seconds a case, of which there are two a model and dtype.")] = 2.0,
-    threads: Annotated[int | None, typer.Option(help="torch threads; by default what torch chose.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the timings and the machine into this JSON file.")
-    ] = None,
+    shapes: Annotated[list[str] | None, typer.Option(help="Models whose shapes are timed; all by default.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32 or bfloat16; float32 by default.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds per case; there are two for each model and dtype.")] = 2.0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; by default, torch's own choice.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the timings and the machine to this JSON file.")] = None,
     *,
     force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
 ) -> None:

@@ -46,16 +46,16 @@ def demo(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Compare all policies, one run each.")] = False,
     max_norm: Annotated[
-        float, typer.Option(callback=_positive, help="Largest gradient norm with clipping; some policies have none.")
+        float, typer.Option(callback=_positive, help="Threshold of the runs with clipping; some policies have none.")
     ] = 1.0,
     lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate of all runs.")] = 2.0,
     steps: Annotated[int, typer.Option(callback=_steps, help="Training steps of each run.")] = 400,
     seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the weights and of the samples.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the picture and the numbers go.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for picture, records and report.")] = Path(
         "gradclip-demo"
     ),
 ) -> int:
-    """Train a recurrent network from the same seed without clipping and with it, and compare."""
+    """Train a recurrent network twice from the same seed, without and with clipping, and compare."""
     if policy == HELP:
         width = max(map(len, BY_NAME))
         typer.echo("\n".join(f"{preset.name:<{width}}  {preset.rule}" for preset in BY_NAME.values()))

@@ -9,7 +9,7 @@ import typer
 def doctor(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown, for a bug report.")] = False,  # noqa: FBT002
 ) -> None:
-    """Say which backend answers here and why, and all that a bug report needs to say of this machine."""
+    """Show which backend runs here and why, and what a bug report needs to say about this machine."""
     from gradclip.cli.doctor.findings import findings  # noqa: PLC0415 -- torch is not needed for --help
 
     if markdown:

@@ -48,10 +48,10 @@ def replay(
     name: RunName = None,
     *,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write each step into a table.")] = None,
+    out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write every step to it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
 ) -> None:
-    """Say what policies would have done to a recorded run."""
+    """Show what policies would have done to a recorded run."""
     from gradclip.cli.replay import display, rows, table  # noqa: PLC0415 -- not needed for --help
     from gradclip.cli.specs import parse  # noqa: PLC0415
 

@@ -49,15 +49,16 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="Append a record of every step to FILE, as JSON Lines.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="SPEC", help=f"Clip by a policy, not by the script's bound; {HELP} explains.")
+        str | None,
+        typer.Option(metavar="SPEC", help=f"Clip by this policy, not at the script's threshold; {HELP} lists them."),
     ] = None,
-    max_norm: Annotated[float | None, typer.Option(metavar="X", help="Clip by a bound, not by the script's.")] = None,
+    max_norm: Annotated[float | None, typer.Option(metavar="X", help="Clip at this norm, not at the script's.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show norm, threshold and clip rate while it runs.")] = False,
 ) -> Callable[[], int] | None:
-    """Run a training script as it is: clip exactly, record its norms, or clip it by a policy.
+    """Run a training script unchanged: clip exactly, record its norms, or clip it by a policy.
 
-    Whoever calls torch.nn.utils.clip_grad_norm_ calls gradclip's. With --record, --watch, --policy or --max-norm,
-    optimizers that nobody clips for are recorded, or clipped, at every step too.
+    Calls of torch.nn.utils.clip_grad_norm_ run gradclip's function. With --record, --watch, --policy or --max-norm,
+    every optimizer step is recorded, or clipped, even if the script does not clip.
     """
     if policy == HELP:
         typer.echo("\n".join(explanation()))

@@ -26,7 +26,7 @@ def watch(
     column: Column = None,
     name: RunName = None,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Show how it is now, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show the current state once, and exit.")] = False,
 ) -> None:
     """Show a run in progress: norm, threshold, clip rate, alarms. q quits."""
     if not LEAST <= interval <= MOST:
