@@ -1,7 +1,7 @@
-"""Clip accumulated gradients: once, before the step, and not after each micro-batch.
+"""Clip accumulated gradients once, before the step, and not after each micro-batch.
 
-The bound is one on what the optimizer uses, which is the sum of all micro-batches. An attached clipper cannot get it
-wrong: it clips where `optimizer.step()` is called.
+The threshold limits the gradient that the optimizer uses, which is the sum over all micro-batches. An attached clipper
+always clips at the right place: when `optimizer.step()` is called.
 
 Run: python examples/accumulation.py
 """
@@ -16,7 +16,7 @@ STEPS, MICRO_BATCHES = 50, 4
 
 
 def main() -> None:
-    """Train, and print how often was clipped."""
+    """Train, and print how many steps were clipped."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,13 +1,13 @@
-"""Adaptive gradient clipping (AGC), as users of timm know it: `--clip-mode agc --clip-grad 0.1`.
+"""Adaptive gradient clipping (AGC), as in timm: `--clip-mode agc --clip-grad 0.1`.
 
-timm calls `adaptive_clip_grad(model_parameters(model, exclude_head=True), 0.1)` before each step. Here it is a policy,
-with the same norms of units, `clip_factor`, `eps` and `norm_type`. What is different:
+timm calls `adaptive_clip_grad(model_parameters(model, exclude_head=True), 0.1)` before each step. In gradclip, AGC is a
+policy with the same norms per unit, `clip_factor`, `eps` and `norm_type`. The differences are:
 
-- The head is left out by its name, not as the last two parameters.
-- A unit within its bound is not written, one above it is rounded once. timm writes all of them, and rounds the norm,
-  the bound and their quotient in the dtype of the gradient.
-- A gradient that is NaN or infinite skips the step; with timm, it goes on into the weights.
-- It clips what an optimizer is about to use, so once a step, whatever the loop does.
+- The head is left out by name. timm leaves out the last two parameters.
+- A unit within its threshold is not written, and a unit above it is rounded once. timm writes all units, and rounds the
+  norm, the threshold and their quotient in the dtype of the gradient.
+- A NaN or infinite gradient skips the step. With timm, it reaches the weights.
+- Gradients are clipped right before the optimizer uses them, so once per step, whatever the loop does.
 
 Run: python examples/agc.py
 
@@ -41,7 +41,7 @@ class ConvNet(nn.Module):
 
 
 def stripes(images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw noisy images, each with a bright row (class 0) or a bright column (class 1) at any place."""
+    """Draw noisy images, each with a bright row (class 0) or column (class 1) at a random place."""
     classes, places = torch.randint(2, (images,)), torch.randint(8, (images,))
     rows = nn.functional.one_hot(places, 8)[:, None, :, None].expand(-1, 1, 8, 8).float()
     bright = torch.where(classes[:, None, None, None] == 0, rows, rows.transpose(2, 3))
@@ -49,7 +49,7 @@ def stripes(images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    """Train, and print how large the gradient was before and after, and the layer with the largest share of it."""
+    """Train, and print the norm before and after clipping, and the parameter with the largest share of it."""
     torch.manual_seed(0)
     model = ConvNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,7 +1,8 @@
-"""Clip under mixed precision: hand the scaler to `attach`, and nothing else changes.
+"""Clip under mixed precision: pass the scaler to `attach`, and nothing else changes.
 
-The scaler multiplies the loss, so that small gradients survive half precision. They have to be divided again before a
-bound means anything. The clipper sees to that, once; a step on which the scaler finds an overflow stays the scaler's.
+The scaler multiplies the loss, so that small gradients survive half precision. Gradients must be divided by the same
+factor before they are compared with a threshold. The clipper does this once per step. If the scaler finds an overflow,
+it skips the step as usual.
 
 Run: python examples/amp.py
 """
@@ -16,7 +17,7 @@ STEPS = 100
 
 
 def main() -> None:
-    """Train, and print how many steps were clipped, and how many the scaler left out to find its scale."""
+    """Train, and print how many steps were clipped, and how many the scaler skipped to find its scale."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 1)).to(device)
@@ -33,7 +34,7 @@ def main() -> None:
         scaler.scale(loss).backward()
         scaler.step(optimizer)  # unscales, clips, and steps
         scaler.update()
-        if clipper.last.skipped:  # `"skipped_scaler"`: there was an overflow, and no step
+        if clipper.last.skipped:  # `"skipped_scaler"`: an overflow, so no step
             left_out += 1
             continue
         clipped += int(clipper.last.clipped)

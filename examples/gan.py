@@ -1,7 +1,7 @@
-"""Clip two networks that train against each other: each optimizer has a clipper of its own.
+"""Clip two networks that train against each other: each optimizer has its own clipper.
 
-The loss of the generator leaves gradients in the critic too. One clipper over both would count them, and scale the
-generator by a norm that is not its own.
+The generator's loss leaves gradients in the critic too. One clipper for both networks would count these gradients, and
+would scale the generator by a norm that is not its own.
 
 Run: python examples/gan.py
 """
@@ -18,12 +18,12 @@ MEAN, DEVIATION = 3.0, 0.5
 
 
 def mlp() -> nn.Sequential:
-    """Return a small network of one number."""
+    """Return a small network from one number to one number."""
     return nn.Sequential(nn.Linear(1, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
 
 
 def main() -> None:
-    """Train a generator of normal numbers, and print the mean and deviation that it has come to."""
+    """Train a generator of normally distributed numbers, and print the mean and deviation of its output."""
     torch.manual_seed(0)
     generator, critic = mlp(), mlp()
     to_generate = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.9))
@@ -36,7 +36,7 @@ def main() -> None:
         real = MEAN + DEVIATION * torch.randn(128, 1)
         fake = generator(torch.randn(128, 1))
 
-        to_judge.zero_grad()  # of what the generator's loss has left, too
+        to_judge.zero_grad()  # also removes what the generator's loss has left
         (softplus(critic(fake.detach())) + softplus(-critic(real))).mean().backward()
         to_judge.step()
         clipped_critic += int(of_critic.last.clipped)

@@ -1,6 +1,6 @@
 """Clip in a plain training loop: one line between `backward()` and `step()`.
 
-A recurrent network learns to add up a sequence. Its first gradients are much larger than its later ones.
+A recurrent network learns to add up a sequence. The first gradients are much larger than the later ones.
 
 Run: python examples/plain_loop.py
 """
@@ -14,7 +14,7 @@ STEPS, MAX_NORM = 300, 1.0
 
 
 class Adder(nn.Module):
-    """Read a sequence of shape (time, sequence, 1), and say its sum."""
+    """Read sequences of shape (time, sequence, 1), and return the sum of each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def main() -> None:
         loss = nn.functional.mse_loss(model(x), x.sum(dim=0))
         optimizer.zero_grad()
         loss.backward()
-        norm = gradclip.clip_grad_norm_(model.parameters(), MAX_NORM)  # the norm before
+        norm = gradclip.clip_grad_norm_(model.parameters(), MAX_NORM)  # the norm before clipping
         optimizer.step()
         clipped += int(norm > MAX_NORM)
         if step == 1 or step % 50 == 0:

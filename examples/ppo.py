@@ -1,7 +1,7 @@
-"""Clip proximal policy optimisation (PPO), whose implementations all bound the norm by 0.5.
+"""Clip proximal policy optimisation (PPO), whose implementations all clip the norm at 0.5.
 
-The policy and the value function are two heads of one network and share an optimizer, so they share one norm. Every
-minibatch is a step, and so a clip.
+The policy and the value function are two heads of one network. They share an optimizer, so they share one norm. Every
+minibatch is a step, with one clip.
 
 Run: python examples/ppo.py
 
@@ -22,7 +22,7 @@ GAMMA = 0.9
 
 
 class Agent(nn.Module):
-    """Say how probable each of three moves is, and what a place is worth."""
+    """Return the probabilities of three moves, and the value of a place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Agent(nn.Module):
 
 @torch.no_grad()
 def walk(agent: Agent) -> tuple[torch.Tensor, ...]:
-    """Let walkers go left, stay or go right on a line; they are paid for being near its middle."""
+    """Let walkers go left, stay or go right on a line. Their reward is higher near its middle."""
     place, seen = torch.empty(WALKERS, 1).uniform_(-1.0, 1.0), []
     for _ in range(TIMES):
         choice, value = agent(place)
@@ -53,7 +53,7 @@ def walk(agent: Agent) -> tuple[torch.Tensor, ...]:
 
 
 def main() -> None:
-    """Train, and print the reward of a move, the norms and the clips of each fifth round."""
+    """Train, and print the mean reward, the largest norm and the clipped steps of every fifth round."""
     torch.manual_seed(0)
     agent = Agent()
     optimizer = torch.optim.Adam(agent.parameters(), lr=3e-3)

@@ -1,8 +1,8 @@
 """Clip sharpness-aware minimisation (SAM) with a scaler: only the step that updates the weights is clipped.
 
-SAM goes uphill first, by a distance that does not depend on the size of the gradient, and takes the gradient there for
-the step of a base optimizer. So there is nothing to clip, nor to unscale, on the way up. `attach` finds the
-`base_optimizer`, which is also what the scaler steps.
+SAM first moves uphill, by a distance that does not depend on the size of the gradient. A base optimizer then steps with
+the gradient at that point. So the move uphill needs neither clipping nor unscaling. `attach` finds the
+`base_optimizer`, which the scaler steps too.
 
 Run: python examples/sam.py
 
@@ -21,7 +21,7 @@ STEPS = 100
 
 
 class SAM(torch.optim.Optimizer):
-    """Go uphill by a distance of `rho`, and come back."""
+    """Move uphill by a distance of `rho`, and move back."""
 
     def __init__(self, base_optimizer: torch.optim.Optimizer, rho: float = 0.05) -> None:
         super().__init__(base_optimizer.param_groups, {"rho": rho})
@@ -29,7 +29,7 @@ class SAM(torch.optim.Optimizer):
 
     @torch.no_grad()
     def first_step(self) -> None:
-        """Go uphill: along the gradient, scaled or not."""
+        """Move uphill along the gradient, scaled or not."""
         norm = gradclip.get_total_norm([p.grad for group in self.param_groups for p in group["params"]])
         for group in self.param_groups:
             for p in group["params"]:
@@ -38,14 +38,14 @@ class SAM(torch.optim.Optimizer):
 
     @torch.no_grad()
     def come_back(self) -> None:
-        """Put the weights back to where they were."""
+        """Restore the weights from before the move uphill."""
         for group in self.param_groups:
             for p in group["params"]:
                 p.copy_(self.state[p].pop("before"))
 
 
 def main() -> None:
-    """Train, and print the norm at the top, which is that of the step."""
+    """Train, and print the norm at the uphill point, which is the norm of the step."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 1)).to(device)

@@ -1,7 +1,7 @@
-"""Keep a schedule and a moving average in step with an optimizer whose bad steps do not happen.
+"""Keep a learning-rate schedule and a moving average in step with an optimizer whose bad steps are skipped.
 
-A batch with a NaN makes a gradient of NaN. The clipper keeps that step from happening, and the run goes on. Whatever
-else counts steps should wait then: `clipper.last.skipped` is None where the step happened, and else says why not.
+A batch with a NaN makes a NaN gradient. The clipper skips that step, and the run continues. Everything else that counts
+steps should wait too. `clipper.last.skipped` is None if the step happened; otherwise it is the reason for the skip.
 
 Run: python examples/skipped_steps.py
 """
@@ -19,7 +19,7 @@ STEPS = 60
 
 
 def batches() -> list[torch.Tensor]:
-    """Draw the inputs of all steps, of which every twentieth is damaged."""
+    """Draw the inputs of all steps; every twentieth is damaged."""
     drawn = list(torch.randn(STEPS, 32, 8))
     for damaged in drawn[9::20]:
         damaged[3, 5] = math.nan
@@ -27,7 +27,7 @@ def batches() -> list[torch.Tensor]:
 
 
 def main() -> None:
-    """Train, print what was skipped, and compare the model with its average."""
+    """Train, print the skipped steps, and compare the model with its average."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,14 +1,15 @@
-"""Train a network on the temporal-order task without and with clipping: it only learns with it.
+"""Train a network on the temporal-order task, without and with clipping. It learns the task only with clipping.
 
-A sequence holds four distracting symbols at random, and at two places an A or a B that counts. Having read all of it,
-the network says which pair it saw, in order: AA, AB, BA or BB. So it must carry what it saw over half of the sequence,
-and the gradients of such a network explode: a few steps along them drive the units into saturation, through which
-hardly any gradient reaches back to the symbols that count. It does not recover from there.
+A sequence consists of four kinds of random distracting symbols, with an A or a B at two places. After the whole
+sequence, the network has to name the pair in order: AA, AB, BA or BB. So it must remember what it saw over half of
+the sequence. The gradients of such a network explode. A few steps along them drive the units into saturation, which
+lets hardly any gradient through to the A and the B. The network does not recover from this.
 
-A run is solved where, after its last step, the network classifies at least 99 % of 1000 fresh sequences correctly;
-guessing gets 25 %. Both runs of a seed begin with the same weights, and see the same batches and fresh sequences.
-Sizes, initial weights and the bound follow the paper's code, but for dense weights; the larger learning rate lets 600
-steps suffice. Where gradients vanish, over longer sequences, clipping is no help: the paper adds a regulariser.
+A run has solved the task if, after its last step, the network classifies at least 99 % of 1000 new sequences correctly.
+Guessing gets 25 %. Both runs of a seed start with the same weights, and see the same batches and new sequences. Sizes,
+initial weights and the threshold follow the paper's code, except that weights are dense. The learning rate is larger,
+so that 600 steps are enough. Over longer sequences, gradients vanish. Clipping does not help then: the paper adds a
+regulariser.
 
 Run: python examples/temporal_order.py
 
@@ -29,24 +30,24 @@ from torch.nn.functional import cross_entropy, one_hot
 import gradclip
 
 SYMBOLS = 6
-"""A is 0 and B is 1; the others distract."""
+"""A is 0 and B is 1; the others are distracting."""
 
 CLASSES = 4
-"""AA, AB, BA and BB, from 0."""
+"""AA, AB, BA and BB, numbered from 0."""
 
 BATCH = 20
-"""Sequences in a training step."""
+"""Sequences per training step."""
 
 FRESH = 1000
-"""Sequences that a trained network is measured on."""
+"""New sequences on which a trained network is tested."""
 
 SOLVED = 0.99
-"""The share of them that it must classify correctly."""
+"""The share of them that must be classified correctly in a solved run."""
 
 
 @final
 class OrderModel(nn.Module):
-    """A plain recurrent network of 50 tanh units that classifies a sequence once it has read it."""
+    """A plain recurrent network of 50 tanh units that reads a sequence, and then classifies it."""
 
     def __init__(self) -> None:
         """Draw small weights from torch's global generator; the recurrent ones get a spectral radius of 0.95."""
@@ -69,7 +70,7 @@ class OrderModel(nn.Module):
 
 
 def build(seed: int) -> OrderModel:
-    """Return the model that a seed stands for, and leave torch's generator as it was."""
+    """Return the model of a seed, and leave torch's generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return OrderModel()
@@ -79,10 +80,10 @@ def draw(sequences: int, length: int, generator: Generator) -> tuple[Tensor, Ten
     """Draw sequences and their classes.
 
     Args:
-        sequences: How many.
-        length: Symbols in each, 10 or more. With L for it, the two that count stand at random places in [L/10, 2L/10)
-            and [5L/10, 6L/10), half-open as in the paper's code.
-        generator: What the draws come from.
+        sequences: The number of sequences.
+        length: Symbols per sequence, 10 or more. The A or B are at random places in [L/10, 2L/10) and [5L/10, 6L/10),
+            where L is the length. The intervals are half-open, as in the paper's code.
+        generator: The source of the random numbers.
 
     Returns:
         Symbols as int64, of shape (time, sequence), and classes as int64, of shape (sequence,).
@@ -96,18 +97,18 @@ def draw(sequences: int, length: int, generator: Generator) -> tuple[Tensor, Ten
 
 
 def train(model: nn.Module, generator: Generator, *, max_norm: float, length: int, lr: float, steps: int) -> float:
-    """Train a model in place, on a new batch in each step.
+    """Train a model in place, on a new batch at each step.
 
     Args:
         model: The model to train.
-        generator: What the batches are drawn from.
-        max_norm: The largest total norm to train with; `math.inf` measures and changes nothing.
-        length: Symbols in each sequence.
+        generator: The source of the random batches.
+        max_norm: The threshold of the total norm; `math.inf` only measures.
+        length: Symbols per sequence.
         lr: The learning rate of SGD.
         steps: The number of steps, one or more.
 
     Returns:
-        The largest total norm of the gradients before clipping; NaN where any was.
+        The largest total norm of the gradients before clipping; NaN if any norm was NaN.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     norms = []
@@ -122,7 +123,7 @@ def train(model: nn.Module, generator: Generator, *, max_norm: float, length: in
 
 
 def run(seed: int, *, max_norm: float, length: int, lr: float, steps: int) -> tuple[float, float]:
-    """Train the model of a seed; return its accuracy on sequences drawn after its last batch, and the largest norm."""
+    """Train the model of a seed. Return its accuracy on sequences drawn after the last batch, and the largest norm."""
     model, generator = build(seed), Generator().manual_seed(seed)
     largest_norm = train(model, generator, max_norm=max_norm, length=length, lr=lr, steps=steps)
     symbols, classes = draw(FRESH, length, generator)
@@ -133,7 +134,7 @@ def run(seed: int, *, max_norm: float, length: int, lr: float, steps: int) -> tu
 
 @final
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2, as `argparse` does."""
@@ -141,7 +142,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def between(least: float, most: float) -> Callable[[str], float]:
-    """Return a converter to numbers in a range, whole ones where its ends are."""
+    """Return a converter to numbers in a range: to whole numbers if its ends are whole numbers."""
     kind = type(least)
     noun = "a whole number" if kind is int else "a number"
 
@@ -149,7 +150,7 @@ def between(least: float, most: float) -> Callable[[str], float]:
         try:
             value = kind(text)
         except ValueError:
-            value = math.nan  # in no range
+            value = math.nan  # outside of every range
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"must be {noun} from {least:g} to {most:g}, got {text!r}")
         return value
@@ -158,7 +159,7 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train each seed twice, and print what came of it."""
+    """Train each seed twice, and print the results."""
     parser = Parser(description="The temporal-order task, without and with gradient clipping.")
     parser.add_argument("--length", type=between(10, 200), default=20, help="symbols in each sequence (20)")
     parser.add_argument("--lr", type=between(1e-6, 1e6), default=0.3, help="learning rate (0.3)")
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=between(1, 1000), default=5, help="how many, counted from 0 (5)")
     options = parser.parse_args(arguments)
     task = {"length": options.length, "lr": options.lr, "steps": options.steps}
-    torch.set_num_threads(1)  # so small a network gains nothing from a second
+    torch.set_num_threads(1)  # a second thread would not speed up such a small network
 
     print("          without clipping       with clipping")
     print("seed  accuracy  largest norm          accuracy")

@@ -1,7 +1,7 @@
 """Train with DistributedDataParallel and a GradClipper.
 
-After `backward()` all ranks hold the same gradients, those of the whole batch. So each rank clips by itself, without
-any communication, and all do the same.
+After `backward()`, all ranks hold the same gradients, those of the whole batch. So each rank clips without
+communication, and all ranks get the same result.
 
 Run: torchrun --nproc-per-node 2 examples/distributed/ddp.py
 """
@@ -41,5 +41,5 @@ def main() -> None:
 if __name__ == "__main__":
     dist.init_process_group("gloo")  # "nccl" on GPUs
     main()
-    gc.collect()  # the model first, whose parts hold each other: torch may wait for ever, or abort, if it is gone last
+    gc.collect()  # free the model first, whose parts refer to each other: torch may hang or abort if it is freed last
     dist.destroy_process_group()

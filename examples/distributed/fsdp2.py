@@ -1,7 +1,7 @@
-"""Train a model whose parameters FSDP2 has sharded, with a GradClipper.
+"""Train a model that FSDP2 has sharded, with a GradClipper.
 
-Each rank holds a piece of every parameter and of its gradient, as DTensors, which say so themselves. The norm of a step
-is that of all pieces on all ranks: one collective of a few numbers.
+Each rank holds a shard of every parameter and of its gradient. These are DTensors, so nothing has to be declared. The
+norm of a step covers all shards on all ranks. It takes one collective of a few numbers.
 
 Run: torchrun --nproc-per-node 2 examples/distributed/fsdp2.py
 """

@@ -1,8 +1,8 @@
-"""Train a model with FSDP2 and tensor parallelism, clipping by `gradclip.clip_grad_norm_`.
+"""Train a model with FSDP2 and tensor parallelism, and clip with `gradclip.clip_grad_norm_`.
 
-Of four ranks, two read one half of the batch and two the other. Of those that read the same, each has half of the units
-of every block; both have all of the other layers. So there are DTensors of two meshes in one model, for which
-`torch.nn.utils.clip_grad_norm_` raises an error.
+There are four ranks. Two read one half of the batch, and two the other half. Of two ranks that read the same half,
+each has half of the units of every block, and both have all of the other layers. So the model has DTensors of two
+meshes, for which `torch.nn.utils.clip_grad_norm_` raises an error.
 
 Run: torchrun --nproc-per-node 4 examples/distributed/fsdp2_tp.py
 """

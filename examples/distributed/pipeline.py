@@ -1,7 +1,7 @@
-"""Train a model cut into stages, one for each rank, with a GradClipper.
+"""Train a model that is split into pipeline stages, one per rank, with a GradClipper.
 
-Each rank holds parameters of its own, as plain tensors, which do not say that other ranks have more of the model. So it
-is declared, once; from then on the norm is that of all stages, and all are scaled by the same factor.
+Each rank holds different parameters, as plain tensors. These do not show that other ranks hold the rest of the model,
+so you declare it once. From then on, the norm covers all stages, and all stages are scaled by the same factor.
 
 Run: torchrun --nproc-per-node 2 examples/distributed/pipeline.py
 """
@@ -40,7 +40,7 @@ def main() -> None:
         if rank == 0:
             schedule.step(inputs)
         else:
-            schedule.step(target=targets)  # which the last stage needs
+            schedule.step(target=targets)  # needed by the last stage
         optimizer.step()  # clips first
         norms.append(clipper.last.total_norm)
 

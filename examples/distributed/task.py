@@ -1,7 +1,7 @@
-"""What the examples beside this file train, and the run of a single process that they compare their norms with.
+"""The task of the examples in this folder, and the single-process run that they compare their norms with.
 
-The model predicts the next character of Python's own documentation from those before it, as Bengio et al. did with
-words: embed them, and let a few layers read them side by side.
+The model predicts the next character of Python's own documentation from the characters before it. It works like the
+word model of Bengio et al.: it embeds the characters, and a few layers read the embeddings side by side.
 
 References:
     Bengio, Ducharme, Vincent and Jauvin, "A neural probabilistic language model", JMLR 3, 2003.
@@ -18,10 +18,10 @@ STEPS = 10
 """Training steps of each example."""
 
 BATCH = 120
-"""Characters that are predicted in a step by all ranks together, of which each must have the same number."""
+"""Characters that all ranks together predict in a step. Each rank must have the same number of them."""
 
 CONTEXT = 16
-"""Characters that the model sees of what comes before."""
+"""The number of preceding characters that the model sees."""
 
 WIDTH = 64
 """Units of each layer."""
@@ -30,10 +30,10 @@ LR = 0.1
 """The learning rate of SGD."""
 
 MAX_NORM = 0.5
-"""The largest norm to train with; the steps of these examples come with larger ones, so it acts on all."""
+"""The threshold. The norms of these examples are larger, so every step is clipped."""
 
 MOST_APART = 3e-6
-"""The largest relative difference of two norms that rounding explains; any parameter counted twice makes 1e-5."""
+"""The largest relative difference between two norms that rounding explains. Any parameter counted twice makes 1e-5."""
 
 TEXT = "\n\n".join(topics.values()).encode()
 
@@ -50,19 +50,19 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what comes out, of the same shape (character, unit)."""
+        """Return the output, of the same shape (character, unit)."""
         return x + self.down(self.up(self.norm(x)).relu())
 
 
 def build() -> nn.Sequential:
-    """Return the model, with the same weights on every rank: what reads the context, four blocks, and a head."""
+    """Return the model, with the same weights on every rank: a reader of the context, four blocks, and a head."""
     torch.manual_seed(0)
     reader = nn.Sequential(nn.Embedding(256, 32), nn.Flatten(), nn.Linear(32 * CONTEXT, WIDTH))
     return nn.Sequential(reader, Block(), Block(), Block(), Block(), nn.Linear(WIDTH, 256))
 
 
 def batch(step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
-    """Return one of the equal parts of the batch of a step: contexts, and the characters that follow them.
+    """Return one of several equal parts of the batch of a step: contexts, and the characters that follow them.
 
     Returns:
         Bytes as int64, of shape (character, CONTEXT) and (character,).
@@ -74,7 +74,7 @@ def batch(step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def norms_of_one_process() -> list[float]:
-    """Train on whole batches, clipping with torch, and return the norm of each step before clipping."""
+    """Train on whole batches, clip with torch, and return the norm of each step before clipping."""
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     norms = []
@@ -89,12 +89,12 @@ def norms_of_one_process() -> list[float]:
 
 
 def compare(norms: list[float]) -> None:
-    """Print the norms of the steps beside those of a single process; exit with 1 if they are not the same."""
+    """Print the norms of the steps beside those of a single process. Exit with 1 if they differ."""
     print("step  norm here  norm of one process  relative difference")
     far_apart = 0
     for step, (norm, alone) in enumerate(zip(norms, norms_of_one_process(), strict=True), start=1):
         difference = abs(norm - alone) / alone
-        far_apart += not difference <= MOST_APART  # NaN is far from everything
+        far_apart += not difference <= MOST_APART  # true for NaN too
         print(f"{step:4}  {norm:9.6f}  {alone:19.6f}  {difference:19.1e}")
     if far_apart:
         raise SystemExit(f"{far_apart} of {STEPS} norms are further apart than rounding explains ({MOST_APART:g})")

@@ -1,7 +1,7 @@
 """Train with FSDP2 as torchtitan does: shard each block, then the rest, and clip once across the whole mesh.
 
-torchtitan's own `clip_grad_norm_` takes the parameters of all model parts, and gathers the norm by `full_tensor()`.
-Ours takes the same parameters; its norm is a plain tensor, the same on every rank.
+torchtitan's own `clip_grad_norm_` takes the parameters of all model parts, and gathers the norm with `full_tensor()`.
+gradclip's takes the same parameters. The norm that it returns is a plain tensor, the same on every rank.
 
 Run: torchrun --nproc-per-node 2 examples/distributed/torchtitan_style.py
 """
@@ -18,7 +18,7 @@ import gradclip
 
 
 def apply_fsdp(model: nn.Sequential, mesh: DeviceMesh) -> None:
-    """Shard each block by itself, so that one after the other is gathered, and what is left with the root."""
+    """Shard each block separately, so that blocks are gathered one by one, and the rest with the root."""
     blocks = [layer for layer in model if isinstance(layer, task.Block)]
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=block is not blocks[-1])
@@ -31,7 +31,7 @@ def main() -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("fsdp",))
     model = task.build()
     apply_fsdp(model, mesh)
-    model_parts = [model]  # more of them on a rank where a pipeline interleaves stages
+    model_parts = [model]  # a pipeline with interleaved stages has several per rank
     optimizer = torch.optim.SGD([p for part in model_parts for p in part.parameters()], lr=task.LR)
 
     norms = []
