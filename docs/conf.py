@@ -45,7 +45,7 @@ nitpick_ignore_regex = [
     # What signatures name and nobody has to make: where it comes from, the page says.
     (
         r"py:.*",
-        r"gradclip\.(units|result|records\.(alarms|tensorboard)|testing\.ranks|policies\.measured|analysis\.series)\..*",
+        r"gradclip\.(units|result|records\.(alarms|tensorboard)|testing\.ranks|policies\.(layout|measured)|analysis\.series)\..*",
     ),
 ]
 
