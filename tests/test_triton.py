@@ -747,6 +747,10 @@ def test_pinned_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(slot() is not None for slot in made)  # torch would give away what a copy may still read
     assert [used(4), used(9), used(4)] == [3, 6, 5]
     assert used(3, stream=3) == 7
+    left = slots.take(1, (HERE, 3))
+    left.is_new = True
+    slots.leave(left, (HERE, 3))
+    assert (left.is_new, used(3, stream=3)) == (False, 7)  # an error may come after its copy
     assert made[-1]().host.numel() == made[-2]().host.numel()  # type: ignore[union-attr] -- for any table so far
     spare = slots.take_spare(9)
     assert spare is not None

@@ -195,7 +195,7 @@ def captured() -> Iterator[Callable[[], None]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (
-            "clipper.attaching",
+            "clipper.clipper",
             "clipper.pipeline",
             "policies.history",
             "sending",

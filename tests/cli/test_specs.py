@@ -112,3 +112,20 @@ def test_what_stands_for_no_policy_is_explained(spec: str, words: str | None) ->
     assert words in str(caught.value)
     assert str(caught.value).endswith(".")
     assert not str(caught.value).endswith("..")
+
+
+@pytest.mark.parametrize(
+    ("spec", "lacks"),
+    [
+        ("zclip", True),
+        ("ZClip:2.5", True),
+        ("autoclip:90,window=none", True),
+        ("zclip:max_norm=inf", False),
+        ("zclip:max=1", False),
+        ("fixed:inf", False),
+        ("ZClip-Published", False),
+        ("agc", False),
+    ],
+)
+def test_a_ceiling_that_nobody_has_said(spec: str, lacks: bool) -> None:
+    assert parse(spec).lacks_ceiling is lacks

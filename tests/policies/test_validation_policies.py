@@ -176,7 +176,7 @@ def test_a_class_is_no_policy(function: str, compose: Callable[[Any], object]) -
         compose(1.0)
     with pytest.raises(TypeError, match=r"got 'zclip' \(str\)\. Write one .* such as `ZClip\(max_norm=1\.0\)`"):
         compose("zclip")
-    with pytest.raises(TypeError, match=r"got a list\. Pass each policy by itself"):
+    with pytest.raises(TypeError, match=r"got a list\. (Pass each policy by itself|Write `chain\(...\)` with)"):
         compose([FixedNorm(1.0)] * 9)
 
 

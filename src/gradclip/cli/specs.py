@@ -38,12 +38,8 @@ class Named:
 
     name: str
     policy: Policy
-
-    @property
-    def lacks_ceiling(self) -> bool:
-        """Whether the rule lets any norm through, and nobody has asked for that."""
-        asked = "max" in self.name or "published" in self.name
-        return getattr(self.policy, "max_norm", 0.0) == math.inf and not asked
+    lacks_ceiling: bool
+    """Whether it lets any norm through, and nobody has asked for that."""
 
 
 def parse(spec: str) -> Named:
@@ -76,9 +72,11 @@ def parse(spec: str) -> Named:
             raise _refusal(spec, f"must give one number, and each of {', '.join(known)} once")
         arguments[argument] = _value(spec, argument, value if equals else key, getattr(policy, argument))
     try:
-        return Named(spec.strip(), replace(policy, **arguments) if arguments else policy)
+        policy = replace(policy, **arguments) if arguments else policy
     except (ValueError, TypeError) as error:
         raise _refusal(spec, f"does not go: {error}") from None
+    is_asked_for = "max_norm" in arguments or name.endswith("-published")
+    return Named(spec.strip(), policy, getattr(policy, "max_norm", 0.0) == math.inf and not is_asked_for)
 
 
 def explanation() -> list[str]:

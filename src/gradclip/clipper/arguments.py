@@ -93,9 +93,9 @@ def check_attachable(optimizer: object, scaler: object, *, attached: bool) -> No
 def check_max_skips(value: object) -> float:
     """Return the number of steps in a row that may be skipped; infinite for any number."""
     function, argument = "GradClipper", "max_consecutive_skips"
-    return check_number(
-        function, argument, value, at_least=0, integer=value != math.inf, advice="For no limit, pass `math.inf`."
-    )
+    advice = "For no limit, pass `math.inf`."
+    is_limit = real(function, argument, value, advice) != math.inf
+    return check_number(function, argument, value, at_least=0, integer=is_limit, advice=advice)
 
 
 def check_sinks(function: str, sinks: Any) -> tuple[Callable[[Any], object], ...]:

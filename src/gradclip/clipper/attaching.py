@@ -43,8 +43,6 @@ class Attaching:
     _selection: Selection
     _pipeline: Pipeline
     _skips: Skips
-    _step: int
-    _every: int
     _source: Source | None
     _compares_every: int
     _clip: Callable[..., Clip]
@@ -89,8 +87,8 @@ class Attaching:
             The clipper. In a `with` statement, it is detached at the end.
 
         Raises:
-            TypeError: If `optimizer` is not an optimizer, or is an `LBFGS`, whose line search evaluates unclipped
-                gradients.
+            TypeError: If `optimizer` is not an optimizer, is an `LBFGS`, whose line search evaluates unclipped
+                gradients, or steps within `backward`, as LOMO.
             ValueError: If the clipper is already attached to it, or it updates no parameter of the clipper.
 
         Warns:

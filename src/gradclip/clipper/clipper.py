@@ -35,7 +35,7 @@ from gradclip.validation import check_number, check_word
 TRANSIENT = ("_attachments", "_ground", "_last", "_loss", "_sinks", "_source", "_suppression", "_trust", "_turn")
 """What is not copied or pickled with a clipper."""
 
-KEEPS = "Pass 'skip': the gradients stay as they are, as with the functions' 'keep', and the step does not happen."
+KEEPS = "What functions call 'keep' is 'skip' here."
 """The remedy for a word that only functions know."""
 
 ENTRIES = ("step", "skips", "parameters", "stages")
@@ -126,7 +126,7 @@ class GradClipper(Attaching):
     ) -> None:
         self.policy = FixedNorm(1.0) if policy is None else policy
         check_policies("GradClipper", (self.policy,))
-        check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep), KEEPS if nonfinite == "keep" else "")
+        check_word("GradClipper", "nonfinite", nonfinite, get_args(NonFiniteStep), KEEPS)
         self._skips = Skips(check_max_skips(max_consecutive_skips))
         self._every = int(check_number("GradClipper", "norms_every", norms_every, at_least=0, integer=True))
         compares = check_number("GradClipper", "check_replicas_every", check_replicas_every, at_least=0, integer=True)

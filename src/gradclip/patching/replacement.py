@@ -43,11 +43,12 @@ class Patch:
         arguments: The arguments of `patch`.
         places: Where the functions were replaced, such as `torch.nn.utils.clip_grad_norm_`.
         unreached: Other holders of the functions, such as a closure, that still call torch's functions.
+        was_called: Whether any of the functions was called.
     """
 
     def __init__(self, policy: Policy | None, sinks: Sequence[Sink]) -> None:
         self.arguments = policy, sinks
-        self._is_active, self._times = True, 1
+        self._is_active, self._times, self.was_called = True, 1, False
         torchs = originals()
         self.unreached = sorted(set(holders_of(torchs)))  # first, as it takes long, and Ctrl-C may come
         self._clippers = Clippers(policy, sinks, self._holds) if policy is not None or sinks else None
@@ -108,6 +109,7 @@ class Patch:
         def replacement(*args: Any, **kwargs: Any) -> Any:
             if not self._is_active or not OF_OURS.isdisjoint(kwargs):  # and somebody has kept it
                 return self._originals[name, is_torchs](*args, **kwargs)
+            self.was_called = True
             if not args and given in kwargs:
                 args = (kwargs.pop(given),)
             listed = [_walkable(x) for x in args[:1]]

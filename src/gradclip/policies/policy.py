@@ -89,6 +89,9 @@ class Policy(ABC):
         """Return what to do about these norms, and the state after this step."""
 
 
+LARGEST = 1e15
+"""Numbers below it may be meant as thresholds."""
+
 LONGEST = 80
 """Characters of what is no policy that an error shows; a model has thousands."""
 
@@ -103,7 +106,7 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
         if stages is None or isinstance(policy, type):
             shown = f"{policy!r} ({type(policy).__name__})"
             shown = shown if len(shown) <= LONGEST else f"a {type(policy).__name__}"
-            msg = f"`{function}()` must be given policies, got {shown}. {_instead(policy)}"
+            msg = f"`{function}()` must be given policies, got {shown}. {_instead(function, policy)}"
             raise TypeError(msg)
         if one_stage and len(stages) > 1:
             msg = (
@@ -113,12 +116,12 @@ def check_policies(function: str, policies: tuple[object, ...], *, one_stage: bo
             raise ValueError(msg)
 
 
-def _instead(given: object) -> str:
+def _instead(function: str, given: object) -> str:
     """Return what to write in place of what is no policy."""
     if isinstance(given, type):
         return f"Write `{given.__name__}(...)`."
-    if isinstance(given, (int, float)):
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < LARGEST:
         return f"Write `FixedNorm({given})`."
     if isinstance(given, (list, tuple)):
-        return "Pass each policy by itself."
+        return "Pass each policy by itself." if function == "chain" else "Write `chain(...)` with them."
     return "Write one of `gradclip.policies`, such as `ZClip(max_norm=1.0)`."

@@ -1,6 +1,7 @@
 """The page: runs in, one file of HTML out that needs no other."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -94,7 +95,8 @@ def cell(value: float | None, words: str, name: str = "") -> str:
 def prose(text: str) -> str:
     """Return text whose words in backticks are code."""
     plain, code = Markup("{}"), Markup("<code>{}</code>")
-    return Markup("").join((code if i % 2 else plain).format(part) for i, part in enumerate(text.split("`")))
+    parts = enumerate(re.split(r"`([^`]*)`", text))
+    return Markup("").join((code if i % 2 else plain).format(part) for i, part in parts)
 
 
 FILTERS: dict[str, Callable[..., object]] = {

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ SETTINGS = {"allow_interspersed_args": False}
 """What follows the script is its own."""
 
 NOTHING = (
-    "gradclip: no torch optimizer took a step, and no function of torch's was called to clip: nothing was recorded or "
-    "clipped. Optimizers that are not torch's are not reached.\n"
+    "gradclip: no torch optimizer took a step with gradients, and no clipping function of torch was called. Nothing "
+    "was recorded or clipped: optimizers that are not torch's are not reached.\n"
 )
 
 LAUNCHERS = {
@@ -71,7 +71,7 @@ def run(
     named = None if policy is None else parse(policy)
     rule = None if named is None else named.policy
     if named is not None and named.lacks_ceiling and _is_first_rank():
-        more = f"{named.name}{',' if ':' in named.name else ':'}max_norm=1.0"
+        more = f"{named.name.rstrip(':')}{',' if ':' in named.name.rstrip(':') else ':'}max_norm=1.0"
         sys.stderr.write(
             f"gradclip: --policy {named.name} replaces the script's own bound and has no ceiling. "
             f"To set one: --policy {more}\n"
@@ -157,26 +157,30 @@ class Script:
         from gradclip.cli.run.processes import OfProcess, PatchedProcesses  # noqa: PLC0415
 
         patched = PatchedProcesses(self.policy, [] if self.sink is None else [OfProcess(self.sink)])
+        ended_well = False
         with self._view():
             try:
                 self._run()
-            except BaseException:
+                ended_well = True
+            except BaseException as error:
                 sys.excepthook = partial(_told_by_the_script, sys.excepthook)  # which may be the script's own
+                ended_well = isinstance(error, SystemExit) and not error.code
                 raise
             finally:
                 others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
                 if any(not thread.daemon for thread in others):
-                    atexit.register(self._end, patched)  # Python waits for them before
+                    atexit.register(self._end, patched, ended_well)  # Python waits for them before
                 else:
-                    self._end(patched)
+                    self._end(patched, ended_well)
         return 0
 
-    def _end(self, patched: "PatchedProcesses") -> None:
-        if patched.had_nothing_to_do and _is_first_rank() and not isinstance(sys.exc_info()[1], Exception):
-            sys.stderr.write(NOTHING)
+    def _end(self, patched: "PatchedProcesses", ended_well: bool) -> None:  # noqa: FBT001 -- for `atexit`
         patched.end()
         if self.sink is not None:
             self.sink.close()
+        if ended_well and patched.had_nothing_to_do and _is_first_rank():
+            with suppress(AttributeError, OSError, ValueError):  # which the script may have closed
+                sys.stderr.write(NOTHING)
 
     def _view(self) -> AbstractContextManager[None]:
         """Return what shows the records: of several ranks, those of the first, which writes them."""

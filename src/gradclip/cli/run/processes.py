@@ -1,14 +1,17 @@
 """A patch that holds in a process, and in those that it starts by `multiprocessing`."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing import current_process, parent_process, util
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, final
 
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradclip.clipper.selection import parameters_in
 from gradclip.patching import patch
 from gradclip.records import ClipRecord, Sink, flush
 from gradclip.records.jsonlines import rank
@@ -34,19 +37,26 @@ class PatchedProcesses:
         self._patch = patch(policy, sinks=sinks)
         self._start = BaseProcess.start
         self._own_start = _taking_along(self, BaseProcess.start)
-        self._is_idle = True  # no process was started, and no step taken
-        self._hook = register_optimizer_step_pre_hook(self._note_activity)
+        self._is_idle = True  # no process was started, and no step taken that has gradients
+        self._hook = register_optimizer_step_pre_hook(self._note_step)
         BaseProcess.start = self._own_start  # type: ignore[method-assign]
         util.register_after_fork(self, _flush_at_the_end)
 
-    def _note_activity(self, *_: object) -> None:
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_parent=self._note_process)
+
+    def _note_process(self) -> None:
         self._is_idle = False
+
+    def _note_step(self, optimizer: Optimizer, *_: object) -> None:
+        self._is_idle = self._is_idle and all(p.grad is None for p in parameters_in(optimizer))
 
     @property
     def had_nothing_to_do(self) -> bool:
         """Whether there was something to do before steps or in calls, and neither came, nor a process for them."""
         clippers = self._patch._clippers
-        return self._is_idle and clippers is not None and clippers._count == 0
+        was_used = self._patch.was_called or clippers is None or clippers._count > 0
+        return self._is_idle and not was_used
 
     def end(self) -> None:
         """Put everything back in this process."""
@@ -64,7 +74,7 @@ def _taking_along(patched: PatchedProcesses, start: Callable[[Any], None]) -> Ca
 
     @functools.wraps(start)
     def taking_along(process: Any) -> None:
-        patched._note_activity()
+        patched._note_process()
         process._gradclip = patched  # which is pickled with it
         start(process)
 

@@ -42,7 +42,7 @@ class Slot:
         host: The memory: int64 words.
         address: Where it is.
         copied: What the driver calls the event.
-        is_new: Whether nothing was copied from it yet.
+        is_new: Whether nothing can have been copied from it yet.
     """
 
     __slots__ = ("_event", "address", "copied", "host", "is_new")
@@ -97,8 +97,9 @@ class Slots:
         """Return new memory, as large as any before, so that little of it is outgrown; some is kept for a graph."""
         if self._spare is None or len(self._spare) < words:
             self._spare = pinned(words)
-        self._made.append(Slot(max([words, *(slot.host.numel() for slot in self._made)]), self._device))
-        return self._made[-1]
+        slot = Slot(max([words, *(other.host.numel() for other in self._made)]), self._device)
+        self._made.append(slot)
+        return slot
 
 
 _SLOTS: dict[torch.device, Slots] = {}
