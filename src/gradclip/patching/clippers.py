@@ -66,8 +66,8 @@ class Clippers:
         self._refused: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._groups: weakref.WeakKeyDictionary[Sinks, str | None] = weakref.WeakKeyDictionary()  # of own and others
         self._in_steps: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()  # see `_before_step`
-        self._count = 0
-        self._is_over = False
+        self._count, self._is_over = 0, False
+        self.is_idle = True  # no step with gradients was seen
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._listeners = [Listener(sink, partial(self._give, sink)) for sink in sinks]
         LISTENERS.extend(self._listeners)
@@ -182,6 +182,7 @@ class Clippers:
     def _family_for(self, optimizer: Optimizer) -> Family | None:
         """Return what is to clip before a step of an optimizer, or record it; None where something else does."""
         owners = [p for p in parameters_in(optimizer) if may_have_gradient(p)]
+        self.is_idle = self.is_idle and all(p.grad is None for p in owners)
         families = self.families_about(owners)
         clipped = [family for family in families if family.clipper._has_just_clipped(optimizer)]
         for family in clipped:

@@ -71,7 +71,8 @@ def run(
     named = None if policy is None else parse(policy)
     rule = None if named is None else named.policy
     if named is not None and named.lacks_ceiling and _is_first_rank():
-        more = f"{named.name.rstrip(':')}{',' if ':' in named.name.rstrip(':') else ':'}max_norm=1.0"
+        name, _, arguments = named.name.partition(":")
+        more = f"{name}:{arguments}{',' if arguments else ''}max_norm=1.0"
         sys.stderr.write(
             f"gradclip: --policy {named.name} replaces the script's own bound and has no ceiling. "
             f"To set one: --policy {more}\n"

@@ -8,10 +8,6 @@ from multiprocessing import current_process, parent_process, util
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, final
 
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-from gradclip.clipper.selection import parameters_in
 from gradclip.patching import patch
 from gradclip.records import ClipRecord, Sink, flush
 from gradclip.records.jsonlines import rank
@@ -37,32 +33,25 @@ class PatchedProcesses:
         self._patch = patch(policy, sinks=sinks)
         self._start = BaseProcess.start
         self._own_start = _taking_along(self, BaseProcess.start)
-        self._is_idle = True  # no process was started, and no step taken that has gradients
-        self._hook = register_optimizer_step_pre_hook(self._note_step)
+        self._is_alone = True  # no process was started
         BaseProcess.start = self._own_start  # type: ignore[method-assign]
         util.register_after_fork(self, _flush_at_the_end)
-
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_parent=self._note_process)
 
     def _note_process(self) -> None:
-        self._is_idle = False
-
-    def _note_step(self, optimizer: Optimizer, *_: object) -> None:
-        self._is_idle = self._is_idle and all(p.grad is None for p in parameters_in(optimizer))
+        self._is_alone = False
 
     @property
     def had_nothing_to_do(self) -> bool:
         """Whether there was something to do before steps or in calls, and neither came, nor a process for them."""
         clippers = self._patch._clippers
-        was_used = self._patch.was_called or clippers is None or clippers._count > 0
-        return self._is_idle and not was_used
+        return self._is_alone and clippers is not None and clippers.is_idle and not self._patch.was_called
 
     def end(self) -> None:
         """Put everything back in this process."""
         if BaseProcess.start is self._own_start:
             BaseProcess.start = self._start  # type: ignore[method-assign]
-        self._hook.remove()
         self._patch.undo()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -96,9 +96,9 @@ def _lines(session: Session, console: Console) -> list[str]:
 
 
 if __name__ == "__main__":
-    shown, names = Path(sys.argv[1]), sys.argv[2:]
+    shown, name = Path(sys.argv[1]), "".join(sys.argv[2:])
     try:
-        show(shown, *(names or [""]))
+        show(shown, name)
     finally:
-        if names:
+        if name:
             shutil.rmtree(shown.parent, ignore_errors=True)
